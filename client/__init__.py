@@ -1,0 +1,1 @@
+"""What runs inside an institution: private data, the DP engine, the privacy ledger."""

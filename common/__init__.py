@@ -1,0 +1,1 @@
+"""What sites and coordinator must agree on. Imports nothing of the other packages."""

@@ -1,0 +1,312 @@
+"""Every error a user can meet: a code, what it means, how to mend it.
+
+An error has two texts. The *detail* (``str(error)``) is for the person at this machine and
+may name files, columns and values. The *public reason* (:attr:`LoricaError.public_reason`)
+comes from the catalogue alone, carries nothing of the data, and is all that may travel to a
+coordinator (design rule 1: exceptions never carry data).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Code(Enum):
+    """Error codes, by area: 1xx plan, 2xx backbone and adapter, 3xx data, 4xx privacy,
+    5xx protocol and federation, 6xx storage, 9xx unexpected."""
+
+    PLAN_UNREADABLE = "LOR-101"
+    PLAN_UNKNOWN_KEY = "LOR-102"
+    PLAN_BAD_VALUE = "LOR-103"
+    PLAN_MISMATCH = "LOR-104"
+
+    BACKBONE_NOT_FOUND = "LOR-201"
+    BACKBONE_HASH = "LOR-202"
+    BACKBONE_UNREACHABLE = "LOR-203"
+    BACKBONE_UNSUPPORTED = "LOR-204"
+    ADAPTER_MISMATCH = "LOR-205"
+    ADAPTER_UNREADABLE = "LOR-206"
+    PACKAGE_MISSING = "LOR-207"
+
+    DATA_NOT_FOUND = "LOR-301"
+    DATA_COLUMN = "LOR-302"
+    DATA_ENCODING = "LOR-303"
+    DATA_MALFORMED = "LOR-304"
+    DATA_EMPTY_TEXT = "LOR-305"
+    DATA_UNKNOWN_LABEL = "LOR-306"
+    DATA_TOO_FEW_LABELS = "LOR-307"
+    DATA_TOO_FEW_RECORDS = "LOR-308"
+    DATA_PARTITION = "LOR-309"
+
+    PRIVACY_EPSILON = "LOR-401"
+    PRIVACY_DELTA = "LOR-402"
+    PRIVACY_BUDGET = "LOR-403"
+    PRIVACY_UNSAFE_MODEL = "LOR-404"
+    PRIVACY_FROZEN = "LOR-405"
+    PRIVACY_CALIBRATION = "LOR-406"
+
+    MESSAGE_MALFORMED = "LOR-501"
+    UPDATE_REFUSED = "LOR-502"
+    TOO_FEW_SITES = "LOR-503"
+    SITE_SILENT = "LOR-504"
+    NO_TRAINER = "LOR-505"
+    ENGINE_FAILED = "LOR-506"
+
+    STORAGE_FULL = "LOR-601"
+    STORAGE_DENIED = "LOR-602"
+    RUN_FOLDER_EXISTS = "LOR-603"
+    RUN_NOT_RESUMABLE = "LOR-604"
+
+    UNEXPECTED = "LOR-901"
+
+    @property
+    def entry(self) -> Entry:
+        """The catalogue's page on this code."""
+        return CATALOGUE[self]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One page of the catalogue.
+
+    ``title`` is a sentence without any value of the occasion: it is what a coordinator sees.
+    """
+
+    title: str
+    meaning: str
+    mend: str
+
+
+CATALOGUE: dict[Code, Entry] = {
+    Code.PLAN_UNREADABLE: Entry(
+        "The plan could not be read.",
+        "The file is missing, is not TOML, or a --set argument is not of the form key=value.",
+        "Check the path and the TOML syntax; `lorica plan defaults` prints a plan to start from.",
+    ),
+    Code.PLAN_UNKNOWN_KEY: Entry(
+        "The plan has a key that Lorica does not know.",
+        "A misspelt or misplaced key would silently change nothing, so it is refused.",
+        "Use the nearest valid name that the message gives; `lorica plan defaults` lists all.",
+    ),
+    Code.PLAN_BAD_VALUE: Entry(
+        "The plan has a value that cannot be.",
+        "A value has the wrong type, lies outside its range, or contradicts another value.",
+        "Set the named key to a value in the range that the message gives.",
+    ),
+    Code.PLAN_MISMATCH: Entry(
+        "The plan is not the one that was agreed.",
+        "The fingerprint that came with a message differs from that of the plan it holds, or a "
+        "resumed run was given another plan.",
+        "Start a new run for a changed plan; resume with the plan stored in the run's folder.",
+    ),
+    Code.BACKBONE_NOT_FOUND: Entry(
+        "The pretrained model was not found.",
+        "The folder given as backbone.source does not exist or holds no model.",
+        'Give a folder with config.json and model.safetensors, a hub id, or "embedded".',
+    ),
+    Code.BACKBONE_HASH: Entry(
+        "The pretrained model's weights are not the expected ones.",
+        "The SHA-256 of the weights differs from the plan's or the pinned one. The file is "
+        "damaged, of another revision, or was tampered with.",
+        "Fetch the model anew, or correct backbone.sha256 if the other weights are intended.",
+    ),
+    Code.BACKBONE_UNREACHABLE: Entry(
+        "The pretrained model could not be fetched from the hub.",
+        "There is no network, the hub refused, or the id or revision does not exist there.",
+        "Check the id and revision; on a machine without network copy the model's folder "
+        'there and give its path as backbone.source, or use "embedded".',
+    ),
+    Code.BACKBONE_UNSUPPORTED: Entry(
+        "The pretrained model has a structure that Lorica cannot adapt.",
+        "The layers or modules that the plan names were not found in the model.",
+        "Set adapter.target_modules and adapter.layers to names and indices the model has.",
+    ),
+    Code.ADAPTER_MISMATCH: Entry(
+        "The adapter does not fit the plan.",
+        "It was made for another backbone, other labels, another rank or other modules.",
+        "Use the plan that the adapter was trained with (plan.toml beside it).",
+    ),
+    Code.ADAPTER_UNREADABLE: Entry(
+        "The adapter could not be read.",
+        "The folder lacks a file that an adapter needs, or a file is damaged.",
+        "Give the adapter/ folder of a finished run.",
+    ),
+    Code.PACKAGE_MISSING: Entry(
+        "A package that this command needs is not installed.",
+        "Lorica's base installation is light; training, simulation and the embedded model are "
+        "extras.",
+        "Install the extra that the message names, for example pip install 'lorica[train]'.",
+    ),
+    Code.DATA_NOT_FOUND: Entry(
+        "The data could not be found.",
+        "The path in data.train or data.test does not exist or cannot be opened.",
+        "Check the path; relative paths start from the folder where the command runs.",
+    ),
+    Code.DATA_COLUMN: Entry(
+        "A column that the plan names is not in the data.",
+        "data.text, data.label, data.unit or simulation.column names a column that the header "
+        "lacks.",
+        "Set it to one of the columns that the message lists.",
+    ),
+    Code.DATA_ENCODING: Entry(
+        "The data are not UTF-8 text.",
+        "Lorica reads UTF-8 and does not guess: a wrong guess corrupts names silently.",
+        "Convert the file, for example: iconv -f latin1 -t utf-8 old.csv > new.csv",
+    ),
+    Code.DATA_MALFORMED: Entry(
+        "The data file is malformed.",
+        "A row has another number of fields than the header, or the file is empty.",
+        "Mend the row that the message names; quote fields that hold commas or line breaks.",
+    ),
+    Code.DATA_EMPTY_TEXT: Entry(
+        "A record has no text.",
+        "An empty text cannot be classified; training on it would spend privacy for nothing.",
+        "Remove the rows that the message names, or fill in their text.",
+    ),
+    Code.DATA_UNKNOWN_LABEL: Entry(
+        "A record has a label that the plan does not have.",
+        "All sites must use the same labels; one outside the list has no place in the head.",
+        "Add it to task.labels, or correct the row.",
+    ),
+    Code.DATA_TOO_FEW_LABELS: Entry(
+        "There are fewer than two labels.",
+        "A classifier needs at least two classes to tell apart.",
+        "Check data.label: does it name the right column? Or list the labels in task.labels.",
+    ),
+    Code.DATA_TOO_FEW_RECORDS: Entry(
+        "The site has too few records for this plan.",
+        "Poisson sampling needs expected_batch_size <= number of records.",
+        "Lower training.expected_batch_size, use fewer sites, or leave the site out.",
+    ),
+    Code.DATA_PARTITION: Entry(
+        "The data cannot be divided among the sites as asked.",
+        "There are not enough records, or not enough values in the column, for so many sites.",
+        "Lower simulation.sites, raise simulation.alpha, or choose another partition.",
+    ),
+    Code.PRIVACY_EPSILON: Entry(
+        "The privacy budget epsilon cannot be used.",
+        "Epsilon must be above 0; inf means no privacy and must be written out.",
+        "Set privacy.epsilon to a number such as 8, 3 or 1.",
+    ),
+    Code.PRIVACY_DELTA: Entry(
+        "Delta is too large for the number of records.",
+        "With delta >= 1/N a mechanism that publishes one record outright would count as private.",
+        "Set privacy.delta below 1 divided by the smallest site's number of records.",
+    ),
+    Code.PRIVACY_BUDGET: Entry(
+        "The request would pass the site's privacy budget.",
+        "The steps asked for, with those already charged, exceed what the plan's epsilon allows.",
+        "End the run here, or start a new run with a budget of its own.",
+    ),
+    Code.PRIVACY_UNSAFE_MODEL: Entry(
+        "The model has a layer that breaks per-record privacy.",
+        "A layer couples records of a batch, or a trainable layer has no per-record gradient, "
+        "or a trainable module is used twice in one forward pass.",
+        "Train other modules, or replace the layer that the message names.",
+    ),
+    Code.PRIVACY_FROZEN: Entry(
+        "A trainable matrix did not move in the first step.",
+        "Privacy would be spent and nothing learned: the optimizer does not hold the "
+        "parameter, or its gradient is always zero.",
+        "Report this with the plan; it is a defect or an unsupported model.",
+    ),
+    Code.PRIVACY_CALIBRATION: Entry(
+        "No noise level meets the privacy budget.",
+        "The accountant found no noise multiplier that keeps all the steps within epsilon.",
+        "Raise epsilon, or lower rounds.count, training.local_steps or expected_batch_size.",
+    ),
+    Code.MESSAGE_MALFORMED: Entry(
+        "A message could not be understood.",
+        "A part is missing, has the wrong type or size, or comes from another version.",
+        "Run the same version of Lorica at the coordinator and at every site.",
+    ),
+    Code.UPDATE_REFUSED: Entry(
+        "An update was refused by the coordinator.",
+        "It holds values that are not finite, has tensors the plan does not have, or is far "
+        "larger than any honest update.",
+        "Look at the site's log for that round; the run goes on without the update.",
+    ),
+    Code.TOO_FEW_SITES: Entry(
+        "Too few sites answered.",
+        "Fewer sites than rounds.minimum_sites were ready or returned an update.",
+        "Wait for the sites, see their refusals in rounds.jsonl, or lower rounds.minimum_sites.",
+    ),
+    Code.SITE_SILENT: Entry(
+        "A site did not answer in time.",
+        "No reply came within rounds.timeout_seconds.",
+        "Raise rounds.timeout_seconds, or look at the site.",
+    ),
+    Code.NO_TRAINER: Entry(
+        "This node has no trainer.",
+        "The Flower node is neither part of a simulation nor connected to a site's trainer.",
+        "Start the node through Lorica, which tells it where its trainer is.",
+    ),
+    Code.ENGINE_FAILED: Entry(
+        "The simulation engine failed.",
+        "Flower's simulation engine or Ray ended with an error of its own.",
+        'Read the engine\'s message; engine="in-process" needs neither Ray nor workers.',
+    ),
+    Code.STORAGE_FULL: Entry(
+        "The disk is full.",
+        "A file could not be written; what was written before is kept whole.",
+        "Free some space and resume with lorica simulate --resume DIR.",
+    ),
+    Code.STORAGE_DENIED: Entry(
+        "A file or folder could not be read or written.",
+        "The operating system refused: permissions, a read-only disk, or a path that is not "
+        "a folder.",
+        "Check the path and its permissions, or choose another --out.",
+    ),
+    Code.RUN_FOLDER_EXISTS: Entry(
+        "The results folder holds another run.",
+        "Lorica does not overwrite results.",
+        "Choose another --out, remove the folder, or go on with --resume DIR.",
+    ),
+    Code.RUN_NOT_RESUMABLE: Entry(
+        "The folder holds no run that can be resumed.",
+        "It lacks plan.toml or its checkpoint is damaged or of another plan.",
+        "Give the --out folder of an interrupted run, or start a new one.",
+    ),
+    Code.UNEXPECTED: Entry(
+        "Something failed that should not.",
+        "An error that Lorica did not foresee.",
+        "Report it with the traceback that the site or command logged.",
+    ),
+}
+
+
+class LoricaError(Exception):
+    """An error with a code, a sentence of what happened, and how to mend it.
+
+    Args:
+        code: the catalogue's code.
+        detail: what happened and what was expected, for the person at this machine.
+        mend: how to mend this very case; the catalogue's general advice when omitted.
+    """
+
+    def __init__(self, code: Code, detail: str, *, mend: str | None = None) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.mend = mend or code.entry.mend
+
+    @property
+    def public_reason(self) -> str:
+        """Code and title: all that may leave a site."""
+        return f"{self.code.value}: {self.code.entry.title}"
+
+    @property
+    def exit_status(self) -> int:
+        """The process's exit status: 10 + the area's digit (11 plan, 12 backbone, …)."""
+        return 10 + int(self.code.value[4])
+
+    def __str__(self) -> str:
+        return f"[{self.code.value}] {self.detail}"
+
+    def __reduce__(self) -> tuple[object, ...]:  # crosses process borders (Ray, xdist)
+        return (_rebuild, (self.code, self.detail, self.mend))
+
+
+def _rebuild(code: Code, detail: str, mend: str) -> LoricaError:
+    return LoricaError(code, detail, mend=mend)

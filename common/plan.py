@@ -1,0 +1,272 @@
+"""RunPlan: the one model of a run that coordinator and sites share.
+
+A plan is loaded from a TOML file, from defaults, from ``section.key=value`` settings and from
+Flower's flat run config; all four give the same object (:mod:`lorica.common.plan_io`). Its
+fingerprint travels with every message, so that nobody trains under another plan than agreed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""SHA-256 of the embedded all-MiniLM-L6-v2's ``model.safetensors`` (upstream revision
+1110a243fdf4706b3f48f1d95db1a4f5529b4d41)."""
+
+DEMO_DATA = "embedded:clinic-notes"
+"""``data.train`` of the packaged synthetic data set."""
+
+
+def _positive(value: float) -> float:
+    if math.isnan(value) or value <= 0:
+        raise ValueError("must be above 0")
+    return value
+
+
+def _distinct(names: list[str]) -> list[str]:
+    for name in names:
+        if not name.strip():
+            raise ValueError("a label name is empty")
+    if len(set(names)) != len(names):
+        twice = sorted({n for n in names if names.count(n) > 1})
+        raise ValueError(f"label names occur twice: {', '.join(twice)}")
+    return names
+
+
+Positive = Annotated[float, AfterValidator(_positive)]
+
+
+class Section(BaseModel):
+    """A section of the plan: immutable, strict about unknown keys, documented per field."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class BackbonePlan(Section):
+    """The pretrained model that every site adapts."""
+
+    source: str = Field("embedded", min_length=1)
+    """A local folder, a hub id ("org/name"), or "embedded" for the packaged all-MiniLM-L6-v2."""
+
+    revision: str = ""
+    """Hub revision (commit, tag or branch); empty means the hub's main branch."""
+
+    sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    """SHA-256 of model.safetensors, 64 lower-case hex digits; empty means unchecked, except for
+    "embedded", whose hash is pinned."""
+
+
+class AdapterPlan(Section):
+    """What is trained on top of the frozen backbone."""
+
+    kind: Literal["lora", "head"] = "lora"
+    """"lora" trains LoRA factors and the classification head, "head" the head alone."""
+
+    rank: int = Field(8, ge=1, le=512)
+    """LoRA rank r, in columns of B; not used by kind "head"."""
+
+    alpha: Positive = 16.0
+    """LoRA scaling numerator: the adapted weight is W + (alpha / rank) · B·A. No unit."""
+
+    target_modules: list[str] = Field(default=["query", "value"], min_length=1)
+    """Names of the linear modules that get LoRA factors, as peft names them."""
+
+    layers: list[int] = [-2, -1]
+    """Indices of the layers that get LoRA factors, counted from 0, negative from the end;
+    empty means all. Layers below the lowest adapted one stay frozen and are computed once."""
+
+
+class TaskPlan(Section):
+    """What the adapted model is for."""
+
+    kind: Literal["text-classification"] = "text-classification"
+    """The task."""
+
+    labels: Annotated[list[str], AfterValidator(_distinct)] = []
+    """Label names, in the order of the head's rows. Empty: a simulation takes them from the
+    training data; a site refuses a plan without them."""
+
+
+class DataPlan(Section):
+    """Where records come from (simulations) and which columns mean what."""
+
+    train: str = Field(DEMO_DATA, min_length=1)
+    """Training data: path of a CSV/TSV/JSONL file, or "embedded:NAME"."""
+
+    test: str = ""
+    """Test data that the coordinator holds; empty: a simulation sets a fifth of the training
+    data aside (records of one unit stay together)."""
+
+    text: str = Field("text", min_length=1)
+    """Name of the column with the text."""
+
+    label: str = Field("label", min_length=1)
+    """Name of the column with the label's name."""
+
+    unit: str = ""
+    """Name of the column that says whose record it is (patient_id, customer_id); empty: every
+    record is its own unit. Splits never separate the records of one unit."""
+
+
+class PrivacyPlan(Section):
+    """The guarantee each site gives, at most; a site's own policy may refuse it."""
+
+    epsilon: Positive = 8.0
+    """Differential-privacy budget ε of the whole run at each site, in nats; inf means none."""
+
+    delta: float = Field(1e-5, gt=0, lt=1)
+    """Differential-privacy δ of the whole run at each site, a probability; a site refuses
+    δ >= 1 / its number of records."""
+
+    clip_norm: Positive = 1.0
+    """Bound C on the L2 norm of one unit's gradient over all trained parameters."""
+
+    unit: Literal["record"] = "record"
+    """Unit of privacy: what is added or removed between neighbouring data sets."""
+
+    @property
+    def private(self) -> bool:
+        """Whether any privacy is asked for (ε is finite)."""
+        return math.isfinite(self.epsilon)
+
+
+class TrainingPlan(Section):
+    """Local training at each site, per round."""
+
+    local_steps: int = Field(4, ge=1, le=100_000)
+    """DP-SGD steps each site takes per round."""
+
+    expected_batch_size: int = Field(128, ge=1)
+    """Expected number of records in a Poisson batch; the sample rate is this divided by the
+    site's declared number of records."""
+
+    learning_rate: Positive = 0.002
+    """Step size of the LoRA factors."""
+
+    head_learning_rate: Positive = 0.05
+    """Step size of the classification head."""
+
+    max_length: int = Field(128, ge=2, le=8192)
+    """Longest text in tokens; longer ones are cut."""
+
+
+class AggregationPlan(Section):
+    """How updates become the next global adapter."""
+
+    method: Literal["fedavg", "ffa", "fedsvd"] = "fedsvd"
+    """"fedavg" averages A and B apart, "ffa" freezes A, "fedsvd" trains B and re-factorises."""
+
+
+class RoundsPlan(Section):
+    """The round loop at the coordinator."""
+
+    count: int = Field(10, ge=1, le=1_000_000)
+    """Number of rounds."""
+
+    minimum_sites: int = Field(1, ge=1)
+    """Fewest sites whose updates make a round; with fewer the run stops."""
+
+    timeout_seconds: Positive = 3600.0
+    """Longest wait for one site's answer, in seconds."""
+
+
+class SimulationPlan(Section):
+    """Virtual sites on one machine; not used by a real federation."""
+
+    sites: int = Field(4, ge=1, le=100_000)
+    """Number of virtual sites."""
+
+    partition: Literal["iid", "dirichlet", "by-column"] = "iid"
+    """How records are divided: at random, with Dirichlet-skewed label shares, or by a column."""
+
+    alpha: Positive = 0.5
+    """Dirichlet concentration; smaller is more skewed. Used by partition "dirichlet". No unit."""
+
+    column: str = ""
+    """Column whose values are the sites; used by partition "by-column"."""
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of partition, start, sampling and (with noise "seeded") the privacy noise."""
+
+    engine: Literal["in-process", "ray"] = "in-process"
+    """"in-process" calls the sites one after another; "ray" uses Flower's simulation engine."""
+
+    noise: Literal["seeded", "secure"] = "seeded"
+    """"seeded" makes noise reproducible (and so not private); "secure" draws it from the
+    operating system's generator, as real sites do."""
+
+    @model_validator(mode="after")
+    def _column_for_by_column(self) -> SimulationPlan:
+        if self.partition == "by-column" and not self.column:
+            raise ValueError('partition "by-column" needs simulation.column')
+        return self
+
+
+class RunPlan(Section):
+    """One run, whole. All fields have defaults; the defaults are the demo's recipe."""
+
+    backbone: BackbonePlan = BackbonePlan()  # type: ignore[call-arg]
+    """The pretrained model."""
+    adapter: AdapterPlan = AdapterPlan()  # type: ignore[call-arg]
+    """The trained part."""
+    task: TaskPlan = TaskPlan()
+    """The task and its labels."""
+    data: DataPlan = DataPlan()  # type: ignore[call-arg]
+    """Data and columns."""
+    privacy: PrivacyPlan = PrivacyPlan()  # type: ignore[call-arg]
+    """The guarantee."""
+    training: TrainingPlan = TrainingPlan()  # type: ignore[call-arg]
+    """Local training."""
+    aggregation: AggregationPlan = AggregationPlan()
+    """The aggregation rule."""
+    rounds: RoundsPlan = RoundsPlan()  # type: ignore[call-arg]
+    """The round loop."""
+    simulation: SimulationPlan = SimulationPlan()  # type: ignore[call-arg]
+    """The simulation."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunPlan:
+        if len(self.task.labels) == 1:
+            raise ValueError("task.labels must name at least two labels, or be empty")
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        """DP-SGD steps of the whole run at one site."""
+        return self.rounds.count * self.training.local_steps
+
+    def canonical(self) -> str:
+        """The plan as JSON with sorted keys and no spaces; ``inf`` is written "inf"."""
+        return json.dumps(
+            _json_safe(self.model_dump()), sort_keys=True, separators=(",", ":"), allow_nan=False
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of :meth:`canonical`, 64 hex digits."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    def replace(self, **sections: dict[str, Any]) -> RunPlan:
+        """A copy with some keys of some sections changed, validated anew.
+
+        Example: ``plan.replace(task={"labels": ["a", "b"]})``.
+        """
+        content = self.model_dump()
+        for name, values in sections.items():
+            content[name] |= values
+        return RunPlan.model_validate(content)
+
+
+def _json_safe(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_safe(item) for item in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "inf"
+    return value

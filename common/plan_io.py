@@ -1,0 +1,218 @@
+"""Reading and writing plans: TOML, ``--set``, Flower's flat run config, canonical JSON.
+
+Every reader ends in :func:`_validated`, so that all forms of a plan meet the same checks and
+the same sentences.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_origin
+
+import tomli_w
+from pydantic import ValidationError
+
+from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import RunPlan, Section
+
+FlatValue = bool | int | float | str
+
+
+def plan_fields() -> dict[str, Any]:
+    """Every valid key, ``"section.key"`` -> pydantic field info, in the plan's order."""
+    found: dict[str, Any] = {}
+    for name, info in RunPlan.model_fields.items():
+        section = info.annotation
+        assert isinstance(section, type) and issubclass(section, Section)
+        for key, field in section.model_fields.items():
+            found[f"{name}.{key}"] = field
+    return found
+
+
+def load_plan(
+    path: Path | None = None, settings: Iterable[str] = (), *, base: RunPlan | None = None
+) -> RunPlan:
+    """A plan from a TOML file (or ``base``, or the defaults) with ``settings`` laid over it.
+
+    Args:
+        path: TOML file; None starts from ``base`` or the defaults.
+        settings: strings ``section.key=value``; the value is TOML, or plain text for text
+            fields, or a comma-separated list for list fields.
+
+    Raises:
+        LoricaError: LOR-101 unreadable, LOR-102 unknown key, LOR-103 impossible value.
+    """
+    if path is not None:
+        content = _read_toml(path)
+    else:
+        content = (base or RunPlan()).model_dump()
+    for setting in settings:
+        key, value = _parse_setting(setting)
+        section, _, name = key.partition(".")
+        table = content.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise LoricaError(Code.PLAN_BAD_VALUE, f"'{section}' must be a table of keys.")
+        table[name] = value
+    return _validated(content)
+
+
+def to_run_config(plan: RunPlan) -> dict[str, FlatValue]:
+    """Flower's flat run config: ``"section.key"`` -> scalar; lists become JSON text."""
+    flat: dict[str, FlatValue] = {}
+    for section, values in plan.model_dump().items():
+        for key, value in values.items():
+            flat[f"{section}.{key}"] = json.dumps(value) if isinstance(value, list) else value
+    return flat
+
+
+def from_run_config(flat: Mapping[str, object]) -> RunPlan:
+    """The plan of a Flower run config, the inverse of :func:`to_run_config`.
+
+    Keys that are absent take their defaults. Run config is hostile input: everything is
+    validated.
+    """
+    content: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        section, _, name = dotted.partition(".")
+        content.setdefault(section, {})[name] = _from_text(dotted, value)
+    return _validated(content)
+
+
+def to_toml(plan: RunPlan) -> str:
+    """The whole plan as TOML; :func:`load_plan` reads it back to an equal plan."""
+    return tomli_w.dumps(plan.model_dump())
+
+
+def documented_toml(plan: RunPlan | None = None) -> str:
+    """The plan as TOML with every field's docstring as a comment above it."""
+    plan = plan or RunPlan()
+    lines: list[str] = []
+    for name, info in RunPlan.model_fields.items():
+        section = getattr(plan, name)
+        lines += [f"# {_first_line(type(section).__doc__)}", f"[{name}]"]
+        for key, field in type(section).model_fields.items():
+            lines += [f"# {line}" for line in (field.description or "").splitlines()]
+            value = getattr(section, key)
+            in_line = json.dumps(value, ensure_ascii=False) if isinstance(value, list) else None
+            lines.append(f"{key} = {in_line}" if in_line else tomli_w.dumps({key: value}).strip())
+        lines.append("")
+    return "\n".join(lines)
+
+
+def from_canonical(text: str) -> RunPlan:
+    """The plan of a canonical JSON text, as it travels in messages."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LoricaError(Code.PLAN_UNREADABLE, f"The plan is not JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise LoricaError(Code.PLAN_UNREADABLE, "The plan's JSON must be an object of sections.")
+    return _validated(content)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LoricaError(
+            Code.PLAN_UNREADABLE,
+            f"There is no plan at {path}.",
+            mend="Check the path; `lorica plan defaults > my-plan.toml` writes one to start from.",
+        ) from None
+    except OSError as error:
+        raise LoricaError(
+            Code.PLAN_UNREADABLE, f"The plan {path} cannot be read: {error.strerror}."
+        ) from None
+    except UnicodeDecodeError:
+        raise LoricaError(Code.PLAN_UNREADABLE, f"The plan {path} is not UTF-8 text.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise LoricaError(Code.PLAN_UNREADABLE, f"{path} is not valid TOML: {error}.") from None
+
+
+def _parse_setting(setting: str) -> tuple[str, Any]:
+    key, equals, text = setting.partition("=")
+    key = key.strip()
+    if not equals or "." not in key:
+        raise LoricaError(
+            Code.PLAN_UNREADABLE,
+            f"--set takes section.key=value, got '{setting}'.",
+            mend="For example: --set privacy.epsilon=3",
+        )
+    return key, _from_text(key, text.strip())
+
+
+def _from_text(dotted: str, value: object) -> object:
+    """Text -> the value the field wants: as is for text fields, a list for list fields."""
+    field = plan_fields().get(dotted)
+    if not isinstance(value, str) or field is None:
+        return value
+    if get_origin(field.annotation) is list:
+        try:
+            return tomllib.loads(f"v={value}")["v"] if value.strip() else []
+        except tomllib.TOMLDecodeError:
+            return [part.strip() for part in value.split(",") if part.strip()]
+    if field.annotation is str:
+        quoted = len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'"
+        return value[1:-1] if quoted else value
+    return value  # pydantic turns "8", "inf", "1e-5" into numbers
+
+
+def _validated(content: dict[str, Any]) -> RunPlan:
+    _refuse_unknown(content)
+    try:
+        return RunPlan.model_validate(content)
+    except ValidationError as error:
+        raise LoricaError(Code.PLAN_BAD_VALUE, " ".join(map(_sentence, error.errors()))) from None
+
+
+def _refuse_unknown(content: dict[str, Any]) -> None:
+    known = plan_fields()
+    for section, values in content.items():
+        if section not in RunPlan.model_fields:
+            _refuse_key(section, list(RunPlan.model_fields), "section")
+        if isinstance(values, dict):
+            for key in values:
+                if f"{section}.{key}" not in known:
+                    _refuse_key(f"{section}.{key}", list(known), "key")
+
+
+def _refuse_key(name: str, valid: list[str], what: str) -> None:
+    last = name.rpartition(".")[2]
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6) or [
+        key for key in valid if key.rpartition(".")[2] == last
+    ]
+    hint = f" Did you mean '{close[0]}'?" if close else f" Valid are: {', '.join(valid)}."
+    raise LoricaError(Code.PLAN_UNKNOWN_KEY, f"The plan has no {what} '{name}'.{hint}")
+
+
+def _sentence(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    if not where:
+        return f"{message}."
+    given = problem.get("input")
+    shown = "" if isinstance(given, dict) else f", got {_shown(given)}"
+    hint = ""
+    if problem["type"] == "literal_error" and isinstance(given, str):
+        valid = [
+            part.strip(" '") for part in problem["ctx"]["expected"].replace(" or ", ",").split(",")
+        ]
+        close = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"{where}: {message}{shown}.{hint}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float) and math.isinf(value):
+        return "inf"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().splitlines()[0]

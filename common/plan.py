@@ -210,23 +210,23 @@ class SimulationPlan(Section):
 class RunPlan(Section):
     """One run, whole. All fields have defaults; the defaults are the demo's recipe."""
 
-    backbone: BackbonePlan = BackbonePlan()  # type: ignore[call-arg]
+    backbone: BackbonePlan = BackbonePlan()
     """The pretrained model."""
-    adapter: AdapterPlan = AdapterPlan()  # type: ignore[call-arg]
+    adapter: AdapterPlan = AdapterPlan()
     """The trained part."""
     task: TaskPlan = TaskPlan()
     """The task and its labels."""
-    data: DataPlan = DataPlan()  # type: ignore[call-arg]
+    data: DataPlan = DataPlan()
     """Data and columns."""
-    privacy: PrivacyPlan = PrivacyPlan()  # type: ignore[call-arg]
+    privacy: PrivacyPlan = PrivacyPlan()
     """The guarantee."""
-    training: TrainingPlan = TrainingPlan()  # type: ignore[call-arg]
+    training: TrainingPlan = TrainingPlan()
     """Local training."""
     aggregation: AggregationPlan = AggregationPlan()
     """The aggregation rule."""
-    rounds: RoundsPlan = RoundsPlan()  # type: ignore[call-arg]
+    rounds: RoundsPlan = RoundsPlan()
     """The round loop."""
-    simulation: SimulationPlan = SimulationPlan()  # type: ignore[call-arg]
+    simulation: SimulationPlan = SimulationPlan()
     """The simulation."""
 
     @model_validator(mode="after")

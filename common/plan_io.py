@@ -47,10 +47,7 @@ def load_plan(
     Raises:
         LoricaError: LOR-101 unreadable, LOR-102 unknown key, LOR-103 impossible value.
     """
-    if path is not None:
-        content = _read_toml(path)
-    else:
-        content = (base or RunPlan()).model_dump()
+    content = (base or RunPlan()).model_dump() if path is None else _read_toml(path)
     for setting in settings:
         key, value = _parse_setting(setting)
         section, _, name = key.partition(".")
@@ -92,7 +89,7 @@ def documented_toml(plan: RunPlan | None = None) -> str:
     """The plan as TOML with every field's docstring as a comment above it."""
     plan = plan or RunPlan()
     lines: list[str] = []
-    for name, info in RunPlan.model_fields.items():
+    for name in RunPlan.model_fields:
         section = getattr(plan, name)
         lines += [f"# {_first_line(type(section).__doc__)}", f"[{name}]"]
         for key, field in type(section).model_fields.items():
@@ -199,9 +196,8 @@ def _sentence(problem: Any) -> str:
     shown = "" if isinstance(given, dict) else f", got {_shown(given)}"
     hint = ""
     if problem["type"] == "literal_error" and isinstance(given, str):
-        valid = [
-            part.strip(" '") for part in problem["ctx"]["expected"].replace(" or ", ",").split(",")
-        ]
+        expected = problem["ctx"]["expected"].replace(" or ", ",").split(",")
+        valid = [part.strip(" '") for part in expected]
         close = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
         hint = f" Did you mean '{close[0]}'?" if close else ""
     return f"{where}: {message}{shown}.{hint}"

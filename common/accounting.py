@@ -1,0 +1,170 @@
+"""Privacy events, the ε they cost, and the noise that a budget calls for.
+
+The accountant of record is the PLD accountant of dp-accounting (Google), with pessimistic
+discretisation: the ε it states is an upper bound on the true one (design rule 6). Tests compare
+it with Opacus' PRV accountant and with closed forms.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from lorica.common.errors import Code, LoricaError
+
+_INTERVAL = 1e-4  # of privacy loss, nats; finer where one step's loss is small
+_FINEST = 1e-6
+_LARGEST_SIGMA = 1e5
+_SMALLEST_SIGMA = 0.05
+_TOLERANCE = 1e-4  # relative, of σ
+
+
+@dataclass(frozen=True)
+class PrivacyEvent:
+    """``steps`` runs of the Poisson-subsampled Gaussian mechanism.
+
+    Formal guarantee:
+        Each step draws every unit independently with probability ``sample_rate`` (q), sums
+        vectors of L2 norm at most C over the drawn units, and adds N(0, (``noise_multiplier``
+        · C)²) to every coordinate. Neighbouring data sets differ by adding or removing one
+        unit, so the sum's L2 sensitivity is C. σ = 0 means no privacy.
+    """
+
+    noise_multiplier: float
+    """σ: standard deviation of the noise divided by the clip norm."""
+    sample_rate: float
+    """q: probability of a unit to be in a step's batch."""
+    steps: int
+    """Number of steps, each with fresh sampling and noise."""
+
+
+def epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
+    """ε at ``delta`` of all ``events`` composed (PLD, an upper bound).
+
+    Args:
+        events: in any order; equal (σ, q) are merged, which makes long histories cheap.
+        delta: probability δ in (0, 1).
+
+    Returns:
+        ε in nats; 0 for no events, inf when an event has no noise.
+    """
+    totals: dict[tuple[float, float], int] = {}
+    for event in events:
+        if event.steps and event.sample_rate > 0:
+            key = (event.noise_multiplier, event.sample_rate)
+            totals[key] = totals.get(key, 0) + event.steps
+    if any(sigma == 0 for sigma, _ in totals):
+        return math.inf
+    if not totals:
+        return 0.0
+    return _epsilon_of(tuple(sorted((*key, steps) for key, steps in totals.items())), delta)
+
+
+def epsilon_rdp(events: Iterable[PrivacyEvent], delta: float) -> float:
+    """ε by Rényi accounting (looser than :func:`epsilon` by 7 to 14 %), for comparison."""
+    from dp_accounting import dp_event
+    from dp_accounting.rdp import RdpAccountant
+
+    accountant = RdpAccountant()
+    for event in events:
+        if event.noise_multiplier == 0 and event.steps:
+            return math.inf
+        step = dp_event.PoissonSampledDpEvent(
+            event.sample_rate, dp_event.GaussianDpEvent(event.noise_multiplier)
+        )
+        accountant.compose(step, event.steps)
+    return float(accountant.get_epsilon(delta))
+
+
+@functools.lru_cache(maxsize=4096)
+def calibrate_noise(epsilon_budget: float, delta: float, sample_rate: float, steps: int) -> float:
+    """The smallest noise multiplier σ that keeps ``steps`` steps within the budget.
+
+    Args:
+        epsilon_budget: ε in nats; inf gives σ = 0 (no privacy).
+        delta: δ in (0, 1).
+        sample_rate: q in (0, 1].
+        steps: all the steps of the run, at least 1.
+
+    Returns:
+        σ, rounded up to a relative 1e-4, with epsilon(σ) <= epsilon_budget by the accountant
+        of record.
+
+    Raises:
+        LoricaError: LOR-401 for a budget that is not above 0, LOR-406 when no σ meets it.
+    """
+    if math.isnan(epsilon_budget) or epsilon_budget <= 0:
+        raise LoricaError(
+            Code.PRIVACY_EPSILON, f"Epsilon must be above 0 (or inf), got {epsilon_budget}."
+        )
+    if not (0 < delta < 1 and 0 < sample_rate <= 1 and steps >= 1):
+        raise ValueError(f"delta={delta}, sample_rate={sample_rate}, steps={steps} out of range")
+    if math.isinf(epsilon_budget):
+        return 0.0
+    from scipy.optimize import brentq
+
+    def excess(log_sigma: float) -> float:
+        sigma = math.exp(log_sigma)
+        coarse = 10 * _interval(sigma, sample_rate)  # for searching; verified below
+        spent = _single_epsilon(sigma, sample_rate, steps, delta, coarse)
+        return math.log(max(spent, 1e-12) / epsilon_budget)
+
+    low, high = _bracket(excess, epsilon_budget, delta, sample_rate, steps)
+    sigma = math.exp(brentq(excess, low, high, xtol=_TOLERANCE / 2) if low < high else high)
+    while epsilon([PrivacyEvent(sigma, sample_rate, steps)], delta) > epsilon_budget:
+        sigma *= 1 + _TOLERANCE
+    return sigma
+
+
+def _bracket(
+    excess: Callable[[float], float], budget: float, delta: float, rate: float, steps: int
+) -> tuple[float, float]:
+    """Logarithms of a σ that spends too much and of one that does not."""
+    low = high = 0.0
+    if excess(0.0) > 0:
+        while excess(high) > 0:
+            low, high = high, high + math.log(2)
+            if high > math.log(_LARGEST_SIGMA):
+                raise LoricaError(
+                    Code.PRIVACY_CALIBRATION,
+                    f"No noise multiplier up to {_LARGEST_SIGMA:g} keeps {steps} steps at sample "
+                    f"rate {rate:.4g} within epsilon={budget} at delta={delta}.",
+                )
+    else:
+        while excess(low) <= 0:
+            low, high = low - math.log(1.5), low
+            if low < math.log(_SMALLEST_SIGMA):
+                return high, high  # the budget is so large that any noise meets it
+    return low, high
+
+
+@functools.lru_cache(maxsize=1024)
+def _epsilon_of(totals: tuple[tuple[float, float, int], ...], delta: float) -> float:
+    composed: Any = None
+    interval = min(_interval(sigma, rate) for sigma, rate, _ in totals)
+    for sigma, rate, steps in totals:
+        part = _step_loss(sigma, rate, interval).self_compose(steps)
+        composed = part if composed is None else composed.compose(part)
+    return float(composed.get_epsilon_for_delta(delta))
+
+
+def _interval(sigma: float, rate: float) -> float:
+    """Discretisation of the privacy loss: well below the loss of a single step, rate / σ."""
+    return min(_INTERVAL, max(_FINEST, rate / sigma / 20))
+
+
+def _single_epsilon(sigma: float, rate: float, steps: int, delta: float, interval: float) -> float:
+    return float(_step_loss(sigma, rate, interval).self_compose(steps).get_epsilon_for_delta(delta))
+
+
+@functools.lru_cache(maxsize=64)
+def _step_loss(sigma: float, rate: float, interval: float) -> Any:
+    """Privacy-loss distribution of one step."""
+    from dp_accounting.pld import privacy_loss_distribution
+
+    return privacy_loss_distribution.from_gaussian_mechanism(
+        sigma, value_discretization_interval=interval, sampling_prob=rate
+    )

@@ -1,0 +1,202 @@
+"""The wire: what a message between coordinator and site holds.
+
+Every message is a Flower ``RecordDict`` with one ``ConfigRecord`` "lorica" (small, public
+fields) and, for ``train``, one ``ArrayRecord`` "adapter" with one array: the safetensors blob
+of :mod:`lorica.common.adapters`. This module needs neither torch nor data: the thin ClientApp
+forwards what it packs.
+
+========== =========================================== ===================================
+message     coordinator -> site                         site -> coordinator
+========== =========================================== ===================================
+capabilities plan, fingerprint                          site, weight (declared size)
+train        plan, fingerprint, round, adapter          round, weight, adapter (update)
+========== =========================================== ===================================
+
+Every reply also has ``status`` ("ok" or "refused"), the fingerprint, and, when refused,
+``reason``: a code and a title from the error catalogue, nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import RunPlan
+from lorica.common.plan_io import from_canonical
+
+PROTOCOL = 1
+"""Version of the wire format; a peer with another one is refused."""
+
+MAX_PLAN_CHARACTERS = 4_000_000
+MAX_BLOB_BYTES = 2_000_000_000
+
+_CONFIG, _ADAPTER = "lorica", "adapter"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the coordinator asks of a site."""
+
+    plan: RunPlan
+    run: str
+    """Lorica's run id, the same across resumes."""
+    round: int = 0
+    """Round, from 1; 0 for messages outside rounds."""
+    blob: bytes = b""
+    """Global adapter state as safetensors; empty for queries."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a site answers: an update, or a refusal with a public reason."""
+
+    fingerprint: str
+    round: int = 0
+    status: Literal["ok", "refused"] = "ok"
+    reason: str = ""
+    """Public reason of a refusal (code and title), empty when ok."""
+    site: str = ""
+    """The site's public name."""
+    weight: int = 0
+    """The site's declared, public number of records; its weight in the average."""
+    blob: bytes = field(default=b"", repr=False)
+    """Update as safetensors; empty when refused and for queries."""
+
+
+def pack_request(request: Request) -> RecordDict:
+    """The request as a Flower record."""
+    fields: dict[str, str | int] = {
+        "protocol": PROTOCOL,
+        "run": request.run,
+        "round": request.round,
+        "plan": request.plan.canonical(),
+        "fingerprint": request.plan.fingerprint,
+    }
+    return _pack(fields, request.blob)
+
+
+def unpack_request(record: RecordDict) -> Request:
+    """The request in a Flower record, checked: the plan must match its fingerprint.
+
+    Raises:
+        LoricaError: LOR-501 malformed, LOR-104 fingerprint of another plan, LOR-10x bad plan.
+    """
+    fields = _fields(record)
+    _same_protocol(fields)
+    text = _text(fields, "plan")
+    if len(text) > MAX_PLAN_CHARACTERS:
+        raise LoricaError(Code.MESSAGE_MALFORMED, f"The plan has {len(text):,} characters.")
+    plan = from_canonical(text)
+    if plan.fingerprint != _text(fields, "fingerprint"):
+        raise LoricaError(
+            Code.PLAN_MISMATCH, "The plan in the message does not match its fingerprint."
+        )
+    return Request(plan, _text(fields, "run"), _count(fields, "round"), _blob(record))
+
+
+def pack_reply(reply: Reply) -> RecordDict:
+    """The reply as a Flower record."""
+    fields: dict[str, str | int] = {
+        "protocol": PROTOCOL,
+        "status": reply.status,
+        "fingerprint": reply.fingerprint,
+        "round": reply.round,
+        "site": reply.site,
+        "weight": reply.weight,
+    }
+    if reply.reason:
+        fields["reason"] = reply.reason
+    return _pack(fields, reply.blob)
+
+
+def unpack_reply(record: RecordDict, *, fingerprint: str, round: int) -> Reply:
+    """The reply in a Flower record, checked against the request it answers.
+
+    Raises:
+        LoricaError: LOR-501 malformed or of another round, LOR-104 of another plan.
+    """
+    fields = _fields(record)
+    _same_protocol(fields)
+    status = _text(fields, "status")
+    if status not in ("ok", "refused"):
+        raise LoricaError(Code.MESSAGE_MALFORMED, "A reply's status is neither ok nor refused.")
+    reply = Reply(
+        fingerprint=_text(fields, "fingerprint"),
+        round=_count(fields, "round"),
+        status="ok" if status == "ok" else "refused",
+        reason=_text(fields, "reason", default="")[:500],
+        site=_text(fields, "site")[:200],
+        weight=_count(fields, "weight"),
+        blob=_blob(record),
+    )
+    if reply.fingerprint != fingerprint and reply.status == "ok":
+        raise LoricaError(Code.PLAN_MISMATCH, "A reply belongs to another plan.")
+    if reply.round != round and reply.status == "ok":
+        raise LoricaError(
+            Code.MESSAGE_MALFORMED, f"A reply belongs to round {reply.round}, not {round}."
+        )
+    return reply
+
+
+def refusal(
+    error: BaseException, *, fingerprint: str = "", round: int = 0, site: str = ""
+) -> Reply:
+    """The reply that refuses because of ``error``; carries its public reason alone."""
+    known = error if isinstance(error, LoricaError) else LoricaError(Code.UNEXPECTED, "")
+    return Reply(fingerprint, round, "refused", known.public_reason, site)
+
+
+def _pack(fields: dict[str, str | int], blob: bytes) -> RecordDict:
+    record = RecordDict({_CONFIG: ConfigRecord(dict(fields))})
+    if blob:
+        array = Array(dtype="uint8", shape=(len(blob),), stype="safetensors", data=blob)
+        record[_ADAPTER] = ArrayRecord({_ADAPTER: array})
+    return record
+
+
+def _fields(record: RecordDict) -> ConfigRecord:
+    fields = record.get(_CONFIG)
+    if not isinstance(fields, ConfigRecord):
+        raise LoricaError(Code.MESSAGE_MALFORMED, "A message lacks its 'lorica' record.")
+    return fields
+
+
+def _same_protocol(fields: ConfigRecord) -> None:
+    if fields.get("protocol") != PROTOCOL:
+        raise LoricaError(
+            Code.MESSAGE_MALFORMED,
+            f"A message speaks protocol {fields.get('protocol')!r}, this installation {PROTOCOL}.",
+        )
+
+
+def _text(fields: ConfigRecord, key: str, default: str | None = None) -> str:
+    value = fields.get(key, default)
+    if not isinstance(value, str):
+        raise LoricaError(Code.MESSAGE_MALFORMED, f"A message's field '{key}' is not text.")
+    return value
+
+
+def _count(fields: ConfigRecord, key: str) -> int:
+    value = fields.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise LoricaError(
+            Code.MESSAGE_MALFORMED, f"A message's field '{key}' is not a whole number from 0."
+        )
+    return value
+
+
+def _blob(record: RecordDict) -> bytes:
+    if _ADAPTER not in record:
+        return b""
+    arrays = record[_ADAPTER]
+    if not isinstance(arrays, ArrayRecord) or list(arrays) != [_ADAPTER]:
+        raise LoricaError(Code.MESSAGE_MALFORMED, "A message holds more arrays than the adapter.")
+    array = arrays[_ADAPTER]
+    if array.stype != "safetensors" or len(array.data) > MAX_BLOB_BYTES:
+        raise LoricaError(
+            Code.MESSAGE_MALFORMED, "A message's adapter is not one safetensors blob in bounds."
+        )
+    return bytes(array.data)

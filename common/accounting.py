@@ -18,7 +18,7 @@ from lorica.common.errors import Code, LoricaError
 _INTERVAL = 1e-4  # of privacy loss, nats; finer where one step's loss is small
 _FINEST = 1e-6
 _LARGEST_SIGMA = 1e5
-_SMALLEST_SIGMA = 0.05
+_SMALLEST_SIGMA = 0.2
 _TOLERANCE = 1e-4  # relative, of σ
 
 

@@ -1,0 +1,80 @@
+"""Flower's message handlers of a site: unpack, hand to the trainer, pack the answer.
+
+Nothing but a packed :class:`~lorica.common.messages.Reply` goes back: Flower would send the text
+of an exception to the coordinator, so every exception becomes a refusal with a public reason,
+and its details go to the site's own log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from lorica.client.trainers import Trainer
+from lorica.common.errors import Code, LoricaError
+from lorica.common.messages import Reply, Request, pack_reply, refusal, unpack_request
+
+TrainerOf = Callable[[Context], Trainer]
+"""Finds the trainer of the node that a message reached."""
+
+PROVIDERS = "lorica.trainers"
+"""Entry-point group: name = the node_config key that a provider serves, value = a TrainerOf."""
+
+_log = logging.getLogger("lorica.site")
+
+
+def make_client_app(trainer_of: TrainerOf) -> ClientApp:
+    """A ClientApp whose messages are answered by the trainer that ``trainer_of`` finds."""
+    app = ClientApp()
+
+    def answering(method: str) -> Callable[[Message, Context], Message]:
+        def handle(message: Message, context: Context) -> Message:
+            content = answer(method, message.content, lambda: trainer_of(context))
+            return Message(content, reply_to=message)
+
+        return handle
+
+    app.query("capabilities")(answering("capabilities"))
+    app.train()(answering("train"))
+    return app
+
+
+def answer(method: str, content: RecordDict, find: Callable[[], Trainer]) -> RecordDict:
+    """The packed reply of a trainer's ``method`` to a packed request; never raises."""
+    request: Request | None = None
+    try:
+        request = unpack_request(content)
+        reply: Reply = getattr(find(), method)(request)
+    except Exception as error:  # noqa: BLE001 - its text must not reach the coordinator
+        known = isinstance(error, LoricaError)
+        _log.warning("refused %s: %s", method, error, exc_info=None if known else error)
+        reply = refusal(
+            error,
+            fingerprint=request.plan.fingerprint if request else "",
+            round=request.round if request else 0,
+        )
+    return pack_reply(reply)
+
+
+def installed_trainer(context: Context) -> Trainer:
+    """The trainer of this node, by the first provider whose key is in the node's config.
+
+    Providers are entry points, so that this package needs to know neither simulations nor
+    sockets.
+
+    Raises:
+        LoricaError: LOR-505 when no provider serves the node.
+    """
+    for point in entry_points(group=PROVIDERS):
+        if point.name in context.node_config:
+            provider: TrainerOf = point.load()
+            return provider(context)
+    raise LoricaError(
+        Code.NO_TRAINER,
+        "The node's config names no trainer; known keys are: "
+        f"{', '.join(point.name for point in entry_points(group=PROVIDERS))}.",
+    )

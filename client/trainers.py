@@ -1,0 +1,19 @@
+"""What a trainer is, without what it needs: the thin ClientApp imports no torch."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from lorica.common.messages import Reply, Request
+
+
+class Trainer(Protocol):
+    """Answers one site's requests: in this process, or behind a socket."""
+
+    def capabilities(self, request: Request) -> Reply:
+        """Whether the site takes part in the request's plan; spends nothing."""
+        ...
+
+    def train(self, request: Request) -> Reply:
+        """The site's update for one round."""
+        ...

@@ -1,0 +1,168 @@
+"""A trained adapter as a folder that plain peft and transformers can load.
+
+``adapter_model.safetensors`` and ``adapter_config.json`` are peft's own format (LoRA on the
+encoder); ``head.safetensors`` holds the classification head, ``lorica.json`` what is needed to
+use it, ``README.md`` says how. Kind "head" has no peft files.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from lorica.common.adapters import State, lora_config
+from lorica.common.backbones import Backbone
+from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import RunPlan
+from lorica.common.plan_io import from_canonical
+from lorica.common.storage import storage_errors
+from lorica.common.version import __version__
+
+FORMAT = 1
+EMBEDDED_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+EMBEDDED_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
+
+
+@dataclass(frozen=True)
+class SavedAdapter:
+    """An adapter read from a folder."""
+
+    state: State
+    plan: RunPlan
+    backbone_sha256: str
+
+
+def save_adapter(folder: Path, state: State, plan: RunPlan, backbone: Backbone) -> None:
+    """Write an adapter folder, whole or not at all; replaces one that was there.
+
+    Raises:
+        LoricaError: LOR-601 disk full, LOR-602 refused by the system.
+    """
+    with storage_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            _write(temporary, state, plan, backbone)
+            temporary.chmod(0o755)
+            if folder.exists():
+                shutil.rmtree(folder)
+            temporary.replace(folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def load_adapter(folder: Path) -> SavedAdapter:
+    """Read an adapter folder.
+
+    Raises:
+        LoricaError: LOR-206 when a file is missing or damaged, or from a newer format.
+    """
+    try:
+        about = json.loads((folder / "lorica.json").read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise LoricaError(
+                Code.ADAPTER_UNREADABLE, f"{folder} has format {about['format']}, not {FORMAT}."
+            )
+        plan = from_canonical(json.dumps(about["plan"]))
+        state = dict(safetensors.torch.load_file(folder / "head.safetensors"))
+        if plan.adapter.kind == "lora":
+            state |= safetensors.torch.load_file(folder / "adapter_model.safetensors")
+        return SavedAdapter(state, plan, about["backbone"]["sha256"])
+    except FileNotFoundError as error:
+        raise LoricaError(
+            Code.ADAPTER_UNREADABLE, f"{folder} is no adapter: it lacks {error.filename}."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise LoricaError(Code.ADAPTER_UNREADABLE, f"{folder} is damaged: {error}.") from error
+
+
+def _write(folder: Path, state: State, plan: RunPlan, backbone: Backbone) -> None:
+    head = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
+    lora = {name: tensor for name, tensor in state.items() if name not in head}
+    source, revision = plan.backbone.source, plan.backbone.revision
+    if source == "embedded":
+        source, revision = EMBEDDED_HUB_ID, EMBEDDED_REVISION
+    safetensors.torch.save_file(head, folder / "head.safetensors")
+    if lora:
+        config = lora_config(plan.adapter, backbone.layers)
+        config.base_model_name_or_path = source
+        config.revision = revision or None
+        config.inference_mode = True
+        config.save_pretrained(folder)
+        safetensors.torch.save_file(lora, folder / "adapter_model.safetensors")
+    about: dict[str, Any] = {
+        "format": FORMAT,
+        "lorica": __version__,
+        "labels": plan.task.labels,
+        "pooling": backbone.pooling,
+        "normalize": True,
+        "max_length": plan.training.max_length,
+        "backbone": {"source": source, "revision": revision, "sha256": backbone.sha256},
+        "plan": json.loads(plan.canonical()),
+        "plan_fingerprint": plan.fingerprint,
+    }
+    (folder / "lorica.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), "utf-8")
+    (folder / "README.md").write_text(_readme(plan, backbone, source), "utf-8")
+
+
+def _readme(plan: RunPlan, backbone: Backbone, source: str) -> str:
+    budget = (
+        f"(ε = {plan.privacy.epsilon:g}, δ = {plan.privacy.delta:g}) per {plan.privacy.unit}, "
+        "enforced by every site"
+        if plan.privacy.private
+        else "none (ε = ∞)"
+    )
+    wrap = (
+        'model = PeftModel.from_pretrained(model, ".").eval()\n'
+        if plan.adapter.kind == "lora"
+        else ""
+    )
+    pooled = (
+        "states[:, 0]"
+        if backbone.pooling == "cls"
+        else "(states * weights).sum(1) / weights.sum(1)"
+    )
+    return f"""---
+base_model: {source}
+library_name: peft
+pipeline_tag: text-classification
+tags: [lorica, lora, federated-learning, differential-privacy]
+---
+# Adapter for {len(plan.task.labels)} classes
+
+Trained by Lorica {__version__} with {plan.aggregation.method} over {plan.rounds.count} rounds.
+Differential privacy: {budget}. Plan fingerprint: `{plan.fingerprint}`.
+
+`lorica predict --adapter . "some text"` uses it. With plain transformers{
+        " and peft" if wrap else ""
+    }:
+
+```python
+import json, torch
+from pathlib import Path
+{"from peft import PeftModel" if wrap else ""}
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+about = json.loads(Path("lorica.json").read_text())
+source = "{source}"  # or a local folder with the same weights
+tokenizer = AutoTokenizer.from_pretrained(source)
+model = AutoModel.from_pretrained(source).eval()
+{wrap}head = load_file("head.safetensors")
+batch = tokenizer(["some text"], padding=True, truncation=True,
+                  max_length=about["max_length"], return_tensors="pt")
+with torch.no_grad():
+    states = model(**batch).last_hidden_state
+weights = batch["attention_mask"][..., None].to(states.dtype)
+features = torch.nn.functional.normalize({pooled}, dim=-1)
+logits = features @ head["head.weight"].T + head["head.bias"]
+print([about["labels"][i] for i in logits.argmax(1)])
+```
+"""

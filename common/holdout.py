@@ -1,0 +1,66 @@
+"""The data of a simulated or central run: labels, training part and test part of a plan."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import RunPlan
+from lorica.common.records import PACKAGED, Records, read_records
+
+TEST_SHARE = 0.2
+"""Share of units set aside for testing when the plan names no test data."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a plan's data section stands for."""
+
+    train: Records
+    test: Records
+
+
+def load_data(plan: RunPlan) -> RunData:
+    """Read a plan's training and test data; without test data, set a fifth of the units aside.
+
+    The split depends on the plan's seed and the units' names alone, so every process of a
+    simulation makes the same one.
+
+    Raises:
+        LoricaError: LOR-30x for data that are not what the plan says.
+    """
+    column = plan.simulation.column if plan.simulation.partition == "by-column" else ""
+    train = read_records(plan.data.train, plan.data, group=column)
+    if plan.data.test or plan.data.train.startswith(PACKAGED):
+        source = plan.data.test or plan.data.train
+        test = read_records(source, plan.data, test=True)
+        return RunData(train, test)
+    return _split(train, plan.simulation.seed)
+
+
+def with_labels(plan: RunPlan, train: Records) -> RunPlan:
+    """The plan with task.labels filled in from the training data if it names none.
+
+    Raises:
+        LoricaError: LOR-307 when there are fewer than two labels.
+    """
+    labels = list(plan.task.labels) or train.label_names
+    if len(labels) < 2:
+        raise LoricaError(
+            Code.DATA_TOO_FEW_LABELS,
+            f"The training data have {len(labels)} label(s) in column '{plan.data.label}': "
+            f"{', '.join(map(repr, labels))}.",
+        )
+    return plan if plan.task.labels else plan.replace(task={"labels": labels})
+
+
+def _split(records: Records, seed: int) -> RunData:
+    units = sorted(set(records.units))
+    random.Random(seed).shuffle(units)
+    aside = set(units[: max(1, round(TEST_SHARE * len(units)))])
+    rows = range(len(records))
+    return RunData(
+        records.take([row for row in rows if records.units[row] not in aside]),
+        records.take([row for row in rows if records.units[row] in aside]),
+    )

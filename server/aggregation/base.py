@@ -1,0 +1,116 @@
+"""The interface of aggregation rules, their registry, and the streaming mean they share."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar, TypeVar
+
+import torch
+
+from lorica.common.errors import Code, LoricaError
+from lorica.common.methods import is_trained
+from lorica.server.screening import State, check_form
+
+
+class Aggregator(ABC):
+    """Takes the updates of one round one by one and gives the next global state.
+
+    Its memory does not grow with the number of sites, and it keeps no reference to an update.
+    """
+
+    method: ClassVar[str]
+    """The rule's name, as in the plan's ``aggregation.method``."""
+
+    exact: ClassVar[bool]
+    """Whether the next product B·A equals the weighted mean of the sites' products."""
+
+    @abstractmethod
+    def __init__(self, start: State) -> None:
+        """Begin a round at the global state ``start``: all tensors, float32; copied."""
+
+    @abstractmethod
+    def add(self, update: State, weight: float) -> None:
+        """Take one site's update.
+
+        Args:
+            update: the site's value minus the global value, of exactly the tensors that the
+                method trains; float32, bfloat16 or float16.
+            weight: the site's weight, >= 0, in any unit common to the sites (records).
+
+        Raises:
+            LoricaError: LOR-502; the aggregate is then as it was before the call.
+        """
+
+    @abstractmethod
+    def finish(self) -> State:
+        """The next global state: all tensors, float32, contiguous, sharing memory with none.
+
+        May be called at any time, and more updates added after it.
+
+        Raises:
+            LoricaError: LOR-503 when the weights added so far sum to 0.
+        """
+
+
+RULES: dict[str, type[Aggregator]] = {}
+"""Method -> rule, filled by :func:`rule`."""
+
+Rule = TypeVar("Rule", bound=type[Aggregator])
+
+
+def rule(cls: Rule) -> Rule:
+    """Class decorator: register an aggregation rule under its ``method``."""
+    RULES[cls.method] = cls
+    return cls
+
+
+class WeightedMean(Aggregator):
+    """Rules that begin with the weighted mean of every trained tensor, Σ w·Δ / Σ w, in float64.
+
+    The mean is kept, not the sum: each update moves it by w / Σ w of the way, so that no
+    weight a site may declare overflows, and a single site's update is the mean to the bit.
+    """
+
+    def __init__(self, start: State) -> None:
+        self._start = {
+            name: tensor.detach().to(torch.float32, copy=True) for name, tensor in start.items()
+        }
+        self._mean = {
+            name: torch.zeros_like(tensor, dtype=torch.float64)
+            for name, tensor in self._start.items()
+            if is_trained(self.method, name)
+        }
+        self._total = 0.0
+
+    def add(self, update: State, weight: float) -> None:
+        if not (math.isfinite(weight) and weight >= 0):
+            raise LoricaError(
+                Code.UPDATE_REFUSED, f"The update's weight is {weight}, expected a number >= 0."
+            )
+        check_form(update, self._start, self.method)
+        total = self._total + weight
+        if not math.isfinite(total):
+            raise LoricaError(Code.UPDATE_REFUSED, f"The update's weight {weight} is too large.")
+        if weight == 0:
+            return
+        for name, mean in self._mean.items():
+            mean.lerp_(update[name].detach().to(mean), weight / total)
+        self._total = total
+
+    def finish(self) -> State:
+        if self._total == 0:
+            raise LoricaError(
+                Code.TOO_FEW_SITES, "No update with a weight above 0 was aggregated in this round."
+            )
+        state = {name: tensor.to(torch.float64) for name, tensor in self._start.items()}
+        for name, mean in self._mean.items():
+            state[name] += mean
+        return {
+            name: tensor.to(torch.float32).contiguous()
+            for name, tensor in self._recombine(state).items()
+        }
+
+    def _recombine(self, mean: State) -> State:
+        """What the rule makes of the mean state (all tensors, float64); here: itself."""
+        return mean

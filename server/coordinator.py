@@ -1,0 +1,65 @@
+"""The ServerApp: from Flower's run config to a finished adapter in a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from lorica.common.adapter_folder import save_adapter
+from lorica.common.adapters import State
+from lorica.common.backbones import load_backbone
+from lorica.common.holdout import load_data, with_labels
+from lorica.common.plan import RunPlan
+from lorica.common.plan_io import from_run_config
+from lorica.common.records import Records
+from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.server.evaluation import CentralEvaluator
+from lorica.server.records import Silent
+from lorica.server.rounds import RoundLoop
+from lorica.server.run_folder import RunFolder
+
+FOLDER_VARIABLE = "LORICA_RUN_FOLDER"
+"""Environment variable: where a run started by ``flwr run`` writes its results."""
+
+
+def make_server_app() -> ServerApp:
+    """A ServerApp that runs the plan in Flower's run config."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        plan = from_run_config(context.run_config)
+        folder = RunFolder(Path(os.environ.get(FOLDER_VARIABLE, f"runs/flower-{context.run_id}")))
+        run_plan(grid, plan, folder, run=f"flower-{context.run_id}")
+
+    return app
+
+
+def run_plan(grid: Grid, plan: RunPlan, folder: RunFolder, *, run: str) -> State:
+    """Run a plan over a grid, with the data the coordinator has, and save the adapter.
+
+    When the plan names no labels they are read from data.train, which must then be readable
+    here (as it is in a simulation).
+    """
+    test: Records | None = None
+    if not plan.task.labels or plan.data.test:
+        data = load_data(plan)
+        plan, test = with_labels(plan, data.train), data.test
+    folder.create(plan)
+    backbone = load_backbone(plan.backbone)
+    loop = RoundLoop(
+        grid,
+        plan,
+        folder,
+        run=run,
+        start=lambda: starting_state(TextClassifier(backbone, plan), backbone, plan),
+        evaluate=CentralEvaluator(plan, backbone, test) if test else None,
+        observer=Silent(),
+        wait_seconds=plan.rounds.timeout_seconds,
+    )
+    state = loop.run()
+    save_adapter(folder.path / "adapter", state, plan, backbone)
+    return state

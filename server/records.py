@@ -1,0 +1,85 @@
+"""What the round loop reports: one record per round, one per site in it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
+
+from lorica.common.plan import RunPlan
+
+SiteStatus = Literal["ok", "refused", "failed", "late"]
+
+
+@dataclass(frozen=True)
+class SiteRound:
+    """One site in one round."""
+
+    site: str
+    status: SiteStatus
+    """"ok"; "refused" by the site or by screening; "failed": an error or malformed reply;
+    "late": no answer in time."""
+    reason: str = ""
+    weight: int = 0
+    """Declared, public number of records."""
+    update_norm: float | None = None
+    """L2 norm of the update, as received."""
+    bytes_up: int = 0
+    seconds: float = 0.0
+    """From sending the request to the answer."""
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One round, as written to rounds.jsonl."""
+
+    round: int
+    """From 1; round 0 is the evaluation of the start."""
+    sites: list[SiteRound] = field(default_factory=list)
+    accuracy: float | None = None
+    macro_f1: float | None = None
+    loss: float | None = None
+    bytes_up: int = 0
+    """Update blobs received, bytes."""
+    bytes_down: int = 0
+    """Adapter blobs sent, bytes."""
+    seconds: float = 0.0
+    seconds_by_phase: dict[str, float] = field(default_factory=dict)
+    """Seconds of "sites" (exchange), "aggregate", "evaluate" and "save"."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> RoundRecord:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**{**content, "sites": [SiteRound(**site) for site in content["sites"]]})
+
+
+class Observer(Protocol):
+    """Hears what a run does; for progress views and stores."""
+
+    def started(self, plan: RunPlan, sites: list[SiteRound], first_round: int) -> None:
+        """The sites were asked; training starts at ``first_round``."""
+        ...
+
+    def site_answered(self, round: int, site: SiteRound) -> None:
+        """A site's answer of this round has been dealt with."""
+        ...
+
+    def round_ended(self, record: RoundRecord) -> None:
+        """A round is whole and saved."""
+        ...
+
+
+class Silent:
+    """An observer that does nothing."""
+
+    def started(self, plan: RunPlan, sites: list[SiteRound], first_round: int) -> None:
+        """Do nothing."""
+
+    def site_answered(self, round: int, site: SiteRound) -> None:
+        """Do nothing."""
+
+    def round_ended(self, record: RoundRecord) -> None:
+        """Do nothing."""

@@ -1,0 +1,232 @@
+"""The round loop: ask, send, screen, aggregate, evaluate, save; once per round."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from flwr.app import RecordDict
+from flwr.serverapp import Grid
+
+from lorica.common.adapters import State, pack_state, unpack_state
+from lorica.common.errors import Code, LoricaError
+from lorica.common.messages import Reply, Request, pack_request, unpack_reply
+from lorica.common.plan import RunPlan
+from lorica.common.tasks.text_classification import Metrics
+from lorica.server.aggregation import Aggregator, aggregator
+from lorica.server.exchange import Answer, exchange
+from lorica.server.records import Observer, RoundRecord, SiteRound, SiteStatus
+from lorica.server.run_folder import RunFolder
+from lorica.server.screening import honest_norm, screen, update_norm
+
+Evaluator = Callable[[State], Metrics]
+
+CAPABILITIES, TRAIN = "query.capabilities", "train"
+_NODE_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class _Site:
+    node: int
+    name: str
+    weight: int
+
+
+class RoundLoop:
+    """Runs a plan over the sites that a grid reaches."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        plan: RunPlan,
+        folder: RunFolder,
+        *,
+        run: str,
+        start: Callable[[], State],
+        evaluate: Evaluator | None,
+        observer: Observer,
+        wait_seconds: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            grid: Flower's grid.
+            plan: with its labels filled in.
+            folder: created, perhaps with a checkpoint to go on from.
+            run: Lorica's run id; a checkpoint's own wins.
+            start: makes the starting state; called when there is no checkpoint.
+            evaluate: quality of a state on data that the coordinator holds; None without any.
+            observer: hears of progress.
+            wait_seconds: how long to wait for enough nodes to come online.
+        """
+        self._grid, self._plan, self._folder = grid, plan, folder
+        self._run, self._start, self._evaluate = run, start, evaluate
+        self._observer = observer
+        self._wait_seconds = wait_seconds
+        self._asked: set[int] = set()
+        self._ready: dict[int, _Site] = {}
+        self._max_norm = math.inf
+
+    def run(self) -> State:
+        """Run all rounds that are left and return the final global state.
+
+        Raises:
+            LoricaError: LOR-503 when too few sites are ready or answer; what was done before is
+                saved and can be resumed.
+        """
+        checkpoint = self._folder.checkpoint(self._plan)
+        if checkpoint is None:
+            state, done = self._start(), -1
+        else:
+            state, done, self._run = checkpoint.state, checkpoint.round, checkpoint.run
+        self._max_norm = honest_norm(self._plan, state)
+        self._observer.started(self._plan, self._select_enough(), max(done + 1, 1))
+        if done < 0:
+            self._close(RoundRecord(0), state, {}, time.monotonic())
+        for round in range(max(done + 1, 1), self._plan.rounds.count + 1):
+            self._ask_new_nodes()
+            state = self._one_round(round, state)
+        return state
+
+    def _one_round(self, round: int, state: State) -> State:
+        begun = time.monotonic()
+        blob = pack_state(state)
+        rule = aggregator(self._plan.aggregation.method, state)
+        request = pack_request(Request(self._plan, self._run, round, blob))
+        sites = []
+        for answer in self._exchange(list(self._ready), request, TRAIN, round):
+            site = self._take(answer, round, state, rule)
+            sites.append(site)
+            self._observer.site_answered(round, site)
+        exchanged = time.monotonic()
+        self._enough(sites, f"Round {round}")
+        state = rule.finish()
+        record = RoundRecord(
+            round,
+            sorted(sites, key=lambda site: site.site),
+            bytes_up=sum(site.bytes_up for site in sites),
+            bytes_down=len(blob) * len(sites),
+        )
+        phases = {"sites": exchanged - begun, "aggregate": time.monotonic() - exchanged}
+        self._close(record, state, phases, begun)
+        return state
+
+    def _close(
+        self, record: RoundRecord, state: State, phases: dict[str, float], begun: float
+    ) -> None:
+        """Evaluate, save, report."""
+        at = time.monotonic()
+        metrics = self._evaluate(state) if self._evaluate else None
+        phases = phases | {"evaluate": time.monotonic() - at}
+        record = RoundRecord(
+            **{
+                **record.__dict__,
+                **(metrics.__dict__ if metrics else {}),
+                "seconds": time.monotonic() - begun,
+                "seconds_by_phase": phases,
+            }
+        )
+        self._folder.save(self._run, self._plan, record, state)
+        self._observer.round_ended(record)
+
+    def _take(self, answer: Answer, round: int, state: State, rule: Aggregator) -> SiteRound:
+        """Screen one answer and add it to the aggregate."""
+        site = self._ready[answer.node]
+        size, norm = 0, None
+        try:
+            reply = self._reply(answer, round)
+            if reply.site != site.name or reply.weight != site.weight:
+                raise LoricaError(
+                    Code.UPDATE_REFUSED, f"Site {site.name} answers as another site or weight."
+                )
+            update = unpack_state(reply.blob)
+            size, norm = len(reply.blob), update_norm(update)
+            screen(update, state, self._plan.aggregation.method, max_norm=self._max_norm)
+            rule.add(update, site.weight)
+        except _Unanswered as problem:
+            return SiteRound(site.name, problem.status, problem.reason, seconds=answer.seconds)
+        except LoricaError as error:
+            return SiteRound(site.name, "failed", str(error), bytes_up=size, seconds=answer.seconds)
+        return SiteRound(site.name, "ok", "", site.weight, norm, size, answer.seconds)
+
+    def _reply(self, answer: Answer, round: int) -> Reply:
+        """The reply in an answer. Raises _Unanswered when there is none with an update."""
+        if answer.kind == "late":
+            seconds = self._plan.rounds.timeout_seconds
+            raise _Unanswered(
+                "late", f"{Code.SITE_SILENT.value}: no answer within {seconds:g} seconds"
+            )
+        if answer.kind == "error" or answer.content is None:
+            raise _Unanswered("failed", f"the node answered with Flower's error {answer.error}")
+        reply = unpack_reply(answer.content, fingerprint=self._plan.fingerprint, round=round)
+        if reply.status == "refused":
+            raise _Unanswered("refused", reply.reason)
+        return reply
+
+    def _select_enough(self) -> list[SiteRound]:
+        """Ask every node; wait for more as long as allowed. Raises LOR-503 when too few."""
+        wanted = self._plan.rounds.minimum_sites
+        deadline = time.monotonic() + self._wait_seconds
+        answers = self._ask_new_nodes()
+        while len(self._ready) < wanted and time.monotonic() < deadline:
+            time.sleep(_NODE_POLL_SECONDS)
+            answers += self._ask_new_nodes()
+        self._enough(answers, "Before the first round")
+        return sorted(answers, key=lambda site: site.site)
+
+    def _ask_new_nodes(self) -> list[SiteRound]:
+        """Ask the nodes not asked before what they can do; the able ones become ready."""
+        nodes = sorted(set(self._grid.get_node_ids()) - self._asked)
+        if not nodes:
+            return []
+        self._asked |= set(nodes)
+        request = pack_request(Request(self._plan, self._run))
+        return [self._admit(answer) for answer in self._exchange(nodes, request, CAPABILITIES, 0)]
+
+    def _admit(self, answer: Answer) -> SiteRound:
+        unnamed = f"node {answer.node}"
+        try:
+            reply = self._reply(answer, 0)
+            if not reply.site or reply.weight < 1:
+                raise LoricaError(Code.MESSAGE_MALFORMED, "A site gave no name or no weight.")
+            if any(site.name == reply.site for site in self._ready.values()):
+                raise LoricaError(
+                    Code.MESSAGE_MALFORMED, f"Two nodes say that they are site {reply.site}."
+                )
+        except _Unanswered as problem:
+            return SiteRound(unnamed, problem.status, problem.reason, seconds=answer.seconds)
+        except LoricaError as error:
+            return SiteRound(unnamed, "failed", str(error), seconds=answer.seconds)
+        self._ready[answer.node] = _Site(answer.node, reply.site, reply.weight)
+        return SiteRound(reply.site, "ok", "", reply.weight, seconds=answer.seconds)
+
+    def _exchange(
+        self, nodes: list[int], request: RecordDict, kind: str, round: int
+    ) -> Iterator[Answer]:
+        return exchange(
+            self._grid,
+            nodes,
+            request,
+            kind,
+            timeout=self._plan.rounds.timeout_seconds,
+            group=str(round),
+        )
+
+    def _enough(self, sites: list[SiteRound], when: str) -> None:
+        able = sum(site.status == "ok" for site in sites)
+        wanted = self._plan.rounds.minimum_sites
+        if able < wanted:
+            reasons = "; ".join(f"{s.site}: {s.reason}" for s in sites if s.status != "ok")
+            raise LoricaError(
+                Code.TOO_FEW_SITES,
+                f"{when}, {able} of {len(sites)} sites could take part and at least {wanted} must. "
+                f"{reasons or 'No node is online.'}",
+            )
+
+
+class _Unanswered(Exception):  # noqa: N818 - control flow within this module
+    """A site's answer that holds no update."""
+
+    def __init__(self, status: SiteStatus, reason: str) -> None:
+        self.status, self.reason = status, reason

@@ -1,0 +1,115 @@
+"""The results folder of a run: plan, rounds, checkpoint. Valid at every moment.
+
+``plan.toml`` is written first, a line of ``rounds.jsonl`` per round, then the round's
+``checkpoint.safetensors``, which replaces the one before. The checkpoint decides: lines of
+later rounds (a crash between the two writes) are dropped on resume.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+
+from lorica.common.adapters import State
+from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import RunPlan
+from lorica.common.plan_io import load_plan, to_toml
+from lorica.common.storage import append_line, storage_errors, write_atomically
+from lorica.server.records import RoundRecord
+
+PLAN, ROUNDS, CHECKPOINT = "plan.toml", "rounds.jsonl", "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The global state after a whole round."""
+
+    run: str
+    """Lorica's run id."""
+    round: int
+    state: State
+
+
+class RunFolder:
+    """One run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        """``path`` may exist or not; nothing is written yet."""
+        self.path = path
+
+    def create(self, plan: RunPlan) -> None:
+        """Begin a new run.
+
+        Raises:
+            LoricaError: LOR-603 when another run's results are there, LOR-601, LOR-602.
+        """
+        if (self.path / PLAN).exists():
+            raise LoricaError(Code.RUN_FOLDER_EXISTS, f"{self.path} holds the results of a run.")
+        with storage_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / PLAN, to_toml(plan))
+
+    def plan(self) -> RunPlan:
+        """The plan of the run in this folder.
+
+        Raises:
+            LoricaError: LOR-604 when there is none.
+        """
+        if not (self.path / PLAN).is_file():
+            raise LoricaError(Code.RUN_NOT_RESUMABLE, f"{self.path} has no {PLAN}.")
+        return load_plan(self.path / PLAN)
+
+    def save(self, run: str, plan: RunPlan, record: RoundRecord, state: State) -> None:
+        """Write a whole round: its record, then the checkpoint."""
+        append_line(self.path / ROUNDS, json.dumps(record.to_dict()))
+        metadata = {"run": run, "round": str(record.round), "fingerprint": plan.fingerprint}
+        blob = safetensors.torch.save(state, metadata=metadata)
+        write_atomically(self.path / CHECKPOINT, blob)
+
+    def checkpoint(self, plan: RunPlan) -> Checkpoint | None:
+        """The last whole round, None before the first; drops records of later rounds.
+
+        Raises:
+            LoricaError: LOR-604 damaged checkpoint, LOR-104 checkpoint of another plan.
+        """
+        path = self.path / CHECKPOINT
+        if not path.exists():
+            self._keep_rounds(-1)
+            return None
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = Checkpoint(metadata["run"], int(metadata["round"]), state)
+        except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise LoricaError(Code.RUN_NOT_RESUMABLE, f"{path} is damaged: {error}.") from error
+        if metadata["fingerprint"] != plan.fingerprint:
+            raise LoricaError(Code.PLAN_MISMATCH, f"{path} belongs to another plan than {PLAN}.")
+        self._keep_rounds(found.round)
+        return found
+
+    def rounds(self) -> list[RoundRecord]:
+        """All records written so far, in order; round 0 is the start's evaluation."""
+        path = self.path / ROUNDS
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [RoundRecord.from_dict(json.loads(line)) for line in lines]
+
+    def _keep_rounds(self, last: int) -> None:
+        path = self.path / ROUNDS
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                number = int(json.loads(line)["round"])
+            except (ValueError, KeyError, TypeError):
+                continue  # half a line, from a crash while appending
+            if number <= last:
+                kept.append(f"{line}\n")
+        write_atomically(path, "".join(kept))

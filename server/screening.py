@@ -1,0 +1,126 @@
+"""Refuse an update that cannot be right, before it can touch the aggregate.
+
+An update is a site's value minus the global value of every tensor that the method trains. One
+non-finite number in it would poison the global adapter for all sites, so an update is checked
+whole and refused whole. :func:`check_form` is the one check of form: :func:`screen` and every
+aggregator's ``add`` call it.
+
+Screening reads only what a site has already noised and sent; it costs no epsilon. It catches
+faults and crude attacks, not an update that is plausible and wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import torch
+
+from lorica.common.errors import Code, LoricaError
+from lorica.common.methods import Part, is_trained, part_of
+from lorica.common.plan import RunPlan
+
+State = dict[str, torch.Tensor]
+"""Adapter tensors by name, as :mod:`lorica.common.methods` lists them."""
+
+ACCEPTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""The number formats an update may come in."""
+
+_ADAM_STEP = 3.17  # (1 - 0.9) / sqrt(1 - 0.999), rounded up
+
+
+def screen(update: State, start: State, method: str, *, max_norm: float | None) -> None:
+    """Return if ``update`` may be aggregated, raise otherwise.
+
+    Args:
+        update: differences to ``start`` of exactly the tensors that ``method`` trains.
+        start: the global state that the round started from, all tensors.
+        method: the aggregation method.
+        max_norm: largest L2 norm accepted for the whole update, in units of the weights; the
+            noise that private sites add counts towards it. None sets no bound.
+
+    Raises:
+        LoricaError: LOR-502 for wrong names, shapes or dtypes, for NaN or infinite values, and
+            for an update longer than ``max_norm``.
+    """
+    check_form(update, start, method)
+    if max_norm is None:
+        return
+    norm = update_norm(update)
+    if not norm <= max_norm:  # also refuses when max_norm is NaN
+        raise _refused(f"The update's L2 norm is {norm:.4g}, above the limit of {max_norm:.4g}.")
+
+
+def honest_norm(plan: RunPlan, start: State) -> float:
+    """The largest L2 norm that local training under ``plan`` can give an update.
+
+    Adam moves no value by more than (1 - β₁)/√(1 - β₂) learning rates in a step (Kingma and Ba
+    2015, section 2.1), whatever the gradients and the noise; so no honest update of T steps is
+    longer than 3.17 · T · √(Σ values · rate²).
+    """
+    training = plan.training
+    squares = 0.0
+    for name, tensor in start.items():
+        if is_trained(plan.aggregation.method, name):
+            head = part_of(name) is Part.HEAD
+            rate = training.head_learning_rate if head else training.learning_rate
+            squares += tensor.numel() * rate**2
+    return _ADAM_STEP * training.local_steps * math.sqrt(squares)
+
+
+def update_norm(update: State) -> float:
+    """L2 norm over all values of all tensors, computed in float64; 0.0 for no tensors."""
+    return math.hypot(
+        *(
+            float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64))
+            for tensor in update.values()
+        )
+    )
+
+
+def check_form(update: State, start: State, method: str) -> None:
+    """Check names, shapes, dtypes and that all values are finite.
+
+    Raises:
+        LoricaError: LOR-502 with a sentence on the first thing found wrong.
+    """
+    trained = [name for name in start if is_trained(method, name)]
+    extra = sorted(update.keys() - trained)
+    if extra:
+        raise _refused(f"The update holds tensors that {method} does not train: {_listed(extra)}.")
+    missing = [name for name in trained if name not in update]
+    if missing:
+        raise _refused(f"The update lacks tensors that {method} trains: {_listed(missing)}.")
+    for name in trained:
+        _check_tensor(name, update[name], start[name].shape)
+
+
+def _check_tensor(name: str, tensor: torch.Tensor, shape: torch.Size) -> None:
+    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+        raise _refused(f"The update's '{name}' is not a dense tensor.")
+    if tensor.shape != shape:
+        raise _refused(
+            f"The update's '{name}' has shape {tuple(tensor.shape)}, expected {tuple(shape)}."
+        )
+    if tensor.dtype not in ACCEPTED_DTYPES:
+        raise _refused(
+            f"The update's '{name}' is {_plain(tensor.dtype)}, expected one of "
+            f"{', '.join(map(_plain, ACCEPTED_DTYPES))}."
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        raise _refused(f"The update's '{name}' holds NaN or infinite values.")
+
+
+def _refused(detail: str) -> LoricaError:
+    return LoricaError(Code.UPDATE_REFUSED, detail)
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _listed(names: Collection[str], most: int = 3) -> str:
+    """The first few names, quoted and cut: a site may send many, long or unprintable ones."""
+    shown = [repr(name if len(name) <= 80 else f"{name[:77]}...") for name in list(names)[:most]]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")

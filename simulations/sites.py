@@ -1,0 +1,98 @@
+"""Virtual sites: LocalTrainers over parts of one data set, and where Flower's nodes find them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+from flwr.app import Context
+
+from lorica.client.noise import SecureNoise, SeededNoise
+from lorica.client.trainer import LocalTrainer, NoiseFactory
+from lorica.common.errors import Code, LoricaError
+from lorica.common.holdout import load_data
+from lorica.common.messages import Reply, Request
+from lorica.common.plan import RunPlan
+from lorica.common.prefix_cache import CACHE_BYTES
+from lorica.common.records import Records
+from lorica.simulations.partition import partition
+
+
+def make_trainer(
+    site: str, records: Records, plan: RunPlan, *, stream: str = "site", cache_bytes: int
+) -> LocalTrainer:
+    """A site's trainer with the plan's kind of noise.
+
+    Args:
+        site: name of the site.
+        records: its records; their number is its declared, public figure.
+        plan: gives seed and kind of noise.
+        stream: tells runs of one simulation apart, so that their seeded noise is independent.
+        cache_bytes: memory for its cached states, bytes.
+    """
+    noise: NoiseFactory
+    if plan.simulation.noise == "secure":
+        secure = SecureNoise()
+        noise = lambda run, round: secure  # noqa: E731
+    else:
+        seed = plan.simulation.seed
+        noise = lambda run, round: SeededNoise(seed, stream, site, round)  # noqa: E731
+    return LocalTrainer(site, records, noise=noise, cache_bytes=cache_bytes)
+
+
+def make_trainers(records: Records, plan: RunPlan) -> dict[str, LocalTrainer]:
+    """All virtual sites of a plan, in the order of their partition ids.
+
+    Raises:
+        LoricaError: LOR-309 when the data cannot be divided as the plan says.
+    """
+    parts = partition(records, plan.simulation)
+    return {
+        site: make_trainer(
+            site, records.take(rows), plan, cache_bytes=CACHE_BYTES * len(rows) // len(records)
+        )
+        for site, rows in parts.items()
+    }
+
+
+class SimulatedNode:
+    """The trainer of a virtual node whose data are known only from the plan it is asked with.
+
+    Worker processes of Flower's simulation engine make the same division of the same data from
+    the plan's seed, once per process and data set.
+    """
+
+    _made: Mapping[str, LocalTrainer] = {}
+    _made_for: str = ""
+    _lock = threading.Lock()
+
+    def __init__(self, node: int) -> None:
+        """``node``: the partition id."""
+        self._node = node
+
+    def capabilities(self, request: Request) -> Reply:
+        """As :meth:`LocalTrainer.capabilities`."""
+        return self._trainer(request.plan).capabilities(request)
+
+    def train(self, request: Request) -> Reply:
+        """As :meth:`LocalTrainer.train`."""
+        return self._trainer(request.plan).train(request)
+
+    def _trainer(self, plan: RunPlan) -> LocalTrainer:
+        kind = type(self)
+        with kind._lock:
+            if kind._made_for != plan.fingerprint:
+                kind._made = make_trainers(load_data(plan).train, plan)
+                kind._made_for = plan.fingerprint
+            trainers = list(kind._made.values())
+        if self._node >= len(trainers):
+            raise LoricaError(
+                Code.DATA_PARTITION,
+                f"The engine started node {self._node}, but the data make {len(trainers)} sites.",
+            )
+        return trainers[self._node]
+
+
+def trainer_of(context: Context) -> SimulatedNode:
+    """Entry point: the trainer of a node that Flower's simulation engine made."""
+    return SimulatedNode(int(context.node_config["partition-id"]))

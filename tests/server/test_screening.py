@@ -1,0 +1,141 @@
+"""Screening: what is refused, with which code, and what passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorica.common.errors import Code, LoricaError
+from lorica.common.methods import TRAINED_PARTS, is_trained
+from lorica.server.screening import State, screen, update_norm
+
+METHODS = sorted(TRAINED_PARTS)
+PATH = "encoder.layer.5.attention.self.query"
+A, B = f"{PATH}.lora_A.weight", f"{PATH}.lora_B.weight"
+SHAPES = {A: (2, 8), B: (6, 2), "head.weight": (3, 8), "head.bias": (3,)}
+
+
+def start() -> State:
+    return {name: torch.zeros(shape) for name, shape in SHAPES.items()}
+
+
+def good(method: str = "fedsvd") -> State:
+    return {
+        name: torch.full(shape, 0.1) for name, shape in SHAPES.items() if is_trained(method, name)
+    }
+
+
+def refusal(update: State, method: str = "fedsvd", max_norm: float | None = None) -> str:
+    with pytest.raises(LoricaError) as caught:
+        screen(update, start(), method, max_norm=max_norm)
+    assert caught.value.code is Code.UPDATE_REFUSED
+    assert caught.value.detail.endswith(".")
+    return caught.value.detail
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_update_of_the_trained_tensors_passes(method: str, dtype: torch.dtype) -> None:
+    update = {name: tensor.to(dtype) for name, tensor in good(method).items()}
+    screen(update, start(), method, max_norm=None)
+    screen(update, start(), method, max_norm=100.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", [B, "head.weight", "head.bias"])
+@pytest.mark.parametrize("max_norm", [None, 1e9])
+def test_one_value_that_is_not_finite_refuses_the_update(
+    value: float, name: str, max_norm: float | None
+) -> None:
+    update = good()
+    update[name].view(-1)[-1] = value
+    assert name in refusal(update, max_norm=max_norm)
+
+
+def test_a_tensor_too_many_is_refused() -> None:
+    assert "'stranger'" in refusal({**good(), "stranger": torch.zeros(2)})
+
+
+def test_a_frozen_tensor_is_refused() -> None:
+    assert A in refusal(good("fedavg"), method="ffa")
+
+
+@pytest.mark.parametrize("name", [B, "head.bias"])
+def test_a_tensor_too_few_is_refused(name: str) -> None:
+    update = good()
+    del update[name]
+    assert name in refusal(update)
+
+
+def test_an_empty_update_is_refused() -> None:
+    assert "lacks" in refusal({})
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (6, 3), (6,), (6, 2, 1), (12,), (0, 2)])
+def test_a_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
+    detail = refusal({**good(), B: torch.zeros(shape)})
+    assert str(shape) in detail
+    assert "(6, 2)" in detail
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.int64, torch.uint8, torch.bool, torch.complex64]
+)
+def test_a_wrong_dtype_is_refused(dtype: torch.dtype) -> None:
+    assert "bfloat16" in refusal({**good(), "head.bias": torch.zeros(3, dtype=dtype)})
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: torch.zeros(6, 2).to_sparse(), lambda: [[0.0] * 2] * 6, lambda: None]
+)
+def test_what_is_no_dense_tensor_is_refused(make: Callable[[], torch.Tensor]) -> None:
+    assert "dense" in refusal({**good(), B: make()})
+
+
+def test_an_update_that_is_too_long_is_refused() -> None:
+    update = good()
+    norm = update_norm(update)
+    screen(update, start(), "fedsvd", max_norm=norm)
+    assert "L2 norm" in refusal(update, max_norm=norm * 0.999)
+    assert "L2 norm" in refusal({n: t * 1e6 for n, t in update.items()}, max_norm=1e3)
+
+
+def test_a_bound_that_is_nan_refuses_everything() -> None:
+    assert "L2 norm" in refusal(good(), max_norm=math.nan)
+
+
+def test_a_refusal_cuts_names_that_are_many_long_or_unprintable() -> None:
+    strangers = {f"\x1b[2J{'x' * 10_000}{i}": torch.zeros(1) for i in range(1000)}
+    detail = refusal({**good(), **strangers})
+    assert len(detail) < 500
+    assert detail.isprintable()
+    assert "997 more" in detail
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.lists(st.integers(0, 20), max_size=4),
+    magnitude=st.floats(-25, 25),
+)
+def test_the_norm_is_that_of_all_values_together(
+    seed: int, sizes: list[int], magnitude: float
+) -> None:
+    """Against a loop over values in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    update = {
+        str(i): torch.randn(size, generator=generator) * 10**magnitude
+        for i, size in enumerate(sizes)
+    }
+    total = sum(float(v) ** 2 for tensor in update.values() for v in tensor)
+    assert update_norm(update) == pytest.approx(math.sqrt(total), rel=1e-12)
+
+
+def test_the_norm_of_large_half_precision_values_does_not_overflow() -> None:
+    update = {"a": torch.full((100,), 6e4, dtype=torch.float16), "b": torch.full((4,), 3e38)}
+    assert update_norm(update) == pytest.approx(6e38, rel=1e-6)

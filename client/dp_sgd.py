@@ -35,6 +35,9 @@ LossOfRows = Callable[[np.ndarray], torch.Tensor]
 """Summed loss of the records with these rows; its backward pass fills ``grad_sample``."""
 
 
+_TINY = 1e-12  # keeps C / 0 finite
+
+
 class NoisyOptimizer(DPOptimizer):
     """Opacus' optimizer with noise from a :class:`NoiseSource` and hardened clipping."""
 
@@ -60,22 +63,30 @@ class NoisyOptimizer(DPOptimizer):
         self._noise = noise
 
     def clip_and_accumulate(self) -> None:
-        """Clip and sum, after setting the gradients of records with any non-finite one to 0."""
-        samples = self.grad_samples
-        finite = torch.ones(len(samples[0]), dtype=torch.bool)
-        for sample in samples:
-            finite &= sample.flatten(1).isfinite().all(1) if len(sample) else finite
+        """Clip and sum in float64; a record with any non-finite gradient counts as 0.
+
+        Float32 sums round differently with and without a record (arXiv 2207.10635), which would
+        add to the sensitivity; in float64 that is below the grid that the noise source rounds
+        to.
+        """
+        samples = [sample.flatten(1).double() for sample in self.grad_samples]
+        norms = torch.stack([sample.norm(dim=1) for sample in samples]).norm(dim=0)
+        finite = norms.isfinite()
         if not bool(finite.all()):
-            for parameter in self.params:
-                parameter.grad_sample[~finite] = 0.0
-        super().clip_and_accumulate()
+            samples = [torch.where(finite[:, None], sample, 0.0) for sample in samples]
+            norms = torch.where(finite, norms, 0.0)
+        factors = (self.max_grad_norm / (norms + _TINY)).clamp(max=1.0)
+        for parameter, sample in zip(self.params, samples, strict=True):
+            total = (factors @ sample).reshape(parameter.shape)
+            held = parameter.summed_grad
+            parameter.summed_grad = total if held is None else held + total
 
     def add_noise(self) -> None:
         """``grad`` = clipped sum + N(0, (σC)²), drawn from the noise source."""
         std = self.noise_multiplier * self.max_grad_norm
         for parameter in self.params:
             total = parameter.summed_grad
-            parameter.grad = self._noise.add_noise(total, std).view_as(parameter)
+            parameter.grad = self._noise.add_noise(total, std).to(parameter.dtype)
 
 
 class DPTrainer:

@@ -12,6 +12,7 @@ from lorica.client.dp_sgd import DPTrainer, NoisyOptimizer
 from lorica.client.ledger import SessionLedger
 from lorica.client.noise import NoiseSource
 from lorica.client.per_sample import enable_per_sample_gradients
+from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
@@ -100,9 +101,7 @@ class LocalTrainer:
         session = self._open(plan)
         session.load(unpack_state(request.blob))
         ledger.charge(request.run, request.round, event, budget=plan.privacy.epsilon)
-        update = session.train(
-            event.noise_multiplier, event.sample_rate, self._noise(request.run, request.round)
-        )
+        update = session.train(request.round, event, self._noise(request.run, request.round))
         reply = Reply(
             plan.fingerprint,
             request.round,
@@ -164,13 +163,13 @@ class _Session:
     def load(self, state: State) -> None:
         self._classifier.load_state(state)
 
-    def train(self, sigma: float, rate: float, noise: NoiseSource) -> State:
+    def train(self, round: int, event: PrivacyEvent, noise: NoiseSource) -> State:
         plan = self._plan.training
         before = {name: p.detach().clone() for name, p in self._trained.items()}
         optimizer = NoisyOptimizer(
-            torch.optim.Adam(self._groups()),
+            torch.optim.Adam(self._groups(self._plan.rate_factor(round))),
             noise=noise,
-            noise_multiplier=sigma,
+            noise_multiplier=event.noise_multiplier,
             clip_norm=self._plan.privacy.clip_norm,
             expected_batch_size=plan.expected_batch_size,
         )
@@ -179,19 +178,19 @@ class _Session:
             optimizer,
             self._loss,
             self._cache.lengths,
-            sample_rate=rate,
+            sample_rate=event.sample_rate,
             noise=noise,
         )
-        trainer.run(plan.local_steps)
+        trainer.run(event.steps)
         optimizer.zero_grad(set_to_none=True)
         return {name: p.detach() - before[name] for name, p in self._trained.items()}
 
-    def _groups(self) -> list[dict[str, Any]]:
+    def _groups(self, factor: float) -> list[dict[str, Any]]:
         plan = self._plan.training
         head = [p for name, p in self._trained.items() if name.startswith("head.")]
         lora = [p for name, p in self._trained.items() if not name.startswith("head.")]
-        groups = [{"params": head, "lr": plan.head_learning_rate}]
-        return groups + ([{"params": lora, "lr": plan.learning_rate}] if lora else [])
+        groups = [{"params": head, "lr": factor * plan.head_learning_rate}]
+        return groups + ([{"params": lora, "lr": factor * plan.learning_rate}] if lora else [])
 
     def _loss(self, rows: np.ndarray) -> torch.Tensor:
         features = self._cache.features(self._classifier, rows)

@@ -146,10 +146,13 @@ class TrainingPlan(Section):
     site's declared number of records."""
 
     learning_rate: Positive = 0.002
-    """Step size of the LoRA factors."""
+    """Adam step size of the LoRA factors, in units of their weights."""
 
-    head_learning_rate: Positive = 0.05
-    """Step size of the classification head."""
+    head_learning_rate: Positive = 0.4
+    """Adam step size of the classification head, in units of its weights."""
+
+    final_rate: float = Field(0.2, gt=0, le=1)
+    """Share of both learning rates that is left in the last round; they fall linearly."""
 
     max_length: int = Field(128, ge=2, le=8192)
     """Longest text in tokens; longer ones are cut."""
@@ -165,7 +168,7 @@ class AggregationPlan(Section):
 class RoundsPlan(Section):
     """The round loop at the coordinator."""
 
-    count: int = Field(10, ge=1, le=1_000_000)
+    count: int = Field(15, ge=1, le=1_000_000)
     """Number of rounds."""
 
     minimum_sites: int = Field(1, ge=1)
@@ -239,6 +242,14 @@ class RunPlan(Section):
     def total_steps(self) -> int:
         """DP-SGD steps of the whole run at one site."""
         return self.rounds.count * self.training.local_steps
+
+    def rate_factor(self, round: int) -> float:
+        """What the learning rates are multiplied by in a round (from 1): 1 at first, falling
+        linearly to ``training.final_rate`` in the last."""
+        if self.rounds.count == 1:
+            return 1.0
+        done = (round - 1) / (self.rounds.count - 1)
+        return 1.0 - (1.0 - self.training.final_rate) * done
 
     def canonical(self) -> str:
         """The plan as JSON with sorted keys and no spaces; ``inf`` is written "inf"."""

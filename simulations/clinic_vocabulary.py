@@ -2,9 +2,10 @@
 
 Pure data for :mod:`lorica.simulations.clinic_notes`, all of it written by us. Phrases are
 separated by semicolons; ``{age}``, ``{sex}``, ``{he}``, ``{his}``, ``{side}`` and ``{n}`` are
-filled in per note. Within a hospital the phrases share one grammar, so that any two can stand side by side:
-noun phrases at Northgate and Tarnwell, predicates ("wheezes at night") at Larkfield and Wexcombe.
-Any change here changes the data set; its hash is pinned in the tests.
+filled in per note. Within a hospital the findings share one grammar, so that any two can stand
+side by side: noun phrases at Northgate and Tarnwell, predicates ("wheezes at night") at Larkfield
+and Wexcombe. Wexcombe writes British English. Any change here changes the data set, whose hash
+is pinned in the tests.
 """
 
 from __future__ import annotations

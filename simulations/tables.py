@@ -1,0 +1,222 @@
+"""The closing tables of a simulation, and the words and units that all its views share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.bar import Bar
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+Summary = Mapping[str, Any]
+"""What summary.json holds."""
+
+NO_PRIVACY = "NO PRIVACY (ε = ∞)"
+SEEDED = "seeded noise: reproducible, so NOT private — for simulation only"
+SECURE = "secure noise: drawn from the operating system's generator"
+
+MOST_NAMED_SITES = 8
+"""With more sites than these the comparison gives the spread alone."""
+
+_BAR_WIDTH = 24
+
+Kind = Literal["zero-shot", "alone", "site", "federation", "pooled"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the comparison; ``low`` and ``high`` span the sites, where there are several."""
+
+    kind: Kind
+    what: str
+    data: str
+    privacy: str
+    accuracy: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+def comparison_rows(summary: Summary) -> list[Row]:
+    """What the federation's accuracy is to be compared with, from no data to all data.
+
+    Baselines that were not measured are left out.
+    """
+    baselines = summary.get("baselines") or {}
+    budget = epsilons(summary)
+    sites = "site" if len(budget) == 1 else "sites"
+    same = privacy_text(list(budget.values()))
+    rows: list[Row] = []
+    if baselines.get("zero_shot") is not None:
+        rows.append(
+            Row("zero-shot", "zero-shot", "none: label names only", "–", baselines["zero_shot"])
+        )
+    alone = baselines.get("alone") or {}
+    mean = baselines.get("alone_mean")
+    if mean is None and alone:
+        mean = sum(alone.values()) / len(alone)
+    if mean is not None:
+        spread = (min(alone.values()), max(alone.values())) if alone else (None, None)
+        rows.append(Row("alone", "each site alone (mean)", "its own records", same, mean, *spread))
+    if 1 < len(alone) <= MOST_NAMED_SITES:
+        rows += [
+            Row("site", printable(site), _records(summary, [site]), "same", accuracy)
+            for site, accuracy in sorted(alone.items())
+        ]
+    rows.append(
+        Row(
+            "federation",
+            "the federation",
+            f"{_records(summary, list(budget))} at {len(budget)} {sites}",
+            same,
+            summary.get("accuracy"),
+        )
+    )
+    pooled = baselines.get("pooled_without_privacy")
+    if pooled is not None:
+        rows.append(Row("pooled", "all data pooled", "all records in one place", "none", pooled))
+    return rows
+
+
+def comparison_table(summary: Summary) -> Table:
+    """The comparison side by side, the federation's row emphasised."""
+    table = Table(title="What taking part is worth", title_justify="left", title_style="bold")
+    table.add_column("what")
+    table.add_column("data seen")
+    table.add_column("privacy")
+    table.add_column("accuracy", justify="right", no_wrap=True)
+    table.add_column("", width=_BAR_WIDTH)
+    for row in comparison_rows(summary):
+        style = _STYLES[row.kind]
+        what = f"  {row.what}" if row.kind == "site" else row.what
+        figure = Text(percent(row.accuracy))
+        if row.low is not None and row.high is not None:
+            figure.append(f"\n{percent(row.low)} – {percent(row.high)}", style="dim")
+        bar = Bar(1, 0, row.accuracy or 0, width=_BAR_WIDTH, color=_COLOURS[row.kind])
+        mark = "▶ " if row.kind == "federation" else ""
+        cells: list[RenderableType] = [Text(f"{mark}{what}"), Text(row.data), Text(row.privacy)]
+        table.add_row(*cells, figure, bar, style=style, end_section=row.kind in _SECTION_ENDS)
+    return table
+
+
+def closing_table(summary: Summary, folder: Path) -> Table:
+    """What the run guaranteed, what it cost, and where its results lie."""
+    table = Table(show_header=False, title="The run", title_justify="left", title_style="bold")
+    table.add_column("", style="bold", no_wrap=True)
+    table.add_column("", overflow="fold")
+    values = list(epsilons(summary).values())
+    privacy = Text(epsilon_span(values), style="" if _finite(values) else "bold white on red")
+    table.add_row("ε by site", privacy)
+    table.add_row(
+        "sent per round", f"{human_bytes(summary.get('bytes_up_per_round'))} up, all sites"
+    )
+    down = human_bytes(summary.get("bytes_down_per_round"))
+    table.add_row("received per round", f"{down} down, all sites")
+    table.add_row("time", duration(summary.get("seconds")))
+    table.add_row("peak memory", human_bytes(summary.get("peak_rss_bytes")))
+    table.add_row("seed", str(summary.get("seed", "–")))
+    seeded = summary.get("noise") == "seeded"
+    table.add_row("noise", Text(noise_text(summary), style="bold yellow" if seeded else ""))
+    table.add_row("results", Text(printable(str(folder))))
+    return table
+
+
+def epsilons(summary: Summary) -> dict[str, float]:
+    """ε spent by each site; the summary's "inf" becomes infinity."""
+    return {site: float(value) for site, value in (summary.get("epsilon") or {}).items()}
+
+
+def epsilon_text(value: float) -> str:
+    """An ε with at most two decimals, rounded up: a guarantee is never shown as better."""
+    if math.isinf(value):
+        return "∞"
+    return f"{math.ceil(round(value * 100, 6)) / 100:g}"
+
+
+def epsilon_span(values: list[float]) -> str:
+    """The smallest and largest ε over the sites, loudly when there is no privacy."""
+    if not values:
+        return "–"
+    if not _finite(values):
+        return NO_PRIVACY
+    low, high = epsilon_text(min(values)), epsilon_text(max(values))
+    return high if low == high else f"{low} – {high}"
+
+
+def privacy_text(values: list[float]) -> str:
+    """What the sites' guarantee amounts to, in a table's cell."""
+    if not values:
+        return "–"
+    return f"ε ≤ {epsilon_text(max(values))}" if _finite(values) else "none (ε = ∞)"
+
+
+def noise_text(summary: Summary) -> str:
+    """The kind of noise, with the warning that belongs to it."""
+    return SEEDED if summary.get("noise") == "seeded" else SECURE
+
+
+def percent(value: float | None) -> str:
+    """A share in 0…1 as "81.3%"."""
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f}%"
+
+
+def human_bytes(count: float | None) -> str:
+    """Bytes in decimal units, "1.2 MB"."""
+    if count is None:
+        return "–"
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.5 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as "12.3 s", "3:05 min" or "2:03:05 h"."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
+
+
+def printable(text: str) -> str:
+    """The text on one line, harmless to terminals: no control or direction characters.
+
+    Names of sites and labels come from others; an escape sequence in one could rewrite the
+    screen.
+    """
+    return "".join(c if c.isprintable() else " " if c in "\n\t" else "\ufffd" for c in str(text))
+
+
+def _finite(values: list[float]) -> bool:
+    return all(math.isfinite(value) for value in values)
+
+
+def _records(summary: Summary, sites: list[str]) -> str:
+    privacy = summary.get("privacy") or {}
+    counts = [privacy[site]["records"] for site in sites if site in privacy]
+    return f"{sum(counts):,} records" if counts else "records"
+
+
+_STYLES: dict[Kind, str] = {
+    "zero-shot": "",
+    "alone": "",
+    "site": "dim",
+    "federation": "bold",
+    "pooled": "",
+}
+_COLOURS: dict[Kind, str] = {
+    "zero-shot": "bright_black",
+    "alone": "yellow",
+    "site": "yellow",
+    "federation": "blue",
+    "pooled": "green",
+}
+_SECTION_ENDS = frozenset({"federation"})

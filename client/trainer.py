@@ -112,6 +112,11 @@ class LocalTrainer:
         ledger.store(request.run, request.round, reply)
         return reply
 
+    @property
+    def labels(self) -> list[str]:
+        """The records' labels: private, for simulators and the site's own eyes."""
+        return self._records.labels
+
     def close(self) -> None:
         """Free the model and the cached states; the next request builds them anew."""
         self._session = None

@@ -203,6 +203,10 @@ class SimulationPlan(Section):
     """"seeded" makes noise reproducible (and so not private); "secure" draws it from the
     operating system's generator, as real sites do."""
 
+    baselines: Literal["zero-shot", "all"] = "zero-shot"
+    """What the result is compared with: "zero-shot" the untrained start alone; "all" also trains
+    each site alone under the same ε, and one model on all data pooled without privacy."""
+
     @model_validator(mode="after")
     def _column_for_by_column(self) -> SimulationPlan:
         if self.partition == "by-column" and not self.column:

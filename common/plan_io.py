@@ -150,9 +150,12 @@ def _from_text(dotted: str, value: object) -> object:
         return value
     if get_origin(field.annotation) is list:
         try:
-            return tomllib.loads(f"v={value}")["v"] if value.strip() else []
+            parsed = tomllib.loads(f"v={value}")["v"]
         except tomllib.TOMLDecodeError:
-            return [part.strip() for part in value.split(",") if part.strip()]
+            parsed = None
+        if isinstance(parsed, list):
+            return parsed
+        return [part.strip() for part in value.split(",") if part.strip()]
     if field.annotation is str:
         quoted = len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'"
         return value[1:-1] if quoted else value

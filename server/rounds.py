@@ -47,6 +47,7 @@ class RoundLoop:
         start: Callable[[], State],
         evaluate: Evaluator | None,
         observer: Observer,
+        nodes: int = 1,
         wait_seconds: float = 0.0,
     ) -> None:
         """
@@ -58,12 +59,14 @@ class RoundLoop:
             start: makes the starting state; called when there is no checkpoint.
             evaluate: quality of a state on data that the coordinator holds; None without any.
             observer: hears of progress.
-            wait_seconds: how long to wait for enough nodes to come online.
+            nodes: how many nodes to wait for before the first round, if more than
+                rounds.minimum_sites.
+            wait_seconds: how long to wait for them.
         """
         self._grid, self._plan, self._folder = grid, plan, folder
         self._run, self._start, self._evaluate = run, start, evaluate
         self._observer = observer
-        self._wait_seconds = wait_seconds
+        self._nodes, self._wait_seconds = nodes, wait_seconds
         self._asked: set[int] = set()
         self._ready: dict[int, _Site] = {}
         self._max_norm = math.inf
@@ -166,10 +169,10 @@ class RoundLoop:
 
     def _select_enough(self) -> list[SiteRound]:
         """Ask every node; wait for more as long as allowed. Raises LOR-503 when too few."""
-        wanted = self._plan.rounds.minimum_sites
+        wanted = max(self._nodes, self._plan.rounds.minimum_sites)
         deadline = time.monotonic() + self._wait_seconds
         answers = self._ask_new_nodes()
-        while len(self._ready) < wanted and time.monotonic() < deadline:
+        while len(self._asked) < wanted and time.monotonic() < deadline:
             time.sleep(_NODE_POLL_SECONDS)
             answers += self._ask_new_nodes()
         self._enough(answers, "Before the first round")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 
-from flwr.app import Context
+from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.run import Run
 
 from lorica.client.endpoint import make_client_app
 from lorica.client.trainers import Trainer
@@ -27,6 +29,46 @@ def run_in_process(main: Main, trainers: Mapping[str, Trainer]) -> State:
         return sites[int(context.node_config["partition-id"])]
 
     return main(InProcessGrid(make_client_app(trainer_of), len(sites)))
+
+
+class _Stoppable(Grid):
+    """A grid whose next poll ends the coordinator's thread once ``stop`` is set."""
+
+    def __init__(self, grid: Grid, stop: threading.Event) -> None:
+        self._grid, self._stop = grid, stop
+
+    def set_run(self, run: Run) -> None:
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        return self._grid.run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return self._grid.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        return self._grid.send_and_receive(messages, timeout=timeout)
 
 
 def run_on_ray(main: Main, sites: int) -> State:
@@ -54,12 +96,13 @@ def run_on_ray(main: Main, sites: int) -> State:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     outcome: list[State] = []
     failure: list[BaseException] = []
+    stop = threading.Event()
     server_app = ServerApp()
 
     @server_app.main()
     def serve(grid: Grid, context: Context) -> None:
         try:
-            outcome.append(main(grid))
+            outcome.append(main(_Stoppable(grid, stop)))
         except BaseException as error:  # noqa: BLE001 - carried to the calling thread
             failure.append(error)
 
@@ -70,6 +113,9 @@ def run_on_ray(main: Main, sites: int) -> State:
             num_supernodes=sites,
             backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
         )
+    except KeyboardInterrupt:
+        stop.set()
+        raise
     except RuntimeError as error:
         if not failure:
             raise LoricaError(Code.ENGINE_FAILED, f"Flower's engine ended: {error}") from error

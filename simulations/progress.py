@@ -110,7 +110,7 @@ class LiveProgress:
 
     def round_ended(self, record: RoundRecord) -> None:
         """Take in a whole round."""
-        if record.accuracy is not None:
+        if record.accuracy is not None and math.isfinite(record.accuracy):
             self._accuracies.append(record.accuracy)
         self._bytes_up += record.bytes_up
         self._bytes_down += record.bytes_down
@@ -231,9 +231,9 @@ class LiveProgress:
 
     def _time(self, rounds_left: int) -> str:
         now = time.monotonic()
-        elapsed = f"{duration(math.floor(now - self._begun))} so far"
+        elapsed = f"{_clock(now - self._begun)} so far"
         left = self._seconds_left(rounds_left, now - self._round_begun)
-        return f"{elapsed}, about {duration(math.ceil(left))} left" if left else elapsed
+        return f"{elapsed}, about {_clock(math.ceil(left))} left" if left else elapsed
 
     def _seconds_left(self, rounds: int, spent_in_this: float = 0.0) -> float:
         if not self._durations or not rounds:
@@ -248,6 +248,12 @@ def sparkline(values: list[float]) -> str:
     span = (high - low) or 1.0
     top = len(_SPARKS) - 1
     return "".join(_SPARKS[round((value - low) / span * top)] for value in values)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 _PLAIN_WORDS = {"ε": "epsilon", "δ": "delta", "≤": "at most", "∞": "inf", "–": "-"}

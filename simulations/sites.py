@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from flwr.app import Context
 
-from lorica.client.noise import SecureNoise, SeededNoise
-from lorica.client.trainer import LocalTrainer, NoiseFactory
+from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
+from lorica.client.trainer import LocalTrainer
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
 from lorica.common.messages import Reply, Request
@@ -19,24 +19,24 @@ from lorica.simulations.partition import partition
 
 
 def make_trainer(
-    site: str, records: Records, plan: RunPlan, *, stream: str = "site", cache_bytes: int
+    site: str, records: Records, plan: RunPlan, *, cache_bytes: int = CACHE_BYTES
 ) -> LocalTrainer:
     """A site's trainer with the plan's kind of noise.
+
+    Seeded noise depends on seed, run, site and round, so runs and rounds are independent and a
+    repeated round repeats its noise.
 
     Args:
         site: name of the site.
         records: its records; their number is its declared, public figure.
         plan: gives seed and kind of noise.
-        stream: tells runs of one simulation apart, so that their seeded noise is independent.
         cache_bytes: memory for its cached states, bytes.
     """
-    noise: NoiseFactory
-    if plan.simulation.noise == "secure":
-        secure = SecureNoise()
-        noise = lambda run, round: secure  # noqa: E731
-    else:
-        seed = plan.simulation.seed
-        noise = lambda run, round: SeededNoise(seed, stream, site, round)  # noqa: E731
+    seed, secure = plan.simulation.seed, plan.simulation.noise == "secure"
+
+    def noise(run: str, round: int) -> NoiseSource:
+        return SecureNoise() if secure else SeededNoise(seed, run, site, round)
+
     return LocalTrainer(site, records, noise=noise, cache_bytes=cache_bytes)
 
 

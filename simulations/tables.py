@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.bar import Bar
+from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -22,8 +23,6 @@ SECURE = "secure noise: drawn from the operating system's generator"
 
 MOST_NAMED_SITES = 8
 """With more sites than these the comparison gives the spread alone."""
-
-_BAR_WIDTH = 24
 
 Kind = Literal["zero-shot", "alone", "site", "federation", "pooled"]
 
@@ -52,16 +51,14 @@ def comparison_rows(summary: Summary) -> list[Row]:
     same = privacy_text(list(budget.values()))
     rows: list[Row] = []
     if baselines.get("zero_shot") is not None:
-        rows.append(
-            Row("zero-shot", "zero-shot", "none: label names only", "–", baselines["zero_shot"])
-        )
+        rows.append(Row("zero-shot", "zero-shot", "label names only", "–", baselines["zero_shot"]))
     alone = baselines.get("alone") or {}
     mean = baselines.get("alone_mean")
     if mean is None and alone:
         mean = sum(alone.values()) / len(alone)
     if mean is not None:
-        spread = (min(alone.values()), max(alone.values())) if alone else (None, None)
-        rows.append(Row("alone", "each site alone (mean)", "its own records", same, mean, *spread))
+        spread = (min(alone.values()), max(alone.values())) if len(alone) > 1 else (None, None)
+        rows.append(Row("alone", "each site alone, mean", "its own records", same, mean, *spread))
     if 1 < len(alone) <= MOST_NAMED_SITES:
         rows += [
             Row("site", printable(site), _records(summary, [site]), "same", accuracy)
@@ -78,44 +75,55 @@ def comparison_rows(summary: Summary) -> list[Row]:
     )
     pooled = baselines.get("pooled_without_privacy")
     if pooled is not None:
-        rows.append(Row("pooled", "all data pooled", "all records in one place", "none", pooled))
+        rows.append(Row("pooled", "all data pooled", "all, in one place", "none", pooled))
     return rows
 
 
 def comparison_table(summary: Summary) -> Table:
     """The comparison side by side, the federation's row emphasised."""
-    table = Table(title="What taking part is worth", title_justify="left", title_style="bold")
+    table = Table(
+        title="What taking part is worth",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+    )
     table.add_column("what")
     table.add_column("data seen")
     table.add_column("privacy")
     table.add_column("accuracy", justify="right", no_wrap=True)
-    table.add_column("", width=_BAR_WIDTH)
+    table.add_column("", min_width=8, max_width=24)
     for row in comparison_rows(summary):
         style = _STYLES[row.kind]
         what = f"  {row.what}" if row.kind == "site" else row.what
         figure = Text(percent(row.accuracy))
         if row.low is not None and row.high is not None:
             figure.append(f"\n{percent(row.low)} – {percent(row.high)}", style="dim")
-        bar = Bar(1, 0, row.accuracy or 0, width=_BAR_WIDTH, color=_COLOURS[row.kind])
+        bar = Bar(1, 0, row.accuracy or 0, color=_COLOURS[row.kind])
         mark = "▶ " if row.kind == "federation" else ""
         cells: list[RenderableType] = [Text(f"{mark}{what}"), Text(row.data), Text(row.privacy)]
-        table.add_row(*cells, figure, bar, style=style, end_section=row.kind in _SECTION_ENDS)
+        table.add_row(*cells, figure, bar, style=style)
     return table
 
 
 def closing_table(summary: Summary, folder: Path) -> Table:
     """What the run guaranteed, what it cost, and where its results lie."""
-    table = Table(show_header=False, title="The run", title_justify="left", title_style="bold")
+    table = Table(
+        show_header=False,
+        title="The run",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+    )
     table.add_column("", style="bold", no_wrap=True)
     table.add_column("", overflow="fold")
     values = list(epsilons(summary).values())
     privacy = Text(epsilon_span(values), style="" if _finite(values) else "bold white on red")
     table.add_row("ε by site", privacy)
     table.add_row(
-        "sent per round", f"{human_bytes(summary.get('bytes_up_per_round'))} up, all sites"
+        "sent per round", f"{human_bytes(summary.get('bytes_up_per_round'))} by all sites"
     )
     down = human_bytes(summary.get("bytes_down_per_round"))
-    table.add_row("received per round", f"{down} down, all sites")
+    table.add_row("received per round", f"{down} by all sites")
     table.add_row("time", duration(summary.get("seconds")))
     table.add_row("peak memory", human_bytes(summary.get("peak_rss_bytes")))
     table.add_row("seed", str(summary.get("seed", "–")))
@@ -219,4 +227,3 @@ _COLOURS: dict[Kind, str] = {
     "federation": "blue",
     "pooled": "green",
 }
-_SECTION_ENDS = frozenset({"federation"})

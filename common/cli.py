@@ -1,0 +1,178 @@
+"""The ``lorica`` command: commands of this package, and those that other packages add.
+
+Commands come as entry points of the group "lorica.commands" (name = command, value = a
+function or a Typer app), so this module imports none of the other packages, and a package that
+is not installed leaves no broken command behind.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from lorica.common.errors import CATALOGUE, Code, LoricaError
+from lorica.common.plan_io import documented_toml, load_plan
+from lorica.common.version import __version__
+
+COMMANDS = "lorica.commands"
+
+app = typer.Typer(
+    name="lorica",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Adapt one pretrained model across institutions that may not share data: federated "
+    "LoRA under differential privacy that each site enforces itself.\n\n"
+    "Start with [bold]lorica demo[/bold]: four hospitals, synthetic notes, five minutes.",
+)
+plan_app = typer.Typer(no_args_is_help=True, help="Look at and check plans.")
+app.add_typer(plan_app, name="plan", rich_help_panel="Plans")
+
+PlanArgument = Annotated[
+    Path | None, typer.Argument(help="A plan in TOML; the defaults when left out.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; repeatable."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    if version:
+        Console().print(f"lorica {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@plan_app.command("defaults")
+def plan_defaults() -> None:
+    """Print the default plan, every field with its meaning: a file to start from."""
+    sys.stdout.write(documented_toml())
+
+
+@plan_app.command("check")
+def plan_check(plan: PlanArgument = None, settings: SetOption = None) -> None:
+    """Check a plan and print it whole, with its fingerprint."""
+    loaded = load_plan(plan, settings or [])
+    sys.stdout.write(f"# fingerprint {loaded.fingerprint}\n\n{documented_toml(loaded)}")
+
+
+@app.command(rich_help_panel="Help")
+def explain(
+    code: Annotated[str | None, typer.Argument(help="An error code such as LOR-308.")] = None,
+) -> None:
+    """Say what an error code means and how to mend it; all codes when none is given."""
+    console = Console()
+    if code is None:
+        table = Table("code", "what happened", box=None, header_style="bold")
+        for known, entry in CATALOGUE.items():
+            table.add_row(known.value, entry.title)
+        console.print(table)
+        return
+    wanted = code.upper() if code.upper().startswith("LOR-") else f"LOR-{code}"
+    try:
+        entry = Code(wanted).entry
+    except ValueError:
+        raise typer.BadParameter(
+            f"There is no error code {code}; `lorica explain` lists all."
+        ) from None
+    console.print(
+        Panel(
+            Text.assemble(
+                (entry.title, "bold"),
+                f"\n\n{entry.meaning}\n\n",
+                ("How to mend it: ", "bold"),
+                entry.mend,
+            ),
+            title=wanted,
+            title_align="left",
+        )
+    )
+
+
+@app.command(rich_help_panel="Models")
+def predict(
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to classify.")] = None,
+    adapter: Annotated[
+        Path, typer.Option("--adapter", "-a", help="The adapter/ folder of a finished run.")
+    ] = Path("adapter"),
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Texts in a .csv, .tsv or .jsonl file.")
+    ] = None,
+    text: Annotated[str, typer.Option(help="Column of --file with the text.")] = "text",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write .csv or .jsonl here.")
+    ] = None,
+    backbone: Annotated[
+        str, typer.Option(help="Where the adapter's backbone is on this machine.")
+    ] = "",
+) -> None:
+    """Classify texts with a trained adapter: arguments, a file, or one text per line on stdin."""
+    from lorica.common.predict import Predictor, as_csv, as_jsonl, read_texts
+    from lorica.common.storage import write_atomically
+
+    if file is not None:
+        rows, given = read_texts(file, text)
+    else:
+        given = texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        rows = [{text: item} for item in given]
+    predictions = Predictor(adapter, backbone)(given)
+    if output is None and texts and sys.stdout.isatty():
+        table = Table("text", "label", "probability", box=None, header_style="bold")
+        for item, prediction in zip(given, predictions, strict=True):
+            table.add_row(Text(item), Text(prediction.label), f"{prediction.probability:.1%}")
+        Console().print(table)
+        return
+    kind = (output or file or Path("x.jsonl")).suffix
+    lines = (as_jsonl if kind == ".jsonl" else as_csv)(rows, predictions)
+    if output is None:
+        sys.stdout.writelines(lines)
+    else:
+        write_atomically(output, "".join(lines))
+
+
+def print_error(error: LoricaError, console: Console) -> None:
+    """An error as people should see it: code, sentence, how to mend it."""
+    console.print(
+        Text.assemble(
+            (f"error {error.code.value}  ", "bold red"),
+            error.detail,
+            ("\nhow to mend it  ", "bold"),
+            error.mend,
+        ),
+        soft_wrap=True,
+    )
+
+
+def build() -> typer.Typer:
+    """The whole command: this module's and those of installed packages."""
+    for point in sorted(entry_points(group=COMMANDS), key=lambda found: found.name):
+        loaded: Any = point.load()
+        if isinstance(loaded, typer.Typer):
+            app.add_typer(loaded, name=point.name)
+        else:
+            panel = getattr(loaded, "help_panel", None)
+            app.command(point.name, rich_help_panel=panel)(loaded)
+    return app
+
+
+def main() -> None:
+    """Entry point of the ``lorica`` script; coded errors end with their own exit status."""
+    try:
+        build()()
+    except LoricaError as error:
+        print_error(error, Console(stderr=True))
+        sys.exit(error.exit_status)
+    except BrokenPipeError:
+        sys.exit(141)

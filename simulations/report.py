@@ -1,0 +1,217 @@
+"""The report of a simulation: one HTML page that needs nothing but itself.
+
+Names of sites and labels come from others. jinja2 escapes everything; the plots, the only markup
+let through, are rebuilt from parsed trees (:mod:`lorica.simulations.figures`); and the page's own
+content policy forbids scripts and anything from outside.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from lorica.common.plan import DEMO_DATA, RunPlan
+from lorica.common.plan_io import to_toml
+from lorica.common.storage import write_atomically
+from lorica.server.records import RoundRecord, SiteStatus
+from lorica.simulations import plots
+from lorica.simulations.tables import (
+    NO_PRIVACY,
+    Summary,
+    comparison_rows,
+    duration,
+    epsilon_span,
+    epsilon_text,
+    epsilons,
+    human_bytes,
+    noise_text,
+    percent,
+    printable,
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A site that gave no update, with the rounds in which it gave this reason."""
+
+    site: str
+    status: SiteStatus
+    reason: str
+    rounds: list[int]
+
+
+@dataclass(frozen=True)
+class SiteRow:
+    """What the simulator knows of one site."""
+
+    site: str
+    privacy: dict[str, Any]
+    epsilon: float | None
+    alone: float | None
+
+
+def write_report(
+    path: Path, plan: RunPlan, rounds: Sequence[RoundRecord], summary: Summary
+) -> None:
+    """Write the page, whole or not at all.
+
+    Args:
+        path: the HTML file.
+        plan: the run's plan, its labels filled in.
+        rounds: all records; round 0 is the evaluation of the start.
+        summary: what summary.json holds.
+
+    Raises:
+        LoricaError: LOR-601 disk full, LOR-602 refused by the system.
+    """
+    template = _environment().from_string(
+        importlib.resources.files("lorica.simulations")
+        .joinpath("templates/report.html.j2")
+        .read_text(encoding="utf-8")
+    )
+    budget = plan.privacy.epsilon
+    html = template.render(
+        summary=summary,
+        plan=plan,
+        trained=what_was_trained(plan, summary),
+        worth=worth(summary),
+        private=math.isfinite(budget) and _all_finite(summary),
+        site_count=len(epsilons(summary)) or plan.simulation.sites,
+        rounds=rounds,
+        round_count=sum(record.round > 0 for record in rounds),
+        comparison=comparison_rows(summary),
+        sites=site_rows(summary),
+        problems=problems(rounds),
+        absent=absent_sites(rounds, summary),
+        plan_toml=to_toml(plan),
+        plots={
+            "accuracy": _markup(plots.accuracy_svg(summary, rounds)),
+            "epsilon": _markup(plots.epsilon_svg(summary, budget)),
+            "labels": _markup(plots.labels_svg(summary)),
+        },
+    )
+    write_atomically(path, html.encode("utf-8", "replace"))
+
+
+def what_was_trained(plan: RunPlan, summary: Summary) -> str:
+    """The run in one sentence."""
+    embedded = plan.backbone.source == "embedded"
+    backbone = "all-MiniLM-L6-v2" if embedded else plan.backbone.source
+    data = "synthetic clinic notes" if plan.data.train == DEMO_DATA else Path(plan.data.train).name
+    sites = len(epsilons(summary)) or plan.simulation.sites
+    if plan.adapter.kind == "lora":
+        modules = " and ".join(plan.adapter.target_modules)
+        part = f"LoRA adapters of rank {plan.adapter.rank} on {modules}, and a classification head"
+    else:
+        part = "a classification head"
+    labels = f" for {len(plan.task.labels)} labels" if plan.task.labels else ""
+    return (
+        f"On top of the frozen {backbone}, {part}{labels} were trained on {data} by {sites} "
+        f"virtual {'site' if sites == 1 else 'sites'} ({plan.simulation.partition} split) with "
+        f"{plan.aggregation.method}: {plan.rounds.count} "
+        f"{'round' if plan.rounds.count == 1 else 'rounds'} of {plan.training.local_steps} "
+        f"DP-SGD steps each."
+    ).replace("a classification head were", "a classification head was" if
+              plan.adapter.kind == "head" else "a classification head were")  # fmt: skip
+
+
+def worth(summary: Summary) -> str:
+    """In a sentence, what the federation gains over each site alone and what privacy costs."""
+    at = {row.kind: row.accuracy for row in comparison_rows(summary) if row.accuracy is not None}
+    if "federation" not in at:
+        return ""
+    own = at["federation"]
+    parts = []
+    if "alone" in at:
+        parts.append(f"{_points(own - at['alone'])} than each site alone at the same ε")
+    if "zero-shot" in at:
+        parts.append(f"{_points(own - at['zero-shot'])} than zero-shot")
+    if "pooled" in at:
+        parts.append(f"{_points(own - at['pooled'])} than all data pooled without privacy")
+    return f"The federation is {'; '.join(parts)}." if parts else ""
+
+
+def site_rows(summary: Summary) -> list[SiteRow]:
+    """One row per site that the summary knows privacy figures of, by name."""
+    privacy: dict[str, dict[str, Any]] = summary.get("privacy") or {}
+    spent = epsilons(summary)
+    alone = (summary.get("baselines") or {}).get("alone") or {}
+    return [
+        SiteRow(site, privacy.get(site, {}), spent.get(site), alone.get(site))
+        for site in sorted(privacy.keys() | spent.keys())
+    ]
+
+
+def problems(rounds: Sequence[RoundRecord]) -> list[Problem]:
+    """Every distinct site and reason without an update, in order of appearance."""
+    found: dict[tuple[str, str, str], Problem] = {}
+    for record in rounds:
+        for site in record.sites:
+            if site.status != "ok":
+                key = (site.site, site.status, site.reason)
+                fresh = Problem(site.site, site.status, site.reason, [])
+                found.setdefault(key, fresh).rounds.append(record.round)
+    return list(found.values())
+
+
+def absent_sites(rounds: Sequence[RoundRecord], summary: Summary) -> list[str]:
+    """Sites that have data but occur in no round: they were not ready before the first."""
+    seen = {site.site for record in rounds for site in record.sites}
+    return sorted((summary.get("label_counts") or {}).keys() - seen) if seen else []
+
+
+def span(numbers: Sequence[int]) -> str:
+    """Ascending round numbers in few characters: "1–4, 7"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in runs)
+
+
+def _points(difference: float) -> str:
+    if abs(difference) < 0.0005:
+        return "no better or worse"
+    return f"{abs(100 * difference):.1f} points {'better' if difference > 0 else 'worse'}"
+
+
+def _figure_text(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _all_finite(summary: Summary) -> bool:
+    return all(map(math.isfinite, epsilons(summary).values()))
+
+
+def _markup(svg: str | None) -> Markup | None:
+    return None if svg is None else Markup(svg)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        percent=percent,
+        bytes=human_bytes,
+        duration=duration,
+        epsilon=lambda value: "–" if value is None else epsilon_text(value),
+        figure=_figure_text,
+        name=printable,
+        span=span,
+    )
+    environment.globals.update(
+        NO_PRIVACY=NO_PRIVACY,
+        noise_text=noise_text,
+        epsilon_span=lambda summary: epsilon_span(list(epsilons(summary).values())),
+    )
+    return environment

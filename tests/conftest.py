@@ -1,0 +1,80 @@
+"""Settings for all tests: no telemetry, no hub, one thread per process, the shared data."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(
+    {
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+)
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with real data sets; skips, saying so, where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the real data sets are not at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture
+def small_backbone(tmp_path: Path) -> Path:
+    """A folder with a tiny random BERT and its tokenizer: 3 layers, hidden size 32."""
+    return make_small_backbone(tmp_path / "backbone")
+
+
+def make_small_backbone(folder: Path, *, layers: int = 3, seed: int = 0) -> Path:
+    """Write a tiny random BERT with a word-level tokenizer; real code paths, milliseconds."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    words += sorted({*"abcdefghijklmnopqrstuvwxyz", *SMALL_WORDS})
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    )
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = BertModel(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+SMALL_WORDS = (
+    "card cash loan bank fever pain heart skin bone cough tired red lost new old money "
+    "doctor street today again very my the is was has broken rash pulse lungs"
+).split()
+"""Words that the small backbone's tokenizer knows."""

@@ -5,12 +5,15 @@ per-record gradients come from :mod:`lorica.client.per_sample`, noise and sampli
 :class:`lorica.client.noise.NoiseSource`.
 
 Formal guarantee:
-    *Neighbouring relation*: two data sets are neighbours when one is the other with one record
-    added or removed. *Mechanism*: each step includes every record independently with
-    probability q (a function of public figures, not of the records), computes per-record
-    gradients g_i, and releases Σ g_i · min(1, C / ‖g_i‖₂) + N(0, σ²C² I). A record whose
-    gradient is not finite contributes 0. *Sensitivity*: the clipped sum changes by at most C in
-    L2 norm between neighbours, so each step is the Poisson-subsampled Gaussian mechanism with
+    *Neighbouring relation*: two data sets are neighbours when one is the other with one unit
+    added or removed (:mod:`lorica.client.units`; a unit is a record unless the plan says
+    otherwise). *Mechanism*: each step includes every unit independently with probability q (a
+    function of public figures, not of the records), computes one gradient per unit in groups of
+    parameters, g_i = (g_i1, …, g_iG), clips each group to its own bound,
+    g_ij · min(1, C_j / ‖g_ij‖₂) with Σ C_j² = C², and releases their sum over the units plus
+    N(0, σ²C² I). A unit with a gradient that is not finite contributes 0. *Sensitivity*: one
+    unit's clipped gradient has L2 norm at most √(Σ C_j²) = C, so the sum changes by at most C
+    between neighbours, so each step is the Poisson-subsampled Gaussian mechanism with
     noise multiplier σ and sample rate q; T steps compose to the ε that
     :func:`lorica.common.accounting.epsilon` states for ``PrivacyEvent(σ, q, T)``. Everything
     after the noise (Adam, several local steps, the returned update) is post-processing. The
@@ -20,6 +23,7 @@ Formal guarantee:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +32,7 @@ import torch
 from opacus.optimizers import DPOptimizer
 
 from lorica.client.noise import NoiseSource
-from lorica.common.batching import micro_batches
+from lorica.client.units import Drawn, Units, average_by_unit, unit_batches
 from lorica.common.errors import Code, LoricaError
 
 LossOfRows = Callable[[np.ndarray], torch.Tensor]
@@ -47,12 +51,18 @@ class NoisyOptimizer(DPOptimizer):
         *,
         noise: NoiseSource,
         noise_multiplier: float,
-        clip_norm: float,
         expected_batch_size: int,
     ) -> None:
-        """σ and C as in the module's guarantee; gradients are divided by the *expected* batch
-        size, a public constant (the drawn one is private). Without noise (σ = 0) there is no
-        privacy to keep, and gradients are clipped all the same."""
+        """
+        Args:
+            optimizer: every parameter group has a key "clip_norm", its C_j.
+            noise: source of the noise.
+            noise_multiplier: σ; 0 means no privacy (gradients are clipped all the same).
+            expected_batch_size: what the noised sum is divided by: a public constant (the drawn
+                batch size is private).
+        """
+        bounds = [group["clip_norm"] for group in optimizer.param_groups]
+        clip_norm = math.sqrt(sum(bound**2 for bound in bounds))
         super().__init__(
             optimizer,
             noise_multiplier=noise_multiplier,
@@ -69,17 +79,21 @@ class NoisyOptimizer(DPOptimizer):
         add to the sensitivity; in float64 that is below the grid that the noise source rounds
         to.
         """
-        samples = [sample.flatten(1).double() for sample in self.grad_samples]
-        norms = torch.stack([sample.norm(dim=1) for sample in samples]).norm(dim=0)
-        finite = norms.isfinite()
-        if not bool(finite.all()):
-            samples = [torch.where(finite[:, None], sample, 0.0) for sample in samples]
-            norms = torch.where(finite, norms, 0.0)
-        factors = (self.max_grad_norm / (norms + _TINY)).clamp(max=1.0)
-        for parameter, sample in zip(self.params, samples, strict=True):
-            total = (factors @ sample).reshape(parameter.shape)
-            held = parameter.summed_grad
-            parameter.summed_grad = total if held is None else held + total
+        groups = [
+            (group["clip_norm"], [(p, p.grad_sample.flatten(1).double()) for p in group["params"]])
+            for group in self.param_groups
+        ]
+        finite = torch.stack(
+            [sample.isfinite().all(1) for _, members in groups for _, sample in members]
+        ).all(0)
+        for bound, members in groups:
+            norms = torch.stack([sample.norm(dim=1) for _, sample in members]).norm(dim=0)
+            factors = torch.where(finite, (bound / (norms + _TINY)).clamp(max=1.0), 0.0)
+            for parameter, sample in members:
+                kept = sample if bool(finite.all()) else sample.nan_to_num(0.0, 0.0, 0.0)
+                total = (factors @ kept).reshape(parameter.shape)
+                held = parameter.summed_grad
+                parameter.summed_grad = total if held is None else held + total
 
     def add_noise(self) -> None:
         """``grad`` = clipped sum + N(0, (σC)²), drawn from the noise source."""
@@ -101,6 +115,7 @@ class DPTrainer:
         *,
         sample_rate: float,
         noise: NoiseSource,
+        units: Units | None = None,
     ) -> None:
         """
         Args:
@@ -110,6 +125,7 @@ class DPTrainer:
             lengths: tokens of every record, shape (N,).
             sample_rate: q, from public figures only.
             noise: source of the Poisson sampling.
+            units: whose records they are; every record its own unit when omitted.
         """
         self._parameters = parameters
         self._optimizer = optimizer
@@ -117,6 +133,7 @@ class DPTrainer:
         self._lengths = lengths
         self._sample_rate = sample_rate
         self._noise = noise
+        self._units = units or Units.of_records(len(lengths))
         self._checked = False
 
     def run(self, steps: int, on_step: Callable[[int], Any] | None = None) -> None:
@@ -127,25 +144,26 @@ class DPTrainer:
                 trainable matrix did not move in the first step.
         """
         for step in range(steps):
-            drawn = self._noise.poisson_mask(len(self._lengths), self._sample_rate)
-            self._step(np.flatnonzero(drawn.numpy()))
+            self._step(self._units.draw(self._noise, self._sample_rate))
             if on_step is not None:
                 on_step(step + 1)
 
-    def _step(self, rows: np.ndarray) -> None:
+    def _step(self, drawn: Drawn) -> None:
         before = None if self._checked else _copies(self._parameters)
         self._optimizer.zero_grad(set_to_none=True)
-        batches = list(micro_batches(rows, self._lengths))
-        for position, batch in enumerate(batches):
-            self._loss_of_rows(batch).backward()
-            self._check_sizes(len(batch))
+        batches = list(unit_batches(drawn, self._lengths))
+        for position, (rows, owner) in enumerate(batches):
+            self._loss_of_rows(rows).backward()
+            self._check_sizes(len(rows))
+            for parameter in self._parameters.values():
+                parameter.grad_sample = average_by_unit(parameter.grad_sample, owner)  # type: ignore[attr-defined]
             self._optimizer.signal_skip_step(position + 1 < len(batches))
             self._optimizer.step()
             if position + 1 < len(batches):
                 self._optimizer.zero_grad(set_to_none=True)
         if not batches:
             self._empty_step()
-        if before is not None and len(rows):
+        if before is not None and drawn:
             _assert_moved(before, self._parameters)
             self._checked = True
 

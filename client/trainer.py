@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Reply, Request
-from lorica.common.methods import is_trained
+from lorica.common.methods import Part, is_trained, part_of
 from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import CACHE_BYTES, PrefixCache
 from lorica.common.records import Records, label_indices
@@ -175,7 +176,6 @@ class _Session:
             torch.optim.Adam(self._groups(self._plan.rate_factor(round))),
             noise=noise,
             noise_multiplier=event.noise_multiplier,
-            clip_norm=self._plan.privacy.clip_norm,
             expected_batch_size=plan.expected_batch_size,
         )
         trainer = DPTrainer(
@@ -191,11 +191,23 @@ class _Session:
         return {name: p.detach() - before[name] for name, p in self._trained.items()}
 
     def _groups(self, factor: float) -> list[dict[str, Any]]:
-        plan = self._plan.training
-        head = [p for name, p in self._trained.items() if name.startswith("head.")]
-        lora = [p for name, p in self._trained.items() if not name.startswith("head.")]
-        groups = [{"params": head, "lr": factor * plan.head_learning_rate}]
-        return groups + ([{"params": lora, "lr": factor * plan.learning_rate}] if lora else [])
+        plan, bound = self._plan.training, self._plan.privacy.clip_norm
+        head = [p for name, p in self._trained.items() if part_of(name) is Part.HEAD]
+        lora = [p for name, p in self._trained.items() if part_of(name) is not Part.HEAD]
+        share = plan.lora_clip_share if lora else 0.0
+        groups = [
+            {
+                "params": head,
+                "lr": factor * plan.head_learning_rate,
+                "clip_norm": bound * math.sqrt(1 - share),
+            },
+            {
+                "params": lora,
+                "lr": factor * plan.learning_rate,
+                "clip_norm": bound * math.sqrt(share),
+            },
+        ]
+        return [group for group in groups if group["params"]]
 
     def _loss(self, rows: np.ndarray) -> torch.Tensor:
         features = self._cache.features(self._classifier, rows)

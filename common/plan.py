@@ -151,6 +151,10 @@ class TrainingPlan(Section):
     head_learning_rate: Positive = 0.4
     """Adam step size of the classification head, in units of its weights."""
 
+    lora_clip_share: float = Field(0.1, gt=0, lt=1)
+    """Share of privacy.clip_norm² that LoRA gradients get: they are clipped to √share · C, the
+    head's gradients to √(1 - share) · C. Not used by kind "head", whose head gets all."""
+
     final_rate: float = Field(0.2, gt=0, le=1)
     """Share of both learning rates that is left in the last round; they fall linearly."""
 

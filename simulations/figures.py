@@ -23,6 +23,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from lorica.common.storage import write_atomically
+from lorica.simulations.tables import percent, printable
 
 BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 PURPLE, SKY, GREY = "#cc79a7", "#56b4e9", "#7f8790"
@@ -118,6 +119,36 @@ def write_png(figure: Any, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
     write_atomically(path, buffer.getvalue())
+
+
+def label_ends(axes: Any, marks: list[tuple[float, str, str]]) -> None:
+    """Names at the right ends of lines, moved apart where they would overlap.
+
+    ``marks`` are (value, name, colour), values as shares in 0…1; call it when the limits are set.
+    """
+    low, high = axes.get_ylim()
+    gap = 0.115
+    wanted = sorted(((value - low) / (high - low), value, *rest) for value, *rest in marks)
+    places: list[float] = []
+    for index, (place, *_) in enumerate(wanted):
+        room = 1.0 - gap * (len(wanted) - 1 - index)  # leave room for those above
+        below = places[-1] + gap if places else 0.0
+        places.append(max(min(place, room), below))
+    for place, (true, value, name, colour) in zip(places, wanted, strict=True):
+        across = axes.transAxes
+        axes.plot(
+            [1.0, 1.03, 1.05], [true, place, place], color=colour, transform=across,
+            clip_on=False, linewidth=1.5,
+        )  # fmt: skip
+        axes.text(
+            1.06, place, f"{name}\n{percent(value)}", transform=across, va="center", fontsize=9
+        )
+
+
+def short(name: str, most: int) -> str:
+    """The name on one line, cut to ``most`` characters."""
+    name = printable(name)
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _themed(style: str) -> str:

@@ -25,7 +25,9 @@ from lorica.simulations.figures import (
     PURPLE,
     RED,
     SKY,
+    label_ends,
     new_figure,
+    short,
     svg_text,
     write_png,
 )
@@ -35,7 +37,6 @@ from lorica.simulations.tables import (
     comparison_rows,
     epsilons,
     percent,
-    printable,
 )
 
 SITE_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
@@ -90,7 +91,7 @@ def labels_svg(summary: Summary) -> str | None:
         return None
     few = len(labels) * len(sites) <= 160
     height = 1.7 + len(labels) * (0.32 if len(labels) <= 20 else 0.17)
-    width = max(6.4, 3.4 + 0.3 * len(sites))
+    width = max(5.2, 3.2 + 0.35 * len(sites))
     with new_figure(width, height) as figure:
         axes = figure.add_subplot()
         _draw_labels(axes, figure, counts, sites, labels, few)
@@ -109,6 +110,7 @@ def picture(
         budget: the plan's ε, drawn as a line when given and finite.
     """
     with new_figure(15, 4.6) as figure:
+        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.12)
         left, middle, right = figure.subplots(1, 3, width_ratios=[1.25, 1.05, 0.8])
         _draw_accuracy(left, summary, rounds)
         left.set_title("Accuracy by round")
@@ -140,28 +142,7 @@ def _draw_accuracy(axes: Any, summary: Summary, rounds: Sequence[RoundRecord]) -
     axes.set_ylim(max(low - 0.02, 0), min(high + 0.02, 1.005))
     last = max((number for number, _ in points), default=1)
     axes.set_xlim(-0.03 * last - 0.05, last * 1.03 + 0.05)
-    _label_ends(axes, marks)
-
-
-def _label_ends(axes: Any, marks: list[tuple[float, str, str]]) -> None:
-    """Names at the right ends of lines, moved apart where they would overlap."""
-    low, high = axes.get_ylim()
-    gap = 0.115
-    wanted = sorted(((value - low) / (high - low), value, *rest) for value, *rest in marks)
-    places: list[float] = []
-    for index, (place, *_) in enumerate(wanted):
-        room = 1.0 - gap * (len(wanted) - 1 - index)  # leave room for those above
-        below = places[-1] + gap if places else 0.0
-        places.append(max(min(place, room), below))
-    for place, (true, value, name, colour) in zip(places, wanted, strict=True):
-        across = axes.transAxes
-        axes.plot(
-            [1.0, 1.03, 1.05], [true, place, place], color=colour, transform=across,
-            clip_on=False, linewidth=1.5,
-        )  # fmt: skip
-        axes.text(
-            1.06, place, f"{name}\n{percent(value)}", transform=across, va="center", fontsize=9
-        )
+    label_ends(axes, marks)
 
 
 def _draw_spending(axes: Any, spent: dict[str, list[float]], budget: float) -> None:
@@ -175,7 +156,7 @@ def _draw_spending(axes: Any, spent: dict[str, list[float]], budget: float) -> N
             axes.plot(
                 range(len(values)),
                 values,
-                label=f"all {len(sites)} sites" if every else f"{_short(sites[0], 16)}{more}",
+                label=f"all {len(sites)} sites" if every else f"{short(sites[0], 16)}{more}",
                 color=SITE_COLOURS[index % len(SITE_COLOURS)],
                 linestyle=DASHES[index // len(SITE_COLOURS) % len(DASHES)],
                 marker="o",
@@ -233,12 +214,12 @@ def _draw_labels(
     steep = len(sites) > 6 or max(map(len, sites)) > 10
     axes.set_xticks(
         [index + 0.5 for index in range(len(sites))],
-        [_short(site, 18) for site in sites],
+        [short(site, 18) for site in sites],
         rotation=90 if steep else 0,
     )
     axes.set_yticks(
         [index + 0.5 for index in range(len(labels))],
-        [_short(label, 34) for label in labels],
+        [short(label, 34) for label in labels],
         fontsize=10 if len(labels) <= 20 else 8,
     )
     axes.tick_params(length=0)
@@ -258,13 +239,14 @@ def _draw_labels(
     bar = figure.colorbar(mesh, ax=axes, format=percents, location="top", aspect=40, pad=0.02)
     bar.set_label("share of the site's records")
     bar.outline.set_visible(False)
+    bar.solids.set_edgecolor("face")  # no hairlines between the steps
 
 
 def _draw_comparison(axes: Any, summary: Summary) -> None:
     rows = [r for r in comparison_rows(summary) if r.kind != "site" and r.accuracy is not None]
     for place, row in enumerate(reversed(rows)):
         accuracy = row.accuracy or 0.0
-        axes.barh(place, accuracy, height=0.62, color=_BARS[row.kind])
+        axes.barh(place, accuracy, height=min(0.62, 0.16 * len(rows)), color=_BARS[row.kind])
         end = accuracy
         if row.low is not None and row.high is not None:
             axes.plot([row.low, row.high], [place, place], color=INK, linewidth=1.4, marker="|")
@@ -297,8 +279,8 @@ def _draw_epsilon_by_site(axes: Any, summary: Summary, budget: float | None) -> 
         axes.axhline(budget, color=RED, linestyle=(0, (5, 2)), linewidth=1.6)
         axes.text(-0.4, budget * 1.02, f"budget ε = {budget:g}", va="bottom", fontsize=9)
     axes.set_ylim(0, max(budget or 0.0, *values.values()) * 1.15)
-    steep = len(sites) > 4
-    names = [_short(site, 14) for site in sites] if len(sites) <= 24 else [""] * len(sites)
+    steep = len(sites) > 4 or any(len(site) > 9 for site in sites)
+    names = [short(site, 14) for site in sites] if len(sites) <= 24 else [""] * len(sites)
     axes.set_xticks(range(len(sites)), names, rotation=90 if steep else 0)
     more = f" (the first {MOST_SITES} of {len(values)})" if len(values) > MOST_SITES else ""
     axes.set_xlabel(f"site{more}")
@@ -316,11 +298,6 @@ def _spent_by_site(summary: Summary) -> dict[str, list[float]]:
 
 def _privacy_note(privacy: str) -> str:
     return {"–": "no training", "none": "no privacy"}.get(privacy, privacy)
-
-
-def _short(name: str, most: int) -> str:
-    name = printable(name)
-    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 _REFERENCES: dict[str, tuple[str, str, Any]] = {

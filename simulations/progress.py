@@ -50,12 +50,6 @@ class LiveProgress:
         """
         self._console, self._budget, self._spent_after = console, budget_epsilon, spent
         self._waiting = Spinner("dots", "preparing the run")
-        can_draw = console.is_terminal and not console.is_dumb_terminal
-        self._live: Live | None = None
-        if can_draw and not console.options.ascii_only:
-            self._live = Live(
-                get_renderable=self._view, console=console, refresh_per_second=8, transient=False
-            )
         self._plan: RunPlan | None = None
         self._first = self._round = 1
         self._ready = self._answered = self._without_update = 0
@@ -65,6 +59,12 @@ class LiveProgress:
         self._told: set[tuple[str, str]] = set()
         self._durations: deque[float] = deque(maxlen=_LATEST)
         self._begun = self._round_begun = time.monotonic()
+        can_draw = console.is_terminal and not console.is_dumb_terminal
+        self._live: Live | None = None
+        if can_draw and not console.options.ascii_only:
+            self._live = Live(
+                get_renderable=self._view, console=console, refresh_per_second=8, transient=False
+            )
 
     def __enter__(self) -> LiveProgress:
         self._begun = self._round_begun = time.monotonic()

@@ -112,14 +112,14 @@ def what_was_trained(plan: RunPlan, summary: Summary) -> str:
     else:
         part = "a classification head"
     labels = f" for {len(plan.task.labels)} labels" if plan.task.labels else ""
+    verb = "were" if plan.adapter.kind == "lora" else "was"
+    count = plan.rounds.count
     return (
-        f"On top of the frozen {backbone}, {part}{labels} were trained on {data} by {sites} "
+        f"On top of the frozen {backbone}, {part}{labels} {verb} trained on {data} by {sites} "
         f"virtual {'site' if sites == 1 else 'sites'} ({plan.simulation.partition} split) with "
-        f"{plan.aggregation.method}: {plan.rounds.count} "
-        f"{'round' if plan.rounds.count == 1 else 'rounds'} of {plan.training.local_steps} "
-        f"DP-SGD steps each."
-    ).replace("a classification head were", "a classification head was" if
-              plan.adapter.kind == "head" else "a classification head were")  # fmt: skip
+        f"{plan.aggregation.method}: {count} {'round' if count == 1 else 'rounds'} of "
+        f"{plan.training.local_steps} DP-SGD steps each."
+    )
 
 
 def worth(summary: Summary) -> str:

@@ -178,7 +178,7 @@ class Simulation:
             self._folder.path / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         )
         write_report(self._folder.path / REPORT, self.plan, rounds, summary)
-        picture(summary, rounds, self._folder.path / PICTURE)
+        picture(summary, rounds, self._folder.path / PICTURE, budget=self.plan.privacy.epsilon)
         return summary
 
 

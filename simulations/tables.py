@@ -58,7 +58,7 @@ def comparison_rows(summary: Summary) -> list[Row]:
         mean = sum(alone.values()) / len(alone)
     if mean is not None:
         spread = (min(alone.values()), max(alone.values())) if len(alone) > 1 else (None, None)
-        rows.append(Row("alone", "each site alone, mean", "its own records", same, mean, *spread))
+        rows.append(Row("alone", "sites alone, mean", "its own records", same, mean, *spread))
     if 1 < len(alone) <= MOST_NAMED_SITES:
         rows += [
             Row("site", printable(site), _records(summary, [site]), "same", accuracy)
@@ -68,7 +68,7 @@ def comparison_rows(summary: Summary) -> list[Row]:
         Row(
             "federation",
             "the federation",
-            f"{_records(summary, list(budget))} at {len(budget)} {sites}",
+            f"{_records(summary, list(budget))}, {len(budget)} {sites}",
             same,
             summary.get("accuracy"),
         )
@@ -86,12 +86,14 @@ def comparison_table(summary: Summary) -> Table:
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
     )
     table.add_column("what")
     table.add_column("data seen")
     table.add_column("privacy")
     table.add_column("accuracy", justify="right", no_wrap=True)
-    table.add_column("", min_width=8, max_width=24)
+    table.add_column("", min_width=8, max_width=13)
     for row in comparison_rows(summary):
         style = _STYLES[row.kind]
         what = f"  {row.what}" if row.kind == "site" else row.what

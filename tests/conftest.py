@@ -14,9 +14,9 @@ os.environ.update(
     }
 )
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-import pytest  # noqa: E402
+import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -73,8 +73,9 @@ def make_small_backbone(folder: Path, *, layers: int = 3, seed: int = 0) -> Path
     return folder
 
 
-SMALL_WORDS = (
-    "card cash loan bank fever pain heart skin bone cough tired red lost new old money "
-    "doctor street today again very my the is was has broken rash pulse lungs"
-).split()
+SMALL_WORDS = [
+    *["card", "cash", "loan", "bank", "fever", "pain", "heart", "skin", "bone", "cough", "tired"],
+    *["red", "lost", "new", "old", "money", "doctor", "street", "today", "again", "very", "my"],
+    *["the", "is", "was", "has", "broken", "rash", "pulse", "lungs"],
+]
 """Words that the small backbone's tokenizer knows."""

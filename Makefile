@@ -1,0 +1,55 @@
+# Two commands do everything on a fresh machine with Python 3.11 or newer:
+#   make demo   a private federation of four synthetic hospitals, results in runs/demo/
+#   make test   linters, type checker and tests
+SHELL := /bin/bash
+BIN := .venv/bin
+STAMP := .venv/.installed
+NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+export HF_HUB_OFFLINE := 1
+
+.PHONY: setup demo test lint types unit slow bench clean
+
+setup: $(STAMP)
+
+# torch first and pinned: anything that asks for plain torch would pull its newest build.
+$(STAMP): pyproject.toml constraints.txt
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "No Python 3.11 or newer with venv was found. Install one (Debian: apt-get" \
+			"install python3 python3-venv), or say where it is: make PYTHON=/path/to/python3"; \
+		exit 1; fi
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/lorica demo --out runs/demo
+
+test: setup lint types unit
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup
+	@$(BIN)/mypy -p lorica
+
+unit: setup
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+# Real training to an accuracy, and Flower's own simulation engine: minutes.
+slow: setup
+	@$(BIN)/python -m pytest -q -m slow
+
+# make bench NAME=dp-step
+bench: setup
+	@$(BIN)/python benchmarks/run.py $(NAME)
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

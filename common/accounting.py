@@ -160,7 +160,7 @@ def _single_epsilon(sigma: float, rate: float, steps: int, delta: float, interva
     return float(_step_loss(sigma, rate, interval).self_compose(steps).get_epsilon_for_delta(delta))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _step_loss(sigma: float, rate: float, interval: float) -> Any:
     """Privacy-loss distribution of one step."""
     from dp_accounting.pld import privacy_loss_distribution

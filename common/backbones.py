@@ -13,6 +13,7 @@ import importlib.util
 import json
 import re
 import threading
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -192,6 +193,7 @@ def _transformers() -> Any:
             "Loading a model needs torch and transformers.",
             mend="pip install 'lorica[train]'",
         ) from None
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers

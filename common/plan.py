@@ -76,7 +76,7 @@ class AdapterPlan(Section):
     target_modules: list[str] = Field(default=["query", "value"], min_length=1)
     """Names of the linear modules that get LoRA factors, as peft names them."""
 
-    layers: list[int] = [-2, -1]
+    layers: list[int] = [-1]
     """Indices of the layers that get LoRA factors, counted from 0, negative from the end;
     empty means all. Layers below the lowest adapted one stay frozen and are computed once."""
 
@@ -145,7 +145,7 @@ class TrainingPlan(Section):
     """Expected number of records in a Poisson batch; the sample rate is this divided by the
     site's declared number of records."""
 
-    learning_rate: Positive = 0.002
+    learning_rate: Positive = 0.01
     """Adam step size of the LoRA factors, in units of their weights."""
 
     head_learning_rate: Positive = 0.4

@@ -17,6 +17,7 @@ from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
+from lorica.common.memory import release_unused
 from lorica.common.messages import Reply, Request
 from lorica.common.methods import Part, is_trained, part_of
 from lorica.common.plan import RunPlan
@@ -103,6 +104,7 @@ class LocalTrainer:
         session.load(unpack_state(request.blob))
         ledger.charge(request.run, request.round, event, budget=plan.privacy.epsilon)
         update = session.train(request.round, event, self._noise(request.run, request.round))
+        release_unused()
         reply = Reply(
             plan.fingerprint,
             request.round,

@@ -38,6 +38,7 @@ class Code(Enum):
     DATA_TOO_FEW_LABELS = "LOR-307"
     DATA_TOO_FEW_RECORDS = "LOR-308"
     DATA_PARTITION = "LOR-309"
+    DATA_UNIT = "LOR-310"
 
     PRIVACY_EPSILON = "LOR-401"
     PRIVACY_DELTA = "LOR-402"
@@ -45,6 +46,9 @@ class Code(Enum):
     PRIVACY_UNSAFE_MODEL = "LOR-404"
     PRIVACY_FROZEN = "LOR-405"
     PRIVACY_CALIBRATION = "LOR-406"
+    AUDIT_EXCEEDED = "LOR-407"
+    POLICY_REFUSED = "LOR-408"
+    SITE_CONFIG = "LOR-409"
 
     MESSAGE_MALFORMED = "LOR-501"
     UPDATE_REFUSED = "LOR-502"
@@ -57,6 +61,12 @@ class Code(Enum):
     STORAGE_DENIED = "LOR-602"
     RUN_FOLDER_EXISTS = "LOR-603"
     RUN_NOT_RESUMABLE = "LOR-604"
+
+    LEDGER_LOCKED = "LOR-611"
+    LEDGER_DAMAGED = "LOR-612"
+    LEDGER_ROLLED_BACK = "LOR-613"
+    LEDGER_MISSING = "LOR-614"
+    LEDGER_MISMATCH = "LOR-615"
 
     UNEXPECTED = "LOR-901"
 
@@ -184,6 +194,12 @@ CATALOGUE: dict[Code, Entry] = {
         "There are not enough records, or not enough values in the column, for so many sites.",
         "Lower simulation.sites, raise simulation.alpha, or choose another partition.",
     ),
+    Code.DATA_UNIT: Entry(
+        "A record does not say whose it is.",
+        "The unit column is empty in some records. Taking them all as one unit, or each as its "
+        "own, changes what the guarantee means, so somebody must decide.",
+        'Fill in the column, or set missing_unit = "own" to count each as its own unit.',
+    ),
     Code.PRIVACY_EPSILON: Entry(
         "The privacy budget epsilon cannot be used.",
         "Epsilon must be above 0; inf means no privacy and must be written out.",
@@ -215,6 +231,22 @@ CATALOGUE: dict[Code, Entry] = {
         "No noise level meets the privacy budget.",
         "The accountant found no noise multiplier that keeps all the steps within epsilon.",
         "Raise epsilon, or lower rounds.count, training.local_steps or expected_batch_size.",
+    ),
+    Code.AUDIT_EXCEEDED: Entry(
+        "The audit found more leakage than is claimed.",
+        "With the stated confidence, no mechanism that keeps the claimed epsilon gives what was "
+        "observed: the noise, the clipping or the sampling is not what it should be.",
+        "Do not release anything trained by this installation; report it with audit.json.",
+    ),
+    Code.POLICY_REFUSED: Entry(
+        "The site's policy does not allow the plan.",
+        "The plan asks for more than the institution's site.toml permits.",
+        "Lower what the site's operators name, or ask them to change their policy.",
+    ),
+    Code.SITE_CONFIG: Entry(
+        "The site's configuration cannot be used.",
+        "site.toml is missing, is not TOML, or has a key or value that cannot be.",
+        "Correct the key that the message names; the comments in site.toml say what each means.",
     ),
     Code.MESSAGE_MALFORMED: Entry(
         "A message could not be understood.",
@@ -267,6 +299,39 @@ CATALOGUE: dict[Code, Entry] = {
         "The folder holds no run that can be resumed.",
         "It lacks plan.toml or its checkpoint is damaged or of another plan.",
         "Give the --out folder of an interrupted run, or start a new one.",
+    ),
+    Code.LEDGER_LOCKED: Entry(
+        "The site's privacy ledger is in use by another process.",
+        "Only one process may write a charge at a time, and another one held the ledger for "
+        "longer than this one waits. Nothing ran and nothing was charged.",
+        "Ask again; if it stays so, see which process has the ledger's file open.",
+    ),
+    Code.LEDGER_DAMAGED: Entry(
+        "The site's privacy ledger is damaged.",
+        "An entry was changed, removed or reordered, or the file cannot be read. What the data "
+        "have spent is then not known, so nothing private runs.",
+        "Run `lorica site ledger verify`, which names the entries; put back the newest copy of "
+        "the ledger together with its .anchor file.",
+    ),
+    Code.LEDGER_ROLLED_BACK: Entry(
+        "The site's privacy ledger lacks its newest entries.",
+        "Its anchor, the small file beside it, knows of entries that the ledger does not have: "
+        "they were removed, or an older copy was put in its place. Counting from it would spend "
+        "the same budget twice, so nothing private runs.",
+        "Put back the newest copy of the ledger. If there is none, start a new ledger whose "
+        "lifetime budget is lowered by what the last export or report shows as spent.",
+    ),
+    Code.LEDGER_MISSING: Entry(
+        "There is no privacy ledger where the site expects it.",
+        "The file is absent or empty. A site does not silently start from zero: data that were "
+        "used before have already spent some of their budget.",
+        "Check the path; create a ledger only for a data set that has never been used.",
+    ),
+    Code.LEDGER_MISMATCH: Entry(
+        "The privacy ledger keeps another guarantee than the one asked for.",
+        "Its data set, unit of privacy or delta, fixed when it was created, differs from the "
+        "site's policy or the plan's. Epsilons at different units or deltas do not add up.",
+        "Use the ledger of this data set, and plans whose privacy.unit is the ledger's.",
     ),
     Code.UNEXPECTED: Entry(
         "Something failed that should not.",

@@ -12,6 +12,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from lorica.common.batching import micro_batches
+from lorica.common.memory import release_unused
 from lorica.common.tasks.text_classification import Encoded, TextClassifier, collate
 
 CACHE_BYTES = 2**30
@@ -42,6 +43,7 @@ class PrefixCache:
             self._features = self._fill_features(classifier, width)
         elif classifier.prefix.depth and self._starts[-1] <= room:
             self._states = self._fill_states(classifier, width)
+        release_unused()
 
     @property
     def size_bytes(self) -> int:

@@ -6,6 +6,7 @@ import torch
 
 from lorica.common.adapters import State
 from lorica.common.backbones import Backbone
+from lorica.common.memory import release_unused
 from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import PrefixCache, predict_logits
 from lorica.common.records import Records, label_indices
@@ -26,4 +27,6 @@ class CentralEvaluator:
     def __call__(self, state: State) -> Metrics:
         """Metrics of the adapter state on the test data."""
         self._classifier.load_state(state)
-        return metrics(predict_logits(self._classifier, self._cache), self._labels)
+        logits = predict_logits(self._classifier, self._cache)
+        release_unused()
+        return metrics(logits, self._labels)

@@ -1,0 +1,223 @@
+"""What a site allows: its policy, and the check of a plan against it.
+
+The policy is part of ``site.toml`` and belongs to the institution. A plan that asks for more is
+refused with a reason; nothing is negotiated and nothing is cut down silently (design rule 2).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tomli_w
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import EMBEDDED_SHA256, RunPlan, Section
+
+
+def _positive(value: float) -> float:
+    if math.isnan(value) or value <= 0:
+        raise ValueError("must be above 0 (inf sets no limit)")
+    return value
+
+
+Limit = Annotated[float, AfterValidator(_positive)]
+
+
+class SiteIdentity(Section):
+    """Who the site is."""
+
+    name: str = Field(min_length=1, max_length=100)
+    """The site's public name; it is sent to the coordinator and shown to its operators."""
+
+
+class SiteData(Section):
+    """Where the private records are and which columns mean what."""
+
+    source: str = Field(min_length=1)
+    """Path of a CSV, TSV or JSONL file, from the folder that site.toml is in."""
+    text: str = "text"
+    """Name of the column with the text."""
+    label: str = "label"
+    """Name of the column with the label."""
+    unit: str = ""
+    """Name of the column that says whose record it is; empty: every record is its own unit."""
+    missing_unit: Literal["refuse", "own"] = "refuse"
+    """Records without a unit: "refuse" the data, or take each as its "own" unit."""
+
+
+class SiteLedger(Section):
+    """Where the privacy ledger is and at which δ it adds up."""
+
+    path: str = "ledger.sqlite"
+    """Path of the ledger, from the folder that site.toml is in; one per data set."""
+    delta: float = Field(1e-5, gt=0, lt=1)
+    """δ at which the ledger states the total ε, a probability below 1 / number of units."""
+    lifetime_epsilon: Limit = 20.0
+    """Budget of the data set's lifetime, all runs together, ε at ``delta``."""
+    run_epsilon: Limit = 8.0
+    """Budget of one run, ε at ``delta``; a plan's own, smaller ε also holds."""
+    period: Literal["month", "quarter", "year"] = "year"
+    """Calendar period (UTC) of ``period_epsilon``."""
+    period_epsilon: Limit = 10.0
+    """Budget of one calendar period, all runs together, ε at ``delta``."""
+
+
+class Policy(Section):
+    """What plans the site takes part in."""
+
+    maximum_epsilon: Limit = 8.0
+    """Largest ε a plan may ask for."""
+    maximum_delta: float = Field(1e-5, gt=0, lt=1)
+    """Largest δ a plan may ask for."""
+    unit: str = "record"
+    """The unit of privacy that plans must protect: "record", or the column data.unit."""
+    tasks: list[str] = ["text-classification"]
+    """Allowed tasks."""
+    backbones: list[str] = [EMBEDDED_SHA256]
+    """Allowed backbones, by the SHA-256 of their weights."""
+    maximum_rank: int = Field(64, ge=1)
+    """Largest LoRA rank."""
+    maximum_labels: int = Field(1000, ge=2)
+    """Largest number of labels."""
+    maximum_rounds: int = Field(1000, ge=1)
+    """Largest number of rounds in a run."""
+    maximum_steps: int = Field(100_000, ge=1)
+    """Largest number of DP-SGD steps in a run."""
+    minimum_units: int = Field(100, ge=1)
+    """Fewest units the data must have for the site to take part in anything."""
+    metrics: list[Literal["accuracy", "loss", "per_label"]] = ["accuracy", "loss"]
+    """Metrics that may leave, noised and charged; empty: none."""
+    coordinators: list[str] = []
+    """Names of coordinators whose runs are accepted; empty: any that the site is connected to."""
+    sampling_units: int = Field(0, ge=0)
+    """The figure from which sample rates are computed: the number of units, rounded down by hand
+    and fixed here, so that noise and sampling depend on no private count. 0: the true count."""
+    declared_units: int = Field(0, ge=0)
+    """The rounded number of units that may be told the coordinator as the site's weight. 0:
+    nothing is told, and the site counts like any other that tells nothing."""
+    noise: Literal["secure", "seeded"] = "secure"
+    """"secure" in every real deployment; "seeded" is for tests alone and protects nothing."""
+
+
+class SiteConfig(Section):
+    """site.toml, whole."""
+
+    site: SiteIdentity
+    """Who the site is."""
+    data: SiteData
+    """The private records."""
+    ledger: SiteLedger = SiteLedger()
+    """The ledger and its budgets."""
+    policy: Policy = Policy()
+    """What the site allows."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SiteConfig:
+        if self.policy.unit not in ("record", self.data.unit):
+            raise ValueError(
+                f'policy.unit is "{self.policy.unit}"; it must be "record" or the column that '
+                f'data.unit names ("{self.data.unit}")'
+            )
+        return self
+
+
+def load_site(path: Path) -> SiteConfig:
+    """Read site.toml.
+
+    Raises:
+        LoricaError: LOR-409 when it is missing, malformed, or says what cannot be.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return SiteConfig.model_validate(content)
+    except OSError as error:
+        problem = f"{path} cannot be read: {error.strerror}."
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        problem = f"{path} is not valid TOML: {error}."
+    except ValidationError as error:
+        problem = f"{path}: " + "; ".join(_sentence(item) for item in error.errors()) + "."
+    raise LoricaError(Code.SITE_CONFIG, problem)
+
+
+def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units: int) -> None:
+    """Return if the site's policy allows the plan, raise otherwise.
+
+    Args:
+        plan: what the coordinator asks for.
+        config: the site's configuration.
+        backbone_sha256: hash of the weights that the plan's backbone really has here.
+        units: number of units in the site's data; compared, never told.
+
+    Raises:
+        LoricaError: LOR-408 with the first thing that the policy does not allow.
+    """
+    policy = config.policy
+    for allowed, what in (
+        (
+            plan.privacy.epsilon <= policy.maximum_epsilon,
+            f"privacy.epsilon is {plan.privacy.epsilon:g}, the ceiling {policy.maximum_epsilon:g}",
+        ),
+        (
+            plan.privacy.delta <= policy.maximum_delta,
+            f"privacy.delta is {plan.privacy.delta:g}, the ceiling {policy.maximum_delta:g}",
+        ),
+        (
+            policy.unit == "record" or plan.privacy.unit == policy.unit,
+            f"privacy.unit is '{plan.privacy.unit}', required is '{policy.unit}'",
+        ),
+        (plan.task.kind in policy.tasks, f"the task '{plan.task.kind}' is not allowed"),
+        (
+            backbone_sha256 in policy.backbones,
+            f"the backbone with SHA-256 {backbone_sha256} is not allowed",
+        ),
+        (
+            plan.adapter.kind != "lora" or plan.adapter.rank <= policy.maximum_rank,
+            f"adapter.rank is {plan.adapter.rank}, the ceiling {policy.maximum_rank}",
+        ),
+        (
+            len(plan.task.labels) <= policy.maximum_labels,
+            f"there are {len(plan.task.labels)} labels, the ceiling is {policy.maximum_labels}",
+        ),
+        (
+            plan.rounds.count <= policy.maximum_rounds,
+            f"rounds.count is {plan.rounds.count}, the ceiling {policy.maximum_rounds}",
+        ),
+        (
+            plan.total_steps <= policy.maximum_steps,
+            f"the run takes {plan.total_steps} steps, the ceiling is {policy.maximum_steps}",
+        ),
+        (units >= policy.minimum_units, "the data have fewer units than the policy's minimum"),
+    ):
+        if not allowed:
+            raise LoricaError(Code.POLICY_REFUSED, f"The site's policy refuses: {what}.")
+
+
+def documented_site(name: str, source: str) -> str:
+    """A site.toml with every field at its default and its meaning above it."""
+    config = SiteConfig(site=SiteIdentity(name=name), data=SiteData(source=source))
+    lines: list[str] = []
+    for section in SiteConfig.model_fields:
+        part = getattr(config, section)
+        lines += [f"# {(type(part).__doc__ or '').strip()}", f"[{section}]"]
+        for key, field in type(part).model_fields.items():
+            lines += [f"# {line}" for line in (field.description or "").splitlines()]
+            lines.append(tomli_w.dumps({key: getattr(part, key)}).strip())
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _sentence(problem: object) -> str:
+    assert isinstance(problem, dict)
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        section = SiteConfig.model_fields.get(str(problem["loc"][0]))
+        table = section.annotation if section else SiteConfig
+        keys = getattr(table, "model_fields", {})
+        close = difflib.get_close_matches(str(problem["loc"][-1]), list(keys), n=1)
+        return f"{where} is unknown" + (f", did you mean '{close[0]}'?" if close else "")
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

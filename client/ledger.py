@@ -51,9 +51,17 @@ from pathlib import Path
 from typing import Any
 
 from lorica.client import ledger_chain as chain
-from lorica.client.ledger_anchor import Anchor, anchor_path, read_anchor, sweep, write_anchor
+from lorica.client.ledger_anchor import (
+    Anchor,
+    anchor_path,
+    check_anchor,
+    check_not_removed,
+    read_anchor,
+    sweep,
+    write_anchor,
+)
+from lorica.client.ledger_budgets import Limits, OverBudgetError, request_name
 from lorica.client.ledger_cache import BlockFile, cache_path
-from lorica.client.ledger_budgets import Limits, OverBudget
 from lorica.client.ledger_history import VERSION, History
 from lorica.client.ledger_model import Budgets, Charge, Period, Spending
 from lorica.client.ledger_store import Store
@@ -92,32 +100,27 @@ def _now() -> datetime:
 class Ledger:
     """What both ledgers share; safe to use from several threads."""
 
-    def __init__(
-        self, store: Store, anchor: Path | None, budgets: Budgets, clock: Clock, cache: Path | None
-    ) -> None:
+    def __init__(self, book: Book, limits: Limits, budgets: Budgets) -> None:
         """Not to be called: see :class:`FileLedger` and :class:`MemoryLedger`."""
         self.budgets = budgets
-        self._store = store
-        self._anchor = anchor
-        self._clock = clock
+        self._book = book
+        self._limits = limits
         self._lock = threading.RLock()
-        self._history = History()
-        self._blocks = None if cache is None else BlockFile(cache)
 
     @property
     def data_set(self) -> str:
         """Name of the data set, as given at creation."""
-        return self._history.data_set
+        return self._book.history.data_set
 
     @property
     def unit(self) -> str:
         """Unit of privacy that every charge is stated for."""
-        return self._history.unit
+        return self._book.history.unit
 
     @property
     def delta(self) -> float:
         """δ at which ε is composed."""
-        return self._history.delta
+        return self._book.history.delta
 
     def stored(
         self, run: str, round: int, kind: str = "train", *, fingerprint: str
@@ -134,7 +137,7 @@ class Ledger:
             LoricaError: LOR-104 the run was charged under another plan, LOR-403 answered, but the
                 reply is no longer kept, LOR-61x, LOR-60x the ledger cannot be trusted or read.
         """
-        with self._lock, self._reading():
+        with self._lock, self._book.reading():
             self._same_plan(run, fingerprint)
             return self._kept_reply((run, round, kind))
 
@@ -145,32 +148,43 @@ class Ledger:
         :data:`FREE_RETRIES` times.
 
         Args:
-            charges: what is about to run, for one or several kinds of one run.
+            charges: what is about to run, for one or several kinds of one run; at least one.
 
         Returns:
-            What is spent with them, by the run of the last.
+            What is spent with them.
 
         Raises:
             LoricaError: LOR-403 a budget does not allow it or it was answered before, LOR-104
                 another plan, LOR-615 another unit, LOR-61x, LOR-60x. Nothing may run then.
         """
+        if len({charge.run for charge in charges}) != 1 or len({c.key for c in charges}) < len(
+            charges
+        ):
+            raise ValueError("charges must be of one run and of distinct rounds or kinds")
+        refusal: OverBudgetError | None = None
         with self._lock:
-            with self._writing():
-                fresh = []
-                for charge in charges:
-                    self._check(charge)
-                    open_one = self._reusable(charge)
-                    if open_one is None:
-                        fresh.append(charge)
+            try:
+                with self._book.writing():
+                    for charge in charges:
+                        self._check(charge)
+                    fresh = [charge for charge in charges if not self._reuse(charge)]
+                    try:
+                        spent = self._limits.check(self._book.history, self.budgets, fresh, self._book.time())
+                    except OverBudgetError as error:
+                        refusal = error
+                        self._note(error)
                     else:
-                        self._append(chain.RETRY, {"charge": open_one})
-                refusal = self._charge_fresh(fresh)
-                spent = self._history.charges[-1].spent if self._history.charges else None
-            self._after_commit()
+                        for charge in fresh:
+                            self._book.append(chain.CHARGE, charge.as_json() | {"spent": spent.as_json()})
+                self._book.anchor()
+            except LoricaError:
+                if refusal is None:
+                    raise
             if refusal is not None:
                 raise refusal
-            assert spent is not None
-            return spent if fresh else self._limits().spending(charges[-1].run, self._time())
+            return spent or self._limits.spending(
+                self._book.history, self.budgets, charges[0].run, self._book.time()
+            )
 
     def store(self, run: str, round: int, kind: str, reply: bytes) -> bytes:
         """Mark a charge done and keep its reply, durably; then the reply may leave.
@@ -190,14 +204,15 @@ class Ledger:
         """
         key = (run, round, kind)
         with self._lock:
-            with self._writing():
+            with self._book.writing():
                 winner = self._kept_reply(key)
                 if winner is not None:
                     return winner
-                charged = self._history.newest(key)
+                charged = self._book.history.newest(key)
                 if charged is None:
                     raise LoricaError(
-                        Code.PRIVACY_BUDGET, f"{_name(key)} was never charged; nothing may leave."
+                        Code.PRIVACY_BUDGET,
+                        f"{request_name(key)} was never charged; nothing may leave.",
                     )
                 done = {
                     "run": run,
@@ -207,24 +222,190 @@ class Ledger:
                     "sha256": hashlib.sha256(reply).hexdigest(),
                     "bytes": len(reply),
                 }
-                number = self._append(chain.DONE, done)
-                self._store.keep_reply(number, reply, self._superseded(key))
-            self._after_commit()
+                number = self._book.append(chain.DONE, done)
+                self._book.store.keep_reply(number, reply, self._superseded(key))
+            self._book.anchor()
             return reply
 
     def spending(self, run: str = "") -> Spending:
         """What is spent so far, in all, by a run, and in the current period."""
-        with self._lock, self._reading():
-            return self._limits().spending(run, self._time())
+        with self._lock, self._book.reading():
+            return self._limits.spending(self._book.history, self.budgets, run, self._book.time())
 
     def history(self) -> History:
         """Everything in the ledger, as of now; to read, not to change."""
-        with self._lock, self._reading():
-            return self._history
+        with self._lock, self._book.reading():
+            return self._book.history
 
     def close(self) -> None:
         """Close the files; the ledger cannot be used afterwards."""
         with self._lock:
-            self._store.close()
-            if self._blocks is not None:
-                self._blocks.close()
+            self._book.store.close()
+            self._limits.close()
+
+    # Rules
+
+    def _same_plan(self, run: str, fingerprint: str) -> None:
+        agreed = self._book.history.fingerprints.get(run, fingerprint)
+        if agreed != fingerprint:
+            raise LoricaError(
+                Code.PLAN_MISMATCH,
+                f"Run {run!r} was charged under the plan {agreed[:12]}, not {fingerprint[:12]}.",
+            )
+
+    def _check(self, charge: Charge) -> None:
+        self._same_plan(charge.run, charge.fingerprint)
+        if charge.unit != self.unit:
+            raise LoricaError(
+                Code.LEDGER_MISMATCH,
+                f"The ledger protects the unit '{self.unit}', the charge is per '{charge.unit}'.",
+            )
+        if charge.key in self._book.history.done:
+            raise _not_kept(charge.key)
+
+    def _reuse(self, charge: Charge) -> bool:
+        """Whether an unanswered charge pays for this attempt; writes the attempt down."""
+        before = self._book.history.newest(charge.key)
+        if before is None or not before.charge.same_work(charge):
+            return False
+        if self._book.history.retries[before.number] >= FREE_RETRIES:
+            return False
+        self._book.append(chain.RETRY, {"charge": before.number})
+        return True
+
+    def _note(self, over: OverBudgetError) -> None:
+        """Write a refusal into the chain, once a day for the same request."""
+        today = self._book.time().date()
+        written = [item for item in self._book.history.refused if item.time.date() == today]
+        same = [(item.run, item.round, item.kind, item.budget) for item in written]
+        if len(written) < REFUSALS_PER_DAY and over.identity not in same:
+            self._book.append(chain.REFUSED, over.as_json())
+
+    def _kept_reply(self, key: tuple[str, int, str]) -> bytes | None:
+        done = self._book.history.done.get(key)
+        if done is None:
+            return None
+        reply = self._book.store.reply(done.number)
+        if reply is None:
+            raise _not_kept(key)
+        if hashlib.sha256(reply).hexdigest() != done.sha256:
+            raise LoricaError(
+                Code.LEDGER_DAMAGED, f"The stored reply to {request_name(key)} was changed."
+            )
+        return reply
+
+    def _superseded(self, key: tuple[str, int, str]) -> list[int]:
+        """Answers whose replies make room for the one of ``key``."""
+        kept = self._book.store.kept()
+        keys = {number: self._book.history.answers.get(number) for number in kept}
+        same = [n for n, old in keys.items() if old is None or (old[0], old[2]) == (key[0], key[2])]
+        rest = [number for number in kept if number not in same]
+        return same + rest[: max(0, len(rest) - KEPT_REPLIES + 1)]
+
+
+class FileLedger(Ledger):
+    """The ledger of a site's data set, in a file; any number of processes may open it."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        data_set: str,
+        unit: str,
+        delta: float,
+        budgets: Budgets,
+        create: bool = False,
+        timeout: float = 30.0,
+        clock: Clock = _now,
+    ) -> None:
+        """Open a ledger and check it whole.
+
+        Args:
+            path: its SQLite file, on a local disk; the anchor and a cache lie beside it.
+            data_set: name of the data set.
+            unit: unit of privacy, "record" or whatever the site's policy protects.
+            delta: δ at which ε is composed, in (0, 1).
+            budgets: what the site's policy allows; a change is written into the chain.
+            create: make the ledger when it is absent. Only for a data set never used before.
+            timeout: longest wait for another process's lock, seconds.
+            clock: gives the current time.
+
+        Raises:
+            LoricaError: LOR-614 no ledger there, LOR-615 it is of another data set, unit or δ,
+                LOR-612 damaged, LOR-613 older than its anchor, LOR-611 locked, LOR-60x.
+        """
+        anchor = anchor_path(path)
+        check_not_removed(path, anchor)
+        store = Store(path, create=create, timeout=timeout)
+        super().__init__(store, anchor, budgets, clock, cache_path(path))
+        try:
+            with self._book.reading():
+                pass
+            self._begin(data_set, unit, delta, create=create)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, data_set: str, unit: str, delta: float, *, create: bool) -> None:
+        assert self._anchor is not None
+        with self._book.writing():
+            sweep(self._anchor)
+            if not self._book.history.count:
+                if not create:
+                    raise LoricaError(
+                        Code.LEDGER_MISSING, f"{self._book.store.path} holds no privacy ledger."
+                    )
+                self._book.append(chain.OPEN, opening(data_set, unit, delta, self.budgets))
+        self._book.anchor()
+        have = (self.data_set, self.unit, self.delta)
+        if have != (data_set, unit, delta):
+            raise LoricaError(
+                Code.LEDGER_MISMATCH,
+                f"The ledger is of data set, unit and delta {have}, the site of "
+                f"{(data_set, unit, delta)}.",
+            )
+        if self._book.history.budgets[-1][1] != self.budgets:
+            with self._book.writing():
+                self._book.append(chain.BUDGETS, {"budgets": self.budgets.as_json()})
+            self._book.anchor()
+
+
+class MemoryLedger(Ledger):
+    """The same ledger for as long as the process lives: for simulations and tests."""
+
+    def __init__(
+        self,
+        delta: float,
+        *,
+        unit: str = "record",
+        data_set: str = "simulation",
+        budgets: Budgets | None = None,
+        clock: Clock = _now,
+    ) -> None:
+        """As :class:`FileLedger`; without budgets the plan's own is the only limit."""
+        store = Store(None, create=True)
+        super().__init__(store, None, budgets or Budgets.unlimited(), clock, None)
+        with self._book.writing():
+            self._book.append(chain.OPEN, opening(data_set, unit, delta, self.budgets))
+
+
+def opening(data_set: str, unit: str, delta: float, budgets: Budgets) -> dict[str, Any]:
+    """Fields of a chain's first entry."""
+    if not 0 < delta < 1:
+        raise LoricaError(Code.PRIVACY_DELTA, f"A ledger's delta must be in (0, 1), got {delta}.")
+    return {
+        "version": VERSION,
+        "ledger": uuid.uuid4().hex,
+        "data_set": data_set,
+        "unit": unit,
+        "delta": float(delta),
+        "budgets": budgets.as_json(),
+    }
+
+
+def _not_kept(key: tuple[str, int, str]) -> LoricaError:
+    return LoricaError(
+        Code.PRIVACY_BUDGET,
+        f"{request_name(key)} was answered before and its reply is no longer kept; answering it "
+        "again would release a second, unpaid reply.",
+    )

@@ -21,6 +21,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorica.client.ledger_history import History
 from lorica.common.errors import Code, LoricaError
 from lorica.common.storage import storage_errors, write_atomically
 
@@ -71,6 +72,51 @@ def write_anchor(path: Path, anchor: Anchor) -> None:
     """
     content = {"ledger": anchor.ledger, "number": anchor.number, "hash": anchor.hash}
     write_atomically(path, json.dumps(content) + "\n")
+
+
+def check_anchor(history: History, anchor: Anchor | None) -> None:
+    """Raise unless the anchor's chain is a beginning of the history.
+
+    Raises:
+        LoricaError: LOR-613 the history is shorter or another ledger's, LOR-612 it differs, or
+            the anchor is gone.
+    """
+    if anchor is None:
+        if history.count <= 1:  # created, and killed before it was anchored
+            return
+        problem = "has no anchor, the file beside it that tells whether entries are missing"
+        raise LoricaError(Code.LEDGER_DAMAGED, f"The ledger {problem}.")
+    if history.count < anchor.number:
+        raise LoricaError(
+            Code.LEDGER_ROLLED_BACK,
+            f"The ledger has {history.count} entries, but its anchor knows of {anchor.number}: "
+            "the newest were removed, or an older copy was put in its place.",
+        )
+    if history.ledger != anchor.ledger:
+        raise LoricaError(
+            Code.LEDGER_ROLLED_BACK, "The ledger's anchor belongs to another ledger."
+        )
+    if history.hashes[anchor.number - 1] != anchor.hash:
+        raise LoricaError(
+            Code.LEDGER_DAMAGED,
+            f"Entry {anchor.number} of the ledger is not the one that was anchored.",
+        )
+
+
+def check_not_removed(ledger: Path, anchor: Path) -> None:
+    """Raise when there is an anchor but no ledger.
+
+    Raises:
+        LoricaError: LOR-613.
+    """
+    known = read_anchor(anchor)
+    with storage_errors(ledger):
+        empty = not ledger.exists() or ledger.stat().st_size == 0
+    if known is not None and empty:
+        raise LoricaError(
+            Code.LEDGER_ROLLED_BACK,
+            f"The ledger {ledger} is gone, but its anchor knows of {known.number} entries.",
+        )
 
 
 def sweep(path: Path) -> None:

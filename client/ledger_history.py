@@ -94,6 +94,8 @@ class History:
         self.charges: list[Charged] = []
         self.done: dict[tuple[str, int, str], Done] = {}
         """Answers, by run, round and kind."""
+        self.answers: dict[int, tuple[str, int, str]] = {}
+        """Run, round and kind, by the number of the answer's entry."""
         self.refused: list[Refused] = []
         self.retries: Counter[int] = Counter()
         """Further attempts, by the number of the charge's entry."""
@@ -177,6 +179,7 @@ class History:
         charged = self._newest.get(key)
         if charged is None or charged.number != content["charge"] or key in self.done:
             raise ValueError("it answers what was not charged, or was answered before")
+        self.answers[number] = key
         self.done[key] = Done(number, time, charged.number, content["sha256"], content["bytes"])
 
     def _refused(self, number: int, time: datetime, content: dict[str, Any]) -> None:

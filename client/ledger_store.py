@@ -116,6 +116,13 @@ class Store:
                 )
             yield Entry(number, body, digest)
 
+    def hash_of(self, number: int) -> str | None:
+        """Hash of the entry with this number; None when there is none."""
+        row = self._connection.execute(
+            "SELECT hash FROM entries WHERE number = ?", (number,)
+        ).fetchone()
+        return None if row is None else str(row[0])
+
     def append(self, entry: Entry) -> None:
         """Write the next entry."""
         self._connection.execute(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lorica.client.dp_sgd import DPTrainer, NoisyOptimizer
-from lorica.client.ledger import SessionLedger
+from lorica.client.session_ledger import SessionLedger
 from lorica.client.noise import NoiseSource
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.common.accounting import PrivacyEvent

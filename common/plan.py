@@ -141,7 +141,7 @@ class TrainingPlan(Section):
     local_steps: int = Field(4, ge=1, le=100_000)
     """DP-SGD steps each site takes per round."""
 
-    expected_batch_size: int = Field(128, ge=1)
+    expected_batch_size: int = Field(96, ge=1)
     """Expected number of records in a Poisson batch; the sample rate is this divided by the
     site's declared number of records."""
 
@@ -172,7 +172,7 @@ class AggregationPlan(Section):
 class RoundsPlan(Section):
     """The round loop at the coordinator."""
 
-    count: int = Field(15, ge=1, le=1_000_000)
+    count: int = Field(20, ge=1, le=1_000_000)
     """Number of rounds."""
 
     minimum_sites: int = Field(1, ge=1)

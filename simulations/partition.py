@@ -10,7 +10,8 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import SimulationPlan
 from lorica.common.records import Records
 
-_ATTEMPTS = 100
+_ATTEMPTS = 200
+_SMALLEST = 0.5
 
 
 def partition(records: Records, plan: SimulationPlan) -> dict[str, list[int]]:
@@ -62,27 +63,43 @@ def _dirichlet(
     plan: SimulationPlan,
     generator: np.random.Generator,
 ) -> list[list[int]]:
-    """Every label's units are divided by shares drawn from Dirichlet(alpha, …, alpha), drawn anew
-    while a site is left empty."""
+    """Every label's units are divided by shares drawn from Dirichlet(alpha, …, alpha).
+
+    Self-balancing, as in NIID-Bench (Li et al. 2022, arXiv 2102.02079) and Flower Datasets: a
+    site that has its equal share of records gets none of the labels still to be divided. Drawn
+    anew while a site is left with less than ``_SMALLEST`` of an equal share; after
+    ``_ATTEMPTS`` draws the one whose smallest site is largest is taken.
+    """
     by_label: dict[str, list[list[int]]] = {}
     for rows in units:
         label = Counter(records.labels[row] for row in rows).most_common(1)[0][0]
         by_label.setdefault(label, []).append(rows)
+    equal = len(records) / plan.sites
+    best: list[list[int]] = []
+    most = 0
     for _ in range(_ATTEMPTS):
         sites: list[list[int]] = [[] for _ in range(plan.sites)]
-        for label in sorted(by_label):
-            members = by_label[label]
+        for label in generator.permutation(sorted(by_label)):
+            members = by_label[str(label)]
             shares = generator.dirichlet([plan.alpha] * plan.sites)
-            cuts = np.rint(np.cumsum(shares)[:-1] * len(members)).astype(int)
+            shares *= [len(site) < equal for site in sites]
+            if shares.sum() == 0:  # a tiny alpha put all on sites that are full
+                shares = np.array([len(site) < equal for site in sites], dtype=float)
+            cuts = np.rint(np.cumsum(shares / shares.sum())[:-1] * len(members)).astype(int)
             for site, part in enumerate(np.split(generator.permutation(len(members)), cuts)):
                 sites[site] += [row for unit in part for row in members[unit]]
-        if all(sites):
-            return sites
-    raise LoricaError(
-        Code.DATA_PARTITION,
-        f"In {_ATTEMPTS} Dirichlet draws with simulation.alpha={plan.alpha:g} one of "
-        f"{plan.sites} sites was always left without a record.",
-    )
+        fewest = min(map(len, sites))
+        if fewest > most:
+            best, most = sites, fewest
+        if most >= _SMALLEST * equal:
+            break
+    if not best:
+        raise LoricaError(
+            Code.DATA_PARTITION,
+            f"In {_ATTEMPTS} Dirichlet draws with simulation.alpha={plan.alpha:g} one of "
+            f"{plan.sites} sites was always left without a record.",
+        )
+    return best
 
 
 def _by_column(records: Records) -> dict[str, list[int]]:

@@ -1,0 +1,145 @@
+"""Whether the budgets allow a charge, and what is spent of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from lorica.client.ledger_cache import BlockFile
+from lorica.client.ledger_composition import Composer
+from lorica.client.ledger_history import History
+from lorica.client.ledger_model import Budgets, Charge, Spending, number_out, period_of
+from lorica.common.accounting import PrivacyEvent
+from lorica.common.errors import Code, LoricaError
+
+_SLACK = 1 + 1e-9  # for rounding, relative
+
+
+class OverBudgetError(LoricaError):
+    """A charge that a budget does not allow (LOR-403)."""
+
+    def __init__(
+        self, charges: Sequence[Charge], budget: str, *, limit: float, spent: float, asked: float
+    ) -> None:
+        """
+        Args:
+            charges: what was asked for.
+            budget: which budget: "plan", "run", "lifetime" or the period's name.
+            limit: that budget, ε.
+            spent: what is spent of it, ε.
+            asked: what it would become, ε.
+        """
+        first = charges[0]
+        self._parts = (first.run, first.round, "+".join(charge.kind for charge in charges))
+        self._figures = {"limit": limit, "spent": spent, "asked": asked}
+        self._budget = budget
+        whose = {
+            "plan": f"run {first.run!r}, by its plan",
+            "run": f"run {first.run!r}, by the site's policy",
+            "lifetime": "the data set's lifetime",
+        }.get(budget, f"the period {budget}")
+        super().__init__(
+            Code.PRIVACY_BUDGET,
+            f"{request_name(self._parts)} would bring the epsilon of {whose}, to {asked:.4g}; its "
+            f"budget is {limit:.4g}, of which {spent:.4g} is spent and "
+            f"{max(0.0, limit - spent):.4g} left. Nothing was charged.",
+        )
+
+    @property
+    def identity(self) -> tuple[str, int, str, str]:
+        """Run, round, kind and budget: what tells refusals apart."""
+        return (*self._parts, self._budget)
+
+    def as_json(self) -> dict[str, Any]:
+        """The refusal as the chain keeps it."""
+        run, round, kind, budget = self.identity
+        figures = {name: number_out(value) for name, value in self._figures.items()}
+        return {"run": run, "round": round, "kind": kind, "budget": budget, **figures}
+
+
+class Limits:
+    """Composes what a history spent, and compares it with budgets."""
+
+    def __init__(self, blocks: BlockFile | None) -> None:
+        """``blocks``: keeps compositions across processes; None for memory alone."""
+        self._blocks = blocks
+        self._composers: dict[float, Composer] = {}
+
+    def spending(
+        self,
+        history: History,
+        budgets: Budgets,
+        run: str,
+        time: datetime,
+        more: Sequence[PrivacyEvent] = (),
+    ) -> Spending:
+        """What is spent, with ``more`` events on top if given."""
+        composer = self._composer(history.delta)
+        period = None
+        if budgets.period is not None:
+            within = (budgets.period, period_of(time, budgets.period))
+            period = composer.epsilon(
+                [*history.events(within=within), *more], budgets.period_epsilon
+            )
+        return Spending(
+            lifetime=composer.epsilon([*history.events(), *more], budgets.lifetime),
+            run=composer.epsilon([*history.events(run=run), *more], budgets.run),
+            period=period,
+        )
+
+    def check(
+        self, history: History, budgets: Budgets, charges: Sequence[Charge], time: datetime
+    ) -> Spending | None:
+        """What will be spent with ``charges``, all of one run; None for no charges.
+
+        Raises:
+            OverBudgetError: the first budget that does not allow them.
+        """
+        if not charges:
+            return None
+        run = charges[0].run
+        more = [event for charge in charges for event in charge.events]
+        after = self.spending(history, budgets, run, time, more)
+        for charge in charges:
+            self._check_plan(history, charges, charge, more)
+        found: list[tuple[str, float, float]] = [("run", after.run, budgets.run)]
+        if budgets.period is not None and after.period is not None:
+            name = period_of(time, budgets.period)
+            found.append((name, after.period, budgets.period_epsilon))
+        found.append(("lifetime", after.lifetime, budgets.lifetime))
+        for name, asked, limit in found:
+            if asked > limit * _SLACK:
+                before = self.spending(history, budgets, run, time)
+                spent = {"run": before.run, "lifetime": before.lifetime}.get(name, before.period)
+                assert spent is not None
+                raise OverBudgetError(charges, name, limit=limit, spent=spent, asked=asked)
+        return after
+
+    def close(self) -> None:
+        """Close the file of composed blocks."""
+        if self._blocks is not None:
+            self._blocks.close()
+
+    def _check_plan(
+        self,
+        history: History,
+        charges: Sequence[Charge],
+        charge: Charge,
+        more: Sequence[PrivacyEvent],
+    ) -> None:
+        delta = history.delta if charge.run_delta is None else charge.run_delta
+        composer, past = self._composer(delta), history.events(run=charge.run)
+        asked = composer.epsilon([*past, *more], charge.run_epsilon)
+        if asked > charge.run_epsilon * _SLACK:
+            spent = composer.epsilon(past)
+            raise OverBudgetError(charges, "plan", limit=charge.run_epsilon, spent=spent, asked=asked)
+
+    def _composer(self, delta: float) -> Composer:
+        return self._composers.setdefault(delta, Composer(delta, self._blocks))
+
+
+def request_name(key: tuple[str, int, str]) -> str:
+    """A request in words, for messages to the person at this machine."""
+    run, round, kind = key
+    return f"Round {round} ({kind}) of run {run!r}"

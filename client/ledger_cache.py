@@ -1,0 +1,121 @@
+"""Composed blocks on the disk, so that a restart need not compose a long history anew.
+
+A convenience that can be deleted at any time. A block is found by a hash of the events it
+composes and carries a digest of itself, so a damaged or stale one is not used but composed
+anew. Any trouble with the file, a full disk included, switches the cache off and nothing else.
+The digest guards against accidents, not against somebody who writes blocks of their own:
+``lorica site ledger verify`` composes from the entries alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from lorica.client.ledger_composition import Block, Loss
+
+SUFFIX = "-composed"
+_LIMIT_BYTES = 256_000_000
+_LEAST_LEVEL = 2  # blocks of fewer than 4 events are quicker made than kept
+
+
+def cache_path(ledger: Path) -> Path:
+    """Where a ledger's composed blocks are."""
+    return ledger.with_name(ledger.name + SUFFIX)
+
+
+class BlockFile:
+    """A :class:`~lorica.client.ledger_composition.BlockStore` in an SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        """``path``: the file; opened when first needed."""
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._off = False
+
+    def get(self, key: str) -> Block | None:
+        """The block kept under ``key``; None when there is none, or it is damaged."""
+        try:
+            rows = self._open().execute("SELECT digest, block FROM blocks WHERE key = ?", (key,))
+            for digest, block in rows:
+                if digest == _digest(key, block):
+                    return _unpack(block)
+        except (sqlite3.Error, OSError, ValueError, KeyError, TypeError, struct.error):
+            self._give_up()
+        return None
+
+    def put(self, key: str, level: int, block: Block) -> None:
+        """Keep a block; the smallest make room when the file is full."""
+        if level < _LEAST_LEVEL:
+            return
+        data = _pack(block)
+        try:
+            connection = self._open()
+            connection.execute(
+                "INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?)",
+                (key, level, len(data), _digest(key, data), data),
+            )
+            total = connection.execute("SELECT coalesce(sum(size), 0) FROM blocks").fetchone()[0]
+            while total > _LIMIT_BYTES:
+                victim, size = connection.execute(
+                    "SELECT rowid, size FROM blocks ORDER BY level, rowid LIMIT 1"
+                ).fetchone()
+                connection.execute("DELETE FROM blocks WHERE rowid = ?", (victim,))
+                total -= size
+        except (sqlite3.Error, OSError, TypeError):
+            self._give_up()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._off:
+            raise sqlite3.OperationalError("switched off")
+        if self._connection is None:
+            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._connection = sqlite3.connect(
+                self._path, timeout=1.0, isolation_level=None, check_same_thread=False
+            )
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = OFF")
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS blocks (key TEXT PRIMARY KEY, level INTEGER, "
+                "size INTEGER, digest TEXT, block BLOB)"
+            )
+        return self._connection
+
+    def _give_up(self) -> None:
+        self._off = True
+        self.close()
+
+
+def _digest(key: str, data: bytes) -> str:
+    return hashlib.sha256(key.encode() + data).hexdigest()
+
+
+def _pack(block: Block) -> bytes:
+    losses = (block.remove, block.add)
+    head = [[loss.interval, loss.lower, loss.infinity, len(loss.masses)] for loss in losses]
+    text = json.dumps(head).encode()
+    arrays = b"".join(loss.masses.astype("<f8").tobytes() for loss in losses)
+    return struct.pack("<I", len(text)) + text + arrays
+
+
+def _unpack(data: bytes) -> Block:
+    (length,) = struct.unpack_from("<I", data)
+    start, losses = 4 + length, []
+    for interval, lower, infinity, size in json.loads(data[4:start]):
+        masses = np.frombuffer(data, "<f8", size, start).astype(np.float64)
+        losses.append(Loss(interval, lower, masses, infinity))
+        start += 8 * size
+    remove, add = losses
+    return Block(remove, add)

@@ -1,0 +1,124 @@
+"""RunPlan: validation, fingerprint, and what is derived from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any, Literal, get_args, get_origin
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from lorica.common.plan import RunPlan, Section
+from lorica.common.plan_io import plan_fields
+
+FIELDS = sorted(plan_fields())
+
+
+def another_value(dotted: str) -> Any:
+    """A valid value of the field that is not its default; None where there is but one."""
+    section, _, key = dotted.partition(".")
+    default = getattr(getattr(RunPlan(), section), key)
+    annotation = plan_fields()[dotted].annotation
+    if get_origin(annotation) is Literal:
+        others = [choice for choice in get_args(annotation) if choice != default]
+        return others[0] if others else None
+    if dotted == "backbone.sha256":
+        return "0" * 64
+    if isinstance(default, list):
+        return [0, 1] if default and isinstance(default[0], int) else ["another", "one more"]
+    if isinstance(default, str):
+        return f"another {key}"
+    return default + 1 if isinstance(default, int) else default / 2
+
+
+VARIABLE = [dotted for dotted in FIELDS if another_value(dotted) is not None]
+
+
+def test_nearly_every_field_has_another_value_to_test_with() -> None:
+    fixed = set(FIELDS) - set(VARIABLE)
+    assert fixed <= {"task.kind", "privacy.unit"}
+
+
+@pytest.mark.parametrize("dotted", VARIABLE)
+def test_the_fingerprint_changes_with_every_field(dotted: str) -> None:
+    section, _, key = dotted.partition(".")
+    changed = RunPlan().replace(**{section: {key: another_value(dotted)}})
+    assert changed != RunPlan()
+    assert changed.fingerprint != RunPlan().fingerprint
+
+
+def test_the_fingerprint_is_the_sha256_of_sorted_compact_json() -> None:
+    plan = RunPlan().replace(task={"labels": ["naïve", "日本"]}, privacy={"epsilon": math.inf})
+    content = plan.model_dump()
+    content["privacy"]["epsilon"] = "inf"
+    reference = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+    assert plan.canonical().encode() == reference
+    assert plan.fingerprint == hashlib.sha256(reference).hexdigest()
+
+
+def test_whole_numbers_and_decimals_of_one_value_have_one_fingerprint() -> None:
+    whole = RunPlan().replace(privacy={"epsilon": 3}, adapter={"rank": 4.0})
+    decimal = RunPlan().replace(privacy={"epsilon": 3.0}, adapter={"rank": 4})
+    assert whole == decimal
+    assert whole.fingerprint == decimal.fingerprint
+
+
+@pytest.mark.parametrize("name", sorted(RunPlan.model_fields))
+def test_every_section_and_field_is_documented(name: str) -> None:
+    section = RunPlan.model_fields[name].annotation
+    assert isinstance(section, type) and issubclass(section, Section)
+    assert RunPlan.model_fields[name].description
+    assert section.__doc__
+    for key, field in section.model_fields.items():
+        assert field.description and field.description.rstrip().endswith("."), f"{name}.{key}"
+
+
+def test_a_plan_cannot_be_changed() -> None:
+    plan = RunPlan()
+    with pytest.raises(ValidationError):
+        plan.privacy.epsilon = 100.0  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        plan.privacy = RunPlan().privacy  # type: ignore[misc]
+
+
+def test_one_plans_lists_are_not_anothers() -> None:
+    RunPlan().task.labels.append("stray")
+    RunPlan().adapter.layers.append(7)
+    assert RunPlan().task.labels == []
+    assert 7 not in RunPlan().adapter.layers
+
+
+def test_replace_leaves_the_original_and_validates_the_copy() -> None:
+    plan = RunPlan()
+    before = plan.fingerprint
+    assert plan.replace(task={"labels": ["a", "b"]}).task.labels == ["a", "b"]
+    assert plan.fingerprint == before
+    with pytest.raises(ValidationError, match="epsilon"):
+        plan.replace(privacy={"epsilon": -1})
+    with pytest.raises(ValidationError, match="epsilom"):
+        plan.replace(privacy={"epsilom": 1})
+
+
+@pytest.mark.parametrize("count", [2, 3, 15, 1000])
+@pytest.mark.parametrize("final", [1e-3, 0.2, 1.0])
+def test_learning_rates_fall_linearly_from_one_to_the_final_rate(count: int, final: float) -> None:
+    plan = RunPlan().replace(rounds={"count": count}, training={"final_rate": final})
+    factors = [plan.rate_factor(number) for number in range(1, count + 1)]
+    np.testing.assert_allclose(factors, np.linspace(1.0, final, count), rtol=1e-12, atol=1e-15)
+
+
+def test_a_single_round_has_the_full_learning_rate() -> None:
+    assert RunPlan().replace(rounds={"count": 1}).rate_factor(1) == 1.0
+
+
+def test_total_steps_are_rounds_times_local_steps() -> None:
+    plan = RunPlan().replace(rounds={"count": 7}, training={"local_steps": 3})
+    assert plan.total_steps == 21
+
+
+@pytest.mark.parametrize(("epsilon", "private"), [(1e-3, True), (1e9, True), (math.inf, False)])
+def test_only_a_finite_epsilon_is_private(epsilon: float, private: bool) -> None:
+    assert RunPlan().replace(privacy={"epsilon": epsilon}).privacy.private is private

@@ -40,15 +40,19 @@ def make_client_app(trainer_of: TrainerOf) -> ClientApp:
 
     app.query("capabilities")(answering("capabilities"))
     app.train()(answering("train"))
+    app.evaluate()(answering("evaluate"))
     return app
 
 
 def answer(method: str, content: RecordDict, find: Callable[[], Trainer]) -> RecordDict:
     """The packed reply of a trainer's ``method`` to a packed request; never raises."""
     request: Request | None = None
+    site = ""
     try:
         request = unpack_request(content)
-        reply: Reply = getattr(find(), method)(request)
+        trainer = find()
+        site = trainer.site
+        reply: Reply = getattr(trainer, method)(request)
     except Exception as error:  # noqa: BLE001 - its text must not reach the coordinator
         known = isinstance(error, LoricaError)
         _log.warning("refused %s: %s", method, error, exc_info=None if known else error)
@@ -56,6 +60,7 @@ def answer(method: str, content: RecordDict, find: Callable[[], Trainer]) -> Rec
             error,
             fingerprint=request.plan.fingerprint if request else "",
             round=request.round if request else 0,
+            site=site,
         )
     return pack_reply(reply)
 

@@ -93,9 +93,7 @@ def check_anchor(history: History, anchor: Anchor | None) -> None:
             "the newest were removed, or an older copy was put in its place.",
         )
     if history.ledger != anchor.ledger:
-        raise LoricaError(
-            Code.LEDGER_ROLLED_BACK, "The ledger's anchor belongs to another ledger."
-        )
+        raise LoricaError(Code.LEDGER_ROLLED_BACK, "The ledger's anchor belongs to another ledger.")
     if history.hashes[anchor.number - 1] != anchor.hash:
         raise LoricaError(
             Code.LEDGER_DAMAGED,

@@ -133,7 +133,9 @@ class Limits:
         asked = composer.epsilon([*past, *more], charge.run_epsilon)
         if asked > charge.run_epsilon * _SLACK:
             spent = composer.epsilon(past)
-            raise OverBudgetError(charges, "plan", limit=charge.run_epsilon, spent=spent, asked=asked)
+            raise OverBudgetError(
+                charges, "plan", limit=charge.run_epsilon, spent=spent, asked=asked
+            )
 
     def _composer(self, delta: float) -> Composer:
         return self._composers.setdefault(delta, Composer(delta, self._blocks))

@@ -33,9 +33,14 @@ def cache_path(ledger: Path) -> Path:
 class BlockFile:
     """A :class:`~lorica.client.ledger_composition.BlockStore` in an SQLite file."""
 
-    def __init__(self, path: Path) -> None:
-        """``path``: the file; opened when first needed."""
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """
+        Args:
+            path: the file; opened when first needed.
+            read_only: look blocks up, but make no file and keep nothing.
+        """
         self._path = path
+        self._read_only = read_only
         self._connection: sqlite3.Connection | None = None
         self._off = False
 
@@ -52,7 +57,7 @@ class BlockFile:
 
     def put(self, key: str, level: int, block: Block) -> None:
         """Keep a block; the smallest make room when the file is full."""
-        if level < _LEAST_LEVEL:
+        if level < _LEAST_LEVEL or self._read_only:
             return
         data = _pack(block)
         try:
@@ -80,6 +85,10 @@ class BlockFile:
     def _open(self) -> sqlite3.Connection:
         if self._off:
             raise sqlite3.OperationalError("switched off")
+        if self._connection is None and self._read_only:
+            self._connection = sqlite3.connect(
+                f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0
+            )
         if self._connection is None:
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
             self._connection = sqlite3.connect(

@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
-import torch
-
-from lorica.client.dp_sgd import DPTrainer, NoisyOptimizer
-from lorica.client.session_ledger import SessionLedger
+from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.noise import NoiseSource
-from lorica.client.per_sample import enable_per_sample_gradients
+from lorica.client.policy import SiteConfig, check_plan
+from lorica.client.session import Session
 from lorica.common.accounting import PrivacyEvent
-from lorica.common.adapters import State, pack_state, unpack_state
-from lorica.common.backbones import Backbone, load_backbone
+from lorica.common.adapters import pack_state, unpack_state
+from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.memory import release_unused
-from lorica.common.messages import Reply, Request
-from lorica.common.methods import Part, is_trained, part_of
+from lorica.common.messages import Reply, Request, reply_from_bytes, reply_to_bytes
 from lorica.common.plan import RunPlan
-from lorica.common.prefix_cache import CACHE_BYTES, PrefixCache
+from lorica.common.prefix_cache import CACHE_BYTES
 from lorica.common.records import Records, label_indices
-from lorica.common.site_privacy import round_event
-from lorica.common.tasks.text_classification import TextClassifier, encode, loss_sum
+from lorica.common.site_privacy import RunPrivacy, run_privacy
 
 NoiseFactory = Callable[[str, int], NoiseSource]
-"""(run, round) -> the source of that round's sampling and noise."""
+"""(stream, round) -> the source of one answer's sampling and noise. The stream is the run's id
+for training and that id with "/evaluate" for evaluation."""
+
+TRAIN, EVALUATE = "train", "evaluate"
 
 
 class LocalTrainer:
-    """Trains one site's records for one plan after another.
+    """Trains and evaluates on one site's records, for one plan after another.
 
     Formal guarantee:
-        Over all replies to one run, the site's records have the (ε, δ) of the plan, under
-        adding or removing one record (:mod:`lorica.client.dp_sgd`): σ is calibrated for all
-        steps of the run, each round is charged to the ledger before it runs, the ledger refuses
-        what would pass the budget, and a repeated request returns the stored reply. A reply
-        holds the update (noised), the site's name and its declared number of records (public),
-        and, when refused, a reason from the error catalogue. σ and q follow from the declared
-        number; the true number of records influences neither.
+        Over all replies to one run, the site's records have the plan's (ε, δ), under adding or
+        removing one unit of the plan's kind (:mod:`lorica.client.dp_sgd`,
+        :mod:`lorica.client.evaluation`, :class:`lorica.common.site_privacy.RunPrivacy`). Every
+        answer that reads records is charged to the ledger before it runs; the ledger refuses
+        what would pass a budget, and a repeated request returns the stored reply. A reply holds
+        the update or the counts (noised), the site's name, its declared number of units (public
+        by the site's decision, or 0), and, when refused, a reason from the error catalogue.
+
+        σ and q follow from the plan and the figure ``sampling_units``. When the site fixes that
+        figure by hand, they reveal nothing; when it is the true count, the guarantee is the usual
+        one of DP-SGD, in which the number of units is known.
+
+        Not covered: the time an answer takes, and whether a site refuses a plan because its
+        data lack a label or are too few.
     """
 
     def __init__(
@@ -49,6 +52,8 @@ class LocalTrainer:
         records: Records,
         *,
         noise: NoiseFactory,
+        config: SiteConfig | None = None,
+        ledger: Ledger | None = None,
         declared_records: int | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
@@ -56,30 +61,33 @@ class LocalTrainer:
         Args:
             site: the site's public name.
             records: the private records.
-            noise: makes the source of randomness of a round.
-            declared_records: the public figure for the number of records; the true number
+            noise: makes the source of randomness of an answer.
+            config: the site's policy and figures; None allows every plan (simulations).
+            ledger: where charges are written; None keeps them for this process's lifetime.
+            declared_records: without a config, the figure for the number of units that is told
+                as the site's weight and that sample rates are computed from; the true number
                 when omitted, which makes that number public.
             cache_bytes: memory for cached token states, bytes.
         """
         self.site = site
-        self.declared_records = len(records) if declared_records is None else declared_records
         self._records = records
         self._noise = noise
+        self._config = config
+        self._ledger = ledger
+        self._ledgers: dict[tuple[str, float], Ledger] = {}
+        self._declared = declared_records
         self._cache_bytes = cache_bytes
-        self._ledgers: dict[float, SessionLedger] = {}
-        self._session: _Session | None = None
+        self._session: Session | None = None
+        self._units_by_name = len(set(records.units))
 
     def capabilities(self, request: Request) -> Reply:
-        """Whether the site can train under the request's plan; spends nothing.
+        """Whether the site takes part in the request's plan; spends nothing.
 
         Raises:
-            LoricaError: why it cannot.
+            LoricaError: why it does not.
         """
-        round_event(request.plan, self.declared_records)
-        self._check_labels(request.plan)
-        return Reply(
-            request.plan.fingerprint, request.round, site=self.site, weight=self.declared_records
-        )
+        self._allow(request.plan)
+        return self._reply(request)
 
     def train(self, request: Request) -> Reply:
         """Train for one round from the request's global adapter and return the update.
@@ -87,7 +95,7 @@ class LocalTrainer:
         The update holds, for every tensor that the method trains, local minus global value.
 
         Raises:
-            LoricaError: why the site refuses; nothing was spent unless the ledger says so.
+            LoricaError: why the site refuses; the ledger says what was charged by then.
         """
         plan = request.plan
         if not 1 <= request.round <= plan.rounds.count:
@@ -95,36 +103,123 @@ class LocalTrainer:
                 Code.PRIVACY_BUDGET,
                 f"Round {request.round} is outside the plan's 1 to {plan.rounds.count}.",
             )
-        ledger = self._ledgers.setdefault(plan.privacy.delta, SessionLedger(plan.privacy.delta))
-        stored = ledger.stored(request.run, request.round)
-        if stored is not None and stored.fingerprint == plan.fingerprint:
-            return stored
-        event = round_event(plan, self.declared_records)
-        session = self._open(plan)
-        session.load(unpack_state(request.blob))
-        ledger.charge(request.run, request.round, event, budget=plan.privacy.epsilon)
-        update = session.train(request.round, event, self._noise(request.run, request.round))
-        release_unused()
-        reply = Reply(
-            plan.fingerprint,
-            request.round,
-            site=self.site,
-            weight=self.declared_records,
-            blob=pack_state(update),
-        )
-        ledger.store(request.run, request.round, reply)
-        return reply
+
+        def run(session: Session, event: PrivacyEvent) -> Reply:
+            noise = self._noise(request.run, request.round)
+            update = session.train(request.round, event, noise)
+            return self._reply(request, blob=pack_state(update))
+
+        return self._answer(request, TRAIN, lambda privacy: privacy.training, run)
+
+    def evaluate(self, request: Request) -> Reply:
+        """Noised counts of the request's global adapter on records set aside at the site.
+
+        Raises:
+            LoricaError: why the site refuses; the ledger says what was charged by then.
+        """
+        if request.round not in request.plan.evaluation_rounds:
+            raise LoricaError(
+                Code.PRIVACY_BUDGET,
+                f"The plan has no evaluation at sites after round {request.round}.",
+            )
+
+        def run(session: Session, event: PrivacyEvent) -> Reply:
+            noise = self._noise(f"{request.run}/{EVALUATE}", request.round)
+            return self._reply(request, counts=session.evaluate(event, noise))
+
+        return self._answer(request, EVALUATE, lambda privacy: privacy.evaluation, run)
 
     @property
     def labels(self) -> list[str]:
         """The records' labels: private, for simulators and the site's own eyes."""
         return self._records.labels
 
+    def units(self, plan: RunPlan) -> int:
+        """True number of units of the plan's kind: private."""
+        return len(self._records) if plan.privacy.unit == "record" else self._units_by_name
+
+    def sampling_units(self, plan: RunPlan) -> int:
+        """The figure that sample rates and noise are computed from."""
+        fixed = self._config.policy.sampling_units if self._config else self._declared
+        return fixed or self.units(plan)
+
+    @property
+    def declared_records(self) -> int:
+        """The figure for the number of records when no config and no unit column say otherwise."""
+        return self._declared or len(self._records)
+
     def close(self) -> None:
         """Free the model and the cached states; the next request builds them anew."""
         self._session = None
 
-    def _check_labels(self, plan: RunPlan) -> list[int]:
+    def _answer(
+        self,
+        request: Request,
+        kind: str,
+        part: Callable[[RunPrivacy], PrivacyEvent | None],
+        run: Callable[[Session, PrivacyEvent], Reply],
+    ) -> Reply:
+        """Stored reply, or: check, charge, run, store. Only stored replies leave."""
+        plan = request.plan
+        ledger = self._ledger_of(plan)
+        stored = ledger.stored(request.run, request.round, kind, fingerprint=plan.fingerprint)
+        if stored is not None:
+            return reply_from_bytes(stored)
+        event = part(self._allow(plan))
+        assert event is not None
+        session = self._open(plan)
+        session.load(unpack_state(request.blob))
+        ledger.charge(
+            Charge(
+                run=request.run,
+                round=request.round,
+                kind=kind,
+                events=(event,),
+                unit=plan.privacy.unit,
+                fingerprint=plan.fingerprint,
+                run_epsilon=plan.privacy.epsilon,
+                run_delta=plan.privacy.delta,
+            )
+        )
+        reply = run(session, event)
+        release_unused()
+        kept = ledger.store(request.run, request.round, kind, reply_to_bytes(reply))
+        return reply_from_bytes(kept)
+
+    def _allow(self, plan: RunPlan) -> RunPrivacy:
+        """What the run costs here. Raises when policy, data or budget do not admit the plan."""
+        self._positions(plan)
+        if self._config is not None:
+            sha256 = load_backbone(plan.backbone).sha256
+            units = self.units(plan)
+            check_plan(plan, self._config, backbone_sha256=sha256, units=units)
+        return run_privacy(plan, self.sampling_units(plan))
+
+    def _reply(
+        self, request: Request, *, blob: bytes = b"", counts: tuple[float, ...] = ()
+    ) -> Reply:
+        if self._config is not None:
+            weight = self._config.policy.declared_units
+        else:
+            weight = self.sampling_units(request.plan)
+        return Reply(
+            request.plan.fingerprint,
+            request.round,
+            site=self.site,
+            weight=weight,
+            blob=blob,
+            counts=counts,
+        )
+
+    def _ledger_of(self, plan: RunPlan) -> Ledger:
+        if self._ledger is not None:
+            return self._ledger
+        key = plan.privacy.unit, plan.privacy.delta
+        if key not in self._ledgers:
+            self._ledgers[key] = MemoryLedger(plan.privacy.delta, unit=plan.privacy.unit)
+        return self._ledgers[key]
+
+    def _positions(self, plan: RunPlan) -> list[int]:
         if len(plan.task.labels) < 2:
             raise LoricaError(
                 Code.DATA_TOO_FEW_LABELS,
@@ -132,86 +227,14 @@ class LocalTrainer:
             )
         return label_indices(self._records, plan.task.labels, where=f"Site {self.site}")
 
-    def _open(self, plan: RunPlan) -> _Session:
+    def _open(self, plan: RunPlan) -> Session:
         if self._session is None or not self._session.serves(plan):
             self._session = None
-            labels = self._check_labels(plan)
-            backbone = load_backbone(plan.backbone)
-            self._session = _Session(plan, backbone, self._records.texts, labels, self._cache_bytes)
+            self._session = Session(
+                plan,
+                load_backbone(plan.backbone),
+                self._records,
+                self._positions(plan),
+                cache_bytes=self._cache_bytes,
+            )
         return self._session
-
-
-class _Session:
-    """Model and encoded records of one plan, warm across rounds."""
-
-    def __init__(
-        self,
-        plan: RunPlan,
-        backbone: Backbone,
-        texts: Sequence[str],
-        labels: Sequence[int],
-        cache_bytes: int,
-    ) -> None:
-        self._plan = plan
-        self._labels = torch.tensor(labels, dtype=torch.int64)
-        self._classifier = TextClassifier(backbone, plan)
-        encoded = encode(backbone, texts, plan.training.max_length)
-        self._cache = PrefixCache(self._classifier, encoded, limit_bytes=cache_bytes)
-        everything = self._classifier.adapter_parameters
-        self._trained = {
-            name: parameter
-            for name, parameter in everything.items()
-            if is_trained(plan.aggregation.method, name)
-        }
-        enable_per_sample_gradients(self._classifier, self._trained.values())
-
-    def serves(self, plan: RunPlan) -> bool:
-        return plan.fingerprint == self._plan.fingerprint
-
-    def load(self, state: State) -> None:
-        self._classifier.load_state(state)
-
-    def train(self, round: int, event: PrivacyEvent, noise: NoiseSource) -> State:
-        plan = self._plan.training
-        before = {name: p.detach().clone() for name, p in self._trained.items()}
-        optimizer = NoisyOptimizer(
-            torch.optim.Adam(self._groups(self._plan.rate_factor(round))),
-            noise=noise,
-            noise_multiplier=event.noise_multiplier,
-            expected_batch_size=plan.expected_batch_size,
-        )
-        trainer = DPTrainer(
-            self._trained,
-            optimizer,
-            self._loss,
-            self._cache.lengths,
-            sample_rate=event.sample_rate,
-            noise=noise,
-        )
-        trainer.run(event.steps)
-        optimizer.zero_grad(set_to_none=True)
-        return {name: p.detach() - before[name] for name, p in self._trained.items()}
-
-    def _groups(self, factor: float) -> list[dict[str, Any]]:
-        plan, bound = self._plan.training, self._plan.privacy.clip_norm
-        head = [p for name, p in self._trained.items() if part_of(name) is Part.HEAD]
-        lora = [p for name, p in self._trained.items() if part_of(name) is not Part.HEAD]
-        share = plan.lora_clip_share if lora else 0.0
-        groups = [
-            {
-                "params": head,
-                "lr": factor * plan.head_learning_rate,
-                "clip_norm": bound * math.sqrt(1 - share),
-            },
-            {
-                "params": lora,
-                "lr": factor * plan.learning_rate,
-                "clip_norm": bound * math.sqrt(share),
-            },
-        ]
-        return [group for group in groups if group["params"]]
-
-    def _loss(self, rows: np.ndarray) -> torch.Tensor:
-        features = self._cache.features(self._classifier, rows)
-        logits = self._classifier.head(features)
-        return loss_sum(logits, self._labels[torch.from_numpy(rows)])

@@ -10,10 +10,17 @@ from lorica.common.messages import Reply, Request
 class Trainer(Protocol):
     """Answers one site's requests: in this process, or behind a socket."""
 
+    site: str
+    """The site's public name."""
+
     def capabilities(self, request: Request) -> Reply:
         """Whether the site takes part in the request's plan; spends nothing."""
         ...
 
     def train(self, request: Request) -> Reply:
         """The site's update for one round."""
+        ...
+
+    def evaluate(self, request: Request) -> Reply:
+        """Noised counts of the request's adapter on records set aside at the site."""
         ...

@@ -31,10 +31,11 @@ def load_data(plan: RunPlan) -> RunData:
         LoricaError: LOR-30x for data that are not what the plan says.
     """
     column = plan.simulation.column if plan.simulation.partition == "by-column" else ""
-    train = read_records(plan.data.train, plan.data, group=column)
+    train = read_records(plan.data.train, plan.data, unit=plan.unit_column, group=column)
     if plan.data.test or plan.data.train.startswith(PACKAGED):
         source = plan.data.test or plan.data.train
-        test = read_records(source, plan.data, test=True)
+        unit = "" if plan.data.test else plan.unit_column  # test files need not name units
+        test = read_records(source, plan.data, unit=unit, test=True)
         return RunData(train, test)
     return _split(train, plan.simulation.seed)
 

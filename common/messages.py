@@ -1,8 +1,9 @@
 """The wire: what a message between coordinator and site holds.
 
 Every message is a Flower ``RecordDict`` with one ``ConfigRecord`` "lorica" (small, public
-fields) and, for ``train``, one ``ArrayRecord`` "adapter" with one array: the safetensors blob
-of :mod:`lorica.common.adapters`. This module needs neither torch nor data: the thin ClientApp
+fields) and, where an adapter travels, one ``ArrayRecord`` "adapter" with one array: the
+safetensors blob of :mod:`lorica.common.adapters`; an evaluation's reply has one ``MetricRecord``
+"counts". This module needs neither torch nor data: the thin ClientApp
 forwards what it packs.
 
 ========== =========================================== ===================================
@@ -10,6 +11,7 @@ message     coordinator -> site                         site -> coordinator
 ========== =========================================== ===================================
 capabilities plan, fingerprint                          site, weight (declared size)
 train        plan, fingerprint, round, adapter          round, weight, adapter (update)
+evaluate     plan, fingerprint, round, adapter          round, weight, counts (noised)
 ========== =========================================== ===================================
 
 Every reply also has ``status`` ("ok" or "refused"), the fingerprint, and, when refused,
@@ -18,10 +20,13 @@ Every reply also has ``status`` ("ok" or "refused"), the fingerprint, and, when 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
@@ -33,7 +38,7 @@ PROTOCOL = 1
 MAX_PLAN_CHARACTERS = 4_000_000
 MAX_BLOB_BYTES = 2_000_000_000
 
-_CONFIG, _ADAPTER = "lorica", "adapter"
+_CONFIG, _ADAPTER, _COUNTS = "lorica", "adapter", "counts"
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,11 @@ class Reply:
     site: str = ""
     """The site's public name."""
     weight: int = 0
-    """The site's declared, public number of records; its weight in the average."""
+    """The site's declared, public number of units; 0 when it declares none."""
     blob: bytes = field(default=b"", repr=False)
     """Update as safetensors; empty when refused and for queries."""
+    counts: tuple[float, ...] = ()
+    """Noised counts of an evaluation (:mod:`lorica.common.noised_metrics`), else empty."""
 
 
 def pack_request(request: Request) -> RecordDict:
@@ -109,7 +116,10 @@ def pack_reply(reply: Reply) -> RecordDict:
     }
     if reply.reason:
         fields["reason"] = reply.reason
-    return _pack(fields, reply.blob)
+    record = _pack(fields, reply.blob)
+    if reply.counts:
+        record[_COUNTS] = MetricRecord({_COUNTS: list(reply.counts)})
+    return record
 
 
 def unpack_reply(record: RecordDict, *, fingerprint: str, round: int) -> Reply:
@@ -131,6 +141,7 @@ def unpack_reply(record: RecordDict, *, fingerprint: str, round: int) -> Reply:
         site=_text(fields, "site")[:200],
         weight=_count(fields, "weight"),
         blob=_blob(record),
+        counts=_counts(record),
     )
     if reply.fingerprint != fingerprint and reply.status == "ok":
         raise LoricaError(Code.PLAN_MISMATCH, "A reply belongs to another plan.")
@@ -139,6 +150,20 @@ def unpack_reply(record: RecordDict, *, fingerprint: str, round: int) -> Reply:
             Code.MESSAGE_MALFORMED, f"A reply belongs to round {reply.round}, not {round}."
         )
     return reply
+
+
+def reply_to_bytes(reply: Reply) -> bytes:
+    """The packed reply as bytes, for keeping."""
+    return bytes(recorddict_to_proto(pack_reply(reply)).SerializeToString())
+
+
+def reply_from_bytes(content: bytes) -> Reply:
+    """The inverse of :func:`reply_to_bytes`."""
+    record = recorddict_from_proto(ProtoRecordDict.FromString(content))
+    fields = _fields(record)
+    return unpack_reply(
+        record, fingerprint=_text(fields, "fingerprint"), round=_count(fields, "round")
+    )
 
 
 def refusal(
@@ -200,3 +225,13 @@ def _blob(record: RecordDict) -> bytes:
             Code.MESSAGE_MALFORMED, "A message's adapter is not one safetensors blob in bounds."
         )
     return bytes(array.data)
+
+
+def _counts(record: RecordDict) -> tuple[float, ...]:
+    held = record.get(_COUNTS)
+    if held is None:
+        return ()
+    values = held.get(_COUNTS) if isinstance(held, MetricRecord) else None
+    if not isinstance(values, list) or not all(math.isfinite(value) for value in values):
+        raise LoricaError(Code.MESSAGE_MALFORMED, "A message's counts are not a list of numbers.")
+    return tuple(float(value) for value in values)

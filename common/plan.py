@@ -109,8 +109,16 @@ class DataPlan(Section):
     """Name of the column with the label's name."""
 
     unit: str = ""
-    """Name of the column that says whose record it is (patient_id, customer_id); empty: every
-    record is its own unit. Splits never separate the records of one unit."""
+    """Name of the column that says whose record it is (patient_id, customer_id); empty: the
+    column privacy.unit, or every record its own unit. Splits never separate one unit's records."""
+
+    missing_unit: Literal["refuse", "own"] = "refuse"
+    """Records with an empty unit column: "refuse" the data, or each is its "own" unit. At a real
+    site its own configuration decides."""
+
+    validation: float = Field(0.1, gt=0, lt=1)
+    """Share of a site's units that is set aside for evaluation at the site; used only when
+    rounds.evaluate_every is above 0."""
 
 
 class PrivacyPlan(Section):
@@ -126,8 +134,20 @@ class PrivacyPlan(Section):
     clip_norm: Positive = 1.0
     """Bound C on the L2 norm of one unit's gradient over all trained parameters."""
 
-    unit: Literal["record"] = "record"
-    """Unit of privacy: what is added or removed between neighbouring data sets."""
+    unit: str = Field("record", min_length=1)
+    """Unit of privacy, what is added or removed between neighbouring data sets: "record", or the
+    name of a column (patient_id), whose records then count as one together."""
+
+    max_records_per_unit: int = Field(4, ge=1)
+    """Most records that one unit brings to one step, chosen at random; not used by unit
+    "record"."""
+
+    evaluation_share: float = Field(0.05, gt=0, lt=1)
+    """Share of ε and δ that evaluation at the sites gets; used only when rounds.evaluate_every
+    is above 0."""
+
+    evaluation_metrics: list[Literal["accuracy", "loss", "per_label"]] = ["accuracy", "loss"]
+    """What sites count, noise and send when they evaluate."""
 
     @property
     def private(self) -> bool:
@@ -177,6 +197,10 @@ class RoundsPlan(Section):
 
     minimum_sites: int = Field(1, ge=1)
     """Fewest sites whose updates make a round; with fewer the run stops."""
+
+    evaluate_every: int = Field(0, ge=0)
+    """Sites evaluate the global adapter on records they set aside after every so many rounds and
+    after the last; 0: never (the coordinator's own test data cost no privacy)."""
 
     timeout_seconds: Positive = 3600.0
     """Longest wait for one site's answer, in seconds."""
@@ -244,7 +268,23 @@ class RunPlan(Section):
     def _consistent(self) -> RunPlan:
         if len(self.task.labels) == 1:
             raise ValueError("task.labels must name at least two labels, or be empty")
+        if self.privacy.unit != "record" and self.data.unit not in ("", self.privacy.unit):
+            raise ValueError(
+                f'privacy.unit names the column "{self.privacy.unit}", data.unit another '
+                f'("{self.data.unit}")'
+            )
         return self
+
+    @property
+    def unit_column(self) -> str:
+        """The column that says whose record it is; empty: every record is its own unit."""
+        return self.data.unit or ("" if self.privacy.unit == "record" else self.privacy.unit)
+
+    @property
+    def evaluation_rounds(self) -> list[int]:
+        """The rounds after which sites evaluate."""
+        every, last = self.rounds.evaluate_every, self.rounds.count
+        return sorted({*range(every, last + 1, every), last}) if every else []
 
     @property
     def total_steps(self) -> int:

@@ -23,6 +23,9 @@ Row = dict[str, str]
 PACKAGED = "embedded:"
 """Prefix of a packaged data set's name; entry points of the group "lorica.datasets"."""
 
+UNNAMED = "\x00"
+"""How the units of records begin that name none; each such record is its own unit."""
+
 _FIELD_LIMIT = 10_000_000  # characters of one CSV field
 _SHOWN = 5
 
@@ -34,7 +37,7 @@ class Records:
     texts: list[str]
     labels: list[str]
     units: list[str]
-    """Whose record it is; the record's own number when the plan names no unit column."""
+    """Whose record it is; ``UNNAMED`` and the record's number where none is named."""
     groups: list[str]
     """Value of the column that divides sites; empty strings when none was asked for."""
 
@@ -56,18 +59,21 @@ class Records:
         return sorted(set(self.labels))
 
 
-def read_records(source: str, plan: DataPlan, *, group: str = "", test: bool = False) -> Records:
+def read_records(
+    source: str, plan: DataPlan, *, unit: str = "", group: str = "", test: bool = False
+) -> Records:
     """Labelled texts from a file or a packaged data set.
 
     Args:
         source: path, or "embedded:NAME".
         plan: names of the columns.
+        unit: name of the column that says whose record it is; empty: every record its own.
         group: name of a further column to keep, for dividing sites.
         test: of a packaged data set, the test part.
 
     Raises:
         LoricaError: LOR-301 not found, LOR-302 missing column, LOR-303 not UTF-8, LOR-304
-            malformed, LOR-305 empty text.
+            malformed, LOR-305 empty text, LOR-310 a record without a unit.
     """
     if source.startswith(PACKAGED):
         rows = _packaged(source.removeprefix(PACKAGED), test=test)
@@ -76,7 +82,7 @@ def read_records(source: str, plan: DataPlan, *, group: str = "", test: bool = F
     if not rows:
         raise LoricaError(Code.DATA_MALFORMED, f"{source} has a header but no records.")
     wanted = {"data.text": plan.text, "data.label": plan.label}
-    wanted |= {"data.unit": plan.unit} if plan.unit else {}
+    wanted |= {"data.unit": unit} if unit else {}
     wanted |= {"simulation.column": group} if group else {}
     for key, column in wanted.items():
         if column not in rows[0]:
@@ -91,7 +97,7 @@ def read_records(source: str, plan: DataPlan, *, group: str = "", test: bool = F
     return Records(
         texts=[row[plan.text] for row in rows],
         labels=[row[plan.label].strip() for row in rows],
-        units=[row[plan.unit] if plan.unit else str(i) for i, row in enumerate(rows)],
+        units=_units(source, rows, unit, plan.missing_unit),
         groups=[row[group] if group else "" for row in rows],
     )
 
@@ -190,6 +196,15 @@ def _packaged(name: str, *, test: bool) -> list[Row]:
         )
     train_rows, test_rows = known[name].load()()
     return list(test_rows if test else train_rows)
+
+
+def _units(source: str, rows: list[Row], column: str, missing: str) -> list[str]:
+    if column and missing == "refuse":
+        _refuse_empty(source, rows, column, Code.DATA_UNIT, "unit")
+    own = (f"{UNNAMED}{number}" for number in range(1, len(rows) + 1))
+    return [
+        row[column].strip() or name if column else name for row, name in zip(rows, own, strict=True)
+    ]
 
 
 def _refuse_empty(source: str, rows: list[Row], column: str, code: Code, what: str) -> None:

@@ -38,6 +38,12 @@ class RoundRecord:
     accuracy: float | None = None
     macro_f1: float | None = None
     loss: float | None = None
+    site_accuracy: float | None = None
+    """Accuracy by the sites' own noised counts, after rounds that have an evaluation there."""
+    site_accuracy_band: float | None = None
+    """Half-width of the 95 % band of that accuracy's privacy noise."""
+    site_loss: float | None = None
+    site_accuracy_by_label: dict[str, float] = field(default_factory=dict)
     bytes_up: int = 0
     """Update blobs received, bytes."""
     bytes_down: int = 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
@@ -13,6 +14,7 @@ from flwr.serverapp import Grid
 from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Reply, Request, pack_request, unpack_reply
+from lorica.common.noised_metrics import combine, vector_length
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.text_classification import Metrics
 from lorica.server.aggregation import Aggregator, aggregator
@@ -23,7 +25,9 @@ from lorica.server.screening import honest_norm, screen, update_norm
 
 Evaluator = Callable[[State], Metrics]
 
-CAPABILITIES, TRAIN = "query.capabilities", "train"
+CAPABILITIES, TRAIN, EVALUATE = "query.capabilities", "train", "evaluate"
+
+_log = logging.getLogger("lorica.coordinator")
 _NODE_POLL_SECONDS = 1.0
 
 
@@ -112,8 +116,36 @@ class RoundLoop:
             bytes_down=len(blob) * len(sites),
         )
         phases = {"sites": exchanged - begun, "aggregate": time.monotonic() - exchanged}
+        if round in self._plan.evaluation_rounds:
+            record = self._evaluate_at_sites(record, state)
+            phases["evaluate at sites"] = time.monotonic() - exchanged - phases["aggregate"]
         self._close(record, state, phases, begun)
         return state
+
+    def _evaluate_at_sites(self, record: RoundRecord, state: State) -> RoundRecord:
+        """The record with metrics from the noised counts of the sites that send any."""
+        blob = pack_state(state)
+        request = pack_request(Request(self._plan, self._run, record.round, blob))
+        vectors, asked = [], list(self._ready)
+        for answer in self._exchange(asked, request, EVALUATE, record.round):
+            try:
+                counts = self._reply(answer, record.round).counts
+            except (_Unanswered, LoricaError) as problem:
+                _log.warning("no evaluation from %s: %s", self._ready[answer.node].name, problem)
+                continue
+            if len(counts) == vector_length(self._plan):
+                vectors.append(counts)
+        found = combine(self._plan, vectors)
+        if found is None:
+            return record
+        return replace(
+            record,
+            site_accuracy=found.accuracy,
+            site_accuracy_band=found.accuracy_band,
+            site_loss=found.loss,
+            site_accuracy_by_label=found.per_label,
+            bytes_down=record.bytes_down + len(blob) * len(asked),
+        )
 
     def _close(
         self, record: RoundRecord, state: State, phases: dict[str, float], begun: float
@@ -122,13 +154,11 @@ class RoundLoop:
         at = time.monotonic()
         metrics = self._evaluate(state) if self._evaluate else None
         phases = phases | {"evaluate": time.monotonic() - at}
-        record = RoundRecord(
-            **{
-                **record.__dict__,
-                **(metrics.__dict__ if metrics else {}),
-                "seconds": time.monotonic() - begun,
-                "seconds_by_phase": phases,
-            }
+        record = replace(
+            record,
+            **(asdict(metrics) if metrics else {}),
+            seconds=time.monotonic() - begun,
+            seconds_by_phase=phases,
         )
         self._folder.save(self._run, self._plan, record, state)
         self._observer.round_ended(record)
@@ -146,12 +176,17 @@ class RoundLoop:
             update = unpack_state(reply.blob)
             size, norm = len(reply.blob), update_norm(update)
             screen(update, state, self._plan.aggregation.method, max_norm=self._max_norm)
-            rule.add(update, site.weight)
+            rule.add(update, self._share(site))
         except _Unanswered as problem:
             return SiteRound(site.name, problem.status, problem.reason, seconds=answer.seconds)
         except LoricaError as error:
             return SiteRound(site.name, "failed", str(error), bytes_up=size, seconds=answer.seconds)
         return SiteRound(site.name, "ok", "", site.weight, norm, size, answer.seconds)
+
+    def _share(self, site: _Site) -> float:
+        """A site's weight: what it declares if all sites declare, else the same for all."""
+        declared = all(other.weight > 0 for other in self._ready.values())
+        return float(site.weight) if declared else 1.0
 
     def _reply(self, answer: Answer, round: int) -> Reply:
         """The reply in an answer. Raises _Unanswered when there is none with an update."""
@@ -164,7 +199,7 @@ class RoundLoop:
             raise _Unanswered("failed", f"the node answered with Flower's error {answer.error}")
         reply = unpack_reply(answer.content, fingerprint=self._plan.fingerprint, round=round)
         if reply.status == "refused":
-            raise _Unanswered("refused", reply.reason)
+            raise _Unanswered("refused", reply.reason, reply.site)
         return reply
 
     def _select_enough(self) -> list[SiteRound]:
@@ -191,13 +226,14 @@ class RoundLoop:
         unnamed = f"node {answer.node}"
         try:
             reply = self._reply(answer, 0)
-            if not reply.site or reply.weight < 1:
-                raise LoricaError(Code.MESSAGE_MALFORMED, "A site gave no name or no weight.")
+            if not reply.site:
+                raise LoricaError(Code.MESSAGE_MALFORMED, "A site gave no name.")
             if any(site.name == reply.site for site in self._ready.values()):
                 raise LoricaError(
                     Code.MESSAGE_MALFORMED, f"Two nodes say that they are site {reply.site}."
                 )
         except _Unanswered as problem:
+            unnamed = problem.site or unnamed
             return SiteRound(unnamed, problem.status, problem.reason, seconds=answer.seconds)
         except LoricaError as error:
             return SiteRound(unnamed, "failed", str(error), seconds=answer.seconds)
@@ -231,5 +267,6 @@ class RoundLoop:
 class _Unanswered(Exception):  # noqa: N818 - control flow within this module
     """A site's answer that holds no update."""
 
-    def __init__(self, status: SiteStatus, reason: str) -> None:
-        self.status, self.reason = status, reason
+    def __init__(self, status: SiteStatus, reason: str, site: str = "") -> None:
+        super().__init__(reason)
+        self.status, self.reason, self.site = status, reason, site

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import shutil
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from lorica.client.trainer import LocalTrainer
-from lorica.common.accounting import PrivacyEvent, epsilon
+from lorica.common.accounting import epsilon
 from lorica.common.adapter_folder import save_adapter
 from lorica.common.adapters import State
 from lorica.common.backbones import load_backbone
@@ -23,7 +24,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import RunData, load_data, with_labels
 from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
-from lorica.common.site_privacy import round_event
+from lorica.common.site_privacy import RunPrivacy, run_privacy
 from lorica.common.storage import storage_errors, write_atomically
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.server.evaluation import CentralEvaluator
@@ -64,7 +65,7 @@ class Simulation:
         self._data = load_data(plan)
         self.plan = with_labels(plan, self._data.train)
         self._trainers = make_trainers(self._data.train, self.plan)
-        self._events = self._check_sites()
+        self._privacy = self._check_sites()
         self._backbone = load_backbone(self.plan.backbone)
         self._evaluate = CentralEvaluator(self.plan, self._backbone, self._data.test)
 
@@ -88,8 +89,8 @@ class Simulation:
         save_adapter(self._folder.path / ADAPTER, state, self.plan, self._backbone)
         return self._finish(self._baselines())
 
-    def _check_sites(self) -> dict[str, PrivacyEvent]:
-        """What a round does at every site; raises what any site would refuse with, in full."""
+    def _check_sites(self) -> dict[str, RunPrivacy]:
+        """What the run costs at every site; raises what any site would refuse with, in full."""
         found = {}
         for site, trainer in self._trainers.items():
             try:
@@ -98,7 +99,7 @@ class Simulation:
                 raise LoricaError(
                     error.code, f"Site '{site}': {error.detail}", mend=error.mend
                 ) from error
-            found[site] = round_event(self.plan, trainer.declared_records)
+            found[site] = run_privacy(self.plan, trainer.sampling_units(self.plan))
         return found
 
     def _federate(self, observer: Observer) -> State:
@@ -164,8 +165,7 @@ class Simulation:
     def _spent(self, rounds: int) -> float:
         """Largest ε over the sites after so many rounds."""
         return max(
-            _epsilon_after(event, rounds, self.plan.privacy.delta)
-            for event in set(self._events.values())
+            _epsilon_after(privacy, self.plan, rounds) for privacy in set(self._privacy.values())
         )
 
     def _finish(self, baselines: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class Simulation:
         from lorica.simulations.report import write_report
 
         rounds = self._folder.rounds()
-        summary = summarise(self.plan, rounds, baselines, self._events, self._trainers, self._data)
+        summary = summarise(self.plan, rounds, baselines, self._privacy, self._trainers, self._data)
         write_atomically(
             self._folder.path / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         )
@@ -186,15 +186,14 @@ def summarise(
     plan: RunPlan,
     rounds: list[RoundRecord],
     baselines: dict[str, Any],
-    events: Mapping[str, PrivacyEvent],
+    costs: Mapping[str, RunPrivacy],
     trainers: Mapping[str, LocalTrainer],
     data: RunData,
 ) -> dict[str, Any]:
     """The content of summary.json. A simulator knows every site's data and may say so."""
     last, trained = rounds[-1], rounds[1:]
     privacy = {
-        site: _privacy_of(site, event, trained, plan, trainers[site].declared_records)
-        for site, event in events.items()
+        site: _privacy_of(site, cost, trained, plan, trainers[site]) for site, cost in costs.items()
     }
     return {
         "run": FEDERATION,
@@ -223,29 +222,39 @@ def summarise(
 
 
 def _privacy_of(
-    site: str, event: PrivacyEvent, trained: list[RoundRecord], plan: RunPlan, records: int
+    site: str, cost: RunPrivacy, trained: list[RoundRecord], plan: RunPlan, trainer: LocalTrainer
 ) -> dict[str, Any]:
     """What a site spent: every round in which it was asked counts, whatever came of it."""
     spent: list[float | str] = []
     asked = 0
     for record in trained:
         asked += any(entry.site == site for entry in record.sites)
-        value = _epsilon_after(event, asked, plan.privacy.delta)
-        spent.append(value if value != float("inf") else "inf")
-    return {
+        value = _epsilon_after(cost, plan, asked)
+        spent.append(value if math.isfinite(value) else "inf")
+    event, evaluations = cost.training, _evaluations(plan, asked)
+    content: dict[str, Any] = {
         "noise_multiplier": event.noise_multiplier,
         "sample_rate": event.sample_rate,
         "steps": asked * event.steps,
         "delta": plan.privacy.delta,
-        "records": records,
+        "unit": plan.privacy.unit,
+        "units": trainer.sampling_units(plan),
+        "records": len(trainer.labels),
         "epsilon_by_round": spent,
     }
+    if cost.evaluation is not None:
+        content["evaluation_noise_multiplier"] = cost.evaluation.noise_multiplier
+        content["evaluations"] = evaluations
+    return content
 
 
-def _epsilon_after(event: PrivacyEvent, rounds: int, delta: float) -> float:
-    return epsilon(
-        [PrivacyEvent(event.noise_multiplier, event.sample_rate, event.steps * rounds)], delta
-    )
+def _epsilon_after(cost: RunPrivacy, plan: RunPlan, rounds: int) -> float:
+    return epsilon(cost.events(rounds, _evaluations(plan, rounds)), plan.privacy.delta)
+
+
+def _evaluations(plan: RunPlan, rounds: int) -> int:
+    """How many evaluations at sites so many rounds have."""
+    return sum(round <= rounds for round in plan.evaluation_rounds)
 
 
 def _peak_rss_bytes() -> int:

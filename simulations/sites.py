@@ -23,19 +23,19 @@ def make_trainer(
 ) -> LocalTrainer:
     """A site's trainer with the plan's kind of noise.
 
-    Seeded noise depends on seed, run, site and round, so runs and rounds are independent and a
-    repeated round repeats its noise.
+    Seeded noise depends on seed, run, site, round and kind of request, so all answers are
+    independent and a repeated request repeats its noise.
 
     Args:
         site: name of the site.
-        records: its records; their number is its declared, public figure.
+        records: its records; the simulated site declares the number of its units.
         plan: gives seed and kind of noise.
         cache_bytes: memory for its cached states, bytes.
     """
     seed, secure = plan.simulation.seed, plan.simulation.noise == "secure"
 
-    def noise(run: str, round: int) -> NoiseSource:
-        return SecureNoise() if secure else SeededNoise(seed, run, site, round)
+    def noise(stream: str, round: int) -> NoiseSource:
+        return SecureNoise() if secure else SeededNoise(seed, stream, site, round)
 
     return LocalTrainer(site, records, noise=noise, cache_bytes=cache_bytes)
 
@@ -69,6 +69,7 @@ class SimulatedNode:
     def __init__(self, node: int) -> None:
         """``node``: the partition id."""
         self._node = node
+        self.site = f"node {node}"
 
     def capabilities(self, request: Request) -> Reply:
         """As :meth:`LocalTrainer.capabilities`."""
@@ -77,6 +78,10 @@ class SimulatedNode:
     def train(self, request: Request) -> Reply:
         """As :meth:`LocalTrainer.train`."""
         return self._trainer(request.plan).train(request)
+
+    def evaluate(self, request: Request) -> Reply:
+        """As :meth:`LocalTrainer.evaluate`."""
+        return self._trainer(request.plan).evaluate(request)
 
     def _trainer(self, plan: RunPlan) -> LocalTrainer:
         kind = type(self)

@@ -104,5 +104,6 @@ def _loss(noise: float, rate: float, steps: int, *, pessimistic: bool) -> Any:
         value_discretization_interval=max(1e-4, min(_INTERVAL, rate / noise / 20)),
         sampling_prob=rate,
         pessimistic_estimate=pessimistic,
+        use_connect_dots=pessimistic,  # the tighter discretisation exists for upper bounds only
     )
     return one.self_compose(steps)

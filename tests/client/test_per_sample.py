@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL_WORDS, make_small_backbone
 from opacus import GradSampleModule
 from torch import nn
 
@@ -28,18 +27,21 @@ from lorica.common.tasks.text_classification import (
 )
 
 TOLERANCE = 1e-4  # relative to the largest entry of a record's gradient, float32
+WORDS = ["card", "cash", "fever", "pain", "heart", "skin", "cough", "lost", "new", "money", "my"]
 LABELS = ["money", "health", "street"]
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_small_backbone(tmp_path_factory.mktemp("per-sample") / "backbone")
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small backbone of tests/conftest.py, made once for this module."""
+    shared = request.config.pluginmanager.get_plugin(str(Path(__file__).parents[1] / "conftest.py"))
+    return shared.make_small_backbone(tmp_path_factory.mktemp("per-sample") / "backbone")
 
 
 def ragged_texts(count: int) -> list[str]:
     """Texts of 1 to ``count`` words, so that every batch is padded."""
     generator = random.Random(7)
-    return [" ".join(generator.choices(SMALL_WORDS, k=1 + i)) for i in range(count)]
+    return [" ".join(generator.choices(WORDS, k=1 + i)) for i in range(count)]
 
 
 def make_plan(source: str, kind: str, layers: list[int], method: str = "fedavg") -> RunPlan:
@@ -212,7 +214,7 @@ def test_gradients_equal_opacus_hooks(shape: tuple[int, ...], bias: bool) -> Non
     enable_per_sample_gradients(ours, trained)
     x = torch.randn(shape)
     ours(x).square().sum().backward()
-    wrapped(x).square().sum().backward()
+    wrapped(x.clone().requires_grad_()).square().sum().backward()
     reference = dict(theirs.named_parameters())
     for name, parameter in ours.named_parameters():
         if name.startswith("norm"):

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from conftest import SMALL_WORDS, make_small_backbone
 
 from lorica.client.noise import NoiseSource, SeededNoise
 from lorica.client.trainer import LocalTrainer
@@ -27,12 +26,15 @@ from lorica.common.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 
 RECORDS, BATCH, ROUNDS, STEPS = 40, 8, 3, 2
+WORDS = ["card", "cash", "fever", "pain", "heart", "skin", "cough", "lost", "new", "money", "my"]
 METHODS = sorted(TRAINED_PARTS)
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_small_backbone(tmp_path_factory.mktemp("trainer") / "backbone")
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small backbone of tests/conftest.py, made once for this module."""
+    shared = request.config.pluginmanager.get_plugin(str(Path(__file__).parents[1] / "conftest.py"))
+    return shared.make_small_backbone(tmp_path_factory.mktemp("trainer") / "backbone")
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def plan(tiny: Path) -> RunPlan:
 
 def some_records(count: int = RECORDS) -> Records:
     generator = random.Random(5)
-    texts = [" ".join(generator.choices(SMALL_WORDS, k=3 + i % 7)) for i in range(count)]
+    texts = [" ".join(generator.choices(WORDS, k=3 + i % 7)) for i in range(count)]
     labels = ["money" if "a" in text else "health" for text in texts]
     return Records(texts, labels, [str(i) for i in range(count)], [""] * count)
 
@@ -330,9 +332,17 @@ def test_an_adapter_that_does_not_fit_is_refused_before_anything_is_spent(
     assert trainer.train(request(plan)) == make_site()[0].train(request(plan))
 
 
-@pytest.mark.parametrize(
-    "blob", [b"", b"garbage", b"\xff" * 100, b"\x08" + b"\0" * 7 + b"{}      "]
-)
+HUGE_SHAPE = b'{"head.bias":{"dtype":"F32","shape":[0,9223372036854775808],"data_offsets":[0,0]}}'
+BAD_BLOBS = {
+    "nothing": b"",
+    "garbage": b"garbage",
+    "a header beyond the end": b"\xff" * 100,
+    "an empty header": b"\x08" + b"\0" * 7 + b"{}      ",
+    "a shape beyond numbers": b"\x58" + b"\0" * 7 + HUGE_SHAPE.ljust(0x58),
+}
+
+
+@pytest.mark.parametrize("blob", BAD_BLOBS.values(), ids=BAD_BLOBS)
 def test_a_blob_that_is_no_adapter_is_refused(plan: RunPlan, blob: bytes) -> None:
     trainer, log = make_site()
     error = refusal(trainer, Request(plan, "r", 1, blob))

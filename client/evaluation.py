@@ -1,0 +1,81 @@
+"""Evaluate a global adapter on records set aside at the site; only noised counts leave.
+
+Formal guarantee:
+    *Neighbouring relation*: one unit added or removed. *Mechanism*: the sum over the units set
+    aside of vectors of L2 norm at most Δ (:func:`lorica.common.noised_metrics.sensitivity`),
+    plus N(0, σ²Δ² I): the Gaussian mechanism with noise multiplier σ. Whether a unit is set
+    aside depends on its own name (for records without a unit column, on the record's own text)
+    and the plan's seed alone, never on a position in the data, so neighbouring data sets agree
+    on all other units. The evaluation is charged with its own share of the budget.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+
+from lorica.client.noise import NoiseSource
+from lorica.common.noised_metrics import LOSS_BOUND, sensitivity, vector_length
+from lorica.common.plan import RunPlan
+from lorica.common.records import UNNAMED, Records
+
+
+def set_aside(records: Records, plan: RunPlan) -> np.ndarray:
+    """Which records are for evaluation: bool (N,); none when the plan has no evaluation."""
+    if not plan.evaluation_rounds:
+        return np.zeros(len(records), dtype=np.bool_)
+    bound, seed = int(plan.data.validation * 2**64), plan.simulation.seed
+    keys = (
+        text if unit.startswith(UNNAMED) else unit
+        for unit, text in zip(records.units, records.texts, strict=True)
+    )
+    return np.array([_hashed(seed, key) < bound for key in keys], dtype=np.bool_)
+
+
+def counts_by_unit(
+    logits: torch.Tensor, labels: torch.Tensor, units: list[str], plan: RunPlan
+) -> torch.Tensor:
+    """Every unit's contribution to the released vector, shape (units, values), float64.
+
+    Args:
+        logits: (n, C); a record whose logits are not finite counts as wrong with the full loss.
+        labels: (n,) int64.
+        units: the unit of every record.
+        plan: says which metrics, in the layout of :mod:`lorica.common.noised_metrics`.
+    """
+    wanted, count = plan.privacy.evaluation_metrics, logits.shape[1]
+    sane = logits.isfinite().all(1)
+    correct = ((logits.argmax(1) == labels) & sane).double()
+    loss = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
+    loss = torch.where(sane, loss, LOSS_BOUND).clamp(0.0, LOSS_BOUND) / LOSS_BOUND
+    columns = [torch.ones(len(labels), 1, dtype=torch.float64)]
+    columns += [correct[:, None]] if "accuracy" in wanted else []
+    columns += [loss[:, None]] if "loss" in wanted else []
+    if "per_label" in wanted:
+        one_hot = torch.nn.functional.one_hot(labels, count).double()
+        columns += [one_hot, one_hot * correct[:, None]]
+    values = torch.cat(columns, dim=1)
+    position = {unit: index for index, unit in enumerate(dict.fromkeys(units))}
+    owner = torch.tensor([position[unit] for unit in units], dtype=torch.int64)
+    total = torch.zeros(len(position), values.shape[1], dtype=torch.float64)
+    total.index_add_(0, owner, values)
+    return total / torch.bincount(owner, minlength=len(position)).clamp(min=1)[:, None]
+
+
+def noised_counts(
+    contributions: torch.Tensor, sigma: float, noise: NoiseSource, plan: RunPlan
+) -> tuple[float, ...]:
+    """The released vector: contributions (units, values), cut to norm Δ, summed, noised."""
+    bound = sensitivity(plan)
+    norms = contributions.norm(dim=1, keepdim=True).clamp(min=bound)
+    total = torch.zeros(vector_length(plan), dtype=torch.float64)
+    if len(contributions):
+        total = (contributions * (bound / norms)).sum(0)
+    return tuple(noise.add_noise(total, sigma * bound).tolist())
+
+
+def _hashed(seed: int, unit: str) -> int:
+    digest = hashlib.sha256(f"{seed}\x00{unit}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")

@@ -1,0 +1,161 @@
+"""A ledger on the terminal: what is spent, by run, by month, and a plot over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lorica.client.ledger_summary import Point, Summary
+
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+_HEIGHT = 10
+
+
+def show(summary: Summary, console: Console) -> None:
+    """Print everything a site's operator asks first."""
+    console.print(_totals(summary))
+    if not summary.points:
+        console.print("Nothing was ever charged.")
+        return
+    console.print(Text("\nspending by run", style="bold"), _run_table(summary), sep="\n")
+    console.print(Text("spending by month (UTC)", style="bold"), _month_table(summary), sep="\n")
+    console.print(Text("total ε over time", style="bold"))
+    width = max(20, min(100, console.width - 12))
+    console.print(plot(summary.points, summary.budgets[-1][1].lifetime, width))
+    if summary.refused:
+        newest = summary.refused[-1]
+        console.print(
+            f"\n{len(summary.refused)} requests were refused for want of budget, the newest on "
+            f"{day(newest.time)} ({newest.budget}).",
+            highlight=False,
+        )
+
+
+def plot(points: Sequence[Point], budget: float, width: int, height: int = _HEIGHT) -> Text:
+    """Total ε after each charge as columns; time runs from the first charge to the last.
+
+    Args:
+        points: in time order, at least one; infinite ε are drawn at full height.
+        budget: the lifetime budget, drawn as a line where it is finite and in reach.
+        width: columns of the plot, characters.
+        height: rows of the plot.
+    """
+    columns = _columns(points, width)
+    finite = [value for value in columns if math.isfinite(value)]
+    most = max(finite, default=0.0)
+    top = budget if math.isfinite(budget) and budget <= 3 * max(most, 1e-9) else most
+    top = max(top, most) or 1.0
+    rows = Text()
+    for row in range(height, 0, -1):
+        label = top * row / height
+        line = "".join(_cell(value / top * height - (row - 1)) for value in columns)
+        at_budget = row == height and top == budget
+        rows.append(f"{epsilon_text(label) if row in (1, height) else '':>8} ", style="dim")
+        rows.append("│", style="dim")
+        rows.append(line, style="cyan")
+        rows.append("  ← lifetime budget\n" if at_budget else "\n", style="dim")
+    first, last = day(points[0].time), day(points[-1].time)
+    gap = max(1, width - len(first) - len(last))
+    rows.append(f"{'':>8} └{'─' * width}\n{'':>10}{first}{' ' * gap}{last}", style="dim")
+    return rows
+
+
+def epsilon_text(value: float | None) -> str:
+    """An ε as people should read it."""
+    if value is None:
+        return "–"
+    return "∞" if math.isinf(value) else f"{value:.3f}"
+
+
+def printable(text: str) -> str:
+    """Text from others without anything that could steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def day(time: datetime | None) -> str:
+    """A time as a date, UTC."""
+    return "–" if time is None else time.strftime("%Y-%m-%d")
+
+
+def _totals(summary: Summary) -> RenderableType:
+    budgets = summary.budgets[-1][1] if summary.budgets else None
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    table.add_row("data set", Text(printable(summary.data_set)))
+    table.add_row("protects", Text(f"one {printable(summary.unit)}, at δ = {summary.delta:g}"))
+    total = f"ε = {epsilon_text(summary.epsilon)}"
+    if budgets is not None:
+        total += _of(summary.epsilon, budgets.lifetime)
+    table.add_row("spent in all", Text(total, style="bold"))
+    table.add_row("by RDP", Text(f"ε = {epsilon_text(summary.rdp)} (looser; for comparison)"))
+    if summary.period is not None and budgets is not None:
+        spent = summary.period_epsilon
+        line = f"ε = {epsilon_text(spent)}{_of(spent, budgets.period_epsilon)}"
+        table.add_row(f"spent in {summary.period}", Text(line))
+    if budgets is not None:
+        table.add_row("budget of a run", Text(f"ε = {epsilon_text(budgets.run)}"))
+    table.add_row("entries", Text(f"{summary.count}, newest {summary.head[:16]}…"))
+    return Group(table)
+
+
+def _of(spent: float | None, budget: float) -> str:
+    if spent is None or not math.isfinite(budget):
+        return " (no limit)"
+    left = max(0.0, budget - spent)
+    return f" of {epsilon_text(budget)}; {epsilon_text(left)} left"
+
+
+def _run_table(summary: Summary) -> Table:
+    table = Table(box=SIMPLE_HEAD, header_style="bold")
+    table.add_column("run", overflow="ellipsis", no_wrap=True, min_width=8)
+    for name in ("first", "last"):
+        table.add_column(name, no_wrap=True, min_width=10)
+    for name in ("rounds", "lost", "refused", "ε", "by RDP"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=max(6, len(name)))
+    for row in summary.runs:
+        table.add_row(
+            Text(printable(row.run)),
+            day(row.first),
+            day(row.last),
+            *map(str, (row.rounds, row.unanswered, row.refused)),
+            epsilon_text(row.epsilon),
+            epsilon_text(row.rdp),
+        )
+    if any(row.unanswered for row in summary.runs):
+        table.caption = "lost: charged, but no answer followed"
+        table.caption_justify = "left"
+    return table
+
+
+def _month_table(summary: Summary) -> Table:
+    table = Table(box=SIMPLE_HEAD, header_style="bold")
+    table.add_column("month")
+    table.add_column("charges", justify="right")
+    table.add_column("ε of the month", justify="right")
+    for row in summary.months:
+        table.add_row(row.month, str(row.charges), epsilon_text(row.epsilon))
+    return table
+
+
+def _columns(points: Sequence[Point], width: int) -> list[float]:
+    """Total ε at ``width`` moments, evenly spaced from the first charge to the last."""
+    start = points[0].time.timestamp()
+    span = points[-1].time.timestamp() - start
+    found, index = [], 0
+    for column in range(width):
+        moment = start + span * (column + 1) / width
+        while index + 1 < len(points) and points[index + 1].time.timestamp() <= moment + 1e-6:
+            index += 1
+        found.append(points[index].epsilon)
+    return found
+
+
+def _cell(fill: float) -> str:
+    return _EIGHTHS[8 if math.isinf(fill) else max(0, min(8, round(8 * fill)))]

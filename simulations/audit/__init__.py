@@ -1,0 +1,1 @@
+"""``lorica audit``: how much does training really leak? Lower bounds on ε, measured."""

@@ -1,0 +1,247 @@
+"""The audited site: a real LocalTrainer whose records include canaries, and who watches it.
+
+Nothing of the pipeline is rebuilt. Canaries are records among the others: Poisson sampling draws
+them, the model runs on their (placeholder) text, the optimizer clips, sums and noises their
+gradients. Only what the backward pass wrote for them is overwritten by the auditor's gradient.
+The auditor sees what differential privacy lets an adversary see: every noised sum that reaches
+the inner optimizer, and, as the strongest adversary, all records of others, which of them were
+drawn in each step, and so what they contributed. Its guesses never use which canaries were drawn;
+that is kept for :mod:`lorica.simulations.audit.checks` alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from lorica.client.noise import NoiseSource
+from lorica.client.trainer import LocalTrainer, NoiseFactory, _Session
+from lorica.client.units import average_by_unit
+from lorica.common.accounting import PrivacyEvent
+from lorica.common.adapters import State, unpack_state
+from lorica.common.errors import LoricaError
+from lorica.common.messages import Reply, Request
+from lorica.common.plan import RunPlan
+from lorica.common.records import Records
+from lorica.simulations.audit.canaries import OVERSIZE, Directions, Layout
+
+MakeDirections = Callable[[Layout], Directions]
+
+_PLACEHOLDER = "canary"  # text of a canary's record; its gradient is overwritten
+_TINY = 1e-12
+
+
+class Watch:
+    """What the auditor gathers over a run."""
+
+    def __init__(self, included: np.ndarray, units: list[str], make: MakeDirections) -> None:
+        """
+        Args:
+            included: whether each canary is in the data, bool, shape (m,). Directions beyond m
+                are references that belong to nobody.
+            units: unit of every one of the site's records, canaries last.
+            make: chooses the directions once the model's size is known.
+        """
+        self.included = included
+        self.scores: list[np.ndarray] = []
+        """Of every step: the release along all directions, less what real records gave, in
+        units of C; shape (len(directions),)."""
+        self.draws: list[np.ndarray] = []
+        """Of every step: how many rows of each unit were seen, in the site's order of units."""
+        self.updates: list[State] = []
+        """Of every round: what left the site."""
+        self._make = make
+        self._rows_of_canaries = np.flatnonzero(included)
+        self._first_canary = len(units) - len(self._rows_of_canaries)
+        names, self._unit_of = np.unique(np.array(units, dtype=object), return_inverse=True)
+        self._unit_count = len(names)
+        self._layout: Layout | None = None
+        self._forget_step()
+
+    @property
+    def layout(self) -> Layout:
+        """The trained values, known from the first round on."""
+        assert self._layout is not None
+        return self._layout
+
+    def prepare(self, layout: Layout) -> None:
+        """Choose the directions; once."""
+        if self._layout is None:
+            self._layout, self.directions = layout, self._make(layout)
+            self._forget_step()
+
+    def backward_done(self, rows: np.ndarray, samples: list[Any]) -> None:
+        """Note the rows, what real ones contribute, and write canaries' gradients.
+
+        Args:
+            rows: of the micro-batch, shape (n,).
+            samples: the trained parameters, ``grad_sample`` of shape (n, …) just written.
+        """
+        np.add.at(self._drawn, self._unit_of[rows], 1)
+        canary = rows >= self._first_canary
+        flat = torch.cat([p.grad_sample.flatten(1).double() for p in samples], dim=1)
+        if not canary.all():
+            self._real += self._contribution(flat[torch.from_numpy(~canary)], rows[~canary])
+        if not canary.any():
+            return
+        which = self._rows_of_canaries[rows[canary] - self._first_canary]
+        wanted = OVERSIZE * self.layout.clip_norm * self.directions.vectors(which)
+        sizes = [p.numel() for p in samples]
+        for parameter, part in zip(samples, wanted.split(sizes, dim=1), strict=True):
+            parameter.grad_sample[torch.from_numpy(canary)] = part.reshape(
+                -1, *parameter.shape
+            ).to(parameter.grad_sample.dtype)
+
+    def released(self, total: torch.Tensor) -> None:
+        """A step's noised sum (d,), in the unit of gradients, is on its way to the optimizer."""
+        seen = self.directions.project(total.double() - self._real)
+        self.scores.append(seen / self.layout.clip_norm)
+        self.draws.append(self._drawn)
+        self._forget_step()
+
+    def _contribution(self, gradients: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """What the guarantee says that these rows add to the sum: per unit the mean, clipped."""
+        owner = np.unique(self._unit_of[rows], return_inverse=True)[1]
+        per_unit = average_by_unit(gradients, torch.from_numpy(owner)).double()
+        total = torch.zeros(self.layout.size, dtype=torch.float64)
+        for group, bound in zip(self.layout.groups, self.layout.clip_norms, strict=True):
+            part = per_unit[:, torch.from_numpy(group)]
+            factors = (bound / (part.norm(dim=1) + _TINY)).clamp(max=1.0)
+            total[torch.from_numpy(group)] = factors @ part
+        return total
+
+    def _forget_step(self) -> None:
+        self._drawn = np.zeros(self._unit_count, dtype=np.int64)
+        size = self._layout.size if self._layout else 0
+        self._real = torch.zeros(size, dtype=torch.float64)
+
+
+class AuditedTrainer(LocalTrainer):
+    """A site with canaries among its records; everything else is a LocalTrainer's."""
+
+    def __init__(
+        self,
+        site: str,
+        records: Records,
+        plan: RunPlan,
+        included: np.ndarray,
+        make: MakeDirections,
+        *,
+        noise: NoiseFactory,
+    ) -> None:
+        """
+        Args:
+            site: name of the site.
+            records: its real records.
+            plan: with labels.
+            included: whether each of the m canaries is in the data, bool, shape (m,). The
+                declared number of units is that of the real ones and m / 2, so the coins
+                have no part in q and σ.
+            make: chooses canaries' directions.
+            noise: as a LocalTrainer's.
+        """
+        present = int(included.sum())
+        own = plan.privacy.unit == "record"
+        units = [str(row) for row in range(len(records))] if own else records.units
+        everything = Records(
+            records.texts + [_PLACEHOLDER] * present,
+            records.labels + [plan.task.labels[0]] * present,
+            units + [f"{_PLACEHOLDER} {i}" for i in np.flatnonzero(included)],
+            records.groups + [""] * present,
+        )
+        declared = len(set(units)) + len(included) // 2
+        super().__init__(site, everything, noise=noise, declared_records=declared)
+        self.watch = Watch(included, everything.units, make)
+        self.failure: LoricaError | None = None
+        """Why the site refused, in full; the coordinator is told the public reason only."""
+
+    def train(self, request: Request) -> Reply:
+        """As :meth:`LocalTrainer.train`; keeps what leaves the site."""
+        try:
+            reply = super().train(request)
+        except LoricaError as error:
+            self.failure = error
+            raise
+        self.watch.updates.append(unpack_state(reply.blob))
+        return reply
+
+    def charged(self, run: str, delta: float) -> list[PrivacyEvent]:
+        """What the site's ledger holds of a run."""
+        ledger = self._ledgers.get(delta)
+        return [] if ledger is None else ledger.events(run)
+
+    def _open(self, plan: RunPlan) -> _Session:
+        session = super()._open(plan)
+        if not isinstance(session, _WatchedSession):
+            session.__class__ = _WatchedSession
+            assert isinstance(session, _WatchedSession)
+            session.watch_by(self.watch)
+        return session
+
+
+class _WatchedSession(_Session):
+    """A session whose backward passes and optimizer steps a :class:`Watch` hears of."""
+
+    def watch_by(self, watch: Watch) -> None:
+        self._watch = watch
+        starts = np.cumsum([0, *(p.numel() for p in self._trained.values())])
+        place = {
+            id(parameter): np.arange(start, start + parameter.numel())
+            for start, parameter in zip(starts, self._trained.values(), strict=False)
+        }
+        groups = self._groups(1.0)
+        watch.prepare(
+            Layout(
+                list(self._trained),
+                [np.concatenate([place[id(p)] for p in group["params"]]) for group in groups],
+                [group["clip_norm"] for group in groups],
+            )
+        )
+
+    def train(self, round: int, event: PrivacyEvent, noise: NoiseSource) -> State:
+        with self._steps_watched():
+            return super().train(round, event, noise)
+
+    def _loss(self, rows: np.ndarray) -> torch.Tensor:
+        loss = super()._loss(rows).as_subclass(_HeardLoss)
+        loss.heard = lambda: self._watch.backward_done(rows, list(self._trained.values()))
+        return loss
+
+    @contextlib.contextmanager
+    def _steps_watched(self) -> Iterator[None]:
+        """Hand every gradient that reaches this session's inner optimizer to the watch."""
+        trained = list(self._trained.values())
+        scale = self._plan.training.expected_batch_size  # the optimizer's mean, undone
+
+        def step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            if held == {id(p) for p in trained}:
+                gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+                self._watch.released(scale * torch.cat([g.double().flatten() for g in gradients]))
+
+        handle = register_optimizer_step_pre_hook(step)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+class _HeardLoss(torch.Tensor):
+    """A loss that calls ``heard`` when its backward pass is through."""
+
+    heard: Callable[[], None]
+
+    def backward(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        super().backward(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.heard()
+
+
+def most_canaries(smallest_group: int) -> int:
+    """How many canaries leave a third of the smallest clip group for references."""
+    return math.floor(2 * smallest_group / 3)

@@ -1,0 +1,152 @@
+"""What is audited: one site of a plan, run through the real round loop as a federation of one.
+
+The guarantee is the site's own, so it is audited at the site, with no other sites' noise to
+hide behind.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
+from lorica.client.trainer import LocalTrainer
+from lorica.common.accounting import PrivacyEvent
+from lorica.common.adapters import State
+from lorica.common.backbones import Backbone, load_backbone
+from lorica.common.errors import Code, LoricaError
+from lorica.common.holdout import load_data, with_labels
+from lorica.common.messages import Request
+from lorica.common.methods import Part, is_trained, part_of
+from lorica.common.plan import RunPlan
+from lorica.common.records import PACKAGED, Records, read_records
+from lorica.common.site_privacy import round_event
+from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.server.records import Silent
+from lorica.server.rounds import RoundLoop
+from lorica.server.run_folder import RunFolder
+from lorica.simulations.audit.family import Family
+from lorica.simulations.audit.site import AuditedTrainer, MakeDirections
+from lorica.simulations.federation import run_in_process
+from lorica.simulations.partition import partition
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One site under audit."""
+
+    plan: RunPlan
+    """With labels, for a federation of one, and with all of ε for training."""
+    site: str
+    records: Records
+    strangers: Records
+    """Held-out records that nobody trained on; those of this site where the data tell."""
+    backbone: Backbone
+    start: State
+
+    @classmethod
+    def of(cls, plan: RunPlan, site: str = "") -> Subject:
+        """Read a plan's data and take one site: ``site``, or the one with most records.
+
+        Raises:
+            LoricaError: LOR-401 when the plan claims no privacy, LOR-309 no such site, and what
+                reading data and models raises.
+        """
+        if not plan.privacy.private:
+            raise LoricaError(
+                Code.PRIVACY_EPSILON, "privacy.epsilon is inf: there is no claim to audit."
+            )
+        data = load_data(plan)
+        plan = with_labels(plan, data.train).replace(
+            rounds={"minimum_sites": 1, "evaluate_every": 0}, simulation={"engine": "in-process"}
+        )
+        parts = partition(data.train, plan.simulation)
+        if site and site not in parts:
+            raise LoricaError(
+                Code.DATA_PARTITION,
+                f"The plan makes no site '{site}'; its sites are: {', '.join(parts)}.",
+                mend="Give one of these as --site.",
+            )
+        name = site or max(parts, key=lambda found: len(parts[found]))
+        backbone = load_backbone(plan.backbone)
+        start = starting_state(TextClassifier(backbone, plan), backbone, plan)
+        records = data.train.take(parts[name])
+        return cls(plan, name, records, _strangers(plan, name, data.test), backbone, start)
+
+    @property
+    def smallest_group(self) -> int:
+        """Trained values of the smaller clip group: the head or the LoRA factors."""
+        sizes = {True: 0, False: 0}
+        for name, tensor in self.start.items():
+            if is_trained(self.plan.aggregation.method, name):
+                sizes[part_of(name) is Part.HEAD] += tensor.numel()
+        return min(size for size in sizes.values() if size)
+
+    def trainer(self, included: np.ndarray, make: MakeDirections) -> AuditedTrainer:
+        """The site with canaries among its records.
+
+        Raises:
+            LoricaError: LOR-308, LOR-402 or LOR-406, why the site would refuse the plan.
+        """
+        return AuditedTrainer(
+            self.site, self.records, self.plan, included, make, noise=self._noise_source
+        )
+
+    def plain_trainer(self) -> LocalTrainer:
+        """The site without canaries."""
+        return LocalTrainer(self.site, self.records, noise=self._noise_source)
+
+    def family(self, trainer: LocalTrainer) -> Family:
+        """The mechanism that a trainer claims to run, and its kin."""
+        event = round_event(self.plan, trainer.declared_records)
+        return Family.of(event, self.plan.rounds.count, self.plan.privacy.delta)
+
+    def claimed_events(self, trainer: LocalTrainer) -> list[PrivacyEvent]:
+        """What the ledger should hold after the run."""
+        return [round_event(self.plan, trainer.declared_records)] * self.plan.rounds.count
+
+    def train(self, trainer: LocalTrainer, run: str) -> State:
+        """All rounds of the plan with this one site; returns the final global state.
+
+        Raises:
+            LoricaError: what the site refused with, in full.
+        """
+        trainer.capabilities(Request(self.plan, run))
+        with tempfile.TemporaryDirectory() as path:
+            folder = RunFolder(Path(path))
+            folder.create(self.plan)
+            try:
+                return run_in_process(
+                    lambda grid: RoundLoop(
+                        grid,
+                        self.plan,
+                        folder,
+                        run=run,
+                        start=lambda: self.start,
+                        evaluate=None,
+                        observer=Silent(),
+                    ).run(),
+                    {self.site: trainer},
+                )
+            except LoricaError as error:
+                cause = getattr(trainer, "failure", None)
+                raise (cause or error) from error
+
+    def _noise_source(self, run: str, round: int) -> NoiseSource:
+        if self.plan.simulation.noise == "secure":
+            return SecureNoise()
+        return SeededNoise(self.plan.simulation.seed, run, self.site, round)
+
+
+def _strangers(plan: RunPlan, site: str, test: Records) -> Records:
+    """The site's own part of the test data, where they can be told apart; else all."""
+    if plan.simulation.partition != "by-column":
+        return test
+    if plan.data.train.startswith(PACKAGED) and not plan.data.test:
+        column = plan.simulation.column
+        test = read_records(plan.data.train, plan.data, group=column, test=True)
+    own = [row for row, group in enumerate(test.groups) if group == site]
+    return test.take(own) if own else test

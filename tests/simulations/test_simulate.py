@@ -1,0 +1,451 @@
+"""A whole simulation: its results, its repeatability, and what becomes of a broken one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from opacus.accountants import PRVAccountant
+from rich.console import Console
+
+from lorica.client.trainer import LocalTrainer
+from lorica.common.adapter_folder import load_adapter
+from lorica.common.errors import Code, LoricaError
+from lorica.common.messages import Reply, Request
+from lorica.common.plan import RunPlan
+from lorica.common.plan_io import load_plan, to_toml
+from lorica.common.predict import Predictor
+from lorica.simulations import simulate
+from lorica.simulations.simulate import Simulation, resumable
+
+ROUNDS, SITES = 3, 3
+WORDS = {
+    "money": ["card", "cash", "loan", "bank", "money", "lost"],
+    "health": ["fever", "pain", "heart", "skin", "cough", "doctor"],
+}
+
+
+def write_csv(
+    path: Path, rows: int, *, seed: int = 0, extra: list[list[str]] | None = None
+) -> Path:
+    generator = random.Random(seed)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "place"])
+        for row in range(rows):
+            label = ["money", "health"][row % 2]
+            words = generator.choices(WORDS[label], k=generator.randint(2, 8))
+            writer.writerow([" ".join(words), label, f"town {row % 4}"])
+        writer.writerows(extra or [])
+    return path
+
+
+@pytest.fixture(scope="module")
+def plan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
+    """Three sites of 32 records on the small backbone of tests/conftest.py."""
+    shared = request.config.pluginmanager.get_plugin(str(Path(__file__).parents[1] / "conftest.py"))
+    folder = tmp_path_factory.mktemp("simulate")
+    return RunPlan().replace(
+        backbone={"source": str(shared.make_small_backbone(folder / "backbone"))},
+        adapter={"rank": 4},
+        data={"train": str(write_csv(folder / "data.csv", 120))},
+        privacy={"epsilon": 8.0, "delta": 1e-3},
+        training={"expected_batch_size": 8, "local_steps": 2},
+        rounds={"count": ROUNDS},
+        simulation={"sites": SITES},
+    )
+
+
+def quiet(file: io.StringIO | None = None) -> Console:
+    return Console(file=file or io.StringIO(), width=100)
+
+
+def run(plan: RunPlan, out: Path, **how: bool) -> dict[str, Any]:
+    return Simulation(plan, out, quiet()).run(**how)
+
+
+def adapter_files(out: Path) -> dict[str, bytes]:
+    """All files of the finished adapter."""
+    found = {path.name: path.read_bytes() for path in (out / "adapter").iterdir()}
+    assert "head.safetensors" in found
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(plan: RunPlan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of an uninterrupted run of ``plan``."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    summary = run(plan, out)
+    assert summary == json.loads((out / "summary.json").read_text())
+    return out
+
+
+def read_rounds(out: Path) -> list[dict[str, Any]]:
+    lines = (out / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line, parse_constant=lambda name: pytest.fail(name)) for line in lines]
+
+
+def test_the_results_folder_is_complete(plan: RunPlan, finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert {"plan.toml", "rounds.jsonl", "summary.json", "report.html", "adapter"} <= names
+    assert not [name for name in names if name.endswith(".tmp") or name.startswith(".")]
+    stored = load_plan(finished / "plan.toml")
+    assert stored == plan.replace(task={"labels": ["health", "money"]})
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "site-02" in page
+
+
+def test_the_summary_holds_what_was_measured(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    rounds = read_rounds(finished)
+    assert [record["round"] for record in rounds] == [0, 1, 2, 3]
+    assert summary["accuracy"] == rounds[-1]["accuracy"]
+    assert summary["baselines"] == {"zero_shot": rounds[0]["accuracy"]}
+    assert 0 <= summary["accuracy"] <= 1
+    trained = rounds[1:]
+    assert all(record["sites"] and record["bytes_up"] for record in trained)
+    assert summary["bytes_up_per_round"] == sum(r["bytes_up"] for r in trained) / ROUNDS
+    assert summary["bytes_down_per_round"] == sum(r["bytes_down"] for r in trained) / ROUNDS
+    assert summary["seconds"] == pytest.approx(sum(record["seconds"] for record in rounds))
+    assert summary["peak_rss_bytes"] > 50_000_000, "bytes, and torch is loaded"
+    assert summary["seed"] == 0
+    assert summary["noise"] == "seeded"
+    assert summary["versions"]["torch"] == torch.__version__
+    assert {"python", "lorica", "flwr", "opacus"} <= set(summary["versions"])
+    assert summary["plan_fingerprint"] == resumable(finished).fingerprint
+    assert set(summary["epsilon"]) == {"site-00", "site-01", "site-02"}
+
+
+def test_the_stated_epsilon_is_right(plan: RunPlan, finished: Path) -> None:
+    """Against Opacus' PRV accountant on the recorded σ, q and steps, within 1 %."""
+    summary = json.loads((finished / "summary.json").read_text())
+    for site, figures in summary["privacy"].items():
+        assert figures["steps"] == plan.total_steps
+        assert figures["sample_rate"] == 8 / figures["records"]
+        for round, stated in enumerate(figures["epsilon_by_round"], 1):
+            reference = PRVAccountant()
+            steps = figures["steps"] * round // ROUNDS
+            reference.history = [(figures["noise_multiplier"], figures["sample_rate"], steps)]
+            epsilon = reference.get_epsilon(figures["delta"], eps_error=1e-3)
+            assert stated == pytest.approx(epsilon, rel=0.01)
+        assert summary["epsilon"][site] == figures["epsilon_by_round"][-1] <= 8.0
+        assert summary["epsilon"][site] >= 0.98 * 8.0, "the budget is used"
+
+
+def test_the_adapter_is_that_of_the_last_round_and_classifies(finished: Path) -> None:
+    saved = load_adapter(finished / "adapter").state
+    from safetensors.torch import load_file
+
+    checkpoint = load_file(finished / "checkpoint.safetensors")
+    assert saved.keys() == checkpoint.keys()
+    assert all(torch.equal(saved[name], checkpoint[name]) for name in saved)
+    predictions = Predictor(finished / "adapter")(["fever and pain", "a new card"])
+    assert {prediction.label for prediction in predictions} <= {"money", "health"}
+
+
+def test_the_same_plan_gives_the_same_adapter_to_the_byte(
+    plan: RunPlan, finished: Path, tmp_path: Path
+) -> None:
+    run(plan, tmp_path / "run")
+    assert adapter_files(tmp_path / "run") == adapter_files(finished)
+
+
+def test_another_seed_gives_another_adapter(plan: RunPlan, finished: Path, tmp_path: Path) -> None:
+    run(plan.replace(simulation={"seed": 1}), tmp_path / "run")
+    name = "head.safetensors"
+    assert adapter_files(tmp_path / "run")[name] != adapter_files(finished)[name]
+
+
+def test_secure_noise_differs_from_run_to_run_and_costs_the_same(
+    plan: RunPlan, finished: Path, tmp_path: Path
+) -> None:
+    secure = plan.replace(simulation={"noise": "secure"})
+    summaries = [run(secure, tmp_path / name) for name in ("one", "two")]
+    heads = [adapter_files(tmp_path / name)["head.safetensors"] for name in ("one", "two")]
+    assert heads[0] != heads[1]
+    stated = json.loads((finished / "summary.json").read_text())["epsilon"]
+    assert all(summary["epsilon"] == stated for summary in summaries)
+    assert {summary["noise"] for summary in summaries} == {"secure"}
+
+
+@pytest.mark.parametrize("method", ["fedavg", "ffa"])
+def test_every_method_runs_and_improves_nothing_it_does_not_measure(
+    plan: RunPlan, tmp_path: Path, method: str
+) -> None:
+    """Without privacy, on texts that a linear head can tell apart, it learns them."""
+    easy = plan.replace(
+        aggregation={"method": method}, privacy={"epsilon": float("inf")}, rounds={"count": 6}
+    )
+    summary = run(easy, tmp_path / "run")
+    assert summary["method"] == method
+    assert set(summary["epsilon"].values()) == {"inf"}
+    assert summary["accuracy"] > max(0.7, summary["baselines"]["zero_shot"])
+
+
+# Broken runs.
+
+
+class Interrupting(io.StringIO):
+    """A terminal at which somebody presses Ctrl-C when a line begins so."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__()
+        self._line = line
+
+    def write(self, text: str) -> int:
+        if text.startswith(self._line):
+            raise KeyboardInterrupt
+        return super().write(text)
+
+
+@pytest.mark.parametrize("round", [0, 1, ROUNDS])
+def test_a_run_interrupted_between_rounds_ends_as_if_it_had_not_been(
+    plan: RunPlan, finished: Path, tmp_path: Path, round: int
+) -> None:
+    """Against the uninterrupted run, to the byte."""
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        Simulation(plan, out, quiet(Interrupting(f"round {round}/"))).run()
+    assert len(read_rounds(out)) == round + 1
+    assert not (out / "adapter").exists()
+    summary = run(resumable(out), out, resume=True)
+    assert adapter_files(out) == adapter_files(finished)
+    assert [record["round"] for record in read_rounds(out)] == list(range(ROUNDS + 1))
+    expected = json.loads((finished / "summary.json").read_text())
+    for key in ("accuracy", "epsilon", "privacy", "baselines", "bytes_up_per_round"):
+        assert summary[key] == expected[key]
+
+
+@pytest.mark.parametrize("call", [1, SITES + 2], ids=["first round", "second round"])
+def test_a_run_interrupted_within_a_round_repeats_that_round(
+    plan: RunPlan,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: int,
+) -> None:
+    """Sites that had answered answer the same again."""
+    calls = iter(range(1, 100))
+    train = LocalTrainer.train
+
+    def interrupted(self: LocalTrainer, request: Request) -> Reply:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return train(self, request)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalTrainer, "train", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(plan, out)
+    assert len(read_rounds(out)) == 1 + (call > SITES)
+    run(resumable(out), out, resume=True)
+    assert adapter_files(out) == adapter_files(finished)
+
+
+def test_a_finished_run_resumed_stays_as_it_is(
+    plan: RunPlan, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    first = run(plan, out)
+    again = run(resumable(out), out, resume=True)
+    assert adapter_files(out) == adapter_files(finished)
+    changing = {"peak_rss_bytes"}
+    assert {k: v for k, v in again.items() if k not in changing} == {
+        k: v for k, v in first.items() if k not in changing
+    }
+
+
+COMMAND = "from lorica.common.cli import main; main()"
+LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); " + COMMAND
+
+
+def command(*arguments: str, code: str = COMMAND) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def test_ctrl_c_keeps_whole_rounds_and_says_how_to_go_on(plan: RunPlan, tmp_path: Path) -> None:
+    """A real SIGINT, then --resume; against an uninterrupted run, to the byte."""
+    longer = plan.replace(rounds={"count": 40}, training={"local_steps": 1})
+    (tmp_path / "plan.toml").write_text(to_toml(longer), encoding="utf-8")
+    out = tmp_path / "run"
+    process = command("simulate", str(tmp_path / "plan.toml"), "--out", str(out))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("round 3/"):
+            process.send_signal(signal.SIGINT)
+            break
+    rest, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert f"lorica simulate --resume {out}" in rest
+    assert "Traceback" not in errors
+    done = len(read_rounds(out)) - 1
+    assert 3 <= done < 40
+
+    run(resumable(out), out, resume=True)
+    run(longer, tmp_path / "whole")
+    assert adapter_files(out) == adapter_files(tmp_path / "whole")
+
+
+def test_a_disk_that_fills_ends_the_run_with_its_code_and_can_be_resumed(
+    plan: RunPlan, finished: Path, tmp_path: Path
+) -> None:
+    """Files of at most 11,000 bytes: a checkpoint fits, a larger one (rank 8) does not."""
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        Simulation(plan, out, quiet(Interrupting("round 1/"))).run()
+    checkpoint = (out / "checkpoint.safetensors").read_bytes()
+    lines = (out / "rounds.jsonl").stat().st_size
+    limit = lines + 100  # the next line does not fit
+    assert len(checkpoint) > limit
+    process = command("simulate", "--resume", str(out), code=LIMITED.format(limit))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 16, errors
+    assert "LOR-601" in errors
+    assert "disk is full" in errors
+    assert "Traceback" not in errors
+    assert (out / "checkpoint.safetensors").read_bytes() == checkpoint
+    run(resumable(out), out, resume=True)
+    assert adapter_files(out) == adapter_files(finished)
+
+
+def test_a_disk_that_fills_while_the_adapter_is_saved_has_its_code_too(
+    plan: RunPlan, finished: Path, tmp_path: Path
+) -> None:
+    """A finished run resumed: only adapter and reports are written again."""
+    out = tmp_path / "run"
+    run(plan, out)
+    before = adapter_files(out)
+    limit = (out / "rounds.jsonl").stat().st_size
+    assert len(before["adapter_model.safetensors"]) > limit
+    process = command("simulate", "--resume", str(out), code=LIMITED.format(limit))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 16, errors
+    assert "LOR-601" in errors
+    assert "Traceback" not in errors
+    assert adapter_files(out) == before, "the adapter that was there is kept"
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+def test_a_run_replaced_by_force_takes_nothing_else_with_it(
+    plan: RunPlan, finished: Path, tmp_path: Path
+) -> None:
+    """Results may lie in a folder that holds a person's own files."""
+    out = tmp_path / "mine"
+    run(plan.replace(simulation={"seed": 3}), out)
+    (out / "my-data.csv").write_text("text,label\n")
+    (out / "notes").mkdir()
+    (out / "notes" / "a.txt").write_text("irreplaceable")
+    run(plan, out, replace=True)
+    assert adapter_files(out) == adapter_files(finished)
+    assert len(read_rounds(out)) == ROUNDS + 1
+    assert (out / "my-data.csv").read_text() == "text,label\n"
+    assert (out / "notes" / "a.txt").read_text() == "irreplaceable"
+
+
+# Baselines, and what is refused before a run begins.
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Waits for sites that never come are cut short."""
+    monkeypatch.setattr(simulate, "_NODES_SECONDS", 0.5)
+    yield
+
+
+@pytest.mark.parametrize("minimum", [1, SITES])
+def test_all_baselines_are_trained_and_named(
+    plan: RunPlan, tmp_path: Path, impatient: None, minimum: int
+) -> None:
+    """Whatever rounds.minimum_sites asks of the federation: a baseline has one site."""
+    out = tmp_path / "run"
+    every = plan.replace(
+        simulation={"baselines": "all"}, rounds={"minimum_sites": minimum, "count": 2}
+    )
+    found = run(every, out)["baselines"]
+    assert set(found) == {"zero_shot", "alone", "alone_mean", "pooled_without_privacy"}
+    assert set(found["alone"]) == {"site-00", "site-01", "site-02"}
+    assert found["alone_mean"] == pytest.approx(sum(found["alone"].values()) / SITES)
+    figures = [*found["alone"].values(), found["pooled_without_privacy"], found["zero_shot"]]
+    assert all(0 <= figure <= 1 for figure in figures)
+    plans = {path.parent.name: load_plan(path) for path in (out / "baselines").glob("*/plan.toml")}
+    assert len(plans) == SITES + 1
+    assert plans.pop("pooled").privacy.epsilon == float("inf")
+    assert {one.privacy.epsilon for one in plans.values()} == {8.0}
+    for name in plans:
+        assert len(read_rounds(out / "baselines" / name)) == 3
+
+
+def test_interrupted_baselines_are_resumed(plan: RunPlan, tmp_path: Path) -> None:
+    """Against an uninterrupted run: same accuracies."""
+    every = plan.replace(simulation={"baselines": "all"}, rounds={"count": 2})
+    whole = run(every, tmp_path / "whole")
+    out = tmp_path / "run"
+    file = Interrupting("Baseline: site-01")
+    with pytest.raises(KeyboardInterrupt):
+        Simulation(every, out, quiet(file)).run()
+    assert run(resumable(out), out, resume=True)["baselines"] == whole["baselines"]
+
+
+def test_more_minimum_sites_than_sites_are_refused_before_anything_is_written(
+    plan: RunPlan, tmp_path: Path, impatient: None
+) -> None:
+    too_many = plan.replace(rounds={"minimum_sites": SITES + 1})
+    with pytest.raises(LoricaError) as caught:
+        run(too_many, tmp_path / "run")
+    assert caught.value.code in (Code.TOO_FEW_SITES, Code.PLAN_BAD_VALUE)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_label_that_occurs_once_is_part_of_the_run(
+    plan: RunPlan, tmp_path: Path, seed: int
+) -> None:
+    """Wherever its one record falls, among the training or the test records."""
+    source = write_csv(tmp_path / "data.csv", 100, extra=[["the only rash", "rare", "x"]])
+    rare = plan.replace(data={"train": str(source)}, simulation={"seed": seed})
+    simulation = Simulation(rare, tmp_path / "run", quiet())
+    assert simulation.plan.task.labels == ["health", "money", "rare"]
+
+
+@pytest.mark.slow
+def test_flowers_engine_gives_the_same_adapter(plan: RunPlan, tmp_path: Path) -> None:
+    """Ray against in-process, to 1e-4: sums may be taken in another order."""
+    from safetensors.torch import load_file
+
+    (tmp_path / "data.csv").write_bytes(Path(plan.data.train).read_bytes())
+    relative = plan.replace(data={"train": "data.csv"}, rounds={"minimum_sites": SITES})
+    states = {}
+    for engine in ("in-process", "ray"):
+        (tmp_path / f"{engine}.toml").write_text(
+            to_toml(relative.replace(simulation={"engine": engine})), encoding="utf-8"
+        )
+        script = f"import os; os.chdir({str(tmp_path)!r}); {COMMAND}"
+        process = command("simulate", f"{engine}.toml", "--out", engine, code=script)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        states[engine] = load_file(tmp_path / engine / "checkpoint.safetensors")
+    for name, tensor in states["in-process"].items():
+        assert torch.allclose(states["ray"][name], tensor, rtol=0, atol=1e-4), name
+    summaries = [json.loads((tmp_path / e / "summary.json").read_text()) for e in states]
+    assert summaries[0]["epsilon"] == summaries[1]["epsilon"]
+    assert all(len(record["sites"]) == SITES for record in read_rounds(tmp_path / "ray")[1:])

@@ -7,6 +7,7 @@ is not installed leaves no broken command behind.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -169,6 +170,9 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Entry point of the ``lorica`` script; coded errors end with their own exit status."""
+    # Read when torch is loaded, later. Waiting threads that spin cost up to fourfold where other
+    # processes want the cores, too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         build()()
     except LoricaError as error:

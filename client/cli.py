@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from lorica.client.site_plan_cli import site_config, site_plan
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:  # the ledger's modules need numpy; `lorica --help` should not wait for it
@@ -24,6 +25,8 @@ ledger_app = typer.Typer(
     no_args_is_help=True, help="What the site's data have spent of their privacy budget."
 )
 app.add_typer(ledger_app, name="ledger")
+app.command("config")(site_config)
+app.command("plan")(site_plan)
 
 LedgerOption = Annotated[
     Path, typer.Option("--ledger", "-l", help="The ledger's file, as [ledger] path in site.toml.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -62,7 +63,7 @@ class Limits:
     """Composes what a history spent, and compares it with budgets."""
 
     def __init__(self, blocks: BlockFile | None) -> None:
-        """``blocks``: keeps compositions across processes; None for memory alone."""
+        """``blocks``: keeps compositions across processes; None shares them within this one."""
         self._blocks = blocks
         self._composers: dict[float, Composer] = {}
 
@@ -138,7 +139,15 @@ class Limits:
             )
 
     def _composer(self, delta: float) -> Composer:
+        if self._blocks is None:
+            return _shared(delta)
         return self._composers.setdefault(delta, Composer(delta, self._blocks))
+
+
+@functools.lru_cache(maxsize=8)
+def _shared(delta: float) -> Composer:
+    """One composer for all ledgers in memory: virtual sites do much the same work."""
+    return Composer(delta)
 
 
 def request_name(key: tuple[str, int, str]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lorica.client.ledger_composition import Block, Loss
+from lorica.client.ledger_losses import Block, Loss
 
 SUFFIX = "-composed"
 _LIMIT_BYTES = 256_000_000

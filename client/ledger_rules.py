@@ -188,7 +188,12 @@ class Ledger:
                 f"The ledger protects the unit '{self.unit}', the charge is per '{charge.unit}'.",
             )
         if charge.key in self._book.history.done:
-            raise _not_kept(charge.key)
+            self._kept_reply(charge.key)  # raises when it is no longer kept
+            raise LoricaError(
+                Code.PRIVACY_BUDGET,
+                f"{request_name(charge.key)} was answered before; its stored reply may be sent "
+                "again, but it is not to be worked on again.",
+            )
 
     def _paid(self, charge: Charge) -> int | None:
         """Number of the unanswered charge that pays for this attempt; None if none does."""

@@ -157,7 +157,7 @@ class Store:
         where = "The ledger" if self.path is None else f"The ledger {self.path}"
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter from a damaged schema
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
             if code in _LOCKED:
                 raise LoricaError(

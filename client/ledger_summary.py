@@ -98,7 +98,7 @@ def summarise(
     period, spent = None, None
     if budgets.period is not None:
         period = period_of(now or datetime.now(UTC), budgets.period)
-        spent = composer.epsilon(history.events(within=(budgets.period, period)))
+        spent = composer.record(history.events(within=(budgets.period, period)))
     return Summary(
         data_set=history.data_set,
         unit=history.unit,
@@ -106,7 +106,7 @@ def summarise(
         opened=history.opened,
         changed=history.changed,
         budgets=list(history.budgets),
-        epsilon=composer.epsilon(events),
+        epsilon=composer.record(events),
         rdp=rdp_epsilon(events, history.delta) if with_rdp else None,
         period=period,
         period_epsilon=spent,
@@ -165,7 +165,7 @@ def _run_row(history: History, composer: Composer, run: str, with_rdp: bool) -> 
         answered=answered,
         unanswered=len(charges) - answered,
         steps=sum(event.steps for event in events),
-        epsilon=composer.epsilon(events),
+        epsilon=composer.record(events),
         rdp=rdp_epsilon(events, history.delta) if with_rdp else None,
         refused=sum(refused.run == run for refused in history.refused),
     )
@@ -174,6 +174,6 @@ def _run_row(history: History, composer: Composer, run: str, with_rdp: bool) -> 
 def _months(history: History, composer: Composer) -> list[MonthRow]:
     counts = Counter(period_of(charged.time, "month") for charged in history.charges)
     return [
-        MonthRow(month, count, composer.epsilon(history.events(within=("month", month))))
+        MonthRow(month, count, composer.record(history.events(within=("month", month))))
         for month, count in sorted(counts.items())
     ]

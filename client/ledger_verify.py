@@ -151,7 +151,7 @@ def _check_heads(found: Inspection, heads: Sequence[tuple[int, str]]) -> None:
 def _recompose(found: Inspection) -> None:
     history = found.history
     found.composer = Composer(history.delta)
-    found.epsilon = found.composer.epsilon(history.events())
+    found.epsilon = found.composer.record(history.events())
     if history.charges:
         recorded = history.charges[-1].spent.lifetime
         if math.isnan(recorded) or recorded < _AGREEMENT * found.epsilon:

@@ -23,7 +23,9 @@ def show(summary: Summary, console: Console) -> None:
     if not summary.points:
         console.print("Nothing was ever charged.")
         return
-    console.print(Text("\nspending by run", style="bold"), _run_table(summary), sep="\n")
+    console.print(
+        Text("\nspending by run", style="bold"), _run_table(summary, console.width), sep="\n"
+    )
     console.print(Text("spending by month (UTC)", style="bold"), _month_table(summary), sep="\n")
     console.print(Text("total ε over time", style="bold"))
     width = max(20, min(100, console.width - 12))
@@ -31,8 +33,8 @@ def show(summary: Summary, console: Console) -> None:
     if summary.refused:
         newest = summary.refused[-1]
         console.print(
-            f"\n{len(summary.refused)} requests were refused for want of budget, the newest on "
-            f"{day(newest.time)} ({newest.budget}).",
+            f"\nrefused for want of budget: {len(summary.refused)}, last on {day(newest.time)} "
+            f"({printable(newest.budget)})",
             highlight=False,
         )
 
@@ -89,7 +91,7 @@ def _totals(summary: Summary) -> RenderableType:
     table.add_column(style="dim")
     table.add_column()
     table.add_row("data set", Text(printable(summary.data_set)))
-    table.add_row("protects", Text(f"one {printable(summary.unit)}, at δ = {summary.delta:g}"))
+    table.add_row("unit of privacy", Text(f"{printable(summary.unit)}, at δ = {summary.delta:g}"))
     total = f"ε = {epsilon_text(summary.epsilon)}"
     if budgets is not None:
         total += _of(summary.epsilon, budgets.lifetime)
@@ -112,13 +114,13 @@ def _of(spent: float | None, budget: float) -> str:
     return f" of {epsilon_text(budget)}; {epsilon_text(left)} left"
 
 
-def _run_table(summary: Summary) -> Table:
-    table = Table(box=SIMPLE_HEAD, header_style="bold")
-    table.add_column("run", overflow="ellipsis", no_wrap=True, min_width=8)
+def _run_table(summary: Summary, width: int) -> Table:
+    table = Table(box=SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("run", overflow="ellipsis", no_wrap=True, max_width=max(8, width - 66))
     for name in ("first", "last"):
-        table.add_column(name, no_wrap=True, min_width=10)
+        table.add_column(name, no_wrap=True)
     for name in ("rounds", "lost", "refused", "ε", "by RDP"):
-        table.add_column(name, justify="right", no_wrap=True, min_width=max(6, len(name)))
+        table.add_column(name, justify="right", no_wrap=True)
     for row in summary.runs:
         table.add_row(
             Text(printable(row.run)),

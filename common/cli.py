@@ -161,7 +161,7 @@ def build() -> typer.Typer:
     for point in sorted(entry_points(group=COMMANDS), key=lambda found: found.name):
         loaded: Any = point.load()
         if isinstance(loaded, typer.Typer):
-            app.add_typer(loaded, name=point.name)
+            app.add_typer(loaded, name=point.name, rich_help_panel="Institutions")
         else:
             panel = getattr(loaded, "help_panel", None)
             app.command(point.name, rich_help_panel=panel)(loaded)

@@ -51,9 +51,7 @@ def run_audit(
         scatters.append(scatter)
     if "update" in methods:
         tell(f"training {subject.site} with update-space canaries")
-        update, scatter = update_audit(
-            subject, canaries=canaries, confidence=confidence, seed=seed
-        )
+        update, scatter = update_audit(subject, canaries=canaries, confidence=confidence, seed=seed)
         findings.append(update)
         scatters.append(scatter)
     if "membership" in methods:

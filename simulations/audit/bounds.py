@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 _LARGEST_EPSILON = 100.0
-_ROUNDS = 60  # bisections
+_ROUNDS = 40  # bisections
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def one_run_rejects(guesses: Guesses, curve: PrivacyCurve, error: float) -> bool
     down to j = v, and any mass beyond what the inequalities ask for down to the next j, keeps
     them true; so going down from v with the least p_j they allow decides whether any
     distribution fits: if the total passes 1, none does. (Here ``right`` and ``wrong`` are the
-    sums of (j/m)·p_j and ((r-j)/m)·p_j so far, which end at r/m together.)
+    sums of (j/m)·p_j and ((r-j)/m)·p_j so far, which end at r/m together.) Other sets J would say
+    a little more: for randomised response the chance found is up to 1.5 times the exact one.
     """
     m, r, v = guesses.canaries, guesses.made, guesses.correct
     right, wrong = error * v / m, error * (r - v) / m
@@ -169,20 +170,27 @@ def _gaussian_delta(p: tuple[float, float], q: tuple[float, float], epsilon: flo
     constant = b**2 / (2 * t**2) - a**2 / (2 * s**2) + math.log(t / s) - epsilon
 
     def mass(low: float, high: float) -> float:
-        parts = [stats.norm.cdf((high - c) / w) - stats.norm.cdf((low - c) / w) for c, w in (p, q)]
-        return float(parts[0] - math.exp(epsilon) * parts[1])
+        return _between(low, high, a, s) - math.exp(epsilon) * _between(low, high, b, t)
 
     if abs(square) < 1e-12 * (1 / s**2 + 1 / t**2):
         if linear == 0.0:
-            return max(0.0, 1.0 - math.exp(epsilon)) if constant > 0 else 0.0
+            return 0.0
         edge = -constant / linear
         return max(0.0, mass(edge, math.inf) if linear > 0 else mass(-math.inf, edge))
     under = linear**2 - 4 * square * constant
     if under <= 0:
-        return max(0.0, 1.0 - math.exp(epsilon)) if square > 0 else 0.0
+        return 0.0  # nowhere, or everywhere, where 1 - e^ε <= 0
     low, high = sorted((-linear + sign * math.sqrt(under)) / (2 * square) for sign in (-1, 1))
     inside = mass(low, high)
     return max(0.0, inside if square < 0 else mass(-math.inf, low) + mass(high, math.inf))
+
+
+def _between(low: float, high: float, centre: float, spread: float) -> float:
+    """Probability of an interval under a Gaussian, exact in both tails."""
+    low, high = (low - centre) / spread, (high - centre) / spread
+    if low > 0:
+        low, high = -high, -low
+    return (math.erfc(-high / math.sqrt(2)) - math.erfc(-low / math.sqrt(2))) / 2
 
 
 def _largest(rejected: Callable[[float], bool]) -> float:

@@ -80,8 +80,14 @@ def check_noise(seen: np.ndarray, claimed: float) -> Check:
     passed = p_value >= CHANCE
     detail = f"noise multiplier {found:.4f} found, {claimed:.4f} claimed"
     if not passed:
-        what = "too small" if too_small <= again else "the same in several steps"
-        detail += f"; the noise is {what} (p = {p_value:.1g})."
+        if too_small <= again:
+            what = "the noise is too small"
+        else:
+            what = (
+                "steps resemble each other where only noise should be: noise is used again, or "
+                "records count for more than the clip norm"
+            )
+        detail += f"; {what} (p = {p_value:.1g})."
     return Check("noise", passed, detail, p_value)
 
 
@@ -116,12 +122,8 @@ def _repeated(seen: np.ndarray) -> float:
         return 0.0
     unit = seen / spreads[:, None]
     cosines = np.abs((unit @ unit.T)[np.triu_indices(steps, 1)])
-    largest = min(float(cosines.max()), 1 - 1e-12)
-    return min(1.0, 2 * len(cosines) * float(stats.norm.sf(math.atanh(largest) * _root(references))))
-
-
-def _root(references: int) -> float:
-    return math.sqrt(max(1, references - 2))
+    largest = math.atanh(min(float(cosines.max()), 1 - 1e-12))
+    return min(1.0, 2 * len(cosines) * float(stats.norm.sf(largest * math.sqrt(references - 2))))
 
 
 def _two_sided(distribution: object, value: float) -> float:

@@ -93,7 +93,7 @@ def gradient_audit(
         check_sampling(np.array(trainer.watch.draws), family.sample_rate),
         check_noise(seen[:, count:], family.claimed_noise),
         check_ledger(
-            trainer.charged(RUN, family.delta),
+            trainer.ledger.history().events(RUN),
             family,
             steps=len(seen),
             claimed=subject.plan.privacy.epsilon,
@@ -108,7 +108,9 @@ def gradient_audit(
         seconds,
         {"noise_multiplier_found": noise_found, "steps": len(seen)},
     )
-    scatter = Scatter("Gradient-space canaries: log-likelihood ratio", scores[coins], scores[~coins])
+    scatter = Scatter(
+        "Gradient-space canaries: log-likelihood ratio", scores[coins], scores[~coins]
+    )
     return findings, checks, scatter
 
 

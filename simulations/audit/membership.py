@@ -30,9 +30,7 @@ LOW_RATES = (0.001, 0.01, 0.1)
 """False-positive rates at which the true-positive rate is reported."""
 
 
-def membership_audit(
-    subject: Subject, *, confidence: float, seed: int
-) -> tuple[Finding, Scatter]:
+def membership_audit(subject: Subject, *, confidence: float, seed: int) -> tuple[Finding, Scatter]:
     """Train the site once, without canaries, and attack the final adapter.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +136,7 @@ def number(value: float) -> str:
 
 
 def _span(scatter: Scatter) -> tuple[float, float]:
-    everything: Sequence[Any] = np.concatenate([scatter.included, scatter.excluded])
+    everything = np.concatenate([scatter.included, scatter.excluded])
     low, high = np.percentile(everything, _SHOWN)
     return (float(low), float(high)) if high > low else (float(low) - 1.0, float(high) + 1.0)
 

@@ -20,8 +20,10 @@ import numpy as np
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from lorica.client.ledger import MemoryLedger
 from lorica.client.noise import NoiseSource
-from lorica.client.trainer import LocalTrainer, NoiseFactory, _Session
+from lorica.client.session import Session
+from lorica.client.trainer import LocalTrainer, NoiseFactory
 from lorica.client.units import average_by_unit
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State, unpack_state
@@ -94,9 +96,9 @@ class Watch:
         wanted = OVERSIZE * self.layout.clip_norm * self.directions.vectors(which)
         sizes = [p.numel() for p in samples]
         for parameter, part in zip(samples, wanted.split(sizes, dim=1), strict=True):
-            parameter.grad_sample[torch.from_numpy(canary)] = part.reshape(
-                -1, *parameter.shape
-            ).to(parameter.grad_sample.dtype)
+            parameter.grad_sample[torch.from_numpy(canary)] = part.reshape(-1, *parameter.shape).to(
+                parameter.grad_sample.dtype
+            )
 
     def released(self, total: torch.Tensor) -> None:
         """A step's noised sum (d,), in the unit of gradients, is on its way to the optimizer."""
@@ -156,7 +158,11 @@ class AuditedTrainer(LocalTrainer):
             records.groups + [""] * present,
         )
         declared = len(set(units)) + len(included) // 2
-        super().__init__(site, everything, noise=noise, declared_records=declared)
+        self.ledger = MemoryLedger(plan.privacy.delta, unit=plan.privacy.unit)
+        """What was charged."""
+        super().__init__(
+            site, everything, noise=noise, ledger=self.ledger, declared_records=declared
+        )
         self.watch = Watch(included, everything.units, make)
         self.failure: LoricaError | None = None
         """Why the site refused, in full; the coordinator is told the public reason only."""
@@ -171,12 +177,7 @@ class AuditedTrainer(LocalTrainer):
         self.watch.updates.append(unpack_state(reply.blob))
         return reply
 
-    def charged(self, run: str, delta: float) -> list[PrivacyEvent]:
-        """What the site's ledger holds of a run."""
-        ledger = self._ledgers.get(delta)
-        return [] if ledger is None else ledger.events(run)
-
-    def _open(self, plan: RunPlan) -> _Session:
+    def _open(self, plan: RunPlan) -> Session:
         session = super()._open(plan)
         if not isinstance(session, _WatchedSession):
             session.__class__ = _WatchedSession
@@ -185,7 +186,7 @@ class AuditedTrainer(LocalTrainer):
         return session
 
 
-class _WatchedSession(_Session):
+class _WatchedSession(Session):
     """A session whose backward passes and optimizer steps a :class:`Watch` hears of."""
 
     def watch_by(self, watch: Watch) -> None:
@@ -210,7 +211,9 @@ class _WatchedSession(_Session):
 
     def _loss(self, rows: np.ndarray) -> torch.Tensor:
         loss = super()._loss(rows).as_subclass(_HeardLoss)
-        loss.heard = lambda: self._watch.backward_done(rows, list(self._trained.values()))
+        loss.heard = lambda: self._watch.backward_done(
+            self._train_rows[rows], list(self._trained.values())
+        )
         return loss
 
     @contextlib.contextmanager
@@ -237,8 +240,8 @@ class _HeardLoss(torch.Tensor):
 
     heard: Callable[[], None]
 
-    def backward(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        super().backward(*args, **kwargs)  # type: ignore[no-untyped-call]
+    def backward(self, *args: Any, **kwargs: Any) -> None:
+        super().backward(*args, **kwargs)
         self.heard()
 
 

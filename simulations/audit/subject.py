@@ -14,7 +14,6 @@ import numpy as np
 
 from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.trainer import LocalTrainer
-from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
@@ -23,7 +22,7 @@ from lorica.common.messages import Request
 from lorica.common.methods import Part, is_trained, part_of
 from lorica.common.plan import RunPlan
 from lorica.common.records import PACKAGED, Records, read_records
-from lorica.common.site_privacy import round_event
+from lorica.common.site_privacy import run_privacy
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.server.records import Silent
 from lorica.server.rounds import RoundLoop
@@ -101,12 +100,8 @@ class Subject:
 
     def family(self, trainer: LocalTrainer) -> Family:
         """The mechanism that a trainer claims to run, and its kin."""
-        event = round_event(self.plan, trainer.declared_records)
+        event = run_privacy(self.plan, trainer.sampling_units(self.plan)).training
         return Family.of(event, self.plan.rounds.count, self.plan.privacy.delta)
-
-    def claimed_events(self, trainer: LocalTrainer) -> list[PrivacyEvent]:
-        """What the ledger should hold after the run."""
-        return [round_event(self.plan, trainer.declared_records)] * self.plan.rounds.count
 
     def train(self, trainer: LocalTrainer, run: str) -> State:
         """All rounds of the plan with this one site; returns the final global state.

@@ -29,8 +29,14 @@ PLAN = RunPlan().replace(
 )
 
 
+KINDS = ["train", "query.capabilities", "evaluate"]
+"""Flower's types of the messages that a site answers."""
+
+
 class Site:
     """A trainer that answers as told, or fails."""
+
+    site = "north"
 
     def __init__(self, act: Callable[[Request], Reply]) -> None:
         self._act = act
@@ -39,6 +45,9 @@ class Site:
         return self._act(request)
 
     def train(self, request: Request) -> Reply:
+        return self._act(request)
+
+    def evaluate(self, request: Request) -> Reply:
         return self._act(request)
 
 
@@ -81,7 +90,7 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["train", "query.capabilities"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("where", ["trainer", "provider"])
 @pytest.mark.parametrize("name", sorted(ERRORS))
 def test_no_text_of_an_exception_reaches_the_coordinator(name: str, where: str, kind: str) -> None:
@@ -139,7 +148,7 @@ def test_a_trainers_reply_goes_back_as_it_is() -> None:
     assert reply.metadata.dst_node_id == 1
 
 
-@pytest.mark.parametrize("kind", ["train", "query.capabilities"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_message_type_chooses_the_method(kind: str) -> None:
     class Naming(Site):
         def capabilities(self, request: Request) -> Reply:
@@ -147,6 +156,9 @@ def test_the_message_type_chooses_the_method(kind: str) -> None:
 
         def train(self, request: Request) -> Reply:
             return Reply(PLAN.fingerprint, 3, site="train", weight=1)
+
+        def evaluate(self, request: Request) -> Reply:
+            return Reply(PLAN.fingerprint, 3, site="evaluate", weight=1)
 
     app = make_client_app(lambda _: Naming(lambda request: Reply("")))
     assert read(app(message(packed(), kind), context()).content).site == kind

@@ -27,6 +27,8 @@ def another_value(dotted: str) -> Any:
         return others[0] if others else None
     if dotted == "backbone.sha256":
         return "0" * 64
+    if dotted == "privacy.evaluation_metrics":
+        return ["per_label"]
     if isinstance(default, list):
         return [0, 1] if default and isinstance(default[0], int) else ["another", "one more"]
     if isinstance(default, str):
@@ -39,7 +41,7 @@ VARIABLE = [dotted for dotted in FIELDS if another_value(dotted) is not None]
 
 def test_nearly_every_field_has_another_value_to_test_with() -> None:
     fixed = set(FIELDS) - set(VARIABLE)
-    assert fixed <= {"task.kind", "privacy.unit"}
+    assert fixed <= {"task.kind"}
 
 
 @pytest.mark.parametrize("dotted", VARIABLE)
@@ -122,3 +124,30 @@ def test_total_steps_are_rounds_times_local_steps() -> None:
 @pytest.mark.parametrize(("epsilon", "private"), [(1e-3, True), (1e9, True), (math.inf, False)])
 def test_only_a_finite_epsilon_is_private(epsilon: float, private: bool) -> None:
     assert RunPlan().replace(privacy={"epsilon": epsilon}).privacy.private is private
+
+
+@pytest.mark.parametrize(
+    ("unit", "column", "expected"),
+    [
+        ("record", "", ""),
+        ("record", "patient_id", "patient_id"),
+        ("patient_id", "", "patient_id"),
+        ("patient_id", "patient_id", "patient_id"),
+    ],
+)
+def test_the_unit_column_is_the_datas_or_that_of_privacy(
+    unit: str, column: str, expected: str
+) -> None:
+    plan = RunPlan().replace(privacy={"unit": unit}, data={"unit": column})
+    assert plan.unit_column == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "every", "expected"),
+    [(5, 0, []), (5, 1, [1, 2, 3, 4, 5]), (5, 2, [2, 4, 5]), (4, 2, [2, 4]), (3, 9, [3])],
+)
+def test_sites_evaluate_every_so_many_rounds_and_after_the_last(
+    count: int, every: int, expected: list[int]
+) -> None:
+    plan = RunPlan().replace(rounds={"count": count, "evaluate_every": every})
+    assert plan.evaluation_rounds == expected

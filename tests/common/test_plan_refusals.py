@@ -66,7 +66,12 @@ IMPOSSIBLE = [
     ("privacy.clip_norm", "0"),
     ("privacy.clip_norm", "nan"),
     ("privacy.clip_norm", "inf"),  # no bound, no guarantee
-    ("privacy.unit", "hospital"),
+    ("privacy.unit", ""),
+    ("privacy.evaluation_metrics", "f1"),
+    ("privacy.evaluation_share", "1"),
+    ("data.validation", "0"),
+    ("data.missing_unit", "guess"),
+    ("rounds.evaluate_every", "-1"),
     ("adapter.rank", "0"),
     ("adapter.rank", "513"),
     ("adapter.rank", "2.5"),
@@ -154,6 +159,12 @@ def test_dividing_by_a_column_needs_the_column(refuses: Refuses) -> None:
     )
     assert "by-column" in detail and "simulation.column" in detail
     load_plan(None, ["simulation.partition=by-column", "simulation.column=hospital"])
+
+
+def test_two_columns_cannot_both_be_the_unit(refuses: Refuses) -> None:
+    both = ["privacy.unit=patient_id", "data.unit=customer_id"]
+    detail = refuses(Code.PLAN_BAD_VALUE, lambda: load_plan(None, both))
+    assert "patient_id" in detail and "customer_id" in detail
 
 
 @pytest.mark.parametrize("setting", ["privacy.epsilon", "epsilon=3", "", "=", "=3", "privacy"])

@@ -19,6 +19,7 @@ from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Reply, Request, pack_reply, refusal, unpack_request
 from lorica.common.methods import is_trained
+from lorica.common.noised_metrics import LOSS_BOUND
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.text_classification import Metrics
 from lorica.server.records import RoundRecord, SiteRound
@@ -59,19 +60,19 @@ class Honest:
     """A site whose updates are known beforehand."""
 
     def __init__(self, key: int, weight: int = 100) -> None:
-        self.key, self.name, self.weight = key, f"site-{key}", weight
+        self.key, self.site, self.weight = key, f"site-{key}", weight
         self.asked = 0
         self.received: dict[int, State] = {}
 
     def capabilities(self, request: Request) -> Reply:
         self.asked += 1
-        return Reply(request.plan.fingerprint, 0, site=self.name, weight=self.weight)
+        return Reply(request.plan.fingerprint, 0, site=self.site, weight=self.weight)
 
     def train(self, request: Request) -> Reply:
         self.received[request.round] = unpack_state(request.blob)
         blob = pack_state(update(self.key, request.round))
         return Reply(
-            request.plan.fingerprint, request.round, site=self.name, weight=self.weight, blob=blob
+            request.plan.fingerprint, request.round, site=self.site, weight=self.weight, blob=blob
         )
 
     def handle(self, kind: str, content: RecordDict) -> RecordDict:
@@ -351,7 +352,7 @@ def test_all_faults_together_change_nothing(
     sites: list[Honest] = []
     for key, fault in enumerate(faults, 20):
         sites.append(Faulty(FAULTS[fault][0]))
-        sites[-1].name = f"site-{key}"
+        sites[-1].site = f"site-{key}"
     silent = Silent(30)
     state, _ = run(tmp_path / "run", *sites[:3], Honest(1), silent, Honest(2, 300), *sites[3:])
     assert_equal(state, honest_run[0])
@@ -367,6 +368,18 @@ def test_the_aggregate_is_the_mean_weighted_by_declared_records(
             for name, tensor in update(key, round).items():
                 expected[name] += share * tensor.double()
     for name, tensor in honest_run[0].items():
+        assert torch.allclose(tensor.double(), expected[name], rtol=1e-6, atol=1e-7), name
+
+
+def test_all_sites_weigh_the_same_when_one_declares_no_number(tmp_path: Path) -> None:
+    """Against the plain mean in float64."""
+    state, _ = run(tmp_path / "run", Honest(1, 0), Honest(2, 10**6))
+    expected = {name: tensor.double() for name, tensor in start().items()}
+    for round in range(1, ROUNDS + 1):
+        for key in (1, 2):
+            for name, tensor in update(key, round).items():
+                expected[name] += 0.5 * tensor.double()
+    for name, tensor in state.items():
         assert torch.allclose(tensor.double(), expected[name], rtol=1e-6, atol=1e-7), name
 
 
@@ -421,7 +434,7 @@ def test_too_few_updates_end_the_run_and_keep_its_rounds(
 ) -> None:
     """Resumed with the site mended, it ends as a run that was never broken."""
     broken = [Honest(1), Faulty(crash, round=3)]
-    broken[1].key, broken[1].name, broken[1].weight = 2, "site-2", 300
+    broken[1].key, broken[1].site, broken[1].weight = 2, "site-2", 300
     folder = RunFolder(tmp_path / "run")
     loop, witness = make_loop(folder, *broken)
     with pytest.raises(LoricaError) as caught:
@@ -464,11 +477,6 @@ class Anonymous(Honest):
         return replace(super().capabilities(request), site="")
 
 
-class Weightless(Honest):
-    def capabilities(self, request: Request) -> Reply:
-        return replace(super().capabilities(request), weight=0)
-
-
 class Dead(Honest):
     def handle(self, kind: str, content: RecordDict) -> RecordDict:
         raise RuntimeError("dead")
@@ -476,7 +484,7 @@ class Dead(Honest):
 
 @pytest.mark.parametrize(
     ("kind", "status"),
-    [(Unable, "refused"), (Anonymous, "failed"), (Weightless, "failed"), (Dead, "failed")],
+    [(Unable, "refused"), (Anonymous, "failed"), (Dead, "failed")],
 )
 def test_a_site_that_is_not_ready_is_left_out(
     tmp_path: Path, honest_run: tuple[State, Witness], kind: type[Honest], status: str
@@ -493,7 +501,7 @@ def test_a_second_site_of_the_same_name_is_left_out(
     tmp_path: Path, honest_run: tuple[State, Witness]
 ) -> None:
     double = Honest(5, 10**6)
-    double.name = "site-1"
+    double.site = "site-1"
     state, witness = run(tmp_path / "run", Honest(1), double, Honest(2, 300))
     assert_equal(state, honest_run[0])
     assert double.received == {}
@@ -554,3 +562,86 @@ def test_the_run_id_survives_a_resume(tmp_path: Path) -> None:
     )
     loop.run()
     assert ids == ["r", "r"]
+
+
+# Evaluation at the sites.
+
+EVALUATING = PLAN.replace(rounds={"evaluate_every": 2})
+UNITS = 50_000.0  # so many that the noise on their number is nothing
+
+
+class Counting(Honest):
+    """A site that answers evaluations with 80 % correct and a loss of 2 nats."""
+
+    def evaluate(self, request: Request) -> Reply:
+        counts = (UNITS, 0.8 * UNITS, 2.0 / LOSS_BOUND * UNITS)
+        reply = self.train(request)
+        return replace(reply, blob=b"", counts=counts)
+
+
+def counted(*counts: float) -> Callable[[Reply], Reply | RecordDict]:
+    return lambda reply: replace(reply, counts=counts)
+
+
+MISCOUNTS: dict[str, Callable[[Reply], Reply | RecordDict]] = {
+    "refuses": refuse,
+    "crashes": crash,
+    "sends none": counted(),
+    "sends too few": counted(1e5, 1.0),
+    "sends too many": counted(*[1e5] * 4),
+    "sends NaN": counted(math.nan, 1.0, 1.0),
+    "sends infinity": counted(1e5, math.inf, 1.0),
+    "sends an update": lambda reply: replace(reply, counts=(), blob=pack_state(start())),
+    "sends numbers of text": lambda reply: RecordDict(
+        {**pack_reply(replace(reply, counts=())), "counts": ConfigRecord({"counts": "many"})}
+    ),
+    "answers another round": lambda reply: replace(reply, round=reply.round + 1),
+}
+
+
+class Miscounting(Counting):
+    """A site that spoils its answers to ``evaluate``."""
+
+    def __init__(self, key: int, spoil: Callable[[Reply], Reply | RecordDict]) -> None:
+        super().__init__(key)
+        self._spoil = spoil
+
+    def handle(self, kind: str, content: RecordDict) -> RecordDict:
+        if kind != "evaluate":
+            return super().handle(kind, content)
+        spoilt = self._spoil(self.evaluate(unpack_request(content)))
+        return spoilt if isinstance(spoilt, RecordDict) else pack_reply(spoilt)
+
+
+def test_sites_evaluate_after_the_rounds_that_the_plan_says(tmp_path: Path) -> None:
+    """After every second round and the last; against the counts themselves."""
+    _, witness = run(tmp_path / "run", Counting(1), Counting(2), plan=EVALUATING)
+    assert [record.site_accuracy for record in witness.records] == [None, None, 0.8, 0.8]
+    assert witness.records[2].site_loss == pytest.approx(2.0)
+    band = witness.records[2].site_accuracy_band
+    assert band is not None
+    assert 0 < band < 0.01
+
+
+@pytest.mark.parametrize("fault", sorted(MISCOUNTS))
+def test_a_bad_evaluation_leaves_metrics_and_aggregate_as_the_others_make_them(
+    tmp_path: Path, fault: str
+) -> None:
+    """Against a run of the same sites in which that one has no evaluation to give."""
+    silent = Honest(9)  # has no method ``evaluate`` and so refuses
+    expected, alone = run(tmp_path / "a", Counting(1), Counting(2), silent, plan=EVALUATING)
+    bad = Miscounting(9, MISCOUNTS[fault])
+    state, witness = run(tmp_path / "b", Counting(1), Counting(2), bad, plan=EVALUATING)
+    assert_equal(state, expected)
+    for record, other in zip(witness.records, alone.records, strict=True):
+        assert record.site_accuracy == other.site_accuracy
+        assert record.site_loss == other.site_loss
+        assert [site.status for site in record.sites] == [site.status for site in other.sites]
+
+
+def test_absurd_counts_leave_the_record_readable(tmp_path: Path) -> None:
+    """Finite, but their sum is not; rounds.jsonl must stay JSON."""
+    absurd = [Miscounting(key, counted(1.7e308, 1.7e308, 1.7e308)) for key in (8, 9)]
+    run(tmp_path / "run", Counting(1), Counting(2), *absurd, plan=EVALUATING)
+    for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))

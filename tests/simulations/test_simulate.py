@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -18,10 +20,13 @@ import pytest
 import torch
 from opacus.accountants import PRVAccountant
 from rich.console import Console
+from safetensors.torch import load_file
 
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter_folder import load_adapter
+from lorica.common.cli import main
 from lorica.common.errors import Code, LoricaError
+from lorica.common.holdout import load_data
 from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import load_plan, to_toml
@@ -103,7 +108,7 @@ def test_the_results_folder_is_complete(plan: RunPlan, finished: Path) -> None:
     stored = load_plan(finished / "plan.toml")
     assert stored == plan.replace(task={"labels": ["health", "money"]})
     page = (finished / "report.html").read_text(encoding="utf-8")
-    assert page.startswith("<!DOCTYPE html>")
+    assert page.lower().startswith("<!doctype html>")
     assert "site-02" in page
 
 
@@ -131,23 +136,23 @@ def test_the_summary_holds_what_was_measured(finished: Path) -> None:
 def test_the_stated_epsilon_is_right(plan: RunPlan, finished: Path) -> None:
     """Against Opacus' PRV accountant on the recorded σ, q and steps, within 1 %."""
     summary = json.loads((finished / "summary.json").read_text())
-    for site, figures in summary["privacy"].items():
-        assert figures["steps"] == plan.total_steps
-        assert figures["sample_rate"] == 8 / figures["records"]
-        for round, stated in enumerate(figures["epsilon_by_round"], 1):
-            reference = PRVAccountant()
-            steps = figures["steps"] * round // ROUNDS
-            reference.history = [(figures["noise_multiplier"], figures["sample_rate"], steps)]
-            epsilon = reference.get_epsilon(figures["delta"], eps_error=1e-3)
-            assert stated == pytest.approx(epsilon, rel=0.01)
-        assert summary["epsilon"][site] == figures["epsilon_by_round"][-1] <= 8.0
-        assert summary["epsilon"][site] >= 0.98 * 8.0, "the budget is used"
+    figures = summary["privacy"]["site-00"]
+    assert all(other == figures for other in summary["privacy"].values()), "equal sites"
+    assert figures["steps"] == plan.total_steps
+    assert figures["sample_rate"] == 8 / figures["records"]
+    for round, stated in enumerate(figures["epsilon_by_round"], 1):
+        reference = PRVAccountant()
+        steps = figures["steps"] * round // ROUNDS
+        reference.history = [(figures["noise_multiplier"], figures["sample_rate"], steps)]
+        epsilon = reference.get_epsilon(figures["delta"], eps_error=5e-3)
+        assert stated == pytest.approx(epsilon, rel=0.01)
+    for spent in summary["epsilon"].values():
+        assert spent == figures["epsilon_by_round"][-1]
+        assert 0.98 * 8.0 <= spent <= 8.0, "the budget is used, and kept"
 
 
 def test_the_adapter_is_that_of_the_last_round_and_classifies(finished: Path) -> None:
     saved = load_adapter(finished / "adapter").state
-    from safetensors.torch import load_file
-
     checkpoint = load_file(finished / "checkpoint.safetensors")
     assert saved.keys() == checkpoint.keys()
     assert all(torch.equal(saved[name], checkpoint[name]) for name in saved)
@@ -181,9 +186,7 @@ def test_secure_noise_differs_from_run_to_run_and_costs_the_same(
 
 
 @pytest.mark.parametrize("method", ["fedavg", "ffa"])
-def test_every_method_runs_and_improves_nothing_it_does_not_measure(
-    plan: RunPlan, tmp_path: Path, method: str
-) -> None:
+def test_every_method_learns_what_can_be_learnt(plan: RunPlan, tmp_path: Path, method: str) -> None:
     """Without privacy, on texts that a linear head can tell apart, it learns them."""
     easy = plan.replace(
         aggregation={"method": method}, privacy={"epsilon": float("inf")}, rounds={"count": 6}
@@ -269,29 +272,48 @@ def test_a_finished_run_resumed_stays_as_it_is(
 
 
 COMMAND = "from lorica.common.cli import main; main()"
-LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); " + COMMAND
 
 
-def command(*arguments: str, code: str = COMMAND) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+def command(*arguments: str) -> subprocess.Popen[str]:
+    """The ``lorica`` command in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", COMMAND, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """The system refuses to make a file larger than ``size`` bytes, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def resume_on_a_full_disk(out: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit status of ``lorica simulate --resume`` when no file may pass ``size`` bytes."""
+    monkeypatch.setattr(sys, "argv", ["lorica", "simulate", "--resume", str(out)])
+    with largest_file(size), pytest.raises(SystemExit) as ended:
+        main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
 
 
 def test_ctrl_c_keeps_whole_rounds_and_says_how_to_go_on(plan: RunPlan, tmp_path: Path) -> None:
     """A real SIGINT, then --resume; against an uninterrupted run, to the byte."""
-    longer = plan.replace(rounds={"count": 40}, training={"local_steps": 1})
+    longer = plan.replace(rounds={"count": 12}, training={"local_steps": 1})
     (tmp_path / "plan.toml").write_text(to_toml(longer), encoding="utf-8")
     out = tmp_path / "run"
     process = command("simulate", str(tmp_path / "plan.toml"), "--out", str(out))
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("round 3/"):
+        if line.startswith("round 1/"):
             process.send_signal(signal.SIGINT)
             break
     rest, errors = process.communicate(timeout=120)
@@ -299,7 +321,7 @@ def test_ctrl_c_keeps_whole_rounds_and_says_how_to_go_on(plan: RunPlan, tmp_path
     assert f"lorica simulate --resume {out}" in rest
     assert "Traceback" not in errors
     done = len(read_rounds(out)) - 1
-    assert 3 <= done < 40
+    assert 1 <= done < 12
 
     run(resumable(out), out, resume=True)
     run(longer, tmp_path / "whole")
@@ -307,41 +329,39 @@ def test_ctrl_c_keeps_whole_rounds_and_says_how_to_go_on(plan: RunPlan, tmp_path
 
 
 def test_a_disk_that_fills_ends_the_run_with_its_code_and_can_be_resumed(
-    plan: RunPlan, finished: Path, tmp_path: Path
+    plan: RunPlan,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Files of at most 11,000 bytes: a checkpoint fits, a larger one (rank 8) does not."""
+    """Round 2 cannot be written; against the uninterrupted run, to the byte."""
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         Simulation(plan, out, quiet(Interrupting("round 1/"))).run()
     checkpoint = (out / "checkpoint.safetensors").read_bytes()
-    lines = (out / "rounds.jsonl").stat().st_size
-    limit = lines + 100  # the next line does not fit
-    assert len(checkpoint) > limit
-    process = command("simulate", "--resume", str(out), code=LIMITED.format(limit))
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 16, errors
-    assert "LOR-601" in errors
-    assert "disk is full" in errors
-    assert "Traceback" not in errors
+    room = (out / "rounds.jsonl").stat().st_size + 100  # for no further line
+    assert resume_on_a_full_disk(out, room, monkeypatch) == 16
+    assert "error LOR-601" in capsys.readouterr().err
     assert (out / "checkpoint.safetensors").read_bytes() == checkpoint
     run(resumable(out), out, resume=True)
     assert adapter_files(out) == adapter_files(finished)
 
 
 def test_a_disk_that_fills_while_the_adapter_is_saved_has_its_code_too(
-    plan: RunPlan, finished: Path, tmp_path: Path
+    plan: RunPlan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A finished run resumed: only adapter and reports are written again."""
+    """A finished run resumed: only the adapter and reports are written again."""
     out = tmp_path / "run"
     run(plan, out)
     before = adapter_files(out)
-    limit = (out / "rounds.jsonl").stat().st_size
-    assert len(before["adapter_model.safetensors"]) > limit
-    process = command("simulate", "--resume", str(out), code=LIMITED.format(limit))
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 16, errors
-    assert "LOR-601" in errors
-    assert "Traceback" not in errors
+    room = (out / "rounds.jsonl").stat().st_size
+    assert len(before["adapter_model.safetensors"]) > room
+    assert resume_on_a_full_disk(out, room, monkeypatch) == 16
+    assert "error LOR-601" in capsys.readouterr().err
     assert adapter_files(out) == before, "the adapter that was there is kept"
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
@@ -416,36 +436,35 @@ def test_more_minimum_sites_than_sites_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("part", ["train", "test"])
 def test_a_label_that_occurs_once_is_part_of_the_run(
-    plan: RunPlan, tmp_path: Path, seed: int
+    plan: RunPlan, tmp_path: Path, part: str
 ) -> None:
-    """Wherever its one record falls, among the training or the test records."""
+    """Wherever the seed puts its one record: among the training or the test records."""
     source = write_csv(tmp_path / "data.csv", 100, extra=[["the only rash", "rare", "x"]])
-    rare = plan.replace(data={"train": str(source)}, simulation={"seed": seed})
-    simulation = Simulation(rare, tmp_path / "run", quiet())
+    rare = plan.replace(data={"train": str(source)})
+    seeds = (rare.replace(simulation={"seed": seed}) for seed in range(99))
+    chosen = next(one for one in seeds if "rare" in getattr(load_data(one), part).labels)
+    simulation = Simulation(chosen, tmp_path / "run", quiet())
     assert simulation.plan.task.labels == ["health", "money", "rare"]
 
 
 @pytest.mark.slow
-def test_flowers_engine_gives_the_same_adapter(plan: RunPlan, tmp_path: Path) -> None:
+def test_flowers_engine_gives_the_same_adapter(
+    plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ray against in-process, to 1e-4: sums may be taken in another order."""
-    from safetensors.torch import load_file
-
-    (tmp_path / "data.csv").write_bytes(Path(plan.data.train).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    Path("data.csv").write_bytes(Path(plan.data.train).read_bytes())
     relative = plan.replace(data={"train": "data.csv"}, rounds={"minimum_sites": SITES})
-    states = {}
-    for engine in ("in-process", "ray"):
-        (tmp_path / f"{engine}.toml").write_text(
-            to_toml(relative.replace(simulation={"engine": engine})), encoding="utf-8"
-        )
-        script = f"import os; os.chdir({str(tmp_path)!r}); {COMMAND}"
-        process = command("simulate", f"{engine}.toml", "--out", engine, code=script)
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
-        states[engine] = load_file(tmp_path / engine / "checkpoint.safetensors")
-    for name, tensor in states["in-process"].items():
-        assert torch.allclose(states["ray"][name], tensor, rtol=0, atol=1e-4), name
-    summaries = [json.loads((tmp_path / e / "summary.json").read_text()) for e in states]
-    assert summaries[0]["epsilon"] == summaries[1]["epsilon"]
-    assert all(len(record["sites"]) == SITES for record in read_rounds(tmp_path / "ray")[1:])
+    expected = run(relative, Path("in-process"))
+    on_ray = relative.replace(simulation={"engine": "ray"})
+    Path("ray.toml").write_text(to_toml(on_ray), encoding="utf-8")
+    process = command("simulate", "ray.toml", "--out", "ray")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    reference = load_file("in-process/checkpoint.safetensors")
+    for name, tensor in load_file("ray/checkpoint.safetensors").items():
+        assert torch.allclose(tensor, reference[name], rtol=0, atol=1e-4), name
+    assert json.loads(Path("ray/summary.json").read_text())["epsilon"] == expected["epsilon"]
+    assert all(len(record["sites"]) == SITES for record in read_rounds(Path("ray"))[1:])

@@ -1,0 +1,24 @@
+"""``make bench NAME=ledger-speed``: run one benchmark; without a name, list them."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    """Run the benchmark that the first argument names, with the arguments after it."""
+    known = {path.stem.replace("_", "-"): path for path in HERE.glob("*.py") if path.stem != "run"}
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in known:
+        print(f"Benchmarks: {', '.join(sorted(known))}. For example: make bench NAME={min(known)}")
+        sys.exit(2)
+    sys.argv = [str(known[name]), *sys.argv[2:]]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""``lorica site init`` and ``lorica site plan``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lorica.common.cli import PlanArgument, SetOption
+from lorica.common.errors import Code, LoricaError
+
+SiteOption = Annotated[Path, typer.Option("--site", "-s", help="The site's site.toml.")]
+
+_REFUSED = 14
+
+
+def site_config(
+    name: Annotated[str, typer.Option(help="The site's public name.")],
+    data: Annotated[str, typer.Option(help="Path of the records: .csv, .tsv or .jsonl.")],
+    site: SiteOption = Path("site.toml"),
+) -> None:
+    """Write a site.toml with every setting, its default and its meaning."""
+    from lorica.client.policy import documented_site
+    from lorica.common.storage import write_atomically
+
+    if site.exists():
+        raise LoricaError(
+            Code.SITE_CONFIG,
+            f"{site} exists already.",
+            mend="Edit it, or give another path with --site.",
+        )
+    write_atomically(site, documented_site(name, data))
+    Console().print(f"Written to {site}. Read it through and set the limits.", soft_wrap=True)
+
+
+def site_plan(
+    plan: PlanArgument = None, settings: SetOption = None, site: SiteOption = Path("site.toml")
+) -> None:
+    """Show what a run would cost this site: σ, ε now, after and left, and whether it may run.
+
+    Looks at nothing of the data but the number of units. Exits with status 14 when the policy or
+    a budget would refuse the run.
+    """
+    from lorica.client.policy import load_site
+    from lorica.client.site_plan import run_cost
+    from lorica.common.plan_io import load_plan
+
+    config, loaded = load_site(site), load_plan(plan, settings or [])
+    cost = run_cost(loaded, config, site.parent)
+    training, evaluation = cost.privacy.training, cost.privacy.evaluation
+    table = Table(box=None, show_header=False, title=f"What this run would cost {config.site.name}")
+    table.add_column(style="dim")
+    table.add_column()
+    rows = [
+        ("unit of privacy", loaded.privacy.unit),
+        ("units that rates are computed from", f"{cost.units:,}"),
+        ("noise multiplier σ", f"{training.noise_multiplier:.4f}"),
+        ("sample rate q", f"{training.sample_rate:.4f}"),
+        ("DP-SGD steps", f"{loaded.total_steps:,}"),
+        ("evaluations", str(len(loaded.evaluation_rounds)) if evaluation else "none"),
+        ("signal to noise of a step", f"{cost.signal_to_noise:.1f} (expected batch / σ)"),
+        ("ε of the run", f"{cost.run_epsilon:.3f} at δ = {loaded.privacy.delta:g}"),
+        ("ε of this data set now", f"{cost.spent:.3f} at δ = {config.ledger.delta:g}"),
+        ("ε after the run", f"{cost.after:.3f}"),
+        ("left of the lifetime budget", f"{cost.left:.3f} of {config.ledger.lifetime_epsilon:g}"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    for reason in cost.refusals:
+        console.print(Text.assemble(("would be refused  ", "bold red"), reason), soft_wrap=True)
+    if cost.refusals:
+        sys.exit(_REFUSED)
+    console.print(Text("The site would take part.", style="bold green"))

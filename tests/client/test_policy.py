@@ -1,0 +1,175 @@
+"""The site's policy and configuration, and what a run would cost."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lorica.client.ledger import Charge
+from lorica.client.noise import SecureNoise
+from lorica.client.policy import SiteConfig, check_plan, documented_site, load_site
+from lorica.client.site_plan import open_ledger, run_cost
+from lorica.client.trainer import LocalTrainer
+from lorica.common.accounting import epsilon
+from lorica.common.adapters import pack_state
+from lorica.common.backbones import load_backbone
+from lorica.common.cli import build
+from lorica.common.errors import Code, LoricaError
+from lorica.common.messages import Request
+from lorica.common.plan import RunPlan
+from lorica.common.plan_io import load_plan, to_toml
+from lorica.common.records import read_records
+from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from tests.conftest import SMALL_WORDS
+
+
+@pytest.fixture
+def plan(small_backbone: Path) -> RunPlan:
+    return load_plan(
+        None,
+        [
+            f"backbone.source={small_backbone}",
+            "task.labels=a,b",
+            "privacy.unit=patient",
+            "training.expected_batch_size=8",
+            "training.local_steps=1",
+            "rounds.count=3",
+        ],
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path, plan: RunPlan) -> SiteConfig:
+    with (tmp_path / "records.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "patient"])
+        for i in range(120):
+            words = [SMALL_WORDS[(i * 5 + k) % len(SMALL_WORDS)] for k in range(3)]
+            writer.writerow([" ".join(words), "ab"[i % 2], f"p{i // 2}"])
+    text = documented_site("north", "records.csv")
+    sha256 = load_backbone(plan.backbone).sha256
+    text = text.replace('unit = ""', 'unit = "patient"').replace(
+        'unit = "record"', 'unit = "patient"'
+    )
+    text = text.replace("minimum_units = 100", "minimum_units = 20")
+    start, end = text.index("backbones = "), text.index("# Largest LoRA rank")
+    text = f'{text[:start]}backbones = ["{sha256}"]\n{text[end:]}'
+    (tmp_path / "site.toml").write_text(text)
+    return load_site(tmp_path / "site.toml")
+
+
+def check(plan: RunPlan, config: SiteConfig, units: int = 60) -> None:
+    sha256 = load_backbone(plan.backbone).sha256
+    check_plan(plan, config, backbone_sha256=sha256, units=units)
+
+
+def test_a_plan_within_the_policy_is_allowed(plan: RunPlan, config: SiteConfig) -> None:
+    check(plan, config)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("privacy", "epsilon", 8.01),
+        ("privacy", "epsilon", float("inf")),
+        ("privacy", "delta", 1.1e-5),
+        ("privacy", "unit", "record"),
+        ("adapter", "rank", 65),
+        ("rounds", "count", 1001),
+        ("training", "local_steps", 100_000),
+    ],
+)
+def test_a_plan_that_asks_for_more_is_refused(
+    plan: RunPlan, config: SiteConfig, section: str, key: str, value: object
+) -> None:
+    with pytest.raises(LoricaError) as caught:
+        check(plan.replace(**{section: {key: value}}), config)
+    assert caught.value.code is Code.POLICY_REFUSED
+    assert "60" not in caught.value.public_reason
+
+
+def test_another_backbone_and_too_few_units_are_refused(plan: RunPlan, config: SiteConfig) -> None:
+    for sha256, units in (("0" * 64, 60), (load_backbone(plan.backbone).sha256, 19)):
+        with pytest.raises(LoricaError) as caught:
+            check_plan(plan, config, backbone_sha256=sha256, units=units)
+        assert caught.value.code is Code.POLICY_REFUSED
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("maximum_rnk = 64", "maximum_rank"), ("maximum_rank = 0", "maximum_rank"), ("[", "TOML")],
+)
+def test_a_wrong_site_toml_is_refused_with_the_key_at_fault(
+    tmp_path: Path, config: SiteConfig, wrong: str, right: str
+) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text(path.read_text().replace("maximum_rank = 64", wrong))
+    with pytest.raises(LoricaError) as caught:
+        load_site(path)
+    assert caught.value.code is Code.SITE_CONFIG
+    assert right in str(caught.value)
+
+
+def test_cost_agrees_with_the_accountant_and_counts_what_the_ledger_holds(
+    tmp_path: Path, plan: RunPlan, config: SiteConfig
+) -> None:
+    before = run_cost(plan, config, tmp_path)
+    events = before.privacy.events(3, 0)
+    assert before.units == 60
+    assert before.run_epsilon == pytest.approx(epsilon(events, 1e-5))
+    assert (before.spent, before.refusals) == (0.0, [])
+    ledger = open_ledger(config, tmp_path, create=True)
+    ledger.charge(Charge("old", 1, "train", tuple(events), "patient", "f" * 64))
+    ledger.close()
+    after = run_cost(plan, config, tmp_path)
+    assert after.spent == pytest.approx(before.run_epsilon)
+    assert after.after == pytest.approx(epsilon(events * 2, 1e-5))
+
+
+def test_a_trainer_with_a_ledger_on_disk_answers_the_same_after_a_restart(
+    tmp_path: Path, plan: RunPlan, config: SiteConfig
+) -> None:
+    data = plan.replace(data={"unit": "patient"}).data
+    records = read_records(str(tmp_path / "records.csv"), data, unit="patient")
+    backbone = load_backbone(plan.backbone)
+    state = starting_state(TextClassifier(backbone, plan), backbone, plan)
+
+    def answer(round: int) -> bytes:
+        ledger = open_ledger(config, tmp_path, create=True)
+        trainer = LocalTrainer(
+            "north",
+            records,
+            noise=lambda stream, round: SecureNoise(),
+            config=config,
+            ledger=ledger,
+        )
+        try:
+            return trainer.train(Request(plan, "run", round, pack_state(state))).blob
+        finally:
+            ledger.close()
+
+    first, again, second = answer(1), answer(1), answer(2)
+    assert first == again != second
+    ledger = open_ledger(config, tmp_path)
+    assert len(ledger.history().charges) == 2
+    ledger.close()
+
+
+def test_the_command_shows_the_cost_and_ends_with_14_when_it_would_be_refused(
+    tmp_path: Path, plan: RunPlan, config: SiteConfig
+) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(to_toml(plan))
+    site = ["--site", str(tmp_path / "site.toml")]
+    app = build()
+    fine = CliRunner().invoke(app, ["site", "plan", str(path), *site])
+    assert fine.exit_code == 0, fine.output
+    assert "would take part" in fine.output
+    refused = CliRunner().invoke(
+        app, ["site", "plan", str(path), "--set", "privacy.epsilon=100", *site]
+    )
+    assert refused.exit_code == 14
+    assert "ceiling" in refused.output

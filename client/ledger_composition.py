@@ -3,10 +3,10 @@
 A ledger asks for the ε of all its events again and again, each time with one event more. The
 events are the leaves of a binary tree in the order of the chain; a node is the composition of
 its two halves and never changes once its leaves are written, so every node is computed once,
-kept by a key that is a hash of its events (:class:`Blocks`), and shared by every history that
+kept by a key that is a hash of its events (:class:`BlockStore`), and shared by every history that
 begins alike. A history of n events is then at most log2(n) nodes, and one event more costs one
 leaf and a few convolutions. Rounds of equal (σ, q, steps) have equal keys, so repeated rounds
-cost nothing: 512 of them are nine nodes.
+cost nothing: 512 of them are ten nodes.
 
 Formal guarantee:
     The ε returned is an upper bound on the ε of the exact composition at the same δ, as every
@@ -14,8 +14,8 @@ Formal guarantee:
     record's, which replaces it where that is smaller.
 
     How much it exceeds the exact ε: grids are at most 1/8 of a step's and 1/200 of a block's
-    standard deviation, which adds at most 0.3 % to the variance; measured at δ = 1e-5, ε is 0.0 to 0.1 %
-    high.
+    standard deviation, which adds at most 0.3 % to the variance; measured at δ = 1e-5, ε
+    is 0.0 to 0.1 % high.
 """
 
 from __future__ import annotations

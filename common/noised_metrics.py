@@ -19,6 +19,9 @@ from lorica.common.site_privacy import evaluation_event
 LOSS_BOUND = 8.0
 """Cross-entropy of a record is cut at this many nats, and divided by it, before it is summed."""
 
+MOST_UNITS = 1e12
+"""A site that counts more is not believed: its vector is left out."""
+
 _BAND = 1.96  # standard deviations of a 95 % band
 
 
@@ -60,8 +63,9 @@ def combine(plan: RunPlan, vectors: Sequence[Sequence[float]]) -> SiteMetrics | 
 
     Post-processing of what was noised at the sites.
     """
-    total = np.sum(np.array(vectors, dtype=np.float64), axis=0) if vectors else np.zeros(1)
-    count, noise = float(total[0]), _noise_std(plan) * math.sqrt(len(vectors))
+    sane = [vector for vector in vectors if max(map(abs, vector)) <= MOST_UNITS]
+    total = np.sum(np.array(sane, dtype=np.float64), axis=0) if sane else np.zeros(1)
+    count, noise = float(total[0]), _noise_std(plan) * math.sqrt(len(sane))
     if count < max(1.0, 3.0 * noise):
         return None
     wanted = plan.privacy.evaluation_metrics

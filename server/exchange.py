@@ -43,9 +43,18 @@ def exchange(
         timeout: seconds to wait for each node, and the messages' time to live.
         group: Flower's group id, such as the round.
     """
-    messages = [Message(content, node, kind, ttl=timeout, group_id=group) for node in nodes]
     begun = time.monotonic()
-    pending = dict(zip(grid.push_messages(messages), nodes, strict=True))
+    pending: dict[str, int] = {}
+    lost = []
+    for node in nodes:
+        message = Message(content, node, kind, ttl=timeout, group_id=group)
+        identity = next(iter(grid.push_messages([message])), "")
+        if identity:
+            pending[identity] = node
+        else:
+            lost.append(node)  # it left since it was listed
+    for node in lost:
+        yield Answer(node, "error", 0.0)
     while pending:
         replies = list(grid.pull_messages(list(pending)))
         now = time.monotonic() - begun

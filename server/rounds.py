@@ -174,8 +174,9 @@ class RoundLoop:
                     Code.UPDATE_REFUSED, f"Site {site.name} answers as another site or weight."
                 )
             update = unpack_state(reply.blob)
-            size, norm = len(reply.blob), update_norm(update)
+            size = len(reply.blob)
             screen(update, state, self._plan.aggregation.method, max_norm=self._max_norm)
+            norm = update_norm(update)
             rule.add(update, self._share(site))
         except _Unanswered as problem:
             return SiteRound(site.name, problem.status, problem.reason, seconds=answer.seconds)

@@ -85,9 +85,10 @@ class RunFolder:
                 metadata = file.metadata()
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             found = Checkpoint(metadata["run"], int(metadata["round"]), state)
+            fingerprint = metadata["fingerprint"]
         except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise LoricaError(Code.RUN_NOT_RESUMABLE, f"{path} is damaged: {error}.") from error
-        if metadata["fingerprint"] != plan.fingerprint:
+        if fingerprint != plan.fingerprint:
             raise LoricaError(Code.PLAN_MISMATCH, f"{path} belongs to another plan than {PLAN}.")
         self._keep_rounds(found.round)
         return found

@@ -11,10 +11,10 @@ import numpy as np
 from lorica.common.errors import Code, LoricaError
 
 ERROR_SHARES = {
-    "gradient, (ε, δ) alone": 0.30,
-    "gradient, f-DP": 0.30,
-    "gradient, mechanism": 0.10,
-    "update, f-DP": 0.15,
+    "gradient-dp": 0.30,
+    "gradient-f-dp": 0.30,
+    "gradient-mechanism": 0.10,
+    "update-f-dp": 0.15,
     "membership": 0.15,
 }
 """Bound -> its share of the allowed error, 1 - confidence. They add up to 1, so all bounds hold

@@ -16,16 +16,16 @@ that belong to no canary. Guesses that differ from this are only weaker, never w
 
 *Bounds*, each from a null hypothesis that it rejects:
 
-"gradient, (ε, δ) alone" — H: training is (ε, δ)-DP, whatever else. Guesses for the 30 % of canaries
+"gradient-dp" — H: training is (ε, δ)-DP, whatever else. Guesses for the 30 % of canaries
 with the largest abs(Λ). Proves: no (ε, δ)-DP mechanism at the given δ does this (Steinke et al.).
 
-"gradient, f-DP" — H_σ: the whole privacy curve δ(·) of training is at most that of T steps of the
+"gradient-f-dp" — H_σ: the whole privacy curve δ(·) of training is at most that of T steps of the
 Poisson-subsampled Gaussian with rate q and noise σ. The same guesses. Nothing is assumed about
 dependence between canaries. Proves: training does not have the curve of any σ' >= σ (Mahloujifar
 et al.); ε is what the accountant states for the least σ rejected, so the bound on ε holds for
 mechanisms of the family, and for every mechanism the family's curve is refuted.
 
-"gradient, mechanism" — H_σ: training *is* that mechanism with noise σ or more, with independent
+"gradient-mechanism" — H_σ: training *is* that mechanism with noise σ or more, with independent
 noise in every coordinate. Then o_ti of different canaries are independent (the real
 records' contribution is known to the auditor and subtracted), and guesses for all m are right
 independently with probability (1 + TV_σ) / 2 at most. Proves: no such mechanism is at work. This
@@ -52,6 +52,7 @@ from lorica.simulations.audit.site import most_canaries
 from lorica.simulations.audit.subject import Subject
 
 RUN = "audit-gradient"
+DP, F_DP, MECHANISM = "gradient-dp", "gradient-f-dp", "gradient-mechanism"
 CANARIES = 2000
 REFERENCES = 500
 """Directions of nobody, to measure the noise."""
@@ -133,10 +134,7 @@ def bounds_from_scores(
 ) -> list[Finding]:
     """The three bounds; scores are positive for "in", larger in size when surer; shape (m,)."""
     begun = time.monotonic() - seconds
-    error = {
-        name: share_of_error(f"gradient, {name}", confidence)
-        for name in ("(ε, δ) alone", "f-DP", "mechanism")
-    }
+    error = {name: share_of_error(name, confidence) for name in (DP, F_DP, MECHANISM)}
     surest = guess(scores, coins, round(GUESSED * len(coins)))
     everyone = guess(scores, coins, len(coins))
     shape = (
@@ -144,25 +142,25 @@ def bounds_from_scores(
         f"{family.sample_rate:.4g}"
     )
     found = {
-        "(ε, δ) alone": (
-            one_run_bound(surest, family.delta, error["(ε, δ) alone"]),
+        DP: (
+            one_run_bound(surest, family.delta, error[DP]),
             surest,
             "training is (ε, δ)-DP for an ε below the bound",
         ),
-        "f-DP": (
-            family.bound(lambda curve: one_run_rejects(surest, curve, error["f-DP"])),
+        F_DP: (
+            family.bound(lambda curve: one_run_rejects(surest, curve, error[F_DP])),
             surest,
             f"training leaks at most as much, at any ε', as {shape} and an ε below the bound",
         ),
-        "mechanism": (
-            family.bound(lambda curve: independent_rejects(everyone, curve, error["mechanism"])),
+        MECHANISM: (
+            family.bound(lambda curve: independent_rejects(everyone, curve, error[MECHANISM])),
             everyone,
             f"training is {shape}, noise independent over coordinates, and an ε below the bound",
         ),
     }
     return [
         Finding(
-            f"gradient, {name}",
+            name,
             bound,
             1.0 - error[name],
             hypothesis,

@@ -43,8 +43,8 @@ def membership_audit(subject: Subject, *, confidence: float, seed: int) -> tuple
     """
     begun = time.monotonic()
     state = subject.train(subject.plain_trainer(), RUN)
-    members = -losses(subject, state, subject.records)
-    strangers = -losses(subject, state, subject.strangers)
+    members = log_odds(subject, state, subject.records)
+    strangers = log_odds(subject, state, subject.strangers)
     error = share_of_error("membership", confidence)
     generator = np.random.default_rng([seed, 3])
     bound = split_bound(members, strangers, subject.plan.privacy.delta, error, generator)
@@ -62,18 +62,23 @@ def membership_audit(subject: Subject, *, confidence: float, seed: int) -> tuple
             "tpr_at_fpr": {str(rate): tpr_at(members, strangers, rate) for rate in LOW_RATES},
         },
     )
-    return finding, Scatter("Membership: minus the loss of each record", members, strangers)
+    return finding, Scatter(
+        "Membership: log-odds of each record's label, in training and held out", members, strangers
+    )
 
 
-def losses(subject: Subject, state: State, records: Records) -> np.ndarray:
-    """Cross-entropy of every record under an adapter, nats, shape (n,)."""
+def log_odds(subject: Subject, state: State, records: Records) -> np.ndarray:
+    """log p / (1 - p) of every record's own label under an adapter, shape (n,). A loss -log p
+    below a threshold is one of these above another; differences are easier to see."""
     plan = subject.plan
     classifier = TextClassifier(subject.backbone, plan)
     classifier.load_state(state)
     encoded = encode(subject.backbone, records.texts, plan.training.max_length)
     logits = predict_logits(classifier, PrefixCache(classifier, encoded))
     labels = torch.tensor(label_indices(records, plan.task.labels, where="The test data"))
-    return torch.nn.functional.cross_entropy(logits, labels, reduction="none").double().numpy()
+    own = logits.double().log_softmax(1).gather(1, labels[:, None])
+    rest = logits.double().scatter(1, labels[:, None], -torch.inf).logsumexp(1, keepdim=True)
+    return (own + logits.double().logsumexp(1, keepdim=True) - rest)[:, 0].numpy()
 
 
 def auc(members: np.ndarray, strangers: np.ndarray) -> float:

@@ -64,14 +64,14 @@ def update_audit(
     subject.train(trainer, RUN)
     total = _sent(subject, trainer)
     cosines = -trainer.watch.directions.project(total) / float(total.norm())
-    error = share_of_error("update, f-DP", confidence)
+    error = share_of_error("update-f-dp", confidence)
     centred = cosines - _middle(cosines)
     guesses = guess(centred, coins, round(GUESSED * count))
     low, estimate, high = andrew_estimate(
         cosines[coins], len(total), subject.plan.privacy.delta, 1.0 - confidence
     )
     finding = Finding(
-        "update, f-DP",
+        "update-f-dp",
         family.bound(lambda curve: one_run_rejects(guesses, curve, error)),
         1.0 - error,
         f"the site's updates leak at most as much, at any ε', as {family.steps} steps of the "

@@ -162,7 +162,7 @@ FILES: dict[str, tuple[bytes, Code, list[str]]] = {
     "a column twice": (b"text,label,text\na,b,c\n", Code.DATA_MALFORMED, ["twice"]),
     "a field too many": (b"text,label\na,b\nc,d,e\n", Code.DATA_MALFORMED, ["line 3"]),
     "an open quote": (b'text,label\n"a,b\n', Code.DATA_MALFORMED, ["line"]),
-    "one record": (b"text,label\na,b\n", Code.DATA_TOO_FEW_LABELS, ["0 label"]),
+    "one record": (b"text,label\na,b\n", Code.DATA_TOO_FEW_LABELS, ["label(s)"]),
 }
 
 

@@ -63,7 +63,7 @@ def plan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("simulate")
     return RunPlan().replace(
         backbone={"source": str(shared.make_small_backbone(folder / "backbone"))},
-        adapter={"rank": 4},
+        adapter={"rank": 8, "layers": [1, 2]},
         data={"train": str(write_csv(folder / "data.csv", 120))},
         privacy={"epsilon": 8.0, "delta": 1e-3},
         training={"expected_batch_size": 8, "local_steps": 2},

@@ -105,6 +105,14 @@ def curve(points: Sequence[Point], budget: float) -> str:
     )
 
 
+def short(text: str, most: int = 24) -> str:
+    """A long name without its middle: run ids often differ at the end."""
+    if len(text) <= most:
+        return text
+    head = (most - 1) // 2
+    return f"{text[:head]}…{text[head + 1 - most :]}"
+
+
 def _thinned(points: Sequence[Point], most: int = 600) -> Sequence[Point]:
     step = max(1, len(points) // most)
     return [*points[:-1:step], points[-1]]
@@ -118,6 +126,6 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(epsilon=epsilon_text, day=day, name=printable)
+    environment.filters.update(epsilon=epsilon_text, day=day, name=printable, short=short)
     source = importlib.resources.files("lorica.client").joinpath("templates/ledger.html.j2")
     return environment.from_string(source.read_text(encoding="utf-8"))

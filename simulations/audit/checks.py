@@ -21,7 +21,7 @@ CHANCE = 1e-6
 """Probability with which a check may fail a sound engine."""
 
 
-def check_sampling(draws: np.ndarray, rate: float) -> Check:
+def check_sampling(draws: np.ndarray, rate: float, *, most: int = 1) -> Check:
     """Whether units are drawn independently with probability ``rate`` in every step.
 
     Two dispersions that Poisson sampling has and others lack: of the batch sizes over steps
@@ -31,8 +31,12 @@ def check_sampling(draws: np.ndarray, rate: float) -> Check:
     Args:
         draws: rows that each unit brought to each step, shape (steps, units).
         rate: the claimed q.
+        most: rows that a unit may bring to a step.
     """
     name = "Poisson sampling"
+    if draws.max(initial=0) > most:
+        detail = f"a unit brought {draws.max()} records to a step, {most} at most are allowed."
+        return Check(name, False, detail)
     present = draws > 0
     steps, units = present.shape
     if rate == 1.0:

@@ -19,8 +19,7 @@ import numpy as np
 from lorica.common.accounting import PrivacyEvent
 from lorica.simulations.audit.bounds import PrivacyCurve
 
-_SPAN = 4.0  # σ is sought from a quarter of the claimed to where ε is next to nothing
-_LEAST_EPSILON = 0.02
+_LEAST, _MOST = 1 / 4, 64.0  # σ is sought from a quarter of the claimed to 64 times that
 _TOLERANCE = 2e-3  # relative, of σ
 _GRID = np.concatenate([np.arange(0, 20, 0.05), np.arange(20, 80, 0.25)])  # ε of a curve
 _INTERVAL = 2e-3  # of one step's privacy loss
@@ -60,31 +59,25 @@ class Family:
         return max(0.0, float(loss.get_epsilon_for_delta(self.delta)))
 
     def bound(self, rejects: Callable[[PrivacyCurve], bool]) -> float:
-        """ε of the least σ whose curve is rejected; 0 when none is.
-
-        When even a quarter of the claimed noise is rejected, the ε of that quarter.
+        """ε of the least σ whose curve is rejected, sought between a quarter of the claimed noise
+        and 64 times that: at most the ε of the former, 0 when not even the latter is rejected.
 
         Args:
             rejects: true for a curve that the observations refute; if for one, then for every
                 lower one.
         """
-        low = math.log(self.claimed_noise / _SPAN)
+        low = math.log(self.claimed_noise * _LEAST)
         if rejects(self.curve(math.exp(low))):
             return self.epsilon(math.exp(low))
-        high = self._next_to_nothing()
-        if not rejects(self.curve(math.exp(high))):
-            return 0.0
+        high = low
+        while not rejects(self.curve(math.exp(high))):
+            low, high = high, high + math.log(2.0)
+            if high > math.log(self.claimed_noise * _MOST):
+                return 0.0
         while high - low > _TOLERANCE:
             middle = (low + high) / 2
             low, high = (low, middle) if rejects(self.curve(math.exp(middle))) else (middle, high)
         return self.epsilon(math.exp(high))
-
-    def _next_to_nothing(self) -> float:
-        """log σ at which ε is below 0.02."""
-        high = math.log(self.claimed_noise)
-        while self.epsilon(math.exp(high)) > _LEAST_EPSILON:
-            high += math.log(2.0)
-        return high
 
 
 @functools.lru_cache(maxsize=64)

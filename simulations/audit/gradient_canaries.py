@@ -77,7 +77,7 @@ def gradient_audit(
         LoricaError: LOR-103 too many canaries for the adapter, and why the site would refuse.
     """
     begun = time.monotonic()
-    room = subject.smallest_group
+    room = min(subject.group_sizes)
     count = min(CANARIES, most_canaries(room)) if canaries is None else canaries
     references = max(1, min(REFERENCES, room - count))
     generator = np.random.default_rng([seed, 1])
@@ -91,7 +91,9 @@ def gradient_audit(
     noise_found = float(np.sqrt(np.mean(seen[:, count:] ** 2)))
     scores = log_likelihood_ratio(seen[:, :count], family, noise_found)
     checks = [
-        check_sampling(np.array(trainer.watch.draws), family.sample_rate),
+        check_sampling(
+            np.array(trainer.watch.draws), family.sample_rate, most=subject.records_per_unit
+        ),
         check_noise(seen[:, count:], family.claimed_noise),
         check_ledger(
             trainer.ledger.history().events(RUN),

@@ -87,9 +87,10 @@ class Watch:
         """
         np.add.at(self._drawn, self._unit_of[rows], 1)
         canary = rows >= self._first_canary
-        flat = torch.cat([p.grad_sample.flatten(1).double() for p in samples], dim=1)
         if not canary.all():
-            self._real += self._contribution(flat[torch.from_numpy(~canary)], rows[~canary])
+            real = torch.from_numpy(~canary)
+            parts = [p.grad_sample[real].flatten(1).double() for p in samples]
+            self._real += self._contribution(torch.cat(parts, dim=1), rows[~canary])
         if not canary.any():
             return
         which = self._rows_of_canaries[rows[canary] - self._first_canary]

@@ -76,13 +76,19 @@ class Subject:
         return cls(plan, name, records, _strangers(plan, name, data.test), backbone, start)
 
     @property
-    def smallest_group(self) -> int:
-        """Trained values of the smaller clip group: the head or the LoRA factors."""
+    def group_sizes(self) -> list[int]:
+        """Trained values of every clip group: the head's, and the LoRA factors' if any."""
         sizes = {True: 0, False: 0}
         for name, tensor in self.start.items():
             if is_trained(self.plan.aggregation.method, name):
                 sizes[part_of(name) is Part.HEAD] += tensor.numel()
-        return min(size for size in sizes.values() if size)
+        return [size for size in sizes.values() if size]
+
+    @property
+    def records_per_unit(self) -> int:
+        """Most records that a unit brings to a step."""
+        privacy = self.plan.privacy
+        return 1 if privacy.unit == "record" else privacy.max_records_per_unit
 
     def trainer(self, included: np.ndarray, make: MakeDirections) -> AuditedTrainer:
         """The site with canaries among its records.

@@ -39,6 +39,8 @@ from lorica.simulations.audit.subject import Subject
 
 RUN = "audit-update"
 CANARIES = 1000
+MOST_NUMBERS = 50_000_000
+"""Numbers that all default canaries' directions may have together: 200 MB."""
 
 
 def update_audit(
@@ -48,7 +50,8 @@ def update_audit(
 
     Args:
         subject: the site.
-        canaries: m; 1000, or a third of the smaller clip group's values if fewer, when None.
+        canaries: m; when None 1000, or fewer where directions of the smaller clip group would
+            not be nearly orthogonal or would take too much memory.
         confidence: of all bounds of the audit together.
         seed: of coins and directions.
 
@@ -56,7 +59,9 @@ def update_audit(
         LoricaError: why the site would refuse.
     """
     begun = time.monotonic()
-    count = min(CANARIES, max(2, subject.smallest_group // 3)) if canaries is None else canaries
+    sizes = subject.group_sizes
+    fitting = max(2, min(CANARIES, min(sizes) // 3, MOST_NUMBERS // sum(sizes)))
+    count = fitting if canaries is None else canaries
     generator = np.random.default_rng([seed, 2])
     coins = fair_coins(count, generator)
     trainer = subject.trainer(coins, lambda layout: RandomDirections(count, layout, generator))

@@ -207,7 +207,7 @@ class TestReport:
         page = _Page(out.read_text())
         assert page.links == []
         assert "script" not in page.tags
-        assert "<script>alert(1)</script>" in page.text  # as text
+        assert "<script>ale" in page.text  # as text, its middle left out
         assert "\x1b" not in page.text
 
     def test_a_damaged_ledger_gets_a_page_that_says_so_and_a_failing_exit(self, path, tmp_path):

@@ -231,11 +231,11 @@ HOSTILE = {
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_json_is_refused_with_a_code_and_quickly(text: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(LoricaError) as caught:
         from_canonical(text)
     assert caught.value.code in (Code.PLAN_UNREADABLE, Code.PLAN_UNKNOWN_KEY, Code.PLAN_BAD_VALUE)
-    assert time.monotonic() - start < 1.5  # seconds; labels compared in pairs take 3
+    assert time.process_time() - start < 1.5  # seconds; labels compared in pairs take 3
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,13 @@ def test_blank_lines_between_rows_are_no_records(write: Write) -> None:
     assert len(read_records(write("d.jsonl", rows), DataPlan())) == 2
 
 
+def test_nested_json_in_columns_that_nobody_asked_for_does_no_harm(write: Write) -> None:
+    path = write("d.jsonl", '{"text": "a", "label": "b", "more": {"x": [1]}}\n')
+    assert read_records(path, DataPlan()).texts == ["a"]
+    (row,) = read_table(Path(path))
+    assert json.loads(row["more"]) == {"x": [1]}
+
+
 def test_the_order_of_json_keys_does_not_matter(write: Write) -> None:
     path = write("d.jsonl", '{"text":"a","label":"x"}\n{"label":"y","text":"b"}\n')
     records = read_records(path, DataPlan())

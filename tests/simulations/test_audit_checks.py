@@ -22,7 +22,7 @@ def shuffled(rate: float, generator: np.random.Generator) -> np.ndarray:
     draws = np.zeros((STEPS, UNITS), dtype=np.int64)
     for step in range(STEPS):
         if len(order) < size:
-            order = np.concatenate([order, generator.permutation(UNITS)])
+            order = generator.permutation(UNITS)
         draws[step, order[:size]] = 1
         order = order[size:]
     return draws
@@ -56,6 +56,13 @@ def test_batches_of_fixed_size_fail(sampler: object, rate: float) -> None:
 
 def test_another_rate_fails() -> None:
     assert not check_sampling(poisson(0.4, np.random.default_rng(3)), 0.3).passed
+
+
+def test_a_unit_with_more_records_than_allowed_fails() -> None:
+    draws = poisson(0.3, np.random.default_rng(6))
+    draws[2, 7] = 2
+    assert not check_sampling(draws, 0.3).passed
+    assert check_sampling(draws, 0.3, most=2).passed
 
 
 def test_a_unit_left_out_of_full_batches_fails() -> None:

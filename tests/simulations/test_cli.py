@@ -38,14 +38,21 @@ def lorica(
     return run
 
 
+@pytest.fixture(scope="module")
+def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small backbone of tests/conftest.py, made once for this module."""
+    shared = request.config.pluginmanager.get_plugin(str(Path(__file__).parents[1] / "conftest.py"))
+    return shared.make_small_backbone(tmp_path_factory.mktemp("cli") / "backbone")
+
+
 @pytest.fixture
-def good(tmp_path: Path, small_backbone: Path) -> list[str]:
+def good(tmp_path: Path, backbone: Path) -> list[str]:
     """Arguments of a run that works: data.csv with 80 rows, two sites of 32."""
     lines = [HEADER, *(",".join(row) for row in ROWS)]
     (tmp_path / "data.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings = {
         "data.train": "data.csv",
-        "backbone.source": str(small_backbone),
+        "backbone.source": str(backbone),
         "training.expected_batch_size": "8",
         "training.local_steps": "1",
         "rounds.count": "2",
@@ -180,7 +187,8 @@ def test_test_data_with_an_unknown_label_are_refused(
     lorica: Lorica, good: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "test.csv").write_text("text,label\nred skin,illness\n", encoding="utf-8")
-    answer = lorica(*with_settings(good, **{"data.test": "test.csv"}))
+    settings = {"data.test": "test.csv", "privacy.epsilon": "inf"}
+    answer = lorica(*with_settings(good, **settings))
     refused(answer, Code.DATA_UNKNOWN_LABEL, "'illness'", "test")
 
 
@@ -222,6 +230,7 @@ def test_a_plan_that_cannot_be_read_is_refused(
 def test_an_earlier_run_is_replaced_only_by_force(
     lorica: Lorica, good: list[str], tmp_path: Path
 ) -> None:
+    good = with_settings(good, **{"privacy.epsilon": "inf"})
     assert lorica(*good)[0] == 0
     before = (tmp_path / "out" / "summary.json").read_bytes()
     refused(lorica(*good), Code.RUN_FOLDER_EXISTS, "out", "--resume")
@@ -250,9 +259,7 @@ def test_nothing_cannot_be_resumed(lorica: Lorica, tmp_path: Path, folder: str) 
 @pytest.mark.parametrize(
     "more", [["plan.toml"], ["--set", "rounds.count=9"], ["--out", "other"], ["--force"]]
 )
-def test_resume_takes_no_other_options(
-    lorica: Lorica, good: list[str], tmp_path: Path, more: list[str]
-) -> None:
+def test_resume_takes_no_other_options(lorica: Lorica, tmp_path: Path, more: list[str]) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "plan.toml").write_text("[rounds]\ncount = 2\n")
     (tmp_path / "plan.toml").write_text("")
@@ -262,8 +269,10 @@ def test_resume_takes_no_other_options(
 def test_a_run_whose_plan_was_changed_is_not_resumed(
     lorica: Lorica, good: list[str], tmp_path: Path
 ) -> None:
-    """A checkpoint under ε = 8 must not go on under ε = 80."""
-    assert lorica(*good)[0] == 0
+    """A checkpoint made without privacy must not end as a run of ε = 8."""
+    assert lorica(*with_settings(good, **{"privacy.epsilon": "inf"}))[0] == 0
     plan = tmp_path / "out" / "plan.toml"
-    plan.write_text(plan.read_text().replace("epsilon = 8.0", "epsilon = 80.0"))
+    text = plan.read_text()
+    assert "epsilon = inf" in text
+    plan.write_text(text.replace("epsilon = inf", "epsilon = 8.0"))
     refused(lorica("simulate", "--resume", "out"), Code.PLAN_MISMATCH, "another plan")

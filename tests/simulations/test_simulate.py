@@ -9,6 +9,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -258,17 +259,12 @@ def test_a_run_interrupted_within_a_round_repeats_that_round(
     assert adapter_files(out) == adapter_files(finished)
 
 
-def test_a_finished_run_resumed_stays_as_it_is(
-    plan: RunPlan, finished: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    first = run(plan, out)
+def test_a_finished_run_resumed_stays_as_it_is(finished: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(finished, tmp_path / "run")
+    before = json.loads((out / "summary.json").read_text())
     again = run(resumable(out), out, resume=True)
     assert adapter_files(out) == adapter_files(finished)
-    changing = {"peak_rss_bytes"}
-    assert {k: v for k, v in again.items() if k not in changing} == {
-        k: v for k, v in first.items() if k not in changing
-    }
+    assert again | {"peak_rss_bytes": 0} == before | {"peak_rss_bytes": 0}
 
 
 COMMAND = "from lorica.common.cli import main; main()"
@@ -307,7 +303,7 @@ def resume_on_a_full_disk(out: Path, size: int, monkeypatch: pytest.MonkeyPatch)
 
 def test_ctrl_c_keeps_whole_rounds_and_says_how_to_go_on(plan: RunPlan, tmp_path: Path) -> None:
     """A real SIGINT, then --resume; against an uninterrupted run, to the byte."""
-    longer = plan.replace(rounds={"count": 12}, training={"local_steps": 1})
+    longer = plan.replace(rounds={"count": 30}, privacy={"epsilon": float("inf")})
     (tmp_path / "plan.toml").write_text(to_toml(longer), encoding="utf-8")
     out = tmp_path / "run"
     process = command("simulate", str(tmp_path / "plan.toml"), "--out", str(out))
@@ -321,7 +317,7 @@ def test_ctrl_c_keeps_whole_rounds_and_says_how_to_go_on(plan: RunPlan, tmp_path
     assert f"lorica simulate --resume {out}" in rest
     assert "Traceback" not in errors
     done = len(read_rounds(out)) - 1
-    assert 1 <= done < 12
+    assert 1 <= done < 30
 
     run(resumable(out), out, resume=True)
     run(longer, tmp_path / "whole")
@@ -349,20 +345,18 @@ def test_a_disk_that_fills_ends_the_run_with_its_code_and_can_be_resumed(
 
 
 def test_a_disk_that_fills_while_the_adapter_is_saved_has_its_code_too(
-    plan: RunPlan,
+    finished: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A finished run resumed: only the adapter and reports are written again."""
-    out = tmp_path / "run"
-    run(plan, out)
-    before = adapter_files(out)
+    out = shutil.copytree(finished, tmp_path / "run")
     room = (out / "rounds.jsonl").stat().st_size
-    assert len(before["adapter_model.safetensors"]) > room
+    assert (out / "adapter" / "adapter_model.safetensors").stat().st_size > room
     assert resume_on_a_full_disk(out, room, monkeypatch) == 16
     assert "error LOR-601" in capsys.readouterr().err
-    assert adapter_files(out) == before, "the adapter that was there is kept"
+    assert adapter_files(out) == adapter_files(finished), "the adapter that was there is kept"
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
@@ -370,8 +364,8 @@ def test_a_run_replaced_by_force_takes_nothing_else_with_it(
     plan: RunPlan, finished: Path, tmp_path: Path
 ) -> None:
     """Results may lie in a folder that holds a person's own files."""
-    out = tmp_path / "mine"
-    run(plan.replace(simulation={"seed": 3}), out)
+    out = shutil.copytree(finished, tmp_path / "mine")
+    (out / "adapter" / "head.safetensors").unlink()
     (out / "my-data.csv").write_text("text,label\n")
     (out / "notes").mkdir()
     (out / "notes" / "a.txt").write_text("irreplaceable")
@@ -417,7 +411,9 @@ def test_all_baselines_are_trained_and_named(
 
 def test_interrupted_baselines_are_resumed(plan: RunPlan, tmp_path: Path) -> None:
     """Against an uninterrupted run: same accuracies."""
-    every = plan.replace(simulation={"baselines": "all"}, rounds={"count": 2})
+    every = plan.replace(
+        simulation={"baselines": "all"}, rounds={"count": 2}, privacy={"epsilon": float("inf")}
+    )
     whole = run(every, tmp_path / "whole")
     out = tmp_path / "run"
     file = Interrupting("Baseline: site-01")
@@ -442,7 +438,7 @@ def test_a_label_that_occurs_once_is_part_of_the_run(
 ) -> None:
     """Wherever the seed puts its one record: among the training or the test records."""
     source = write_csv(tmp_path / "data.csv", 100, extra=[["the only rash", "rare", "x"]])
-    rare = plan.replace(data={"train": str(source)})
+    rare = plan.replace(data={"train": str(source)}, privacy={"epsilon": float("inf")})
     seeds = (rare.replace(simulation={"seed": seed}) for seed in range(99))
     chosen = next(one for one in seeds if "rare" in getattr(load_data(one), part).labels)
     simulation = Simulation(chosen, tmp_path / "run", quiet())

@@ -53,16 +53,18 @@ def answer(method: str, content: RecordDict, find: Callable[[], Trainer]) -> Rec
         trainer = find()
         site = trainer.site
         reply: Reply = getattr(trainer, method)(request)
+        return pack_reply(reply)
     except Exception as error:  # noqa: BLE001 - its text must not reach the coordinator
         known = isinstance(error, LoricaError)
         _log.warning("refused %s: %s", method, error, exc_info=None if known else error)
-        reply = refusal(
-            error,
-            fingerprint=request.plan.fingerprint if request else "",
-            round=request.round if request else 0,
-            site=site,
+        return pack_reply(
+            refusal(
+                error,
+                fingerprint=request.plan.fingerprint if request else "",
+                round=request.round if request else 0,
+                site=site,
+            )
         )
-    return pack_reply(reply)
 
 
 def installed_trainer(context: Context) -> Trainer:

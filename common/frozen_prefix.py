@@ -76,9 +76,9 @@ class FrozenPrefix:
 
     def _agrees(self) -> bool:
         vocabulary = int(getattr(self.encoder.config, "vocab_size", 0))
-        if vocabulary < 10:
+        if not vocabulary:
             return False
-        ids = torch.arange(6).reshape(2, 3) + vocabulary // 2
+        ids = (torch.arange(6).reshape(2, 3) + vocabulary // 2) % vocabulary
         mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
         with torch.no_grad():
             try:

@@ -28,7 +28,8 @@ def load_data(plan: RunPlan) -> RunData:
     simulation makes the same one.
 
     Raises:
-        LoricaError: LOR-30x for data that are not what the plan says.
+        LoricaError: LOR-30x for data that are not what the plan says; LOR-308 when test data
+            must be set aside, but all records are one unit's.
     """
     column = plan.simulation.column if plan.simulation.partition == "by-column" else ""
     train = read_records(plan.data.train, plan.data, unit=plan.unit_column, group=column)
@@ -37,20 +38,27 @@ def load_data(plan: RunPlan) -> RunData:
         unit = "" if plan.data.test else plan.unit_column  # test files need not name units
         test = read_records(source, plan.data, unit=unit, test=True)
         return RunData(train, test)
+    if len(set(train.units)) < 2:
+        raise LoricaError(
+            Code.DATA_TOO_FEW_RECORDS,
+            f"{plan.data.train} holds one record, or the records of one unit, and a unit is "
+            "never divided: nothing can be set aside for testing.",
+            mend="Name a file with test data in data.test, or give data of more units.",
+        )
     return _split(train, plan.simulation.seed)
 
 
-def with_labels(plan: RunPlan, train: Records) -> RunPlan:
-    """The plan with task.labels filled in from the training data if it names none.
+def with_labels(plan: RunPlan, *data: Records) -> RunPlan:
+    """The plan with task.labels filled in from the data if it names none.
 
     Raises:
         LoricaError: LOR-307 when there are fewer than two labels.
     """
-    labels = list(plan.task.labels) or train.label_names
+    labels = list(plan.task.labels) or sorted({name for part in data for name in part.label_names})
     if len(labels) < 2:
         raise LoricaError(
             Code.DATA_TOO_FEW_LABELS,
-            f"The training data have {len(labels)} label(s) in column '{plan.data.label}': "
+            f"The data have {len(labels)} label(s) in column '{plan.data.label}': "
             f"{', '.join(map(repr, labels))}.",
         )
     return plan if plan.task.labels else plan.replace(task={"labels": labels})

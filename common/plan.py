@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """SHA-256 of the embedded all-MiniLM-L6-v2's ``model.safetensors`` (upstream revision
@@ -22,29 +23,47 @@ DEMO_DATA = "embedded:clinic-notes"
 """``data.train`` of the packaged synthetic data set."""
 
 
-def _positive(value: float) -> float:
+def _above_zero(value: float) -> float:
     if math.isnan(value) or value <= 0:
         raise ValueError("must be above 0")
     return value
 
 
+def _finite(value: float) -> float:
+    if math.isinf(value):
+        raise ValueError("must be finite")
+    return value
+
+
 def _distinct(names: list[str]) -> list[str]:
-    for name in names:
-        if not name.strip():
-            raise ValueError("a label name is empty")
-    if len(set(names)) != len(names):
-        twice = sorted({n for n in names if names.count(n) > 1})
-        raise ValueError(f"label names occur twice: {', '.join(twice)}")
+    if not all(name.strip() for name in names):
+        raise ValueError("a label name is empty")
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        more = ", ..." if len(twice) > 5 else ""
+        raise ValueError(f"label names occur twice: {', '.join(twice[:5])}{more}")
     return names
 
 
-Positive = Annotated[float, AfterValidator(_positive)]
+PositiveOrInf = Annotated[float, AfterValidator(_above_zero)]
+Positive = Annotated[PositiveOrInf, AfterValidator(_finite)]
 
 
 class Section(BaseModel):
     """A section of the plan: immutable, strict about unknown keys, documented per field."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        """No field is a truth value (pydantic would read true as 1), and text is Unicode."""
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, bool):
+                raise ValueError("must not be true or false")
+            if isinstance(item, str) and any("\ud800" <= letter <= "\udfff" for letter in item):
+                raise ValueError("must be Unicode text, without lone surrogates")
+        return value
 
 
 class BackbonePlan(Section):
@@ -124,7 +143,7 @@ class DataPlan(Section):
 class PrivacyPlan(Section):
     """The guarantee each site gives, at most; a site's own policy may refuse it."""
 
-    epsilon: Positive = 8.0
+    epsilon: PositiveOrInf = 8.0
     """Differential-privacy budget ε of the whole run at each site, in nats; inf means none."""
 
     delta: float = Field(1e-5, gt=0, lt=1)

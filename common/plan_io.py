@@ -129,6 +129,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise LoricaError(Code.PLAN_UNREADABLE, f"The plan {path} is not UTF-8 text.") from None
     except tomllib.TOMLDecodeError as error:
         raise LoricaError(Code.PLAN_UNREADABLE, f"{path} is not valid TOML: {error}.") from None
+    except RecursionError:
+        raise LoricaError(Code.PLAN_UNREADABLE, f"{path} is nested too deeply.") from None
 
 
 def _parse_setting(setting: str) -> tuple[str, Any]:
@@ -151,7 +153,7 @@ def _from_text(dotted: str, value: object) -> object:
     if get_origin(field.annotation) is list:
         try:
             parsed = tomllib.loads(f"v={value}")["v"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             parsed = None
         if isinstance(parsed, list):
             return parsed
@@ -183,9 +185,10 @@ def _refuse_unknown(content: dict[str, Any]) -> None:
 
 def _refuse_key(name: str, valid: list[str], what: str) -> None:
     last = name.rpartition(".")[2]
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6) or [
-        key for key in valid if key.rpartition(".")[2] == last
-    ]
+    namesakes = [key for key in valid if key.rpartition(".")[2] == last]  # of other sections
+    close = difflib.get_close_matches(
+        name, namesakes or valid, n=1, cutoff=0.0 if namesakes else 0.6
+    )
     hint = f" Did you mean '{close[0]}'?" if close else f" Valid are: {', '.join(valid)}."
     raise LoricaError(Code.PLAN_UNKNOWN_KEY, f"The plan has no {what} '{name}'.{hint}")
 

@@ -77,11 +77,18 @@ class Predictor:
         """Classify texts, in their order.
 
         Raises:
-            LoricaError: LOR-305 when a text is empty.
+            LoricaError: LOR-303 when a text has characters that are no Unicode, LOR-305 when one
+                is empty.
         """
         for number, text in enumerate(texts, 1):
             if not text.strip():
                 raise LoricaError(Code.DATA_EMPTY_TEXT, f"Text {number} is empty.")
+            try:
+                text.encode()
+            except UnicodeEncodeError:  # a half of a surrogate pair, as for undecodable bytes
+                raise LoricaError(
+                    Code.DATA_ENCODING, f"Text {number} holds bytes that are not UTF-8."
+                ) from None
         if not texts:
             return []
         encoded = encode(self._backbone, texts, self.plan.training.max_length)
@@ -96,7 +103,7 @@ def read_texts(path: Path, column: str) -> tuple[list[dict[str, str]], list[str]
     Raises:
         LoricaError: LOR-30x; LOR-302 when the column is missing.
     """
-    rows = list(read_table(path))
+    rows = list(read_table(path, plain=[column]))
     if rows and column not in rows[0]:
         raise LoricaError(
             Code.DATA_COLUMN,
@@ -106,7 +113,9 @@ def read_texts(path: Path, column: str) -> tuple[list[dict[str, str]], list[str]
     return rows, [row[column] for row in rows]
 
 
-def as_csv(rows: Iterable[dict[str, str]], predictions: Iterable[Prediction]) -> Iterator[str]:
+def as_csv(
+    rows: Iterable[dict[str, str]], predictions: Iterable[Prediction], delimiter: str = ","
+) -> Iterator[str]:
     """CSV lines: the given columns, then predicted_label and probability."""
     for number, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
         content = row | {
@@ -114,7 +123,7 @@ def as_csv(rows: Iterable[dict[str, str]], predictions: Iterable[Prediction]) ->
             "probability": f"{prediction.probability:.6f}",
         }
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, fieldnames=list(content), lineterminator="\n")
+        writer = csv.DictWriter(buffer, list(content), delimiter=delimiter, lineterminator="\n")
         if number == 0:
             writer.writeheader()
         writer.writerow(content)

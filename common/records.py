@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from itertools import islice
@@ -75,15 +76,16 @@ def read_records(
         LoricaError: LOR-301 not found, LOR-302 missing column, LOR-303 not UTF-8, LOR-304
             malformed, LOR-305 empty text, LOR-310 a record without a unit.
     """
-    if source.startswith(PACKAGED):
-        rows = _packaged(source.removeprefix(PACKAGED), test=test)
-    else:
-        rows = list(read_table(Path(source).expanduser()))
-    if not rows:
-        raise LoricaError(Code.DATA_MALFORMED, f"{source} has a header but no records.")
     wanted = {"data.text": plan.text, "data.label": plan.label}
     wanted |= {"data.unit": unit} if unit else {}
     wanted |= {"simulation.column": group} if group else {}
+    if source.startswith(PACKAGED):
+        rows = _packaged(source.removeprefix(PACKAGED), test=test)
+    else:
+        path = Path(os.path.expanduser(source))  # unlike Path's, lets an unknown user stand
+        rows = list(read_table(path, plain=wanted.values()))
+    if not rows:
+        raise LoricaError(Code.DATA_MALFORMED, f"{source} has no records.")
     for key, column in wanted.items():
         if column not in rows[0]:
             raise LoricaError(
@@ -120,22 +122,31 @@ def label_indices(records: Records, labels: Sequence[str], *, where: str) -> lis
     return [position[label] for label in records.labels]
 
 
-def read_table(path: Path) -> Iterator[Row]:
+def read_table(path: Path, *, plain: Collection[str] = ()) -> Iterator[Row]:
     """Rows of a .csv, .tsv or .jsonl file as dictionaries of text; every row whole.
+
+    Of JSON, null becomes empty text, and whatever else is no text its JSON.
+
+    Args:
+        path: the file; its ending, in either case, says the format.
+        plain: columns in which lists and objects are refused.
 
     Raises:
         LoricaError: LOR-301, LOR-303, LOR-304.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from _json_rows(file, path) if path.suffix == ".jsonl" else _csv_rows(file, path)
-    except FileNotFoundError:
-        raise LoricaError(Code.DATA_NOT_FOUND, f"There is no file {path}.") from None
+            if path.suffix.lower() == ".jsonl":
+                yield from _json_rows(file, path, plain)
+            else:
+                yield from _csv_rows(file, path)
     except UnicodeDecodeError as error:
         raise LoricaError(
             Code.DATA_ENCODING,
             f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} cannot be decoded.",
         ) from None
+    except (FileNotFoundError, ValueError):  # ValueError: no name a file can have
+        raise LoricaError(Code.DATA_NOT_FOUND, f"There is no file {path}.") from None
     except OSError as error:
         raise LoricaError(
             Code.DATA_NOT_FOUND, f"{path} cannot be read: {error.strerror}."
@@ -144,7 +155,7 @@ def read_table(path: Path) -> Iterator[Row]:
 
 def _csv_rows(file: Iterator[str], path: Path) -> Iterator[Row]:
     csv.field_size_limit(_FIELD_LIMIT)
-    reader = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
     try:
         header = next(reader, None)
         if not header or len(set(header)) != len(header):
@@ -166,25 +177,39 @@ def _csv_rows(file: Iterator[str], path: Path) -> Iterator[Row]:
         ) from None
 
 
-def _json_rows(file: Iterator[str], path: Path) -> Iterator[Row]:
+def _json_rows(file: Iterator[str], path: Path, plain: Collection[str]) -> Iterator[Row]:
     columns: list[str] = []
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError as error:
+            content = json.loads(line)
+        except (ValueError, RecursionError) as error:
             raise LoricaError(
                 Code.DATA_MALFORMED, f"{path}, line {number} is not JSON: {error}."
             ) from None
-        if not isinstance(row, dict) or (columns and list(row) != columns):
+        if not isinstance(content, dict) or (columns and content.keys() != set(columns)):
             raise LoricaError(
                 Code.DATA_MALFORMED,
-                f"{path}, line {number}: expected an object with the keys of line 1"
-                f"{': ' + ', '.join(columns) if columns else ''}.",
+                f"{path}, line {number}: expected an object with the "
+                f"{'same keys as before: ' + ', '.join(columns) if columns else 'columns as keys'}"
+                ".",
             )
-        columns = columns or list(row)
-        yield {key: value if isinstance(value, str) else str(value) for key, value in row.items()}
+        columns = columns or list(content)
+        try:
+            row = {key: _json_text(content[key], plain=key in plain) for key in columns}
+            "".join([*row, *row.values()]).encode()
+        except ValueError as error:
+            raise LoricaError(Code.DATA_MALFORMED, f"{path}, line {number}: {error}.") from None
+        yield row
+
+
+def _json_text(value: object, *, plain: bool) -> str:
+    if plain and isinstance(value, list | dict):
+        raise ValueError("a list or an object stands where a text or a number is expected")
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _packaged(name: str, *, test: bool) -> list[Row]:

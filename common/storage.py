@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             before is unchanged.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     with storage_errors(path):
         try:
             with temporary.open("wb") as file:
@@ -34,21 +35,26 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line durably; after a failure the file is as it was before.
+    """Append one line durably; after a failure the file is as it was before, or absent.
 
     Raises:
         LoricaError: LOR-601, LOR-602.
     """
     with storage_errors(path):
-        before = path.stat().st_size if path.exists() else 0
+        before = path.stat().st_size if path.exists() else None
         try:
             with path.open("ab") as file:
                 file.write(f"{line}\n".encode())
                 file.flush()
                 os.fsync(file.fileno())
+            if before is None:
+                _sync_folder(path.parent)
         except OSError:
             with contextlib.suppress(OSError):
-                os.truncate(path, before)
+                if before is None:
+                    path.unlink()
+                else:
+                    os.truncate(path, before)
             raise
 
 

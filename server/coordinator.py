@@ -47,7 +47,7 @@ def run_plan(grid: Grid, plan: RunPlan, folder: RunFolder, *, run: str) -> State
     test: Records | None = None
     if not plan.task.labels or plan.data.test:
         data = load_data(plan)
-        plan, test = with_labels(plan, data.train), data.test
+        plan, test = with_labels(plan, data.train, data.test), data.test
     folder.create(plan)
     backbone = load_backbone(plan.backbone)
     loop = RoundLoop(

@@ -59,13 +59,13 @@ def exchange(
         replies = list(grid.pull_messages(list(pending)))
         now = time.monotonic() - begun
         for reply in replies:
-            node = pending.pop(reply.metadata.reply_to_message_id, None)
-            if node is None:
+            sender = pending.pop(reply.metadata.reply_to_message_id, None)
+            if sender is None:
                 continue  # an answer to something that nobody asked
             if reply.has_error():
-                yield Answer(node, "error", now, error=reply.error.code)
+                yield Answer(sender, "error", now, error=reply.error.code)
             else:
-                yield Answer(node, "reply", now, content=reply.content)
+                yield Answer(sender, "reply", now, content=reply.content)
         if not replies and pending:
             if now > timeout:
                 break

@@ -30,7 +30,7 @@ from lorica.common.tasks.text_classification import TextClassifier, starting_sta
 from lorica.server.evaluation import CentralEvaluator
 from lorica.server.records import Observer, RoundRecord
 from lorica.server.rounds import Evaluator, RoundLoop
-from lorica.server.run_folder import PLAN, RunFolder
+from lorica.server.run_folder import CHECKPOINT, PLAN, ROUNDS, RunFolder
 from lorica.simulations.federation import Main, run_in_process, run_on_ray
 from lorica.simulations.progress import LiveProgress
 from lorica.simulations.sites import make_trainer, make_trainers
@@ -63,7 +63,7 @@ class Simulation:
         self._console = console
         self._folder = RunFolder(out)
         self._data = load_data(plan)
-        self.plan = with_labels(plan, self._data.train)
+        self.plan = with_labels(plan, self._data.train, self._data.test)
         self._trainers = make_trainers(self._data.train, self.plan)
         self._privacy = self._check_sites()
         self._backbone = load_backbone(self.plan.backbone)
@@ -79,9 +79,8 @@ class Simulation:
         Returns:
             The summary, as in summary.json.
         """
-        if replace and (self._folder.path / PLAN).exists():
-            with storage_errors(self._folder.path):
-                shutil.rmtree(self._folder.path)
+        if replace:
+            self._clear()
         if not resume:
             self._folder.create(self.plan)
         with LiveProgress(self._console, self.plan.privacy.epsilon, self._spent) as progress:
@@ -89,8 +88,25 @@ class Simulation:
         save_adapter(self._folder.path / ADAPTER, state, self.plan, self._backbone)
         return self._finish(self._baselines())
 
+    def _clear(self) -> None:
+        """Remove an earlier run's results, and nothing else that may lie in the folder."""
+        path = self._folder.path
+        with storage_errors(path):
+            for name in (ADAPTER, BASELINES):
+                if (path / name).is_dir():
+                    shutil.rmtree(path / name)
+            for name in (SUMMARY, REPORT, PICTURE, CHECKPOINT, ROUNDS, PLAN):
+                (path / name).unlink(missing_ok=True)
+
     def _check_sites(self) -> dict[str, RunPrivacy]:
         """What the run costs at every site; raises what any site would refuse with, in full."""
+        if self.plan.rounds.minimum_sites > len(self._trainers):
+            raise LoricaError(
+                Code.TOO_FEW_SITES,
+                f"rounds.minimum_sites is {self.plan.rounds.minimum_sites}, but the simulation has "
+                f"{len(self._trainers)} sites.",
+                mend="Lower rounds.minimum_sites or raise simulation.sites.",
+            )
         found = {}
         for site, trainer in self._trainers.items():
             try:
@@ -136,13 +152,16 @@ class Simulation:
         if self.plan.simulation.baselines != "all":
             return found
         root = self._folder.path / BASELINES
+        plan = self.plan
+        if plan.rounds.minimum_sites > 1:
+            plan = plan.replace(rounds={"minimum_sites": 1})
         alone = {}
         for number, (site, trainer) in enumerate(self._trainers.items(), 1):
             title = f"{site} alone ({number} of {len(self._trainers)})"
-            alone[site] = self._baseline(self.plan, root / f"{ALONE}-{number:02d}", trainer, title)
+            alone[site] = self._baseline(plan, root / f"{ALONE}-{number:02d}", trainer, title)
             trainer.close()
         found |= {"alone": alone, "alone_mean": sum(alone.values()) / len(alone)}
-        plan = self.plan.replace(privacy={"epsilon": float("inf")})
+        plan = plan.replace(privacy={"epsilon": float("inf")})
         everything = make_trainer(POOLED, self._data.train, plan)
         found["pooled_without_privacy"] = self._baseline(
             plan, root / POOLED, everything, "all data pooled, no privacy"

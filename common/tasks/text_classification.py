@@ -51,8 +51,8 @@ class Encoded:
 
 
 def encode(backbone: Backbone, texts: Sequence[str], max_length: int) -> Encoded:
-    """Tokenise texts, cut to ``max_length`` tokens, without padding."""
-    limit = min(max_length, getattr(backbone.model.config, "max_position_embeddings", max_length))
+    """Tokenise texts, cut to ``max_length`` tokens or what the model takes, without padding."""
+    limit = min(max_length, backbone.max_length)
     tokens: list[np.ndarray] = []
     for start in range(0, len(texts), _TOKENIZE_CHUNK):
         chunk = list(texts[start : start + _TOKENIZE_CHUNK])

@@ -63,7 +63,7 @@ def membership_audit(subject: Subject, *, confidence: float, seed: int) -> tuple
         },
     )
     return finding, Scatter(
-        "Membership: log-odds of each record's label, in training and held out", members, strangers
+        "Membership: log-odds of each record's own label", members, strangers
     )
 
 

@@ -116,7 +116,7 @@ def scores_svg(scatter: Scatter, name: str) -> str:
     """Two histograms over each other: in the data, and out."""
     with new_figure(7.2, 2.8) as figure:
         axes = figure.add_subplot()
-        edges = np.linspace(*_span(scatter), 61)
+        edges = np.linspace(*_span(scatter), 41)
         kinds = (("in the data", scatter.included, ORANGE), ("not in", scatter.excluded, BLUE))
         for label, scores, colour in kinds:
             clipped = np.clip(scores, edges[0], edges[-1])

@@ -31,6 +31,9 @@ class PrivacyEvent:
         vectors of L2 norm at most C over the drawn units, and adds N(0, (``noise_multiplier``
         · C)²) to every coordinate. Neighbouring data sets differ by adding or removing one
         unit, so the sum's L2 sensitivity is C. σ = 0 means no privacy.
+
+    Raises:
+        ValueError: a figure that no mechanism has (σ < 0, q outside [0, 1], steps < 0, NaN).
     """
 
     noise_multiplier: float
@@ -39,6 +42,12 @@ class PrivacyEvent:
     """q: probability of a unit to be in a step's batch."""
     steps: int
     """Number of steps, each with fresh sampling and noise."""
+
+    def __post_init__(self) -> None:
+        if not (
+            0 <= self.noise_multiplier < math.inf and 0 <= self.sample_rate <= 1 and self.steps >= 0
+        ):
+            raise ValueError(f"no such mechanism: {self}")
 
 
 def epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
@@ -50,17 +59,14 @@ def epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
 
     Returns:
         ε in nats; 0 for no events, inf when an event has no noise.
+
+    Raises:
+        ValueError: δ is not in (0, 1).
     """
-    totals: dict[tuple[float, float], int] = {}
-    for event in events:
-        if event.steps and event.sample_rate > 0:
-            key = (event.noise_multiplier, event.sample_rate)
-            totals[key] = totals.get(key, 0) + event.steps
-    if any(sigma == 0 for sigma, _ in totals):
+    totals = _merged(events, delta)
+    if any(sigma == 0 for sigma, _, _ in totals):
         return math.inf
-    if not totals:
-        return 0.0
-    return _epsilon_of(tuple(sorted((*key, steps) for key, steps in totals.items())), delta)
+    return _epsilon_of(totals, delta) if totals else 0.0
 
 
 def epsilon_rdp(events: Iterable[PrivacyEvent], delta: float) -> float:
@@ -68,15 +74,28 @@ def epsilon_rdp(events: Iterable[PrivacyEvent], delta: float) -> float:
     from dp_accounting import dp_event
     from dp_accounting.rdp import RdpAccountant
 
+    totals = _merged(events, delta)
+    if any(sigma == 0 for sigma, _, _ in totals):
+        return math.inf
+    if not totals:
+        return 0.0
     accountant = RdpAccountant()
-    for event in events:
-        if event.noise_multiplier == 0 and event.steps:
-            return math.inf
-        step = dp_event.PoissonSampledDpEvent(
-            event.sample_rate, dp_event.GaussianDpEvent(event.noise_multiplier)
-        )
-        accountant.compose(step, event.steps)
+    for sigma, rate, steps in totals:
+        step = dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(sigma))
+        accountant.compose(step, steps)
     return float(accountant.get_epsilon(delta))
+
+
+def _merged(events: Iterable[PrivacyEvent], delta: float) -> tuple[tuple[float, float, int], ...]:
+    """(σ, q, steps) of all events that touch data, sorted; equal (σ, q) are added up."""
+    if not 0 < delta < 1:
+        raise ValueError(f"delta must lie between 0 and 1, got {delta}")
+    totals: dict[tuple[float, float], int] = {}
+    for event in events:
+        if event.steps and event.sample_rate > 0:
+            key = (event.noise_multiplier, event.sample_rate)
+            totals[key] = totals.get(key, 0) + event.steps
+    return tuple(sorted((*key, steps) for key, steps in totals.items()))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -90,8 +109,8 @@ def calibrate_noise(epsilon_budget: float, delta: float, sample_rate: float, ste
         steps: all the steps of the run, at least 1.
 
     Returns:
-        σ, rounded up to a relative 1e-4, with epsilon(σ) <= epsilon_budget by the accountant
-        of record.
+        σ, to a relative 2e-4, with epsilon(σ) <= epsilon_budget by the accountant of record.
+        Budgets so large that σ would fall below 0.2 get a σ between 0.2 and 0.3.
 
     Raises:
         LoricaError: LOR-401 for a budget that is not above 0, LOR-406 when no σ meets it.
@@ -106,17 +125,38 @@ def calibrate_noise(epsilon_budget: float, delta: float, sample_rate: float, ste
         return 0.0
     from scipy.optimize import brentq
 
-    def excess(log_sigma: float) -> float:
+    def excess(log_sigma: float, coarseness: float = 1.0) -> float:
         sigma = math.exp(log_sigma)
-        coarse = 10 * _interval(sigma, sample_rate)  # for searching; verified below
-        spent = _single_epsilon(sigma, sample_rate, steps, delta, coarse)
+        interval = coarseness * _interval(sigma, sample_rate)
+        spent = _single_epsilon(sigma, sample_rate, steps, delta, interval)
         return math.log(max(spent, 1e-12) / epsilon_budget)
 
-    low, high = _bracket(excess, epsilon_budget, delta, sample_rate, steps)
-    sigma = math.exp(brentq(excess, low, high, xtol=_TOLERANCE / 2) if low < high else high)
+    def roughly(log_sigma: float) -> float:
+        return excess(log_sigma, 10.0)
+
+    low, high = _bracket(roughly, epsilon_budget, delta, sample_rate, steps)
+    if low < high:
+        found = brentq(roughly, low, high, xtol=_TOLERANCE)
+        # coarse discretisation overstates small ε, so the last part is exact
+        low, high = _widened(excess, found)
+        high = brentq(excess, low, high, xtol=_TOLERANCE / 2)
+    sigma = math.exp(high)
     while epsilon([PrivacyEvent(sigma, sample_rate, steps)], delta) > epsilon_budget:
         sigma *= 1 + _TOLERANCE
     return sigma
+
+
+def _widened(excess: Callable[[float], float], start: float) -> tuple[float, float]:
+    """Logarithms of a σ near ``start`` that spends too much and of one that does not."""
+    step = 2 * _TOLERANCE
+    low = high = start
+    if excess(start) > 0:
+        while excess(high) > 0:
+            low, high, step = high, high + step, 4 * step
+    else:
+        while excess(low) <= 0:
+            low, high, step = low - step, low, 4 * step
+    return low, high
 
 
 def _bracket(
@@ -137,7 +177,7 @@ def _bracket(
         while excess(low) <= 0:
             low, high = low - math.log(1.5), low
             if low < math.log(_SMALLEST_SIGMA):
-                return high, high  # the budget is so large that any noise meets it
+                return high, high
     return low, high
 
 

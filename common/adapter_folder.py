@@ -28,6 +28,8 @@ FORMAT = 1
 EMBEDDED_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDED_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError)
+
 
 @dataclass(frozen=True)
 class SavedAdapter:
@@ -84,10 +86,7 @@ def load_adapter(folder: Path) -> SavedAdapter:
         raise LoricaError(
             Code.ADAPTER_UNREADABLE, f"{folder} is no adapter: it lacks {error.filename}."
         ) from None
-    except (
-        *(OSError, ValueError, KeyError, TypeError, RecursionError),
-        safetensors.SafetensorError,
-    ) as error:
+    except _DAMAGE as error:
         raise LoricaError(Code.ADAPTER_UNREADABLE, f"{folder} is damaged: {error}.") from error
 
 

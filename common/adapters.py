@@ -147,7 +147,7 @@ def unpack_state(blob: bytes) -> State:
     """
     try:
         return safetensors.torch.load(blob)
-    except Exception as error:  # noqa: BLE001 - hostile bytes raise many kinds
+    except Exception as error:  # hostile bytes raise many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LoricaError(
             Code.MESSAGE_MALFORMED, f"The adapter blob is not valid safetensors: {reason}."

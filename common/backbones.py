@@ -88,7 +88,7 @@ def backbone_folder(plan: BackbonePlan) -> Path:
     source = plan.source
     if source == "embedded":
         return _embedded_folder()
-    path = Path(os.path.expanduser(source))  # unlike Path's, lets an unknown user stand
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 - Path.expanduser raises for "~nobody"
     if path.is_dir():
         return path
     if path.exists() or source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
@@ -150,7 +150,7 @@ def _from_folder(folder: Path) -> tuple[Any, Any]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **here)
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             raise ValueError("there is no tokenizer, or one that knows no words.")
-    except Exception as error:  # noqa: BLE001 - damaged files raise many kinds
+    except Exception as error:  # damaged files raise many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LoricaError(
             Code.BACKBONE_UNSUPPORTED,

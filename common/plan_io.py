@@ -63,7 +63,7 @@ def to_run_config(plan: RunPlan) -> dict[str, FlatValue]:
     flat: dict[str, FlatValue] = {}
     for section, values in plan.model_dump().items():
         for key, value in values.items():
-            flat[f"{section}.{key}"] = json.dumps(value) if isinstance(value, list) else value
+            flat[f"{section}.{key}"] = _list_text(value) if isinstance(value, list) else value
     return flat
 
 
@@ -95,10 +95,15 @@ def documented_toml(plan: RunPlan | None = None) -> str:
         for key, field in type(section).model_fields.items():
             lines += [f"# {line}" for line in (field.description or "").splitlines()]
             value = getattr(section, key)
-            in_line = json.dumps(value, ensure_ascii=False) if isinstance(value, list) else None
+            in_line = _list_text(value) if isinstance(value, list) else None
             lines.append(f"{key} = {in_line}" if in_line else tomli_w.dumps({key: value}).strip())
         lines.append("")
     return "\n".join(lines)
+
+
+def _list_text(value: list[Any]) -> str:
+    """The list as text that is both JSON and TOML: TOML has no surrogate escapes, no raw DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def from_canonical(text: str) -> RunPlan:
@@ -142,11 +147,16 @@ def _parse_setting(setting: str) -> tuple[str, Any]:
             f"--set takes section.key=value, got '{setting}'.",
             mend="For example: --set privacy.epsilon=3",
         )
-    return key, _from_text(key, text.strip())
+    value = text.strip()
+    field = plan_fields().get(key)
+    if field is not None and field.annotation is str:
+        quoted = len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'"
+        return key, value[1:-1] if quoted else value
+    return key, _from_text(key, value)
 
 
 def _from_text(dotted: str, value: object) -> object:
-    """Text -> the value the field wants: as is for text fields, a list for list fields."""
+    """Text -> a list for list fields; all else is left as it is."""
     field = plan_fields().get(dotted)
     if not isinstance(value, str) or field is None:
         return value
@@ -157,10 +167,9 @@ def _from_text(dotted: str, value: object) -> object:
             parsed = None
         if isinstance(parsed, list):
             return parsed
+        if value.startswith("["):
+            return value  # a damaged list (the shell took its quotes): refused as no list
         return [part.strip() for part in value.split(",") if part.strip()]
-    if field.annotation is str:
-        quoted = len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'"
-        return value[1:-1] if quoted else value
     return value  # pydantic turns "8", "inf", "1e-5" into numbers
 
 

@@ -82,7 +82,7 @@ def read_records(
     if source.startswith(PACKAGED):
         rows = _packaged(source.removeprefix(PACKAGED), test=test)
     else:
-        path = Path(os.path.expanduser(source))  # unlike Path's, lets an unknown user stand
+        path = Path(os.path.expanduser(source))  # noqa: PTH111 - Path.expanduser raises for "~nobody"
         rows = list(read_table(path, plain=wanted.values()))
     if not rows:
         raise LoricaError(Code.DATA_MALFORMED, f"{source} has no records.")

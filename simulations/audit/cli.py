@@ -32,7 +32,7 @@ def audit(
     method: Annotated[Method, typer.Option(help="What to attack.")] = Method.ALL,
     site: Annotated[str, typer.Option(help="Site to audit; default: the largest.")] = "",
     canaries: Annotated[
-        int | None, typer.Option(min=2, help="Canaries; default: as many as fit, up to 2000.")
+        int | None, typer.Option(min=2, help="Canaries; default: as many as fit, up to 2250.")
     ] = None,
     confidence: Annotated[
         float, typer.Option(help="Confidence that all bounds hold together.")

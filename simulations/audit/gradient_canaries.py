@@ -53,7 +53,7 @@ from lorica.simulations.audit.subject import Subject
 
 RUN = "audit-gradient"
 DP, F_DP, MECHANISM = "gradient-dp", "gradient-f-dp", "gradient-mechanism"
-CANARIES = 2000
+CANARIES = 2250
 REFERENCES = 500
 """Directions of nobody, to measure the noise."""
 GUESSED = 0.3
@@ -69,7 +69,7 @@ def gradient_audit(
 
     Args:
         subject: the site.
-        canaries: m; as many as fit, up to 2000, when None.
+        canaries: m; as many as fit, up to 2250, when None.
         confidence: of all bounds of the audit together.
         seed: of coins and directions.
 

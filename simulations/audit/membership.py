@@ -62,9 +62,7 @@ def membership_audit(subject: Subject, *, confidence: float, seed: int) -> tuple
             "tpr_at_fpr": {str(rate): tpr_at(members, strangers, rate) for rate in LOW_RATES},
         },
     )
-    return finding, Scatter(
-        "Membership: log-odds of each record's own label", members, strangers
-    )
+    return finding, Scatter("Membership: log-odds of each record's own label", members, strangers)
 
 
 def log_odds(subject: Subject, state: State, records: Records) -> np.ndarray:

@@ -131,6 +131,16 @@ def test_an_update_holds_exactly_the_trained_tensors(plan: RunPlan, method: str,
         assert tensor.any(), f"{name} did not move"
 
 
+def test_an_update_is_the_difference_to_the_global_adapter(plan: RunPlan) -> None:
+    """Adding 8 to every bias changes no probability, so no gradient, and so no update."""
+    state = start(plan)
+    raised = {**state, "head.bias": state["head.bias"] + 8.0}
+    expected = unpack_state(make_site()[0].train(request(plan, state=state)).blob)
+    found = unpack_state(make_site()[0].train(request(plan, state=raised)).blob)
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, rtol=0, atol=1e-3 * float(tensor.abs().max()))
+
+
 @pytest.mark.parametrize("method", ["ffa", "fedsvd"])
 def test_a_is_never_touched_where_the_method_freezes_it(plan: RunPlan, method: str) -> None:
     plan = plan.replace(aggregation={"method": method})

@@ -32,8 +32,10 @@ from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import load_plan, to_toml
 from lorica.common.predict import Predictor
+from lorica.common.records import Records
 from lorica.simulations import simulate
 from lorica.simulations.simulate import Simulation, resumable
+from lorica.simulations.sites import make_trainer
 
 ROUNDS, SITES = 3, 3
 WORDS = {
@@ -172,6 +174,19 @@ def test_another_seed_gives_another_adapter(plan: RunPlan, finished: Path, tmp_p
     run(plan.replace(simulation={"seed": 1}), tmp_path / "run")
     name = "head.safetensors"
     assert adapter_files(tmp_path / "run")[name] != adapter_files(finished)[name]
+
+
+def test_seeded_noise_is_another_for_every_seed_run_site_and_round(plan: RunPlan) -> None:
+    """What a site adds to zeros; equal only when all four are."""
+
+    def drawn(seed: int = 0, run: str = "r", site: str = "a", round: int = 1) -> bytes:
+        held = Records(["a card"], ["money"], ["0"], [""])
+        made = make_trainer(site, held, plan.replace(simulation={"seed": seed}))
+        return made._noise(run, round).add_noise(torch.zeros(8), 1.0).numpy().tobytes()
+
+    others = [drawn(seed=1), drawn(run="s"), drawn(site="b"), drawn(round=2)]
+    assert drawn() == drawn()
+    assert len({drawn(), *others}) == 5
 
 
 def test_secure_noise_differs_from_run_to_run_and_costs_the_same(

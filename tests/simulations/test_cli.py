@@ -169,7 +169,7 @@ FILES: dict[str, tuple[bytes, Code, list[str]]] = {
     "a column twice": (b"text,label,text\na,b,c\n", Code.DATA_MALFORMED, ["twice"]),
     "a field too many": (b"text,label\na,b\nc,d,e\n", Code.DATA_MALFORMED, ["line 3"]),
     "an open quote": (b'text,label\n"a,b\n', Code.DATA_MALFORMED, ["line"]),
-    "one record": (b"text,label\na,b\n", Code.DATA_TOO_FEW_LABELS, ["label(s)"]),
+    "one record": (b"text,label\na,b\n", Code.DATA_TOO_FEW_RECORDS, ["one record", "data.test"]),
 }
 
 
@@ -183,13 +183,15 @@ def test_a_faulty_file_is_refused_with_the_place_of_the_fault(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("labels", ["money,health", "[]"], ids=["of the plan", "of training"])
 def test_test_data_with_an_unknown_label_are_refused(
-    lorica: Lorica, good: list[str], tmp_path: Path
+    lorica: Lorica, good: list[str], tmp_path: Path, labels: str
 ) -> None:
-    (tmp_path / "test.csv").write_text("text,label\nred skin,illness\n", encoding="utf-8")
-    settings = {"data.test": "test.csv", "privacy.epsilon": "inf"}
+    """A misspelt label in a test file of its own must not become a class that nobody trains."""
+    (tmp_path / "test.csv").write_text("text,label\nred skin,heatlh\n", encoding="utf-8")
+    settings = {"data.test": "test.csv", "privacy.epsilon": "inf", "task.labels": labels}
     answer = lorica(*with_settings(good, **settings))
-    refused(answer, Code.DATA_UNKNOWN_LABEL, "'illness'", "test")
+    refused(answer, Code.DATA_UNKNOWN_LABEL, "'heatlh'", "test")
 
 
 def test_a_patient_at_two_sites_is_refused(lorica: Lorica, good: list[str], tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ _INTERVAL = 1e-4  # of privacy loss, nats; finer where one step's loss is small
 _FINEST = 1e-6
 _LARGEST_SIGMA = 1e5
 _SMALLEST_SIGMA = 0.2
+_NEAR = 1e-3  # relative, of ε: close enough to the budget from below
 _TOLERANCE = 1e-4  # relative, of σ
 
 
@@ -136,10 +137,14 @@ def calibrate_noise(epsilon_budget: float, delta: float, sample_rate: float, ste
 
     low, high = _bracket(roughly, epsilon_budget, delta, sample_rate, steps)
     if low < high:
-        found = brentq(roughly, low, high, xtol=_TOLERANCE)
-        # coarse discretisation overstates small ε, so the last part is exact
-        low, high = _widened(excess, found)
-        high = brentq(excess, low, high, xtol=_TOLERANCE / 2)
+        high = brentq(roughly, low, high, xtol=_TOLERANCE)
+        spent = excess(high)
+        while 0 < spent < _NEAR:  # the usual case: nearly there, and a step or two up is enough
+            high += max(spent, _TOLERANCE)
+            spent = excess(high)
+        if not -_NEAR < spent <= 0:  # the coarse discretisation overstates small budgets
+            low, high = _widened(excess, high)
+            high = brentq(excess, low, high, xtol=_TOLERANCE / 2)
     sigma = math.exp(high)
     while epsilon([PrivacyEvent(sigma, sample_rate, steps)], delta) > epsilon_budget:
         sigma *= 1 + _TOLERANCE

@@ -48,6 +48,15 @@ def load_data(plan: RunPlan) -> RunData:
     return _split(train, plan.simulation.seed)
 
 
+def label_sources(plan: RunPlan, data: RunData) -> list[Records]:
+    """The data that labels are taken from when the plan names none.
+
+    Test data of a file of their own may not bring labels that the training data lack: such a
+    label is likelier a misspelling than a class to learn.
+    """
+    return [data.train] if plan.data.test else [data.train, data.test]
+
+
 def with_labels(plan: RunPlan, *data: Records) -> RunPlan:
     """The plan with task.labels filled in from the data if it names none.
 

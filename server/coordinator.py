@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from lorica.common.adapter_folder import save_adapter
 from lorica.common.adapters import State
 from lorica.common.backbones import load_backbone
-from lorica.common.holdout import load_data, with_labels
+from lorica.common.holdout import label_sources, load_data, with_labels
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import from_run_config
 from lorica.common.records import Records
@@ -47,7 +47,7 @@ def run_plan(grid: Grid, plan: RunPlan, folder: RunFolder, *, run: str) -> State
     test: Records | None = None
     if not plan.task.labels or plan.data.test:
         data = load_data(plan)
-        plan, test = with_labels(plan, data.train, data.test), data.test
+        plan, test = with_labels(plan, *label_sources(plan, data)), data.test
     folder.create(plan)
     backbone = load_backbone(plan.backbone)
     loop = RoundLoop(

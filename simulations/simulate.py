@@ -21,7 +21,7 @@ from lorica.common.adapter_folder import save_adapter
 from lorica.common.adapters import State
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.holdout import RunData, load_data, with_labels
+from lorica.common.holdout import RunData, label_sources, load_data, with_labels
 from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.site_privacy import RunPrivacy, run_privacy
@@ -63,7 +63,7 @@ class Simulation:
         self._console = console
         self._folder = RunFolder(out)
         self._data = load_data(plan)
-        self.plan = with_labels(plan, self._data.train, self._data.test)
+        self.plan = with_labels(plan, *label_sources(plan, self._data))
         self._trainers = make_trainers(self._data.train, self.plan)
         self._privacy = self._check_sites()
         self._backbone = load_backbone(self.plan.backbone)

@@ -160,6 +160,7 @@ def test_epsilon_grows_with_steps_and_rate_and_falls_with_noise_and_delta() -> N
     [
         (-1.0, 0.1, 1),
         (math.nan, 0.1, 1),
+        (math.inf, 0.1, 1),
         (1.0, -0.1, 1),
         (1.0, 1.1, 1),
         (1.0, math.nan, 1),

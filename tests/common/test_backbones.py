@@ -280,6 +280,21 @@ def test_pooling_is_read_from_the_sentence_transformers_config(
     assert load(small_backbone).pooling == pooling
 
 
+@pytest.mark.parametrize(
+    ("family", "tokens"), [("bert", 64), ("distilbert", 64), ("roberta", 62), ("mpnet", 62)]
+)
+def test_the_longest_text_leaves_room_for_positions_that_the_family_reserves(
+    other_family: Callable[..., Path], family: str, tokens: int
+) -> None:
+    backbone = load(other_family(family))
+    assert backbone.max_length == tokens
+    ids = torch.full((1, tokens), 9)
+    assert backbone.model(ids, torch.ones_like(ids)).last_hidden_state.isfinite().all()
+    with pytest.raises((IndexError, RuntimeError)):  # one more is too long
+        longer = torch.full((1, tokens + 1), 9)
+        backbone.model(longer, torch.ones_like(longer))
+
+
 def test_a_tokenizer_without_padding_gets_one(small_backbone: Path, edit_json: EditJson) -> None:
     edit_json(
         small_backbone / "tokenizer_config.json",

@@ -112,6 +112,11 @@ def test_labels_come_sorted_from_the_training_data_when_the_plan_has_none() -> N
     assert plan.replace(task={"labels": []}) == RunPlan()
 
 
+def test_labels_of_all_given_data_count() -> None:
+    plan = with_labels(RunPlan(), labelled("b", "b"), labelled("a", "b"))
+    assert plan.task.labels == ["a", "b"]
+
+
 def test_the_plans_own_labels_stay_in_their_order() -> None:
     plan = RunPlan().replace(task={"labels": ["z", "a"]})
     assert with_labels(plan, labelled("a", "a")) is plan

@@ -27,7 +27,6 @@ import numpy as np
 import pytest
 import torch
 import typer
-from conftest import SMALL_WORDS, make_small_backbone
 from typer.testing import CliRunner
 
 import lorica.client.session
@@ -54,6 +53,7 @@ from lorica.simulations.audit.cli import audit as audit_command
 from lorica.simulations.audit.findings import ERROR_SHARES, Audit
 from lorica.simulations.audit.site import AuditedTrainer
 from lorica.simulations.audit.subject import Subject
+from tests.conftest import SMALL_WORDS, make_small_backbone
 
 RECORDS, LABELS, CLAIM = 300, 32, 4.0
 

@@ -20,6 +20,7 @@ import csv
 import json
 import random
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,10 @@ from lorica.client.trainer import LocalTrainer
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
+from lorica.common.holdout import load_data
 from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import to_toml
+from lorica.common.plan_io import load_plan, to_toml
 from lorica.common.site_privacy import RunPrivacy
 from lorica.simulations.audit.audit import run_audit
 from lorica.simulations.audit.canaries import (
@@ -53,6 +55,7 @@ from lorica.simulations.audit.cli import audit as audit_command
 from lorica.simulations.audit.findings import ERROR_SHARES, Audit
 from lorica.simulations.audit.site import AuditedTrainer
 from lorica.simulations.audit.subject import Subject
+from lorica.simulations.partition import partition
 from tests.conftest import SMALL_WORDS, make_small_backbone
 
 RECORDS, LABELS, CLAIM = 300, 32, 4.0
@@ -345,19 +348,25 @@ def test_what_cannot_be_audited_is_refused(plan: RunPlan) -> None:
     assert caught.value.code is Code.DATA_TOO_FEW_RECORDS
 
 
+def default_plan() -> RunPlan:
+    return load_plan(Path(str(files("lorica.simulations.audit") / "plan.toml")))
+
+
+def test_default_plans_batches_fit_the_largest_site_without_canaries() -> None:
+    plan = default_plan()
+    data = load_data(plan)
+    largest = max(map(len, partition(data.train, plan.simulation).values()))
+    assert plan.training.expected_batch_size < largest
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [None, HalfNoise])
 def test_default_audit_is_below_the_claim_and_with_half_the_noise_above_it(
     part: type | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from importlib.resources import files
-
-    from lorica.common.plan_io import load_plan
-
     if part is not None:
         monkeypatch.setattr(lorica.client.session, "NoisyOptimizer", part)
-    default = files("lorica.simulations.audit") / "plan.toml"
-    audit = run_audit(load_plan(Path(str(default))), ["gradient"])
+    audit = run_audit(default_plan(), ["gradient"])
     assert audit.claimed_epsilon == 8.0
     bounds = [finding.lower_bound for finding in audit.findings]
     assert max(finding.seconds for finding in audit.findings) < 600

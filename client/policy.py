@@ -92,8 +92,6 @@ class Policy(Section):
     """Fewest units the data must have for the site to take part in anything."""
     metrics: list[Literal["accuracy", "loss", "per_label"]] = ["accuracy", "loss"]
     """Metrics that may leave, noised and charged; empty: none."""
-    coordinators: list[str] = []
-    """Names of coordinators whose runs are accepted; empty: any that the site is connected to."""
     sampling_units: int = Field(0, ge=0)
     """The figure from which sample rates are computed: the number of units, rounded down by hand
     and fixed here, so that noise and sampling depend on no private count. 0: the true count."""
@@ -190,6 +188,12 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
         (
             plan.total_steps <= policy.maximum_steps,
             f"the run takes {plan.total_steps} steps, the ceiling is {policy.maximum_steps}",
+        ),
+        (
+            not plan.evaluation_rounds
+            or set(plan.privacy.evaluation_metrics) <= set(policy.metrics),
+            f"the metrics {', '.join(plan.privacy.evaluation_metrics)} are asked for, allowed are "
+            f"{', '.join(policy.metrics) or 'none'}",
         ),
         (units >= policy.minimum_units, "the data have fewer units than the policy's minimum"),
     ):

@@ -46,8 +46,8 @@ def audit(
 ) -> None:
     """Attack a site's real training and measure how much it leaks: a lower bound on ε.
 
-    Without a plan, one hospital of the packaged synthetic data set is audited at ε = 8, in one to
-    two minutes. Ends with an error when more leakage is found than claimed.
+    Without a plan, one hospital of the packaged synthetic data set is audited at ε = 8, in two to
+    four minutes. Ends with an error when more leakage is found than claimed.
     """
     if not 0.5 <= confidence < 1:
         raise typer.BadParameter(f"--confidence must lie in [0.5, 1), got {confidence}.")

@@ -91,6 +91,15 @@ def test_a_plan_that_asks_for_more_is_refused(
     assert "60" not in caught.value.public_reason
 
 
+def test_metrics_that_the_policy_does_not_list_are_refused(
+    plan: RunPlan, config: SiteConfig
+) -> None:
+    asked = plan.replace(privacy={"evaluation_metrics": ["accuracy", "per_label"]})
+    check(asked, config)  # no evaluation at sites, so nothing of the kind would leave
+    with pytest.raises(LoricaError, match="per_label"):
+        check(asked.replace(rounds={"evaluate_every": 1}), config)
+
+
 def test_another_backbone_and_too_few_units_are_refused(plan: RunPlan, config: SiteConfig) -> None:
     for sha256, units in (("0" * 64, 60), (load_backbone(plan.backbone).sha256, 19)):
         with pytest.raises(LoricaError) as caught:

@@ -132,7 +132,11 @@ def test_a_site_that_declares_nothing_sends_no_count(plan: RunPlan, tmp_path: Pa
     config = SiteConfig(
         site=SiteIdentity(name="north"),
         data=SiteData(source="x.csv", unit="patient"),
-        policy=Policy(backbones=[backbone.sha256], minimum_units=5),
+        policy=Policy(
+            backbones=[backbone.sha256],
+            minimum_units=5,
+            metrics=["accuracy", "loss", "per_label"],
+        ),
     )
     records = load_data(plan).train
     trainer = LocalTrainer(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.holdout import load_data, with_labels
+from lorica.common.holdout import RunData, label_sources, load_data, with_labels
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records
 
@@ -115,6 +115,14 @@ def test_labels_come_sorted_from_the_training_data_when_the_plan_has_none() -> N
 def test_labels_of_all_given_data_count() -> None:
     plan = with_labels(RunPlan(), labelled("b", "b"), labelled("a", "b"))
     assert plan.task.labels == ["a", "b"]
+
+
+def test_labels_are_learned_from_the_training_file_but_not_from_a_test_file() -> None:
+    data = RunData(labelled("a", "b"), labelled("a", "c"))
+    plan = RunPlan()
+    assert with_labels(plan, *label_sources(plan, data)).task.labels == ["a", "b", "c"]
+    plan = plan.replace(data={"test": "test.csv"})
+    assert with_labels(plan, *label_sources(plan, data)).task.labels == ["a", "b"]
 
 
 def test_the_plans_own_labels_stay_in_their_order() -> None:

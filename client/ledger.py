@@ -54,7 +54,6 @@ from lorica.client.ledger_history import VERSION
 from lorica.client.ledger_model import Budgets, Charge, Period, Spending
 from lorica.client.ledger_rules import FREE_RETRIES, Ledger
 from lorica.client.ledger_store import Store
-from lorica.client.session_ledger import SessionLedger
 from lorica.common.errors import Code, LoricaError
 
 __all__ = [
@@ -65,7 +64,6 @@ __all__ = [
     "Ledger",
     "MemoryLedger",
     "Period",
-    "SessionLedger",
     "Spending",
 ]
 

@@ -20,7 +20,12 @@ if TYPE_CHECKING:  # the ledger's modules need numpy; `lorica --help` should not
     from lorica.client.ledger_summary import Summary
     from lorica.client.ledger_verify import Inspection
 
-app = typer.Typer(name="site", no_args_is_help=True, help="Run and look after a site.")
+app = typer.Typer(
+    name="site",
+    no_args_is_help=True,
+    help="Run and look after a site.",
+    rich_help_panel="Institutions",
+)
 ledger_app = typer.Typer(
     no_args_is_help=True, help="What the site's data have spent of their privacy budget."
 )

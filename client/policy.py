@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tomli_w
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import EMBEDDED_SHA256, RunPlan, Section
@@ -26,6 +26,7 @@ def _positive(value: float) -> float:
 
 
 Limit = Annotated[float, AfterValidator(_positive)]
+PublicKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class SiteIdentity(Section):
@@ -70,6 +71,10 @@ class SiteLedger(Section):
 class Policy(Section):
     """What plans the site takes part in."""
 
+    coordinators: list[PublicKey] = []
+    """Public keys of the coordinators that are answered, 64 hex digits each, as `lorica
+    coordinator key` prints them. Empty: requests need no signature and ANY coordinator that
+    reaches the site is answered, within the limits below."""
     maximum_epsilon: Limit = 8.0
     """Largest ε a plan may ask for."""
     maximum_delta: float = Field(1e-5, gt=0, lt=1)

@@ -56,7 +56,9 @@ def site_plan(
     table = Table(box=None, show_header=False, title=f"What this run would cost {config.site.name}")
     table.add_column(style="dim")
     table.add_column()
+    known = config.policy.coordinators
     rows = [
+        ("coordinators answered", f"{len(known)} by key" if known else "ANY: none is listed"),
         ("unit of privacy", loaded.privacy.unit),
         ("units that rates are computed from", f"{cost.units:,}"),
         ("noise multiplier σ", f"{training.noise_multiplier:.4f}"),

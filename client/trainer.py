@@ -13,17 +13,25 @@ from lorica.common.adapters import pack_state, unpack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.memory import release_unused
-from lorica.common.messages import Reply, Request, reply_from_bytes, reply_to_bytes
+from lorica.common.messages import (
+    CAPABILITIES,
+    EVALUATE,
+    TRAIN,
+    Kind,
+    Reply,
+    Request,
+    reply_from_bytes,
+    reply_to_bytes,
+)
 from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import CACHE_BYTES
 from lorica.common.records import Records, label_indices
+from lorica.common.signing import verify
 from lorica.common.site_privacy import RunPrivacy, run_privacy
 
 NoiseFactory = Callable[[str, int], NoiseSource]
 """(stream, round) -> the source of one answer's sampling and noise. The stream is the run's id
 for training and that id with "/evaluate" for evaluation."""
-
-TRAIN, EVALUATE = "train", "evaluate"
 
 
 class LocalTrainer:
@@ -86,6 +94,7 @@ class LocalTrainer:
         Raises:
             LoricaError: why it does not.
         """
+        self._authenticate(request, CAPABILITIES)
         self._allow(request.plan)
         return self._reply(request)
 
@@ -97,6 +106,7 @@ class LocalTrainer:
         Raises:
             LoricaError: why the site refuses; the ledger says what was charged by then.
         """
+        self._authenticate(request, TRAIN)
         plan = request.plan
         if not 1 <= request.round <= plan.rounds.count:
             raise LoricaError(
@@ -117,6 +127,7 @@ class LocalTrainer:
         Raises:
             LoricaError: why the site refuses; the ledger says what was charged by then.
         """
+        self._authenticate(request, EVALUATE)
         if request.round not in request.plan.evaluation_rounds:
             raise LoricaError(
                 Code.PRIVACY_BUDGET,
@@ -152,10 +163,19 @@ class LocalTrainer:
         """Free the model and the cached states; the next request builds them anew."""
         self._session = None
 
+    def _authenticate(self, request: Request, kind: Kind) -> None:
+        """Before anything else is looked at: is this a coordinator that the site answers?
+
+        The kind is that of the method that was called, so a request that was signed for one kind
+        is no request of another.
+        """
+        if self._config is not None and self._config.policy.coordinators:
+            verify(request, kind, self._config.policy.coordinators)
+
     def _answer(
         self,
         request: Request,
-        kind: str,
+        kind: Kind,
         part: Callable[[RunPrivacy], PrivacyEvent | None],
         run: Callable[[Session, PrivacyEvent], Reply],
     ) -> Reply:

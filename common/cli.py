@@ -175,7 +175,8 @@ def build() -> typer.Typer:
     for point in sorted(entry_points(group=COMMANDS), key=lambda found: found.name):
         loaded: Any = point.load()
         if isinstance(loaded, typer.Typer):
-            app.add_typer(loaded, name=point.name, rich_help_panel="Institutions")
+            panel = loaded.rich_help_panel
+            app.add_typer(loaded, name=point.name, rich_help_panel=panel)
         else:
             panel = getattr(loaded, "help_panel", None)
             app.command(point.name, rich_help_panel=panel)(loaded)

@@ -56,6 +56,10 @@ class Code(Enum):
     SITE_SILENT = "LOR-504"
     NO_TRAINER = "LOR-505"
     ENGINE_FAILED = "LOR-506"
+    REQUEST_UNSIGNED = "LOR-507"
+    SIGNATURE_INVALID = "LOR-508"
+    COORDINATOR_UNKNOWN = "LOR-509"
+    COORDINATOR_KEY = "LOR-510"
 
     STORAGE_FULL = "LOR-601"
     STORAGE_DENIED = "LOR-602"
@@ -278,6 +282,29 @@ CATALOGUE: dict[Code, Entry] = {
         "The simulation engine failed.",
         "Flower's simulation engine or Ray ended with an error of its own.",
         'Read the engine\'s message; engine="in-process" needs neither Ray nor workers.',
+    ),
+    Code.REQUEST_UNSIGNED: Entry(
+        "The request is not signed, and the site answers signed requests only.",
+        "The site's policy lists the coordinators that it answers; this request names none.",
+        "At the coordinator, make a key with `lorica coordinator key FILE`, give its public half "
+        "to the site's operators, and set LORICA_COORDINATOR_KEY to the file's path.",
+    ),
+    Code.SIGNATURE_INVALID: Entry(
+        "The request's signature does not fit the request.",
+        "Plan, adapter, run, round or kind of the request are not what the coordinator signed, "
+        "or the signature was made with another key.",
+        "Run the same version of Lorica at both ends; if it persists, somebody between them "
+        "changes messages.",
+    ),
+    Code.COORDINATOR_UNKNOWN: Entry(
+        "The request is signed by a coordinator that the site does not know.",
+        "The key it is signed with is not listed in policy.coordinators of the site's site.toml.",
+        "If this coordinator is meant to be answered, add its public key there.",
+    ),
+    Code.COORDINATOR_KEY: Entry(
+        "The coordinator's key file cannot be used.",
+        "It is not an Ed25519 private key in PEM, others may read it, or it would be overwritten.",
+        "Make a key with `lorica coordinator key FILE` and keep its permissions at 0600.",
     ),
     Code.STORAGE_FULL: Entry(
         "The disk is full.",

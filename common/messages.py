@@ -14,8 +14,10 @@ train        plan, fingerprint, round, adapter          round, weight, adapter (
 evaluate     plan, fingerprint, round, adapter          round, weight, counts (noised)
 ========== =========================================== ===================================
 
-Every reply also has ``status`` ("ok" or "refused"), the fingerprint, and, when refused,
-``reason``: a code and a title from the error catalogue, nothing else.
+Every request also has ``coordinator`` and ``signature`` (:mod:`lorica.common.signing`), empty
+when the coordinator has no key. Every reply also has ``status`` ("ok" or "refused"), the
+fingerprint, and, when refused, ``reason``: a code and a title from the error catalogue, nothing
+else.
 """
 
 from __future__ import annotations
@@ -38,6 +40,13 @@ PROTOCOL = 1
 MAX_PLAN_CHARACTERS = 4_000_000
 MAX_BLOB_BYTES = 2_000_000_000
 
+Kind = Literal["query.capabilities", "train", "evaluate"]
+"""What is asked of a site, as Flower's type of the message."""
+
+CAPABILITIES: Kind = "query.capabilities"
+TRAIN: Kind = "train"
+EVALUATE: Kind = "evaluate"
+
 _CONFIG, _ADAPTER, _COUNTS = "lorica", "adapter", "counts"
 
 
@@ -52,6 +61,10 @@ class Request:
     """Round, from 1; 0 for messages outside rounds."""
     blob: bytes = b""
     """Global adapter state as safetensors; empty for queries."""
+    coordinator: str = ""
+    """Public key of the coordinator that signed, 64 hex digits; empty when unsigned."""
+    signature: str = field(default="", repr=False)
+    """Its signature (:mod:`lorica.common.signing`), 128 hex digits; empty when unsigned."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,8 @@ def pack_request(request: Request) -> RecordDict:
         "round": request.round,
         "plan": request.plan.canonical(),
         "fingerprint": request.plan.fingerprint,
+        "coordinator": request.coordinator,
+        "signature": request.signature,
     }
     return _pack(fields, request.blob)
 
@@ -101,7 +116,14 @@ def unpack_request(record: RecordDict) -> Request:
         raise LoricaError(
             Code.PLAN_MISMATCH, "The plan in the message does not match its fingerprint."
         )
-    return Request(plan, _text(fields, "run"), _count(fields, "round"), _blob(record))
+    return Request(
+        plan,
+        _text(fields, "run"),
+        _count(fields, "round"),
+        _blob(record),
+        _text(fields, "coordinator", default=""),
+        _text(fields, "signature", default=""),
+    )
 
 
 def pack_reply(reply: Reply) -> RecordDict:

@@ -20,7 +20,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             before is unchanged.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary = _temporary(path)
     with storage_errors(path):
         try:
             with temporary.open("wb") as file:
@@ -29,6 +29,34 @@ def write_atomically(path: Path, content: bytes | str) -> None:
                 os.fsync(file.fileno())
             temporary.replace(path)
             _sync_folder(path.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def create_atomically(path: Path, content: bytes, *, mode: int) -> bool:
+    """Write a new file whole, with permissions ``mode`` from the start, over nothing.
+
+    Returns:
+        Whether it was written; False, with nothing changed, when ``path`` exists already.
+
+    Raises:
+        LoricaError: LOR-601 disk full, LOR-602 refused by the system; ``path`` does not exist.
+    """
+    temporary = _temporary(path)
+    with storage_errors(path):
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                path.hardlink_to(temporary)  # unlike a rename it fails where something is
+            except FileExistsError:
+                return False
+            _sync_folder(path.parent)
+            return True
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -71,6 +99,10 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise LoricaError(
             Code.STORAGE_DENIED, f"{path}: {error.strerror or type(error).__name__}."
         ) from error
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
 
 
 def _sync_folder(folder: Path) -> None:

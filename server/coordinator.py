@@ -15,6 +15,7 @@ from lorica.common.holdout import label_sources, load_data, with_labels
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import from_run_config
 from lorica.common.records import Records
+from lorica.common.signing import key_from_environment
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.server.evaluation import CentralEvaluator
 from lorica.server.records import Silent
@@ -41,9 +42,11 @@ def make_server_app() -> ServerApp:
 def run_plan(grid: Grid, plan: RunPlan, folder: RunFolder, *, run: str) -> State:
     """Run a plan over a grid, with the data the coordinator has, and save the adapter.
 
-    When the plan names no labels they are read from data.train, which must then be readable
-    here (as it is in a simulation).
+    Requests are signed with the key whose path is in the environment variable
+    LORICA_COORDINATOR_KEY, if it is set. When the plan names no labels they are read from
+    data.train, which must then be readable here (as it is in a simulation).
     """
+    key = key_from_environment()
     test: Records | None = None
     if not plan.task.labels or plan.data.test:
         data = load_data(plan)
@@ -58,6 +61,7 @@ def run_plan(grid: Grid, plan: RunPlan, folder: RunFolder, *, run: str) -> State
         start=lambda: starting_state(TextClassifier(backbone, plan), backbone, plan),
         evaluate=CentralEvaluator(plan, backbone, test) if test else None,
         observer=Silent(),
+        key=key,
         wait_seconds=plan.rounds.timeout_seconds,
     )
     state = loop.run()

@@ -8,14 +8,23 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 
-from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import Reply, Request, pack_request, unpack_reply
+from lorica.common.messages import (
+    CAPABILITIES,
+    EVALUATE,
+    TRAIN,
+    Kind,
+    Reply,
+    Request,
+    pack_request,
+    unpack_reply,
+)
 from lorica.common.noised_metrics import combine, vector_length
 from lorica.common.plan import RunPlan
+from lorica.common.signing import CoordinatorKey
 from lorica.common.tasks.text_classification import Metrics
 from lorica.server.aggregation import Aggregator, aggregator
 from lorica.server.exchange import Answer, exchange
@@ -24,8 +33,6 @@ from lorica.server.run_folder import RunFolder
 from lorica.server.screening import honest_norm, screen, update_norm
 
 Evaluator = Callable[[State], Metrics]
-
-CAPABILITIES, TRAIN, EVALUATE = "query.capabilities", "train", "evaluate"
 
 _log = logging.getLogger("lorica.coordinator")
 _NODE_POLL_SECONDS = 1.0
@@ -51,6 +58,7 @@ class RoundLoop:
         start: Callable[[], State],
         evaluate: Evaluator | None,
         observer: Observer,
+        key: CoordinatorKey | None = None,
         nodes: int = 1,
         wait_seconds: float = 0.0,
     ) -> None:
@@ -63,13 +71,14 @@ class RoundLoop:
             start: makes the starting state; called when there is no checkpoint.
             evaluate: quality of a state on data that the coordinator holds; None without any.
             observer: hears of progress.
+            key: signs every request; None sends them unsigned, which sites may refuse.
             nodes: how many nodes to wait for before the first round, if more than
                 rounds.minimum_sites.
             wait_seconds: how long to wait for them.
         """
         self._grid, self._plan, self._folder = grid, plan, folder
         self._run, self._start, self._evaluate = run, start, evaluate
-        self._observer = observer
+        self._observer, self._key = observer, key
         self._nodes, self._wait_seconds = nodes, wait_seconds
         self._asked: set[int] = set()
         self._ready: dict[int, _Site] = {}
@@ -100,9 +109,8 @@ class RoundLoop:
         begun = time.monotonic()
         blob = pack_state(state)
         rule = aggregator(self._plan.aggregation.method, state)
-        request = pack_request(Request(self._plan, self._run, round, blob))
         sites = []
-        for answer in self._exchange(list(self._ready), request, TRAIN, round):
+        for answer in self._exchange(list(self._ready), TRAIN, round, blob):
             site = self._take(answer, round, state, rule)
             sites.append(site)
             self._observer.site_answered(round, site)
@@ -125,9 +133,8 @@ class RoundLoop:
     def _evaluate_at_sites(self, record: RoundRecord, state: State) -> RoundRecord:
         """The record with metrics from the noised counts of the sites that send any."""
         blob = pack_state(state)
-        request = pack_request(Request(self._plan, self._run, record.round, blob))
         vectors, asked = [], list(self._ready)
-        for answer in self._exchange(asked, request, EVALUATE, record.round):
+        for answer in self._exchange(asked, EVALUATE, record.round, blob):
             try:
                 counts = self._reply(answer, record.round).counts
             except (_Unanswered, LoricaError) as problem:
@@ -220,8 +227,7 @@ class RoundLoop:
         if not nodes:
             return []
         self._asked |= set(nodes)
-        request = pack_request(Request(self._plan, self._run))
-        return [self._admit(answer) for answer in self._exchange(nodes, request, CAPABILITIES, 0)]
+        return [self._admit(answer) for answer in self._exchange(nodes, CAPABILITIES, 0)]
 
     def _admit(self, answer: Answer) -> SiteRound:
         unnamed = f"node {answer.node}"
@@ -242,12 +248,14 @@ class RoundLoop:
         return SiteRound(reply.site, "ok", "", reply.weight, seconds=answer.seconds)
 
     def _exchange(
-        self, nodes: list[int], request: RecordDict, kind: str, round: int
+        self, nodes: list[int], kind: Kind, round: int, blob: bytes = b""
     ) -> Iterator[Answer]:
+        """Ask all ``nodes`` the same, signed when there is a key."""
+        request = Request(self._plan, self._run, round, blob)
         return exchange(
             self._grid,
             nodes,
-            request,
+            pack_request(self._key.sign(request, kind) if self._key else request),
             kind,
             timeout=self._plan.rounds.timeout_seconds,
             group=str(round),

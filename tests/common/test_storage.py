@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lorica.common.errors import Code
-from lorica.common.storage import append_line, write_atomically
+from lorica.common.storage import append_line, create_atomically, write_atomically
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 FullDisk = Callable[[int], contextlib.AbstractContextManager[None]]
@@ -124,3 +124,21 @@ def test_writers_of_one_file_leave_one_of_their_contents_whole(tmp_path: Path) -
     assert not errors
     assert path.read_text() in contents
     assert names(tmp_path) == ["file"]
+
+
+def test_a_new_file_is_made_private_and_over_nothing(
+    tmp_path: Path, full_disk: FullDisk, refuses: Refuses
+) -> None:
+    path = tmp_path / "file"
+    with full_disk(LIMIT):
+        refuses(Code.STORAGE_FULL, lambda: create_atomically(path, b"x" * 3 * LIMIT, mode=0o600))
+    assert names(tmp_path) == []
+    assert create_atomically(path, b"first", mode=0o600)
+    assert not create_atomically(path, b"second", mode=0o644)
+    assert path.read_bytes() == b"first"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert names(tmp_path) == ["file"]
+    refuses(
+        Code.STORAGE_DENIED,
+        lambda: create_atomically(tmp_path / "absent" / "file", b"x", mode=0o600),
+    )

@@ -29,8 +29,8 @@ Formal guarantee:
     What an attempt that died can still reveal is *that* it died, a bit that only a fault which
     depends on the records could make informative. It is not noised and no accounting covers it;
     the ledger bounds it: after :data:`FREE_RETRIES` unpaid attempts a round is charged again, and
-    every attempt is an entry. A caller whose step fails with an exception should store its
-    refusal as the reply, so that the round is closed.
+    every attempt is an entry. The trainer stores the refusal of a step that raised as its reply,
+    so an exception closes the round and is told once; only a process that died leaves it open.
 
     *Evidence.* Entries form a hash chain with an anchor (:mod:`lorica.client.ledger_chain`,
     :mod:`lorica.client.ledger_anchor`): an edit, deletion, reordering, truncation or restored

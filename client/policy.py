@@ -80,7 +80,8 @@ class Policy(Section):
     maximum_delta: float = Field(1e-5, gt=0, lt=1)
     """Largest δ a plan may ask for."""
     unit: str = "record"
-    """The unit of privacy that plans must protect: "record", or the column data.unit."""
+    """The unit of privacy that plans must protect: "record", or the column data.unit. It is also
+    the ledger's unit: what is spent per record and per patient does not add up."""
     tasks: list[str] = ["text-classification"]
     """Allowed tasks."""
     backbones: list[str] = [EMBEDDED_SHA256]
@@ -170,7 +171,7 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
             f"privacy.delta is {plan.privacy.delta:g}, the ceiling {policy.maximum_delta:g}",
         ),
         (
-            policy.unit == "record" or plan.privacy.unit == policy.unit,
+            plan.privacy.unit == policy.unit,
             f"privacy.unit is '{plan.privacy.unit}', required is '{policy.unit}'",
         ),
         (plan.task.kind in policy.tasks, f"the task '{plan.task.kind}' is not allowed"),

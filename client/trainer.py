@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
@@ -20,6 +21,7 @@ from lorica.common.messages import (
     Kind,
     Reply,
     Request,
+    refusal,
     reply_from_bytes,
     reply_to_bytes,
 )
@@ -32,6 +34,8 @@ from lorica.common.site_privacy import RunPrivacy, run_privacy
 NoiseFactory = Callable[[str, int], NoiseSource]
 """(stream, round) -> the source of one answer's sampling and noise. The stream is the run's id
 for training and that id with "/evaluate" for evaluation."""
+
+_log = logging.getLogger("lorica.site")
 
 
 class LocalTrainer:
@@ -76,7 +80,16 @@ class LocalTrainer:
                 as the site's weight and that sample rates are computed from; the true number
                 when omitted, which makes that number public.
             cache_bytes: memory for cached token states, bytes.
+
+        Raises:
+            LoricaError: LOR-615 the ledger protects another unit than the policy.
         """
+        if config is not None and ledger is not None and ledger.unit != config.policy.unit:
+            raise LoricaError(
+                Code.LEDGER_MISMATCH,
+                f"The ledger protects the unit '{ledger.unit}', policy.unit is "
+                f"'{config.policy.unit}'.",
+            )
         self.site = site
         self._records = records
         self._noise = noise
@@ -104,7 +117,8 @@ class LocalTrainer:
         The update holds, for every tensor that the method trains, local minus global value.
 
         Raises:
-            LoricaError: why the site refuses; the ledger says what was charged by then.
+            LoricaError: why the site refuses; once the round is charged, a step that fails is
+                answered with a refusal instead, and so is the request if it comes again.
         """
         self._authenticate(request, TRAIN)
         plan = request.plan
@@ -125,7 +139,7 @@ class LocalTrainer:
         """Noised counts of the request's global adapter on records set aside at the site.
 
         Raises:
-            LoricaError: why the site refuses; the ledger says what was charged by then.
+            LoricaError: as of :meth:`train`.
         """
         self._authenticate(request, EVALUATE)
         if request.round not in request.plan.evaluation_rounds:
@@ -179,7 +193,11 @@ class LocalTrainer:
         part: Callable[[RunPrivacy], PrivacyEvent | None],
         run: Callable[[Session, PrivacyEvent], Reply],
     ) -> Reply:
-        """Stored reply, or: check, charge, run, store. Only stored replies leave."""
+        """Stored reply, or: check, charge, run, store. Only stored replies leave.
+
+        A private step that fails leaves no second chance: its refusal is the round's reply. Were
+        it tried again, whether and how often it fails could tell of the records, unaccounted.
+        """
         plan = request.plan
         ledger = self._ledger_of(plan)
         stored = ledger.stored(request.run, request.round, kind, fingerprint=plan.fingerprint)
@@ -201,10 +219,22 @@ class LocalTrainer:
                 run_delta=plan.privacy.delta,
             )
         )
-        reply = run(session, event)
+        try:
+            packed = reply_to_bytes(run(session, event))
+        except Exception as error:  # noqa: BLE001 - it may depend on the records: answered once
+            _log.warning(
+                "%s of round %d failed; its refusal is kept", kind, request.round, exc_info=error
+            )
+            self.close()
+            packed = reply_to_bytes(self._refusal(request, error))
         release_unused()
-        kept = ledger.store(request.run, request.round, kind, reply_to_bytes(reply))
-        return reply_from_bytes(kept)
+        return reply_from_bytes(ledger.store(request.run, request.round, kind, packed))
+
+    def _refusal(self, request: Request, error: Exception) -> Reply:
+        """A refusal with ``error``'s public reason, and nothing else of it."""
+        return refusal(
+            error, fingerprint=request.plan.fingerprint, round=request.round, site=self.site
+        )
 
     def _allow(self, plan: RunPlan) -> RunPrivacy:
         """What the run costs here. Raises when policy, data or budget do not admit the plan."""

@@ -174,8 +174,14 @@ class AuditedTrainer(LocalTrainer):
         except LoricaError as error:
             self.failure = error
             raise
-        self.watch.updates.append(unpack_state(reply.blob))
+        if reply.status == "ok":
+            self.watch.updates.append(unpack_state(reply.blob))
         return reply
+
+    def _refusal(self, request: Request, error: Exception) -> Reply:
+        if isinstance(error, LoricaError):
+            self.failure = error
+        return super()._refusal(request, error)
 
     def _open(self, plan: RunPlan) -> Session:
         session = super()._open(plan)

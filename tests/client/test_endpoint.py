@@ -6,20 +6,27 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.common.serde import message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
 from lorica.client.app import app as installed_app
 from lorica.client.endpoint import answer, installed_trainer, make_client_app
+from lorica.client.ledger import Ledger, MemoryLedger
 from lorica.client.noise import SeededNoise
 from lorica.client.trainer import LocalTrainer
+from lorica.common.adapters import pack_state
+from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import PROTOCOL, Reply, Request, pack_request, unpack_reply
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records
+from lorica.common.tasks.text_classification import TextClassifier, starting_state
 
 NAMES = ("Wilhelmina", "Featherstonehaugh")
 CANARY = f"patient {NAMES[0]} {NAMES[1]} has a rash"
@@ -257,3 +264,75 @@ def test_the_thin_client_app_imports_no_torch_and_nothing_of_the_other_sides(mod
     assert not heavy & set(loaded)
     for side in ("lorica.simulations", "lorica.server", "lorica.client.trainer"):
         assert not [name for name in loaded if name.startswith(side) and name != side + "s"]
+
+
+class BrokenNoise(SeededNoise):
+    """A source that fails after the charge, naming a record."""
+
+    def poisson_mask(self, count: int, rate: float) -> torch.Tensor:
+        raise ValueError(CANARY)
+
+
+def charged_site(ledger: Ledger, plan: RunPlan) -> tuple[ClientApp, RecordDict]:
+    """A node whose private steps fail, and a request to train there."""
+    backbone = load_backbone(plan.backbone)
+    state = starting_state(TextClassifier(backbone, plan), backbone, plan)
+    records = Records(
+        ["a rash", "my card"] * 60,
+        ["health", "money"] * 60,
+        [str(i) for i in range(120)],
+        [""] * 120,
+    )
+    trainer = LocalTrainer(
+        "north", records, noise=lambda run, round: BrokenNoise(run, round), ledger=ledger
+    )
+    content = pack_request(Request(plan, "r", 1, pack_state(state)))
+    return make_client_app(lambda _: trainer), content
+
+
+@pytest.fixture
+def trainable(small_backbone: Path) -> RunPlan:
+    return PLAN.replace(
+        backbone={"source": str(small_backbone)}, training={"local_steps": 1}, adapter={"rank": 2}
+    )
+
+
+def test_a_step_that_fails_after_its_charge_is_refused_once_and_for_all(
+    trainable: RunPlan,
+) -> None:
+    ledger = MemoryLedger(1e-5)
+    app, content = charged_site(ledger, trainable)
+    replies = [app(message(content), context()) for _ in range(4)]
+    read_back = [
+        unpack_reply(reply.content, fingerprint=trainable.fingerprint, round=1) for reply in replies
+    ]
+    assert read_back[0].reason == f"LOR-901: {Code.UNEXPECTED.entry.title}"
+    assert read_back == [read_back[0]] * 4
+    assert not any(name.encode() in on_the_wire(reply) for reply in replies for name in NAMES)
+    history = ledger.history()
+    assert (len(history.charges), sum(history.retries.values())) == (1, 0)
+
+
+def test_a_refusal_that_cannot_be_stored_says_only_that_the_disk_is_full(
+    trainable: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What went wrong in the step does not leave unless it was stored; the charge stays."""
+    ledger = MemoryLedger(1e-5)
+    app, content = charged_site(ledger, trainable)
+
+    def full(*_: object) -> bytes:
+        raise LoricaError(Code.STORAGE_FULL, CANARY)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger._book.store, "keep_reply", full)
+        for attempts in range(3):
+            reply = app(message(content), context()).content
+            refused = unpack_reply(reply, fingerprint=trainable.fingerprint, round=1)
+            assert refused.reason == f"LOR-601: {Code.STORAGE_FULL.entry.title}"
+            history = ledger.history()
+            assert not history.done
+            assert (len(history.charges), sum(history.retries.values())) == (1, attempts)
+    reply = app(message(content), context()).content
+    closed = unpack_reply(reply, fingerprint=trainable.fingerprint, round=1)
+    assert closed.reason.startswith("LOR-901")
+    assert set(ledger.history().done) == {("r", 1, "train")}

@@ -100,6 +100,22 @@ def test_metrics_that_the_policy_does_not_list_are_refused(
         check(asked.replace(rounds={"evaluate_every": 1}), config)
 
 
+def test_a_plan_of_another_unit_than_the_ledgers_is_refused_and_the_command_says_so(
+    tmp_path: Path, plan: RunPlan, config: SiteConfig
+) -> None:
+    """Whichever way around: a site that protects records has no budget per patient, either."""
+    by_record = config.model_copy(
+        update={"policy": config.policy.model_copy(update={"unit": "record"})}
+    )
+    check(plan.replace(privacy={"unit": "record"}), by_record, 120)
+    for site, unit in ((config, "record"), (by_record, "patient"), (config, "customer")):
+        with pytest.raises(LoricaError, match=r"privacy\.unit is") as caught:
+            check(plan.replace(privacy={"unit": unit}), site)
+        assert caught.value.code is Code.POLICY_REFUSED
+    cost = run_cost(plan, by_record, tmp_path)
+    assert any("privacy.unit is 'patient', required is 'record'" in why for why in cost.refusals)
+
+
 def test_another_backbone_and_too_few_units_are_refused(plan: RunPlan, config: SiteConfig) -> None:
     for sha256, units in (("0" * 64, 60), (load_backbone(plan.backbone).sha256, 19)):
         with pytest.raises(LoricaError) as caught:

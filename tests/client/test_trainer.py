@@ -13,7 +13,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from lorica.client.ledger import MemoryLedger
 from lorica.client.noise import NoiseSource, SeededNoise
+from lorica.client.policy import SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
 from lorica.common.accounting import PrivacyEvent, epsilon
 from lorica.common.adapters import State, pack_state, unpack_state
@@ -363,10 +365,10 @@ def test_a_blob_that_is_no_adapter_is_refused(plan: RunPlan, blob: bytes) -> Non
 def test_an_adapter_of_huge_values_gives_a_refusal_or_noise(plan: RunPlan) -> None:
     """The forward pass overflows; whatever leaves must be finite."""
     state = {name: torch.full_like(tensor, 1e38) for name, tensor in start(plan).items()}
-    try:
-        reply = make_site()[0].train(request(plan, state=state))
-    except LoricaError as error:
-        assert error.code is not Code.UNEXPECTED
+    reply = make_site()[0].train(request(plan, state=state))
+    if reply.status == "refused":
+        assert not reply.blob
+        assert not reply.reason.startswith(Code.UNEXPECTED.value)
     else:
         assert all(tensor.isfinite().all() for tensor in unpack_state(reply.blob).values())
 
@@ -410,16 +412,89 @@ class Broken(SeededNoise):
         raise OSError("no randomness")
 
 
-def test_a_round_that_failed_half_way_can_be_asked_again(plan: RunPlan) -> None:
-    """Against a site that never failed: nothing of the failed attempt is left."""
+class Interrupted(SeededNoise):
+    """A source during which the operator presses Ctrl-C."""
+
+    def add_noise(self, total: torch.Tensor, std: float) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+
+def failing_at_first(broken: type[SeededNoise]) -> tuple[LocalTrainer, MemoryLedger, Counter[int]]:
+    """A site whose first attempt at every round fails."""
     calls: Counter[int] = Counter()
 
     def noise(run: str, round: int) -> NoiseSource:
         calls[round] += 1
-        return (Broken if calls[round] == 1 else SeededNoise)(0, run, "a", round)
+        return (broken if calls[round] == 1 else SeededNoise)(0, run, "a", round)
 
-    trainer = LocalTrainer("a", some_records(), noise=noise)
-    for round in (1, 2):
-        with pytest.raises(OSError, match="no randomness"):
-            trainer.train(request(plan, round))
-        assert trainer.train(request(plan, round)) == make_site()[0].train(request(plan, round))
+    ledger = MemoryLedger(1e-3)
+    return LocalTrainer("a", some_records(), noise=noise, ledger=ledger), ledger, calls
+
+
+def test_a_round_that_failed_half_way_is_closed_by_its_refusal(
+    plan: RunPlan, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Asked again it is neither tried nor charged again; the details stay in the site's log."""
+    trainer, ledger, calls = failing_at_first(Broken)
+    asked = request(plan, 1)
+    reply = trainer.train(asked)
+    assert (reply.status, reply.blob) == ("refused", b"")
+    assert reply.reason == f"LOR-901: {Code.UNEXPECTED.entry.title}"
+    assert (reply.fingerprint, reply.round, reply.site) == (plan.fingerprint, 1, "a")
+    assert "no randomness" in caplog.text
+    assert [trainer.train(asked) for _ in range(5)] == [reply] * 5
+    history = ledger.history()
+    assert (calls[1], len(history.charges), sum(history.retries.values())) == (1, 1, 0)
+    assert set(history.done) == {("r", 1, "train")}
+
+
+def test_rounds_after_one_that_failed_are_as_if_it_had_not(plan: RunPlan) -> None:
+    trainer, _, _ = failing_at_first(Broken)
+    assert trainer.train(request(plan, 1)).status == "refused"
+    trainer._noise = lambda run, round: SeededNoise(0, run, "a", round)
+    assert trainer.train(request(plan, 2)) == make_site()[0].train(request(plan, 2))
+
+
+def test_an_evaluation_that_failed_is_closed_apart_from_its_rounds_training(plan: RunPlan) -> None:
+    plan = plan.replace(rounds={"evaluate_every": 1})
+
+    trainer, ledger, _ = failing_at_first(Broken)
+    refused = trainer.evaluate(request(plan, 1))
+    assert refused.status == "refused"
+    assert trainer.evaluate(request(plan, 1)) == refused
+    assert trainer.train(request(plan, 1)).status == "ok"
+    assert len(ledger.history().charges) == 2
+
+
+def test_a_coded_failure_keeps_its_code(plan: RunPlan) -> None:
+    class Coded(SeededNoise):
+        def add_noise(self, total: torch.Tensor, std: float) -> torch.Tensor:
+            raise LoricaError(Code.STORAGE_FULL, "the swap is full", mend="buy more")
+
+    reply = failing_at_first(Coded)[0].train(request(plan, 1))
+    assert reply.reason == f"LOR-601: {Code.STORAGE_FULL.entry.title}"
+
+
+def test_an_interrupted_round_is_not_answered_and_is_tried_again(plan: RunPlan) -> None:
+    """Ctrl-C and exits of the process are nothing that the records did."""
+    trainer, ledger, _ = failing_at_first(Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(request(plan, 1))
+    assert not ledger.history().done
+    assert trainer.train(request(plan, 1)) == make_site()[0].train(request(plan, 1))
+    history = ledger.history()
+    assert (len(history.charges), sum(history.retries.values())) == (1, 1)
+
+
+def test_a_trainer_with_another_ledgers_unit_is_not_made() -> None:
+    config = SiteConfig(site=SiteIdentity(name="a"), data=SiteData(source="x.csv"))
+    ledger = MemoryLedger(1e-5, unit="patient")
+    with pytest.raises(LoricaError) as caught:
+        LocalTrainer(
+            "a",
+            some_records(),
+            noise=lambda run, round: SeededNoise(run, round),
+            config=config,
+            ledger=ledger,
+        )
+    assert caught.value.code is Code.LEDGER_MISMATCH

@@ -134,6 +134,7 @@ def test_a_site_that_declares_nothing_sends_no_count(plan: RunPlan, tmp_path: Pa
         data=SiteData(source="x.csv", unit="patient"),
         policy=Policy(
             backbones=[backbone.sha256],
+            unit="patient",
             minimum_units=5,
             metrics=["accuracy", "loss", "per_label"],
         ),

@@ -103,6 +103,22 @@ class NoisyOptimizer(DPOptimizer):
             parameter.grad = self._noise.add_noise(total, std).to(parameter.dtype)
 
 
+class KeepGradient(torch.optim.Optimizer):
+    """An inner optimizer that keeps the noised gradients and moves nothing."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        """``groups``: as for :class:`NoisyOptimizer`."""
+        super().__init__(groups, {})
+        self.kept: dict[torch.nn.Parameter, torch.Tensor] = {}
+        """The last step's noised gradient of every parameter."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Keep the gradients."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.kept[parameter] = parameter.grad.detach().clone()
+
+
 class DPTrainer:
     """Runs DP-SGD steps over one site's records for one round."""
 
@@ -116,6 +132,7 @@ class DPTrainer:
         sample_rate: float,
         noise: NoiseSource,
         units: Units | None = None,
+        moves: bool = True,
     ) -> None:
         """
         Args:
@@ -126,6 +143,7 @@ class DPTrainer:
             sample_rate: q, from public figures only.
             noise: source of the Poisson sampling.
             units: whose records they are; every record its own unit when omitted.
+            moves: whether the optimizer moves the parameters, which is then checked.
         """
         self._parameters = parameters
         self._optimizer = optimizer
@@ -134,7 +152,7 @@ class DPTrainer:
         self._sample_rate = sample_rate
         self._noise = noise
         self._units = units or Units.of_records(len(lengths))
-        self._checked = False
+        self._checked = not moves
 
     def run(self, steps: int, on_step: Callable[[int], Any] | None = None) -> None:
         """Take ``steps`` DP-SGD steps; ``on_step`` hears the number of steps taken.

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import EMBEDDED_SHA256, RunPlan, Section
+from lorica.common.stages import total_steps
 
 
 def _positive(value: float) -> float:
@@ -192,8 +193,8 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
             f"rounds.count is {plan.rounds.count}, the ceiling {policy.maximum_rounds}",
         ),
         (
-            plan.total_steps <= policy.maximum_steps,
-            f"the run takes {plan.total_steps} steps, the ceiling is {policy.maximum_steps}",
+            total_steps(plan) <= policy.maximum_steps,
+            f"the run takes {total_steps(plan)} steps, the ceiling is {policy.maximum_steps}",
         ),
         (
             not plan.evaluation_rounds

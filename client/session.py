@@ -8,19 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from lorica.client.dp_sgd import DPTrainer, NoisyOptimizer
+from lorica.client.dp_sgd import DPTrainer, KeepGradient, NoisyOptimizer
 from lorica.client.evaluation import counts_by_unit, noised_counts, set_aside
+from lorica.client.frozen_features import head_gradient, label_sums
 from lorica.client.noise import NoiseSource
 from lorica.client.per_sample import enable_per_sample_gradients
-from lorica.client.units import Units
+from lorica.client.units import Units, joined
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State
 from lorica.common.backbones import Backbone
+from lorica.common.batching import micro_batches
 from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import Part, is_trained, part_of
 from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import PrefixCache, predict_logits
 from lorica.common.records import Records
+from lorica.common.stages import Stage, falling, schedule, stage_of
 from lorica.common.tasks.text_classification import TextClassifier, encode, loss_sum
 
 
@@ -67,8 +70,8 @@ class Session:
         """Whether this session was made for exactly this plan."""
         return plan.fingerprint == self._plan.fingerprint
 
-    def load(self, state: State) -> None:
-        """Take over a global adapter state.
+    def load(self, state: State, stage: Stage) -> None:
+        """Take over a global adapter state: all of it, or what a stage on frozen features needs.
 
         Raises:
             LoricaError: LOR-205 when it does not fit, LOR-501 when it holds NaN or infinity.
@@ -78,19 +81,55 @@ class Session:
                 raise LoricaError(
                     Code.MESSAGE_MALFORMED, f"The global adapter's {name} is not finite."
                 )
-        self._classifier.load_state(state)
+        if stage.on_frozen_features:
+            self._classifier.load_head(state)
+        else:
+            self._classifier.load_state(state)
 
     def train(self, round: int, event: PrivacyEvent, noise: NoiseSource) -> State:
-        """One round of DP-SGD from the loaded state; local minus global value of what is
-        trained."""
+        """What the round's stage asks for, from the loaded state; all of it noised."""
+        stage = stage_of(self._plan, round)
+        if stage is Stage.LOCAL:
+            return self._local_steps(round, event, noise)
+        if stage is Stage.LORA:
+            return self._gradient_sum(event, noise)
+        rows, owner = joined(self._units.draw(noise, event.sample_rate))
+        features = self._idle_features(rows)
+        labels, head = self._train_labels[torch.from_numpy(rows)], self._classifier.head
+        if stage is Stage.CLASS_SUMS:
+            sums = label_sums(features, labels, owner, head.out_features, event, noise)
+            return {"head.weight": sums}
+        bound = self._plan.privacy.clip_norm
+        return head_gradient(head, features, labels, owner, bound, event, noise)
+
+    def _local_steps(self, round: int, event: PrivacyEvent, noise: NoiseSource) -> State:
+        """Several DP-SGD steps; local minus global value of what is trained."""
         before = {name: p.detach().clone() for name, p in self._trained.items()}
+        factor = falling(self._plan, round, self._plan.training.final_rate)
+        self._dp_steps(
+            torch.optim.Adam(self._groups(factor)),
+            event,
+            noise,
+            batch=self._plan.training.expected_batch_size,
+        )
+        return {name: p.detach() - before[name] for name, p in self._trained.items()}
+
+    def _gradient_sum(self, event: PrivacyEvent, noise: NoiseSource) -> State:
+        """The noised sum of the drawn units' clipped gradients."""
+        inner = KeepGradient(self._groups(1.0))
+        self._dp_steps(inner, event, noise, batch=1)
+        return {name: inner.kept[parameter] for name, parameter in self._trained.items()}
+
+    def _dp_steps(
+        self, inner: torch.optim.Optimizer, event: PrivacyEvent, noise: NoiseSource, *, batch: int
+    ) -> None:
         optimizer = NoisyOptimizer(
-            torch.optim.Adam(self._groups(self._plan.rate_factor(round))),
+            inner,
             noise=noise,
             noise_multiplier=event.noise_multiplier,
-            expected_batch_size=self._plan.training.expected_batch_size,
+            expected_batch_size=batch,
         )
-        trainer = DPTrainer(
+        DPTrainer(
             self._trained,
             optimizer,
             self._loss,
@@ -98,10 +137,18 @@ class Session:
             sample_rate=event.sample_rate,
             noise=noise,
             units=self._units,
-        )
-        trainer.run(event.steps)
+            moves=not isinstance(inner, KeepGradient),
+        ).run(event.steps)
         optimizer.zero_grad(set_to_none=True)
-        return {name: p.detach() - before[name] for name, p in self._trained.items()}
+
+    def _idle_features(self, rows: np.ndarray) -> torch.Tensor:
+        """Features (n, H) of training rows through the backbone as it came."""
+        cache, classifier = self._train_cache, self._classifier
+        features = torch.empty(len(rows), classifier.head.in_features)
+        with torch.no_grad():
+            for part in micro_batches(np.arange(len(rows)), cache.lengths[rows]):
+                features[torch.from_numpy(part)] = cache.features(classifier, rows[part])
+        return features
 
     def evaluate(self, event: PrivacyEvent, noise: NoiseSource) -> tuple[float, ...]:
         """Noised counts of the loaded state on the records set aside."""
@@ -117,7 +164,8 @@ class Session:
         texts = [self._records.texts[row] for row in rows]
         encoded = encode(self._backbone, texts, self._plan.training.max_length)
         share = self._cache_bytes * len(rows) // max(1, len(self._records))
-        return PrefixCache(self._classifier, encoded, limit_bytes=share)
+        later = any(not stage.on_frozen_features for stage, _ in schedule(self._plan))
+        return PrefixCache(self._classifier, encoded, limit_bytes=share, states=later)
 
     def _units_of(self, rows: np.ndarray) -> Units:
         if self._plan.privacy.unit == "record":

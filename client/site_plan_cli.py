@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lorica.common.accounting import PrivacyEvent
 from lorica.common.cli import PlanArgument, SetOption
 from lorica.common.errors import Code, LoricaError
 
@@ -52,7 +53,7 @@ def site_plan(
 
     config, loaded = load_site(site), load_plan(plan, settings or [])
     cost = run_cost(loaded, config, site.parent)
-    training, evaluation = cost.privacy.training, cost.privacy.evaluation
+    evaluation = cost.privacy.evaluation
     table = Table(box=None, show_header=False, title=f"What this run would cost {config.site.name}")
     table.add_column(style="dim")
     table.add_column()
@@ -61,9 +62,10 @@ def site_plan(
         ("coordinators answered", f"{len(known)} by key" if known else "ANY: none is listed"),
         ("unit of privacy", loaded.privacy.unit),
         ("units that rates are computed from", f"{cost.units:,}"),
-        ("noise multiplier σ", f"{training.noise_multiplier:.4f}"),
-        ("sample rate q", f"{training.sample_rate:.4f}"),
-        ("DP-SGD steps", f"{loaded.total_steps:,}"),
+        *(
+            (f"{stage.value}: noise multiplier σ", _event_text(event))
+            for stage, event in cost.privacy.events_by_stage(loaded.rounds.count)
+        ),
         ("evaluations", str(len(loaded.evaluation_rounds)) if evaluation else "none"),
         ("signal to noise of a step", f"{cost.signal_to_noise:.1f} (expected batch / σ)"),
         ("ε of the run", f"{cost.run_epsilon:.3f} at δ = {loaded.privacy.delta:g}"),
@@ -80,3 +82,8 @@ def site_plan(
     if cost.refusals:
         sys.exit(_REFUSED)
     console.print(Text("The site would take part.", style="bold green"))
+
+
+def _event_text(event: PrivacyEvent) -> str:
+    times = "once" if event.steps == 1 else f"{event.steps:,} times"
+    return f"{event.noise_multiplier:.4f} at sample rate q = {event.sample_rate:.4g}, {times}"

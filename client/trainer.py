@@ -30,6 +30,7 @@ from lorica.common.prefix_cache import CACHE_BYTES
 from lorica.common.records import Records, label_indices
 from lorica.common.signing import verify
 from lorica.common.site_privacy import RunPrivacy, run_privacy
+from lorica.common.stages import stage_of
 
 NoiseFactory = Callable[[str, int], NoiseSource]
 """(stream, round) -> the source of one answer's sampling and noise. The stream is the run's id
@@ -114,7 +115,8 @@ class LocalTrainer:
     def train(self, request: Request) -> Reply:
         """Train for one round from the request's global adapter and return the update.
 
-        The update holds, for every tensor that the method trains, local minus global value.
+        The update holds what the round's stage asks for (:mod:`lorica.common.stages`): a noised
+        sum, or, after local steps, local minus global value of every tensor that was trained.
 
         Raises:
             LoricaError: why the site refuses; once the round is charged, a step that fails is
@@ -133,7 +135,7 @@ class LocalTrainer:
             update = session.train(request.round, event, noise)
             return self._reply(request, blob=pack_state(update))
 
-        return self._answer(request, TRAIN, lambda privacy: privacy.training, run)
+        return self._answer(request, TRAIN, lambda privacy: privacy.of_round(request.round), run)
 
     def evaluate(self, request: Request) -> Reply:
         """Noised counts of the request's global adapter on records set aside at the site.
@@ -206,7 +208,7 @@ class LocalTrainer:
         event = part(self._allow(plan))
         assert event is not None
         session = self._open(plan)
-        session.load(unpack_state(request.blob))
+        session.load(unpack_state(request.blob), stage_of(plan, request.round))
         ledger.charge(
             Charge(
                 run=request.run,

@@ -82,13 +82,13 @@ def unit_batches(
     for unit in np.argsort(-longest, kind="stable"):
         rows = drawn[unit]
         if batch and (size + len(rows)) * width > token_budget:
-            yield _joined(batch)
+            yield joined(batch)
             batch, size = [], 0
         width = width if batch else int(longest[unit])
         batch.append(rows)
         size += len(rows)
     if batch:
-        yield _joined(batch)
+        yield joined(batch)
 
 
 def average_by_unit(per_record: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
@@ -105,6 +105,8 @@ def average_by_unit(per_record: torch.Tensor, owner: torch.Tensor) -> torch.Tens
     return total / count.reshape(-1, *[1] * (per_record.dim() - 1))
 
 
-def _joined(batch: Drawn) -> tuple[np.ndarray, torch.Tensor]:
-    owner = np.repeat(np.arange(len(batch)), [len(rows) for rows in batch])
-    return np.concatenate(batch), torch.from_numpy(owner)
+def joined(drawn: Drawn) -> tuple[np.ndarray, torch.Tensor]:
+    """Rows of all drawn units, shape (n,), and the number of every row's unit, shape (n,)."""
+    owner = np.repeat(np.arange(len(drawn)), [len(rows) for rows in drawn])
+    rows = np.concatenate(drawn) if drawn else np.zeros(0, dtype=np.int64)
+    return rows, torch.from_numpy(owner)

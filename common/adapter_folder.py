@@ -181,6 +181,7 @@ with torch.no_grad():
     states = model(**batch).last_hidden_state
 weights = batch["attention_mask"][..., None].to(states.dtype)
 features = torch.nn.functional.normalize({pooled}, dim=-1)
+features = torch.nn.functional.normalize(features - head["head.center"], dim=-1)
 logits = features @ head["head.weight"].T + head["head.bias"]
 print([about["labels"][i] for i in logits.argmax(1)])
 ```

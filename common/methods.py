@@ -6,6 +6,7 @@ this table. An adapter state maps names to tensors:
 - ``"<module path>.lora_A.weight"``: A, shape (r, in)
 - ``"<module path>.lora_B.weight"``: B, shape (out, r)
 - ``"head.weight"``, ``"head.bias"``: shape (labels, hidden), (labels,)
+- ``"head.center"``: shape (hidden,), taken from every feature; never trained
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from enum import Enum
 
 
 class Part(Enum):
-    """The three kinds of tensors in an adapter state."""
+    """The kinds of tensors in an adapter state."""
 
     A = "lora_A"
     B = "lora_B"
     HEAD = "head"
+    CENTER = "center"
 
 
 TRAINED_PARTS: dict[str, frozenset[Part]] = {
@@ -42,6 +44,8 @@ def part_of(name: str) -> Part:
         return Part.B
     if name in ("head.weight", "head.bias"):
         return Part.HEAD
+    if name == "head.center":
+        return Part.CENTER
     raise KeyError(name)
 
 

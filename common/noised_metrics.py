@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lorica.common.plan import RunPlan
-from lorica.common.site_privacy import evaluation_event
+from lorica.common.site_privacy import public_privacy
 
 LOSS_BOUND = 8.0
 """Cross-entropy of a record is cut at this many nats, and divided by it, before it is summed."""
@@ -89,5 +89,5 @@ def combine(plan: RunPlan, vectors: Sequence[Sequence[float]]) -> SiteMetrics | 
 
 def _noise_std(plan: RunPlan) -> float:
     """Standard deviation of the noise on every value of one site's vector."""
-    event = evaluation_event(plan)
+    event = public_privacy(plan).evaluation
     return event.noise_multiplier * sensitivity(plan) if event else 0.0

@@ -95,6 +95,11 @@ class AdapterPlan(Section):
     target_modules: list[str] = Field(default=["query", "value"], min_length=1)
     """Names of the linear modules that get LoRA factors, as peft names them."""
 
+    center: Literal["labels", "none"] = "labels"
+    """What is taken from every feature before it is scaled to unit length again: the mean of the
+    label-name embeddings, or nothing. Texts of one domain share a large common part that tells
+    labels apart by nothing."""
+
     layers: list[int] = [-1]
     """Indices of the layers that get LoRA factors, counted from 0, negative from the end;
     empty means all. Layers below the lowest adapted one stay frozen and are computed once."""
@@ -175,27 +180,44 @@ class PrivacyPlan(Section):
 
 
 class TrainingPlan(Section):
-    """Local training at each site, per round."""
+    """What a site does in a round."""
+
+    mode: Literal["gradient", "local"] = "gradient"
+    """"gradient": a site returns one clipped, noised gradient sum a round and the coordinator
+    takes the step (section server); "local": a site takes several DP-SGD steps of its own and
+    returns how far it went."""
+
+    sample_rate: float = Field(1.0, gt=0, le=1)
+    """Mode "gradient": probability of a unit to be in a round's batch, at every site alike. The
+    head's gradient on cached features is so cheap that all units take part by default."""
+
+    lora_rounds: int = Field(0, ge=0)
+    """Mode "gradient": how many of the last rounds train LoRA factors, and the head with them.
+    Not used by adapter kind "head"."""
+
+    lora_sample_rate: float = Field(0.25, gt=0, le=1)
+    """Mode "gradient": probability of a unit to be in the batch of a LoRA round."""
 
     local_steps: int = Field(4, ge=1, le=100_000)
-    """DP-SGD steps each site takes per round."""
+    """Mode "local": DP-SGD steps each site takes per round."""
 
     expected_batch_size: int = Field(96, ge=1)
-    """Expected number of records in a Poisson batch; the sample rate is this divided by the
-    site's declared number of records."""
+    """Mode "local": expected number of records in a Poisson batch; the sample rate is this
+    divided by the site's declared number of records."""
 
     learning_rate: Positive = 0.01
-    """Adam step size of the LoRA factors, in units of their weights."""
+    """Mode "local": Adam step size of the LoRA factors, in units of their weights."""
 
     head_learning_rate: Positive = 0.4
-    """Adam step size of the classification head, in units of its weights."""
+    """Mode "local": Adam step size of the classification head, in units of its weights."""
 
     lora_clip_share: float = Field(0.1, gt=0, lt=1)
     """Share of privacy.clip_norm² that LoRA gradients get: they are clipped to √share · C, the
     head's gradients to √(1 - share) · C. Not used by kind "head", whose head gets all."""
 
     final_rate: float = Field(0.2, gt=0, le=1)
-    """Share of both learning rates that is left in the last round; they fall linearly."""
+    """Mode "local": share of both learning rates that is left in the last round; they fall
+    linearly."""
 
     max_length: int = Field(128, ge=2, le=8192)
     """Longest text in tokens; longer ones are cut."""
@@ -208,11 +230,49 @@ class AggregationPlan(Section):
     """"fedavg" averages A and B apart, "ffa" freezes A, "fedsvd" trains B and re-factorises."""
 
 
+class ServerPlan(Section):
+    """How the coordinator steps along the sites' gradients; used by training.mode "gradient"."""
+
+    optimizer: Literal["adam", "adam-corrected", "momentum"] = "adam"
+    """"adam" divides each tensor's step by the root mean square of its noised gradients, so that
+    steps shrink as noise grows; "adam-corrected" takes the known variance of the noise out of
+    that mean square first; "momentum" divides by nothing."""
+
+    head_rate: Positive = 1.0
+    """Step size of the head times the square root of its number of rounds. With "adam" it is the
+    distance that noise alone moves a weight over the whole stage, whatever the number of rounds
+    and sites; with "momentum" a step is rate · gradient / clip_norm, summed over the sites."""
+
+    lora_rate: Positive = 0.05
+    """The same for the LoRA factors."""
+
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """Share of the last direction that is kept (Adam's β₁)."""
+
+    second_moment: float = Field(0.99, gt=0, lt=1)
+    """Share of the mean square gradient that is kept (Adam's β₂); bias-corrected."""
+
+    final_rate: float = Field(0.1, gt=0, le=1)
+    """Share of a stage's step size that is left in its last round; it falls linearly."""
+
+    averaging: float = Field(0.0, ge=0, lt=1)
+    """Decay of an exponential mean of the iterates, which is the result; 0: the last iterate."""
+
+
 class RoundsPlan(Section):
     """The round loop at the coordinator."""
 
-    count: int = Field(20, ge=1, le=1_000_000)
-    """Number of rounds."""
+    count: int = Field(31, ge=1, le=1_000_000)
+    """Number of rounds, the warm start included."""
+
+    warm_start: float = Field(0.4, ge=0, lt=1)
+    """Share of the training budget (of Σ 1/σ² over its rounds) that the first round spends on
+    noised sums of every label's features, from which the coordinator computes a head in closed
+    form; 0: no such round, training starts from the label names."""
+
+    lora_share: float = Field(0.2, gt=0, lt=1)
+    """Share of the rest of the training budget that LoRA rounds get; the head's rounds have what
+    is left. Used by training.mode "gradient" when there are both."""
 
     minimum_sites: int = Field(1, ge=1)
     """Fewest sites whose updates make a round; with fewer the run stops."""
@@ -278,6 +338,8 @@ class RunPlan(Section):
     """Local training."""
     aggregation: AggregationPlan = AggregationPlan()
     """The aggregation rule."""
+    server: ServerPlan = ServerPlan()
+    """The coordinator's optimiser."""
     rounds: RoundsPlan = RoundsPlan()
     """The round loop."""
     simulation: SimulationPlan = SimulationPlan()
@@ -287,6 +349,14 @@ class RunPlan(Section):
     def _consistent(self) -> RunPlan:
         if len(self.task.labels) == 1:
             raise ValueError("task.labels must name at least two labels, or be empty")
+        needed = bool(self.rounds.warm_start) + (self.training.mode == "gradient") * (
+            self.training.lora_rounds if self.adapter.kind == "lora" else 0
+        )
+        if self.rounds.count < max(1, needed):
+            raise ValueError(
+                f"rounds.count is {self.rounds.count}, but the warm start and the LoRA rounds "
+                f"(training.lora_rounds) alone are {needed}"
+            )
         if self.privacy.unit != "record" and self.data.unit not in ("", self.privacy.unit):
             raise ValueError(
                 f'privacy.unit names the column "{self.privacy.unit}", data.unit another '
@@ -304,19 +374,6 @@ class RunPlan(Section):
         """The rounds after which sites evaluate."""
         every, last = self.rounds.evaluate_every, self.rounds.count
         return sorted({*range(every, last + 1, every), last}) if every else []
-
-    @property
-    def total_steps(self) -> int:
-        """DP-SGD steps of the whole run at one site."""
-        return self.rounds.count * self.training.local_steps
-
-    def rate_factor(self, round: int) -> float:
-        """What the learning rates are multiplied by in a round (from 1): 1 at first, falling
-        linearly to ``training.final_rate`` in the last."""
-        if self.rounds.count == 1:
-            return 1.0
-        done = (round - 1) / (self.rounds.count - 1)
-        return 1.0 - (1.0 - self.training.final_rate) * done
 
     def canonical(self) -> str:
         """The plan as JSON with sorted keys and no spaces; ``inf`` is written "inf"."""

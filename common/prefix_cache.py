@@ -1,8 +1,9 @@
 """What is frozen is computed once: token states below the lowest adapted layer, or features.
 
 The layers below the lowest adapted one are frozen, so their output for a record never changes.
-It is kept as one float32 array over all tokens of all records, without padding. When the
-whole encoder is frozen (adapter kind "head") only the features are kept, one row per record.
+It is kept as one float32 array over all tokens of all records, without padding. As long as the
+encoder is the backbone as it came (adapter kind "head", and LoRA before its first step) the
+pooled states do not change either, and are kept beside, one row per record.
 """
 
 from __future__ import annotations
@@ -29,39 +30,67 @@ class PrefixCache:
     """
 
     def __init__(
-        self, classifier: TextClassifier, encoded: Encoded, *, limit_bytes: int = CACHE_BYTES
+        self,
+        classifier: TextClassifier,
+        encoded: Encoded,
+        *,
+        limit_bytes: int = CACHE_BYTES,
+        states: bool = True,
     ) -> None:
-        """Compute the frozen part of all records if it fits in ``limit_bytes``, else none."""
+        """
+        Args:
+            classifier: any of those that the cache is for.
+            encoded: the records.
+            limit_bytes: what does not fit is computed anew each time.
+            states: whether features will be wanted from an encoder that is not idle.
+        """
         self.encoded = encoded
         self.lengths = encoded.lengths
-        self._features: torch.Tensor | None = None
+        self._pooled: torch.Tensor | None = None
         self._states: torch.Tensor | None = None
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        width = classifier.head.in_features
-        room = limit_bytes // (_FLOAT_BYTES * width)  # rows of the cache
-        if classifier.frozen and len(encoded) <= room:
-            self._features = self._fill_features(classifier, width)
-        elif classifier.prefix.depth and self._starts[-1] <= room:
-            self._states = self._fill_states(classifier, width)
+        self._width = classifier.head.in_features
+        self._room = limit_bytes // (_FLOAT_BYTES * self._width)  # rows of the cache
+        wanted = states and not classifier.frozen and classifier.prefix.depth
+        if wanted and self._starts[-1] + len(encoded) <= self._room:
+            self._states = self._fill_states(classifier, self._width)
         release_unused()
 
     @property
     def size_bytes(self) -> int:
         """Memory the cache holds, bytes."""
-        held = [tensor for tensor in (self._features, self._states) if tensor is not None]
+        held = [tensor for tensor in (self._pooled, self._states) if tensor is not None]
         return sum(tensor.numel() * _FLOAT_BYTES for tensor in held)
 
     def features(self, classifier: TextClassifier, rows: np.ndarray) -> torch.Tensor:
-        """Unit-norm features (n, H) of ``rows``, differentiable in the adapter."""
-        if self._features is not None:
-            return self._features[torch.from_numpy(rows)]
-        if self._states is not None:
-            spans = [self._states[self._starts[row] : self._starts[row + 1]] for row in rows]
-            lengths = torch.from_numpy(self.lengths[rows])
-            hidden = pad_sequence(spans, batch_first=True)
-            mask = (torch.arange(hidden.shape[1])[None] < lengths[:, None]).long()
-            return classifier.features(hidden, mask)
-        return classifier.features_of_ids(*collate(self.encoded, rows))
+        """Unit-norm features (n, H) of ``rows``, differentiable in the adapter.
+
+        While the encoder is idle its own parameters get no gradient when gradients are off; with
+        gradients on, the encoder always runs, because B = 0 has a gradient.
+        """
+        if classifier.frozen or (not torch.is_grad_enabled() and classifier.idle):
+            pooled = self.idle_pooled(classifier)
+            if pooled is not None:
+                return classifier.features(pooled[torch.from_numpy(rows)])
+        return classifier.features(self._through(classifier, rows))
+
+    def idle_pooled(self, classifier: TextClassifier) -> torch.Tensor | None:
+        """Pooled states (N, H) of all records through the backbone as it came, computed once;
+        None when they do not fit. The classifier must be idle when they are computed."""
+        if self._pooled is None and len(self.encoded) <= self._room:
+            self._pooled = self._fill_pooled(classifier)
+            release_unused()
+        return self._pooled
+
+    def _through(self, classifier: TextClassifier, rows: np.ndarray) -> torch.Tensor:
+        """Pooled states (n, H) of ``rows`` through the adapted layers."""
+        if self._states is None:
+            return classifier.pooled_of_ids(*collate(self.encoded, rows))
+        spans = [self._states[self._starts[row] : self._starts[row + 1]] for row in rows]
+        lengths = torch.from_numpy(self.lengths[rows])
+        hidden = pad_sequence(spans, batch_first=True)
+        mask = (torch.arange(hidden.shape[1])[None] < lengths[:, None]).long()
+        return classifier.pooled(hidden, mask)
 
     def _fill_states(self, classifier: TextClassifier, width: int) -> torch.Tensor:
         states = torch.empty(int(self._starts[-1]), width)
@@ -73,12 +102,11 @@ class PrefixCache:
         return states
 
     @torch.no_grad()
-    def _fill_features(self, classifier: TextClassifier, width: int) -> torch.Tensor:
-        features = torch.empty(len(self.encoded), width)
+    def _fill_pooled(self, classifier: TextClassifier) -> torch.Tensor:
+        pooled = torch.empty(len(self.encoded), self._width)
         for rows in micro_batches(np.arange(len(self.encoded)), self.lengths):
-            batch = classifier.features_of_ids(*collate(self.encoded, rows))
-            features[torch.from_numpy(rows)] = batch
-        return features
+            pooled[torch.from_numpy(rows)] = self._through(classifier, rows)
+        return pooled
 
 
 @torch.no_grad()

@@ -2,45 +2,70 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from lorica.common.accounting import PrivacyEvent, calibrate_noise
+from lorica.common.calibration import Part, noise_beside, share_budget
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
+from lorica.common.stages import Stage, schedule, stage_of
 
 
 @dataclass(frozen=True)
 class RunPrivacy:
-    """What a run costs at one site, split into training and evaluation.
+    """What a run costs at one site.
 
     Formal guarantee:
-        Training of all rounds is (ε_t, δ_t)-DP and all evaluations together are (ε_e, δ_e)-DP,
-        with ε_t + ε_e = ε and δ_t + δ_e = δ, so by basic composition the run is (ε, δ)-DP. A run
-        without evaluation at sites spends all on training.
+        All rounds of all stages and all evaluations together are (ε, δ)-DP for the plan's ε and
+        δ. Which share each stage has is the plan's choice. The noise multipliers are
+        calibrated jointly (:mod:`lorica.common.calibration`).
     """
 
-    training: PrivacyEvent
-    """One round of local training."""
+    plan: RunPlan
+    stages: tuple[tuple[Stage, PrivacyEvent], ...]
+    """One round of every stage."""
     evaluation: PrivacyEvent | None
     """One evaluation: the Gaussian mechanism over all units set aside (q = 1)."""
 
-    def events(self, training_rounds: int, evaluations: int) -> list[PrivacyEvent]:
-        """All that so many rounds and evaluations do."""
-        event = self.training
-        steps = event.steps * training_rounds
-        found = [PrivacyEvent(event.noise_multiplier, event.sample_rate, steps)]
+    def of_round(self, round: int) -> PrivacyEvent:
+        """What training in a round costs."""
+        return dict(self.stages)[stage_of(self.plan, round)]
+
+    @property
+    def training(self) -> PrivacyEvent:
+        """One round of the stage that has most of the rounds."""
+        longest = max(schedule(self.plan), key=lambda part: part[1])[0]
+        return dict(self.stages)[longest]
+
+    def events(self, rounds: int, evaluations: int) -> list[PrivacyEvent]:
+        """All that the first ``rounds`` rounds and so many evaluations do."""
+        found = [event for _, event in self.events_by_stage(rounds)]
         if self.evaluation and evaluations:
             found.append(PrivacyEvent(self.evaluation.noise_multiplier, 1.0, evaluations))
+        return found
+
+    def events_by_stage(self, rounds: int) -> list[tuple[Stage, PrivacyEvent]]:
+        """What the first ``rounds`` rounds do, one event for each stage that was reached."""
+        found, one = [], dict(self.stages)
+        for stage, planned in schedule(self.plan):
+            done = min(planned, rounds)
+            rounds -= done
+            if done:
+                event = one[stage]
+                steps = event.steps * done
+                found.append(
+                    (stage, PrivacyEvent(event.noise_multiplier, event.sample_rate, steps))
+                )
         return found
 
 
 def run_privacy(plan: RunPlan, units: int) -> RunPrivacy:
     """What a run costs at a site.
 
-    The sample rate is q = expected_batch_size / units (of those not set aside), and σ is the
-    smallest noise multiplier that keeps *all* steps of the run within the share of (ε, δ) that
-    training has. Both are functions of the plan and of ``units``, so a site that fixes ``units``
-    by hand reveals nothing about its records by either.
+    In mode "gradient" the noise depends on the plan alone, and is the same at every site. In
+    mode "local" the sample rate is q = expected_batch_size / units (of those not set aside), so
+    that a site that fixes ``units`` by hand reveals nothing about its records by q or σ.
 
     Args:
         plan: the run.
@@ -49,12 +74,12 @@ def run_privacy(plan: RunPlan, units: int) -> RunPrivacy:
     Raises:
         LoricaError: LOR-308 fewer units than the expected batch, LOR-402 δ too large, LOR-406.
     """
-    privacy, evaluations = plan.privacy, len(plan.evaluation_rounds)
-    share = privacy.evaluation_share if evaluations else 0.0
-    trained = units * (1.0 - plan.data.validation) if evaluations else float(units)
+    privacy = plan.privacy
     what = "records" if privacy.unit == "record" else f"units ({privacy.unit})"
-    if trained < plan.training.expected_batch_size:
-        aside = f" ({trained:.0f} of them for training)" if evaluations else ""
+    trained = units * (1.0 - plan.data.validation) if plan.evaluation_rounds else float(units)
+    local = plan.training.mode == "local"
+    if local and trained < plan.training.expected_batch_size:
+        aside = f" ({trained:.0f} of them for training)" if plan.evaluation_rounds else ""
         raise LoricaError(
             Code.DATA_TOO_FEW_RECORDS,
             f"The site has {units} {what}{aside}, but training.expected_batch_size is "
@@ -66,28 +91,82 @@ def run_privacy(plan: RunPlan, units: int) -> RunPrivacy:
             f"privacy.delta is {privacy.delta:g}, but with {units} {what} it must be below "
             f"{1 / units:.3g}.",
         )
-    rate = plan.training.expected_batch_size / trained
-    sigma = 0.0
-    if privacy.private:
-        kept = 1.0 - share
-        budget = kept * privacy.epsilon, kept * privacy.delta
-        sigma = calibrate_noise(*budget, rate, plan.total_steps)
-    training = PrivacyEvent(sigma, rate, plan.training.local_steps)
-    return RunPrivacy(training, evaluation_event(plan))
+    return _calibrated(plan, plan.training.expected_batch_size / trained if local else 1.0)
 
 
-def evaluation_event(plan: RunPlan) -> PrivacyEvent | None:
-    """One evaluation at any site: it depends on the plan alone. None when there is none."""
-    privacy, evaluations = plan.privacy, len(plan.evaluation_rounds)
-    if not evaluations:
-        return None
-    sigma = 0.0
-    if privacy.private:
-        share = privacy.evaluation_share
-        sigma = calibrate_noise(share * privacy.epsilon, share * privacy.delta, 1.0, evaluations)
-    return PrivacyEvent(sigma, 1.0, 1)
+def public_privacy(plan: RunPlan) -> RunPrivacy:
+    """What of :func:`run_privacy` depends on the plan alone and is the same at every site: all of
+    it in mode "gradient", all but the local steps in mode "local".
+
+    Raises:
+        LoricaError: LOR-406 when no noise meets the plan's budget.
+    """
+    return _calibrated(plan, None)
 
 
-def round_event(plan: RunPlan, units: int) -> PrivacyEvent:
-    """The training part of :func:`run_privacy`."""
-    return run_privacy(plan, units).training
+def _calibrated(plan: RunPlan, local_rate: float | None) -> RunPrivacy:
+    """The noise of all stages; ``local_rate`` is q of local steps, None to leave them out."""
+    sigmas = _jointly(plan) if plan.training.mode == "gradient" else _apart(plan, local_rate)
+    rates = _rates(plan) | {Stage.LOCAL: local_rate or 0.0}
+    steps = {Stage.LOCAL: plan.training.local_steps}
+    events = [
+        (stage, PrivacyEvent(sigmas[stage], rates[stage], steps.get(stage, 1)))
+        for stage, _ in schedule(plan)
+        if stage in sigmas
+    ]
+    evaluation = PrivacyEvent(sigmas[None], 1.0, 1) if None in sigmas else None
+    return RunPrivacy(plan, tuple(events), evaluation)
+
+
+def _jointly(plan: RunPlan) -> dict[Stage | None, float]:
+    """σ of every stage and of evaluation (None) where all figures are public: composed as one."""
+    rates, shares = _rates(plan), _shares(plan)
+    parts: dict[Stage | None, Part] = {
+        stage: Part(rates[stage], rounds, shares[stage]) for stage, rounds in schedule(plan)
+    }
+    if plan.evaluation_rounds:
+        parts[None] = Part(1.0, len(plan.evaluation_rounds), shares[None])
+    sigmas = share_budget(plan.privacy.epsilon, plan.privacy.delta, list(parts.values()))
+    return dict(zip(parts, sigmas, strict=True))
+
+
+def _apart(plan: RunPlan, local_rate: float | None) -> dict[Stage | None, float]:
+    """The same in mode "local", whose steps have a q of the site's own: the others' σ follow from
+    their shares alone, and the steps' σ is what the budget then leaves them."""
+    epsilon, delta, shares = plan.privacy.epsilon, plan.privacy.delta, _shares(plan)
+    runs: dict[Stage | None, int] = dict(schedule(plan))
+    local = runs.pop(Stage.LOCAL, 0) * plan.training.local_steps
+    if plan.evaluation_rounds:
+        runs[None] = len(plan.evaluation_rounds)
+    one = calibrate_noise(epsilon, delta, 1.0, 1) if runs else 0.0
+    found = {part: one * math.sqrt(times / shares[part]) for part, times in runs.items()}
+    if local and local_rate is not None:
+        fixed = [PrivacyEvent(found[part], 1.0, times) for part, times in runs.items()]
+        found[Stage.LOCAL] = noise_beside(epsilon, delta, fixed, local_rate, local)
+    return found
+
+
+def _rates(plan: RunPlan) -> dict[Stage | None, float]:
+    """q of every stage that the plan alone decides."""
+    return {
+        Stage.CLASS_SUMS: 1.0,
+        Stage.HEAD: plan.training.sample_rate,
+        Stage.LORA: plan.training.lora_sample_rate,
+    }
+
+
+def _shares(plan: RunPlan) -> dict[Stage | None, float]:
+    """Every stage's share of the budget, and that of evaluation (None); they sum to 1."""
+    present = [stage for stage, _ in schedule(plan)]
+    shares: dict[Stage | None, float] = {}
+    left = 1.0
+    if plan.evaluation_rounds:
+        shares[None] = plan.privacy.evaluation_share
+        left -= shares[None]
+    if Stage.CLASS_SUMS in present and len(present) > 1:
+        shares[Stage.CLASS_SUMS] = left * plan.rounds.warm_start
+        left -= shares[Stage.CLASS_SUMS]
+    if Stage.HEAD in present and Stage.LORA in present:
+        shares[Stage.LORA] = left * plan.rounds.lora_share
+        left -= shares[Stage.LORA]
+    return shares | {stage: left for stage in present if stage not in shares}

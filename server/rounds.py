@@ -25,8 +25,10 @@ from lorica.common.messages import (
 from lorica.common.noised_metrics import combine, vector_length
 from lorica.common.plan import RunPlan
 from lorica.common.signing import CoordinatorKey
+from lorica.common.stages import Stage, sent, stage_of, trained
 from lorica.common.tasks.text_classification import Metrics
-from lorica.server.aggregation import Aggregator, aggregator
+from lorica.server.aggregation import Aggregator
+from lorica.server.aggregation.stages import rule_of_round
 from lorica.server.exchange import Answer, exchange
 from lorica.server.records import Observer, RoundRecord, SiteRound, SiteStatus
 from lorica.server.run_folder import RunFolder
@@ -83,6 +85,7 @@ class RoundLoop:
         self._asked: set[int] = set()
         self._ready: dict[int, _Site] = {}
         self._max_norm = math.inf
+        self._memory: State = {}
 
     def run(self) -> State:
         """Run all rounds that are left and return the final global state.
@@ -96,6 +99,7 @@ class RoundLoop:
             state, done = self._start(), -1
         else:
             state, done, self._run = checkpoint.state, checkpoint.round, checkpoint.run
+            self._memory = checkpoint.memory
         self._max_norm = honest_norm(self._plan, state)
         self._observer.started(self._plan, self._select_enough(), max(done + 1, 1))
         if done < 0:
@@ -107,8 +111,9 @@ class RoundLoop:
 
     def _one_round(self, round: int, state: State) -> State:
         begun = time.monotonic()
-        blob = pack_state(state)
-        rule = aggregator(self._plan.aggregation.method, state)
+        stage = stage_of(self._plan, round)
+        rule = rule_of_round(self._plan, round, state, self._memory)
+        blob = self._packed(state, stage)
         sites = []
         for answer in self._exchange(list(self._ready), TRAIN, round, blob):
             site = self._take(answer, round, state, rule)
@@ -117,6 +122,7 @@ class RoundLoop:
         exchanged = time.monotonic()
         self._enough(sites, f"Round {round}")
         state = rule.finish()
+        self._memory = rule.memory
         record = RoundRecord(
             round,
             sorted(sites, key=lambda site: site.site),
@@ -132,7 +138,7 @@ class RoundLoop:
 
     def _evaluate_at_sites(self, record: RoundRecord, state: State) -> RoundRecord:
         """The record with metrics from the noised counts of the sites that send any."""
-        blob = pack_state(state)
+        blob = self._packed(state, stage_of(self._plan, record.round))
         vectors, asked = [], list(self._ready)
         for answer in self._exchange(asked, EVALUATE, record.round, blob):
             try:
@@ -167,7 +173,7 @@ class RoundLoop:
             seconds=time.monotonic() - begun,
             seconds_by_phase=phases,
         )
-        self._folder.save(self._run, self._plan, record, state)
+        self._folder.save(self._run, self._plan, record, state, self._memory)
         self._observer.round_ended(record)
 
     def _take(self, answer: Answer, round: int, state: State, rule: Aggregator) -> SiteRound:
@@ -182,7 +188,9 @@ class RoundLoop:
                 )
             update = unpack_state(reply.blob)
             size = len(reply.blob)
-            screen(update, state, self._plan.aggregation.method, max_norm=self._max_norm)
+            stage = stage_of(self._plan, round)
+            limit = self._max_norm if stage is Stage.LOCAL else None
+            screen(update, state, trained(self._plan, stage, state), max_norm=limit)
             norm = update_norm(update)
             rule.add(update, self._share(site))
         except _Unanswered as problem:
@@ -190,6 +198,11 @@ class RoundLoop:
         except LoricaError as error:
             return SiteRound(site.name, "failed", str(error), bytes_up=size, seconds=answer.seconds)
         return SiteRound(site.name, "ok", "", site.weight, norm, size, answer.seconds)
+
+    @staticmethod
+    def _packed(state: State, stage: Stage) -> bytes:
+        """What sites need to be sent of a state."""
+        return pack_state({name: state[name] for name in sent(stage, state)})
 
     def _share(self, site: _Site) -> float:
         """A site's weight: what it declares if all sites declare, else the same for all."""

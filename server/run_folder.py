@@ -21,6 +21,7 @@ from lorica.common.plan_io import load_plan, to_toml
 from lorica.common.storage import append_line, storage_errors, write_atomically
 from lorica.server.records import RoundRecord
 
+_MEMORY = "optimizer/"  # prefix of its tensors in a checkpoint
 PLAN, ROUNDS, CHECKPOINT = "plan.toml", "rounds.jsonl", "checkpoint.safetensors"
 
 
@@ -32,6 +33,8 @@ class Checkpoint:
     """Lorica's run id."""
     round: int
     state: State
+    memory: State
+    """What the coordinator's optimiser remembers."""
 
 
 class RunFolder:
@@ -63,11 +66,14 @@ class RunFolder:
             raise LoricaError(Code.RUN_NOT_RESUMABLE, f"{self.path} has no {PLAN}.")
         return load_plan(self.path / PLAN)
 
-    def save(self, run: str, plan: RunPlan, record: RoundRecord, state: State) -> None:
+    def save(
+        self, run: str, plan: RunPlan, record: RoundRecord, state: State, memory: State
+    ) -> None:
         """Write a whole round: its record, then the checkpoint."""
         append_line(self.path / ROUNDS, json.dumps(record.to_dict()))
         metadata = {"run": run, "round": str(record.round), "fingerprint": plan.fingerprint}
-        blob = safetensors.torch.save(state, metadata=metadata)
+        held = state | {f"{_MEMORY}{name}": tensor for name, tensor in memory.items()}
+        blob = safetensors.torch.save(held, metadata=metadata)
         write_atomically(self.path / CHECKPOINT, blob)
 
     def checkpoint(self, plan: RunPlan) -> Checkpoint | None:
@@ -83,8 +89,13 @@ class RunFolder:
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            found = Checkpoint(metadata["run"], int(metadata["round"]), state)
+                held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            memory = {
+                name.removeprefix(_MEMORY): held.pop(name)
+                for name in list(held)
+                if name.startswith(_MEMORY)
+            }
+            found = Checkpoint(metadata["run"], int(metadata["round"]), held, memory)
             fingerprint = metadata["fingerprint"]
         except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise LoricaError(Code.RUN_NOT_RESUMABLE, f"{path} is damaged: {error}.") from error

@@ -29,13 +29,15 @@ ACCEPTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ADAM_STEP = 3.17  # (1 - 0.9) / sqrt(1 - 0.999), rounded up
 
 
-def screen(update: State, start: State, method: str, *, max_norm: float | None) -> None:
+def screen(
+    update: State, start: State, trained: Collection[str], *, max_norm: float | None
+) -> None:
     """Return if ``update`` may be aggregated, raise otherwise.
 
     Args:
-        update: differences to ``start`` of exactly the tensors that ``method`` trains.
+        update: values for exactly the tensors that the round trains.
         start: the global state that the round started from, all tensors.
-        method: the aggregation method.
+        trained: names of the tensors that the round trains.
         max_norm: largest L2 norm accepted for the whole update, in units of the weights; the
             noise that private sites add counts towards it. None sets no bound.
 
@@ -43,7 +45,7 @@ def screen(update: State, start: State, method: str, *, max_norm: float | None) 
         LoricaError: LOR-502 for wrong names, shapes or dtypes, for NaN or infinite values, and
             for an update longer than ``max_norm``.
     """
-    check_form(update, start, method)
+    check_form(update, start, trained)
     if max_norm is None:
         return
     norm = update_norm(update)
@@ -52,13 +54,16 @@ def screen(update: State, start: State, method: str, *, max_norm: float | None) 
 
 
 def honest_norm(plan: RunPlan, start: State) -> float:
-    """The largest L2 norm that local training under ``plan`` can give an update.
+    """The largest L2 norm that local training under ``plan`` can give an update; infinite in mode
+    "gradient", where it depends on how many records a site has.
 
     Adam moves no value by more than (1 - β₁)/√(1 - β₂) learning rates in a step (Kingma and Ba
     2015, section 2.1), whatever the gradients and the noise; so no honest update of T steps is
     longer than 3.17 · T · √(Σ values · rate²).
     """
     training = plan.training
+    if training.mode == "gradient":
+        return math.inf
     squares = 0.0
     for name, tensor in start.items():
         if is_trained(plan.aggregation.method, name):
@@ -78,19 +83,18 @@ def update_norm(update: State) -> float:
     )
 
 
-def check_form(update: State, start: State, method: str) -> None:
+def check_form(update: State, start: State, trained: Collection[str]) -> None:
     """Check names, shapes, dtypes and that all values are finite.
 
     Raises:
         LoricaError: LOR-502 with a sentence on the first thing found wrong.
     """
-    trained = [name for name in start if is_trained(method, name)]
-    extra = sorted(update.keys() - trained)
+    extra = sorted(update.keys() - set(trained))
     if extra:
-        raise _refused(f"The update holds tensors that {method} does not train: {_listed(extra)}.")
+        raise _refused(f"The update holds tensors that are not trained: {_listed(extra)}.")
     missing = [name for name in trained if name not in update]
     if missing:
-        raise _refused(f"The update lacks tensors that {method} trains: {_listed(missing)}.")
+        raise _refused(f"The update lacks tensors that are trained: {_listed(missing)}.")
     for name in trained:
         _check_tensor(name, update[name], start[name].shape)
 

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from lorica.common.plan import DEMO_DATA, RunPlan
 from lorica.common.plan_io import to_toml
+from lorica.common.stages import schedule
 from lorica.common.storage import write_atomically
 from lorica.server.records import RoundRecord, SiteStatus
 from lorica.simulations import plots
@@ -114,11 +115,12 @@ def what_was_trained(plan: RunPlan, summary: Summary) -> str:
     labels = f" for {len(plan.task.labels)} labels" if plan.task.labels else ""
     verb = "were" if plan.adapter.kind == "lora" else "was"
     count = plan.rounds.count
+    stages = ", ".join(f"{rounds} of {stage.value}" for stage, rounds in schedule(plan))
     return (
         f"On top of the frozen {backbone}, {part}{labels} {verb} trained on {data} by {sites} "
         f"virtual {'site' if sites == 1 else 'sites'} ({plan.simulation.partition} split) with "
-        f"{plan.aggregation.method}: {count} {'round' if count == 1 else 'rounds'} of "
-        f"{plan.training.local_steps} DP-SGD steps each."
+        f"{plan.aggregation.method}: {count} {'round' if count == 1 else 'rounds'}, of them "
+        f"{stages}."
     )
 
 

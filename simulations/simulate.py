@@ -183,9 +183,8 @@ class Simulation:
 
     def _spent(self, rounds: int) -> float:
         """Largest ε over the sites after so many rounds."""
-        return max(
-            _epsilon_after(privacy, self.plan, rounds) for privacy in set(self._privacy.values())
-        )
+        costs = {cost.stages: cost for cost in self._privacy.values()}  # equal ones once
+        return max(_epsilon_after(cost, self.plan, rounds) for cost in costs.values())
 
     def _finish(self, baselines: dict[str, Any]) -> dict[str, Any]:
         from lorica.simulations.plots import picture
@@ -250,11 +249,21 @@ def _privacy_of(
         asked += any(entry.site == site for entry in record.sites)
         value = _epsilon_after(cost, plan, asked)
         spent.append(value if math.isfinite(value) else "inf")
-    event, evaluations = cost.training, _evaluations(plan, asked)
+    main = cost.training
+    events = [
+        {
+            "stage": stage.value,
+            "noise_multiplier": event.noise_multiplier,
+            "sample_rate": event.sample_rate,
+            "steps": event.steps,
+        }
+        for stage, event in cost.events_by_stage(asked)
+    ]
     content: dict[str, Any] = {
-        "noise_multiplier": event.noise_multiplier,
-        "sample_rate": event.sample_rate,
-        "steps": asked * event.steps,
+        "events": events,
+        "noise_multiplier": main.noise_multiplier,
+        "sample_rate": main.sample_rate,
+        "steps": sum(event["steps"] for event in events),
         "delta": plan.privacy.delta,
         "unit": plan.privacy.unit,
         "units": trainer.sampling_units(plan),
@@ -263,7 +272,7 @@ def _privacy_of(
     }
     if cost.evaluation is not None:
         content["evaluation_noise_multiplier"] = cost.evaluation.noise_multiplier
-        content["evaluations"] = evaluations
+        content["evaluations"] = _evaluations(plan, asked)
     return content
 
 

@@ -1,8 +1,9 @@
 """Multi-class text classification: an encoder, mean pooling, a linear head.
 
-A text's feature is its pooled token states scaled to unit length, f (H,); its logits are
-W f + b with W (labels, H). The rows of W start as label-name embeddings times
-``ZERO_SHOT_SCALE``, which classifies by cosine similarity before any training.
+A text's feature is its pooled token states scaled to unit length, less a center c, scaled to
+unit length again, f (H,); its logits are W f + b with W (labels, H). The rows of W start as the
+features of the label names times ``ZERO_SHOT_SCALE``, which classifies by cosine similarity
+before any training; c is the mean of the names' pooled states, or 0 (``adapter.center``).
 """
 
 from __future__ import annotations
@@ -97,30 +98,57 @@ class TextClassifier(nn.Module):
         self.prefix = FrozenPrefix(encoder, depth)
         self.frozen = plan.adapter.kind == "head"
         self.head = nn.Linear(backbone.hidden_size, len(plan.task.labels))
+        self.center = nn.Parameter(torch.zeros(backbone.hidden_size), requires_grad=False)
         self._pooling: Pooling = backbone.pooling
 
     @property
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
-        """All parameters of the adapter state by name: LoRA factors and the head."""
+        """All parameters of the adapter state by name: LoRA factors, the head, its center."""
         head = {f"head.{name}": parameter for name, parameter in self.head.named_parameters()}
-        return {**self._lora, **head}
+        return {**self._lora, **head, "head.center": self.center}
+
+    @property
+    def idle(self) -> bool:
+        """Whether the encoder is the backbone as it came: no LoRA factors, or every B is 0."""
+        return not any(bool(p.any()) for name, p in self._lora.items() if ".lora_B." in name)
+
+    @torch.no_grad()
+    def make_idle(self) -> None:
+        """Set every B to 0."""
+        for name, parameter in self._lora.items():
+            if ".lora_B." in name:
+                parameter.zero_()
 
     def load_state(self, state: State) -> None:
         """Take over an adapter state. Raises LoricaError LOR-205 when it does not fit."""
         write_state(self.adapter_parameters, state)
 
+    def load_head(self, state: State) -> None:
+        """Take over a head and its center on the backbone as it came; LOR-205 as above."""
+        parameters = self.adapter_parameters
+        write_state({name: p for name, p in parameters.items() if name not in self._lora}, state)
+        self.make_idle()
+
     def adapter_state(self) -> State:
         """A copy of the adapter state."""
         return read_state(self.adapter_parameters)
 
-    def features(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Unit-norm features (n, H) from token states that enter the lowest adapted layer."""
+    def pooled(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Unit-norm pooled states (n, H) from token states that enter the lowest adapted layer."""
         return self._pool(self.prefix.finish(hidden, mask), mask)
+
+    def pooled_of_ids(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Unit-norm pooled states (n, H) through the whole encoder; ids and mask are (n, T)."""
+        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return self._pool(states, mask)
 
     def features_of_ids(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Unit-norm features (n, H) through the whole encoder; ids and mask are (n, T)."""
-        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        return self._pool(states, mask)
+        return self.features(self.pooled_of_ids(ids, mask))
+
+    def features(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Unit-norm features (n, H): what the head reads."""
+        return functional.normalize(pooled - self.center, dim=-1)
 
     def _pool(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         if self._pooling == "cls":
@@ -145,7 +173,7 @@ def starting_state(classifier: TextClassifier, backbone: Backbone, plan: RunPlan
     """The common start of a run, from the plan and its seed alone.
 
     LoRA: A has orthonormal rows (orthonormal columns where r > in), B is 0, so the adapted
-    encoder equals the backbone. Head: label-name embeddings times ``ZERO_SHOT_SCALE``, bias 0.
+    encoder equals the backbone. Head: label-name features times ``ZERO_SHOT_SCALE``, bias 0.
     """
     generator = torch.Generator().manual_seed(plan.simulation.seed)
     state: State = {}
@@ -160,8 +188,11 @@ def starting_state(classifier: TextClassifier, backbone: Backbone, plan: RunPlan
     names = encode(backbone, [label_text(label) for label in plan.task.labels], 32)
     classifier.load_state(state)
     with torch.no_grad():
-        embeddings = classifier.features_of_ids(*collate(names, range(len(names))))
-    state["head.weight"] = (ZERO_SHOT_SCALE * embeddings).clone()
+        pooled = classifier.pooled_of_ids(*collate(names, range(len(names))))
+        if plan.adapter.center == "labels":
+            state["head.center"] = pooled.mean(0)
+            classifier.load_state(state)
+        state["head.weight"] = ZERO_SHOT_SCALE * classifier.features(pooled)
     return state
 
 

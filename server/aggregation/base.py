@@ -25,9 +25,8 @@ class Aggregator(ABC):
     exact: ClassVar[bool]
     """Whether the next product B·A equals the weighted mean of the sites' products."""
 
-    @abstractmethod
-    def __init__(self, start: State) -> None:
-        """Begin a round at the global state ``start``: all tensors, float32; copied."""
+    memory: State = {}
+    """What the rule needs to know in the next round; kept in the run's checkpoint."""
 
     @abstractmethod
     def add(self, update: State, weight: float) -> None:
@@ -53,10 +52,10 @@ class Aggregator(ABC):
         """
 
 
-RULES: dict[str, type[Aggregator]] = {}
+RULES: dict[str, type[WeightedMean]] = {}
 """Method -> rule, filled by :func:`rule`."""
 
-Rule = TypeVar("Rule", bound=type[Aggregator])
+Rule = TypeVar("Rule", bound="type[WeightedMean]")
 
 
 def rule(cls: Rule) -> Rule:
@@ -73,6 +72,7 @@ class WeightedMean(Aggregator):
     """
 
     def __init__(self, start: State) -> None:
+        """Begin a round at the global state ``start``: all tensors, float32; copied."""
         self._start = {
             name: tensor.detach().to(torch.float32, copy=True) for name, tensor in start.items()
         }
@@ -88,7 +88,7 @@ class WeightedMean(Aggregator):
             raise LoricaError(
                 Code.UPDATE_REFUSED, f"The update's weight is {weight}, expected a number >= 0."
             )
-        check_form(update, self._start, self.method)
+        check_form(update, self._start, self._mean)
         total = self._total + weight
         if not math.isfinite(total):
             raise LoricaError(Code.UPDATE_REFUSED, f"The update's weight {weight} is too large.")

@@ -30,6 +30,7 @@ import torch
 from scipy import stats
 
 from lorica.common.methods import Part, part_of
+from lorica.common.stages import falling
 from lorica.simulations.audit.bounds import gaussian_pair_epsilon, one_run_rejects
 from lorica.simulations.audit.canaries import RandomDirections, fair_coins
 from lorica.simulations.audit.findings import Finding, Scatter, share_of_error
@@ -130,7 +131,7 @@ def _sent(subject: Subject, trainer: AuditedTrainer) -> torch.Tensor:
     training = subject.plan.training
     total = torch.zeros(())
     for round, update in enumerate(trainer.watch.updates, 1):
-        factor = subject.plan.rate_factor(round)
+        factor = falling(subject.plan, round, subject.plan.training.final_rate)
         parts = []
         for name in trainer.watch.layout.names:
             head = part_of(name) is Part.HEAD

@@ -1,0 +1,117 @@
+"""What a site releases while the encoder is frozen: label sums and the head's gradient sum.
+
+A linear head's gradient for one record is an outer product, so norms, clipping and the sum need
+no gradient per record to be written out: with residuals r_i = softmax(W f_i + b) - onehot(y_i)
+and f_i extended by a 1 for the bias, the record's gradient is r_i (x) f_i, and for a unit u with
+records i = 1..m the mean g_u = (1/m) Σ r_i (x) f_i has ‖g_u‖² = (1/m²) Σ_ij (r_i·r_j)(f_i·f_j).
+
+Formal guarantee:
+    *Neighbouring relation*: one unit (:mod:`lorica.client.units`) added or removed.
+    *Mechanism*: every unit is drawn independently with probability q; a drawn unit adds one
+    vector of L2 norm at most Δ; their sum plus N(0, σ²Δ² I) is released: the Poisson-subsampled
+    Gaussian mechanism with noise multiplier σ. *Label sums*: the vector is the mean over the
+    unit's records of onehot(y) (x) f with ‖f‖ = 1, cut to norm Δ = 1. *Head gradient*: the
+    vector is g_u · min(1, C / ‖g_u‖), Δ = C. A unit with any value that is not finite adds 0.
+    Sums are made in float64, whose rounding is below the grid of the noise source.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from lorica.client.noise import NoiseSource
+from lorica.common.accounting import PrivacyEvent
+
+_TINY = 1e-12  # keeps C / 0 finite
+_SUMS_NORM = 1.0
+
+
+def label_sums(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    owner: torch.Tensor,
+    count: int,
+    event: PrivacyEvent,
+    noise: NoiseSource,
+) -> torch.Tensor:
+    """Noised sums of the features of every label.
+
+    Args:
+        features: of the drawn units' records, unit norm, shape (n, H).
+        labels: theirs, shape (n,), int64.
+        owner: number of every record's unit, from 0 without gaps, shape (n,).
+        count: number of labels C.
+        event: gives σ.
+        noise: source of the noise.
+
+    Returns:
+        float32, shape (C, H).
+    """
+    one_hot = torch.nn.functional.one_hot(labels, count).double()
+    total = _clipped_sum(one_hot, features.double(), owner, _SUMS_NORM)
+    return noise.add_noise(total, event.noise_multiplier * _SUMS_NORM)
+
+
+def head_gradient(
+    head: torch.nn.Linear,
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    owner: torch.Tensor,
+    clip_norm: float,
+    event: PrivacyEvent,
+    noise: NoiseSource,
+) -> dict[str, torch.Tensor]:
+    """Noised sum of the clipped gradients of cross-entropy with respect to a linear head.
+
+    Args:
+        head: W (C, H) and b (C,).
+        features: of the drawn units' records, shape (n, H).
+        labels: theirs, shape (n,), int64.
+        owner: number of every record's unit, from 0 without gaps, shape (n,).
+        clip_norm: bound C on one unit's gradient.
+        event: gives σ.
+        noise: source of the noise.
+
+    Returns:
+        "head.weight" (C, H) and "head.bias" (C,), float32, in units of the loss per weight.
+    """
+    with torch.no_grad():
+        inputs = torch.cat([features, torch.ones(len(features), 1)], dim=1).double()
+        weights = torch.cat([head.weight, head.bias[:, None]], dim=1).double()
+        residuals = torch.softmax(inputs @ weights.T, dim=1)
+        residuals[torch.arange(len(labels)), labels] -= 1.0
+        total = _clipped_sum(residuals, inputs, owner, clip_norm)
+    noised = noise.add_noise(total, event.noise_multiplier * clip_norm)
+    return {"head.weight": noised[:, :-1].contiguous(), "head.bias": noised[:, -1].contiguous()}
+
+
+def _clipped_sum(
+    left: torch.Tensor, right: torch.Tensor, owner: torch.Tensor, bound: float
+) -> torch.Tensor:
+    """Σ_u clip(mean over u's records of left_i (x) right_i); left (n, C), right (n, H), float64."""
+    sizes = torch.bincount(owner)
+    finite = (left.isfinite().all(1) & right.isfinite().all(1)).double()
+    sane = torch.ones(len(sizes), dtype=torch.float64).scatter_reduce_(0, owner, finite, "amin")
+    left, right = left.nan_to_num(0.0, 0.0, 0.0), right.nan_to_num(0.0, 0.0, 0.0)
+    norms = _norms(left, right, owner, sizes)
+    factors = sane * (bound / (norms + _TINY)).clamp(max=1.0) / sizes
+    return (factors[owner][:, None] * left).T @ right
+
+
+def _norms(
+    left: torch.Tensor, right: torch.Tensor, owner: torch.Tensor, sizes: torch.Tensor
+) -> torch.Tensor:
+    """L2 norm of every unit's mean outer product, shape (units,)."""
+    own = (left.square().sum(1) * right.square().sum(1)).sqrt()
+    norms = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, owner, own)
+    order = torch.argsort(owner, stable=True)
+    starts = torch.cumsum(sizes, 0) - sizes
+    for size in sizes.unique().tolist():
+        if size < 2:
+            continue
+        units = torch.nonzero(sizes == size).flatten()
+        rows = order[starts[units][:, None] + torch.arange(size)]  # (units, size)
+        a, b = left[rows], right[rows]
+        gram = torch.bmm(a, a.transpose(1, 2)) * torch.bmm(b, b.transpose(1, 2))
+        norms[units] = gram.sum((1, 2)).clamp(min=0.0).sqrt() / size
+    return norms

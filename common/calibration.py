@@ -1,0 +1,131 @@
+"""Noise for several mechanisms that share one budget."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lorica.common.accounting import PrivacyEvent, calibrate_noise, epsilon
+
+_TOLERANCE = 1e-4  # relative, of the common factor
+_STEP = math.log(1.3)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the mechanisms: the same step many times, for a share of the budget."""
+
+    sample_rate: float
+    """q, probability of a unit to be in a step's batch."""
+    steps: int
+    """How often it runs in the whole run, at least 1."""
+    share: float
+    """Its share of the budget, above 0, in any unit common to the parts."""
+
+    @property
+    def relative_noise(self) -> float:
+        """σ up to the common factor: the leading term q²·steps/σ² of the Rényi cost (and, for
+        q = 1, the exact cost) is then in proportion to ``share``."""
+        return self.sample_rate * math.sqrt(self.steps / self.share)
+
+
+def share_budget(budget: float, delta: float, parts: Sequence[Part]) -> list[float]:
+    """Noise multipliers of all ``parts`` that together spend the budget.
+
+    They are composed jointly, which is tighter than to give each a piece of ε and δ. The σ of
+    parts that use all units (q = 1) follow from one Gaussian mechanism: those with σ_i, run T_i
+    times, are together exactly one with 1/σ² = Σ T_i/σ_i².
+
+    Args:
+        budget: ε in nats; inf gives σ = 0 everywhere.
+        delta: δ in (0, 1).
+        parts: at least one.
+
+    Returns:
+        σ of every part, in their order, to a relative 2e-4, with
+        epsilon(all of them) <= budget by the accountant of record.
+
+    Raises:
+        LoricaError: LOR-401 for a budget that is not above 0, LOR-406 when no σ meets it.
+    """
+    if len(parts) == 1:
+        return [calibrate_noise(budget, delta, parts[0].sample_rate, parts[0].steps)]
+    factor = _factor(budget, delta, tuple(parts))
+    return [factor * part.relative_noise for part in parts]
+
+
+def noise_beside(
+    budget: float, delta: float, fixed: Sequence[PrivacyEvent], sample_rate: float, steps: int
+) -> float:
+    """The smallest σ of a mechanism that, together with ``fixed``, keeps within the budget.
+
+    Args:
+        budget: ε in nats; inf gives 0.
+        delta: δ in (0, 1).
+        fixed: what else runs, within the budget when alone.
+        sample_rate: q in (0, 1].
+        steps: at least 1.
+
+    Raises:
+        LoricaError: LOR-401 for a budget that is not above 0, LOR-406 when no σ meets it.
+    """
+    alone = calibrate_noise(budget, delta, sample_rate, steps)
+    if not fixed or math.isinf(budget):
+        return alone
+    return _beside(budget, delta, tuple(fixed), sample_rate, steps, alone)
+
+
+@functools.lru_cache(maxsize=1024)
+def _beside(
+    budget: float,
+    delta: float,
+    fixed: tuple[PrivacyEvent, ...],
+    sample_rate: float,
+    steps: int,
+    alone: float,
+) -> float:
+    def excess(log_sigma: float) -> float:
+        event = PrivacyEvent(math.exp(log_sigma), sample_rate, steps)
+        return math.log(max(epsilon([*fixed, event], delta), 1e-12) / budget)
+
+    return math.exp(_smallest(excess, math.log(alone)))
+
+
+def _smallest(excess: Callable[[float], float], start: float) -> float:
+    """The smallest x with excess(x) <= 0, from above and to a tolerance; excess falls in x."""
+    from scipy.optimize import brentq
+
+    low = high = start
+    while excess(high) > 0:
+        low, high = high, high + _STEP
+    while excess(low) <= 0:
+        low, high = low - _STEP, low
+    found = float(brentq(excess, low, high, xtol=_TOLERANCE))
+    while excess(found) > 0:
+        found += _TOLERANCE
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _factor(budget: float, delta: float, parts: tuple[Part, ...]) -> float:
+    """The smallest factor of the relative noises that keeps within the budget."""
+    if math.isinf(budget):
+        return 0.0
+
+    def excess(log_factor: float) -> float:
+        factor = math.exp(log_factor)
+        events = [
+            PrivacyEvent(factor * part.relative_noise, part.sample_rate, part.steps)
+            for part in parts
+        ]
+        return math.log(max(epsilon(events, delta), 1e-12) / budget)
+
+    precision = sum(part.steps / part.relative_noise**2 for part in parts)
+    start = math.log(calibrate_noise(budget, delta, 1.0, 1) * math.sqrt(precision))
+    if any(part.sample_rate < 1 for part in parts):
+        return math.exp(_smallest(excess, start))
+    while excess(start) > 0:
+        start += _TOLERANCE
+    return math.exp(start)

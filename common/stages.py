@@ -1,0 +1,98 @@
+"""The stages of a run: what sites compute in a round, and which tensors travel for it.
+
+==============  ==========================================  ==============  ==================
+stage           a site computes                             trains, sends   is sent
+==============  ==========================================  ==============  ==================
+CLASS_SUMS      noised sums of each label's features        head.weight     the head
+HEAD            noised gradient sum on frozen features      the head        the head
+LORA            noised gradient sum through the encoder     as the method   the whole adapter
+LOCAL           several DP-SGD steps                        as the method   the whole adapter
+==============  ==========================================  ==============  ==================
+
+In the first two stages the LoRA factors are those of the start: B is 0, the adapted encoder is
+the backbone, and they need not travel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+
+from lorica.common.methods import Part, is_trained, part_of
+from lorica.common.plan import RunPlan
+
+
+class Stage(Enum):
+    """What a round is for."""
+
+    CLASS_SUMS = "class sums"
+    HEAD = "head"
+    LORA = "LoRA"
+    LOCAL = "local steps"
+
+    @property
+    def on_frozen_features(self) -> bool:
+        """Whether the encoder is the backbone as it came."""
+        return self in (Stage.CLASS_SUMS, Stage.HEAD)
+
+
+def schedule(plan: RunPlan) -> list[tuple[Stage, int]]:
+    """The stages of a run in order, each with its number of rounds (at least 1)."""
+    count = plan.rounds.count
+    warm = 1 if plan.rounds.warm_start else 0
+    if plan.training.mode == "local":
+        parts = [(Stage.CLASS_SUMS, warm), (Stage.LOCAL, count - warm)]
+    else:
+        lora = plan.training.lora_rounds if plan.adapter.kind == "lora" else 0
+        head = count - warm - lora
+        parts = [(Stage.CLASS_SUMS, warm), (Stage.HEAD, head), (Stage.LORA, lora)]
+    return [(stage, rounds) for stage, rounds in parts if rounds]
+
+
+def stage_of(plan: RunPlan, round: int) -> Stage:
+    """The stage of a round, from 1; of the first and the last for rounds before and after."""
+    parts = schedule(plan)
+    for stage, rounds in parts:
+        if round <= rounds:
+            return stage
+        round -= rounds
+    return parts[-1][0]
+
+
+def place_in_stage(plan: RunPlan, round: int) -> tuple[int, int]:
+    """Number of a round within its stage, from 1, and the stage's number of rounds."""
+    for _, rounds in schedule(plan):
+        if round <= rounds:
+            return round, rounds
+        round -= rounds
+    raise ValueError(f"the plan has no round {round}")
+
+
+def falling(plan: RunPlan, round: int, final: float) -> float:
+    """A factor that falls linearly over a round's stage, from 1 in the first to ``final``."""
+    number, rounds = place_in_stage(plan, round)
+    if rounds == 1:
+        return 1.0
+    return 1.0 - (1.0 - final) * (number - 1) / (rounds - 1)
+
+
+def total_steps(plan: RunPlan) -> int:
+    """Runs of the privacy mechanism in the whole training at one site."""
+    each = {Stage.LOCAL: plan.training.local_steps}
+    return sum(rounds * each.get(stage, 1) for stage, rounds in schedule(plan))
+
+
+def trained(plan: RunPlan, stage: Stage, names: Iterable[str]) -> list[str]:
+    """Which of an adapter's tensors sites train and send in a stage, in their order."""
+    if stage is Stage.CLASS_SUMS:
+        return [name for name in names if name == "head.weight"]
+    if stage is Stage.HEAD:
+        return [name for name in names if part_of(name) is Part.HEAD]
+    return [name for name in names if is_trained(plan.aggregation.method, name)]
+
+
+def sent(stage: Stage, names: Iterable[str]) -> list[str]:
+    """Which of an adapter's tensors sites need to be sent in a stage, in their order."""
+    if stage.on_frozen_features:
+        return [name for name in names if part_of(name) in (Part.HEAD, Part.CENTER)]
+    return list(names)

@@ -1,0 +1,120 @@
+"""Synchronised mode: one step of the coordinator's optimiser along the sum of all gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import ClassVar
+
+import torch
+
+from lorica.common.methods import Part, factor_pairs, part_of
+from lorica.common.plan import RunPlan
+from lorica.common.stages import Stage, falling, place_in_stage, schedule, stage_of
+from lorica.server.aggregation.fedsvd import refactorise
+from lorica.server.aggregation.sums import SumOfReleases
+from lorica.server.screening import State
+
+_LEAST_SIGNAL = 0.1  # share of the noise's variance that "adam-corrected" divides by at least
+
+
+class GradientStep(SumOfReleases):
+    """θ' = θ - η·u(Σ_k G_k), for the noised gradient sums G_k of the sites.
+
+    Per tensor with d values, with G = Σ G_k, in the t-th round of its stage:
+
+    - direction: m = β₁ m + (1 - β₁) G, bias-corrected;
+    - "adam": v = β₂ v + (1 - β₂) ‖G‖²/d, bias-corrected, u = m / √v. One v for a whole tensor:
+      noise is alike in all values, a v for each value would mostly measure its noise. The noise
+      counts in v, so steps shrink as it grows;
+    - "adam-corrected": v less the noise's known K σ² C² (at least a tenth of that is left), as
+      in DP-AdamBC (arXiv 2312.14334);
+    - "momentum": u = m / C.
+
+    η = rate / √(rounds of the stage), falling linearly to ``server.final_rate``; in LoRA rounds
+    the head goes on with the last η it had. With "adam" the
+    noise alone then moves every weight by about the rate over the stage (a random walk of T steps
+    of rate / √T), whatever ε, the number of rounds, records and sites.
+
+    **Exact**: all sites differentiate at one common (A, B), so there is no product of averages.
+    Under "fedsvd" the product B·A is re-factorised after the step, which leaves it as it is;
+    u is unchanged by that rotation, since v is a scalar and the step has no memory when β₁ = 0
+    (with β₁ > 0 the moments of A and B are kept in the old axes, an approximation).
+
+    Bytes per site and round: up what is trained, down the same and, in LoRA rounds, A.
+
+    Epsilon: none beyond the sites' own.
+    """
+
+    method: ClassVar[str] = "gradient"
+
+    def __init__(
+        self,
+        start: State,
+        names: Collection[str],
+        plan: RunPlan,
+        round: int,
+        *,
+        noise_multiplier: float,
+        memory: State,
+    ) -> None:
+        """
+        Args:
+            start: as in :class:`Aggregator`.
+            names: the tensors that the round trains.
+            plan: gives the optimiser and the clip norm.
+            round: number of the round.
+            noise_multiplier: σ of one site's release.
+            memory: the optimiser's tensors after the last round; empty at first.
+        """
+        super().__init__(start, names)
+        self._plan, self._round = plan, round
+        self._noise = noise_multiplier * plan.privacy.clip_norm
+        self.memory: State = dict(memory)
+        """The optimiser's tensors, after :meth:`finish` those of this round."""
+
+    def finish(self) -> State:
+        self._enough()
+        first = place_in_stage(self._plan, self._round)[0] == 1
+        changed = {
+            name: self._start[name].double() - self._rate(name) * self._along(name, total, first)
+            for name, total in self._total.items()
+        }
+        if self._plan.aggregation.method == "fedsvd":
+            merged = {**self._start, **changed}
+            for name_a, name_b in factor_pairs(merged).values():
+                if name_b in changed:
+                    changed[name_a], changed[name_b] = refactorise(merged[name_a], merged[name_b])
+        return self._next(changed)
+
+    def _rate(self, name: str) -> float:
+        plan, server = self._plan, self._plan.server
+        rounds = place_in_stage(plan, self._round)[1]
+        if part_of(name) is not Part.HEAD:
+            factor = falling(plan, self._round, server.final_rate)
+            return factor * server.lora_rate / math.sqrt(rounds)
+        if stage_of(plan, self._round) is Stage.HEAD:
+            return (
+                falling(plan, self._round, server.final_rate) * server.head_rate / math.sqrt(rounds)
+            )
+        earlier = dict(schedule(plan)).get(Stage.HEAD, rounds)
+        return server.final_rate * server.head_rate / math.sqrt(earlier)
+
+    def _along(self, name: str, total: torch.Tensor, first: bool) -> torch.Tensor:
+        """u of one tensor; updates the memory."""
+        server, t = self._plan.server, place_in_stage(self._plan, self._round)[0]
+        m = torch.zeros_like(total) if first else self.memory[f"m.{name}"].double()
+        m = server.momentum * m + (1 - server.momentum) * total
+        self.memory[f"m.{name}"] = m
+        mean = m / (1 - server.momentum**t)
+        if server.optimizer == "momentum":
+            return mean / self._plan.privacy.clip_norm
+        beta = server.second_moment
+        v = 0.0 if first else float(self.memory[f"v.{name}"])
+        v = beta * v + (1 - beta) * float(total.square().mean())
+        self.memory[f"v.{name}"] = torch.tensor([v], dtype=torch.float64)
+        v /= 1 - beta**t
+        if server.optimizer == "adam-corrected":
+            noise = self._sites * self._noise**2
+            v = max(v - noise, _LEAST_SIGNAL * noise)
+        return mean / math.sqrt(v) if v > 0 else torch.zeros_like(mean)

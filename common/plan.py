@@ -38,6 +38,8 @@ def _finite(value: float) -> float:
 def _distinct(names: list[str]) -> list[str]:
     if not all(name.strip() for name in names):
         raise ValueError("a label name is empty")
+    if any(name != name.strip() for name in names):
+        raise ValueError("a label name begins or ends with a blank")
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         more = ", ..." if len(twice) > 5 else ""
@@ -191,9 +193,15 @@ class TrainingPlan(Section):
     """Mode "gradient": probability of a unit to be in a round's batch, at every site alike. The
     head's gradient on cached features is so cheap that all units take part by default."""
 
-    lora_rounds: int = Field(0, ge=0)
-    """Mode "gradient": how many of the last rounds train LoRA factors, and the head with them.
-    Not used by adapter kind "head"."""
+    lora: Literal["auto", "always", "never"] = "auto"
+    """Mode "gradient", adapter kind "lora": whether the last rounds train LoRA factors. "auto":
+    without privacy always; with privacy only where sites evaluate (rounds.evaluate_every), and
+    the factors are kept only if the sites' noised accuracy rose by them. Noise makes LoRA lose
+    more often than gain, and its rounds take budget from the head."""
+
+    lora_rounds: int = Field(12, ge=1)
+    """Mode "gradient": how many of the last rounds train LoRA factors, and the head with them,
+    if any do."""
 
     lora_sample_rate: float = Field(0.25, gt=0, le=1)
     """Mode "gradient": probability of a unit to be in the batch of a LoRA round."""
@@ -243,8 +251,11 @@ class ServerPlan(Section):
     distance that noise alone moves a weight over the whole stage, whatever the number of rounds
     and sites; with "momentum" a step is rate · gradient / clip_norm, summed over the sites."""
 
-    lora_rate: Positive = 0.05
+    lora_rate: Positive = 0.1
     """The same for the LoRA factors."""
+
+    warm_rate: Positive = 0.3
+    """The same for the head in LoRA rounds, which finds itself trained."""
 
     momentum: float = Field(0.0, ge=0, lt=1)
     """Share of the last direction that is kept (Adam's β₁)."""
@@ -262,7 +273,7 @@ class ServerPlan(Section):
 class RoundsPlan(Section):
     """The round loop at the coordinator."""
 
-    count: int = Field(31, ge=1, le=1_000_000)
+    count: int = Field(43, ge=1, le=1_000_000)
     """Number of rounds, the warm start included."""
 
     warm_start: float = Field(0.4, ge=0, lt=1)
@@ -349,10 +360,8 @@ class RunPlan(Section):
     def _consistent(self) -> RunPlan:
         if len(self.task.labels) == 1:
             raise ValueError("task.labels must name at least two labels, or be empty")
-        needed = bool(self.rounds.warm_start) + (self.training.mode == "gradient") * (
-            self.training.lora_rounds if self.adapter.kind == "lora" else 0
-        )
-        if self.rounds.count < max(1, needed):
+        needed = (1 if self.rounds.warm_start else 0) + self.lora_rounds
+        if self.rounds.count < needed:
             raise ValueError(
                 f"rounds.count is {self.rounds.count}, but the warm start and the LoRA rounds "
                 f"(training.lora_rounds) alone are {needed}"
@@ -370,10 +379,23 @@ class RunPlan(Section):
         return self.data.unit or ("" if self.privacy.unit == "record" else self.privacy.unit)
 
     @property
+    def lora_rounds(self) -> int:
+        """How many of the last rounds train LoRA factors on the coordinator's steps."""
+        training = self.training
+        if training.mode == "local" or self.adapter.kind == "head" or training.lora == "never":
+            return 0
+        if training.lora == "auto" and self.privacy.private and not self.rounds.evaluate_every:
+            return 0
+        return training.lora_rounds
+
+    @property
     def evaluation_rounds(self) -> list[int]:
-        """The rounds after which sites evaluate."""
+        """The rounds after which sites evaluate; among them the last before LoRA."""
         every, last = self.rounds.evaluate_every, self.rounds.count
-        return sorted({*range(every, last + 1, every), last}) if every else []
+        if not every:
+            return []
+        before_lora = {last - self.lora_rounds} if last > self.lora_rounds else set()
+        return sorted({*range(every, last + 1, every), *before_lora, last})
 
     def canonical(self) -> str:
         """The plan as JSON with sorted keys and no spaces; ``inf`` is written "inf"."""

@@ -43,7 +43,7 @@ def schedule(plan: RunPlan) -> list[tuple[Stage, int]]:
     if plan.training.mode == "local":
         parts = [(Stage.CLASS_SUMS, warm), (Stage.LOCAL, count - warm)]
     else:
-        lora = plan.training.lora_rounds if plan.adapter.kind == "lora" else 0
+        lora = plan.lora_rounds
         head = count - warm - lora
         parts = [(Stage.CLASS_SUMS, warm), (Stage.HEAD, head), (Stage.LORA, lora)]
     return [(stage, rounds) for stage, rounds in parts if rounds]

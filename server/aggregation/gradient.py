@@ -10,7 +10,7 @@ import torch
 
 from lorica.common.methods import Part, factor_pairs, part_of
 from lorica.common.plan import RunPlan
-from lorica.common.stages import Stage, falling, place_in_stage, schedule, stage_of
+from lorica.common.stages import Stage, falling, place_in_stage, stage_of
 from lorica.server.aggregation.fedsvd import refactorise
 from lorica.server.aggregation.sums import SumOfReleases
 from lorica.server.screening import State
@@ -31,8 +31,7 @@ class GradientStep(SumOfReleases):
       in DP-AdamBC (arXiv 2312.14334);
     - "momentum": u = m / C.
 
-    η = rate / √(rounds of the stage), falling linearly to ``server.final_rate``; in LoRA rounds
-    the head goes on with the last η it had. With "adam" the
+    η = rate / √(rounds of the stage), falling linearly to ``server.final_rate``. With "adam" the
     noise alone then moves every weight by about the rate over the stage (a random walk of T steps
     of rate / √T), whatever ε, the number of rounds, records and sites.
 
@@ -89,16 +88,13 @@ class GradientStep(SumOfReleases):
 
     def _rate(self, name: str) -> float:
         plan, server = self._plan, self._plan.server
-        rounds = place_in_stage(plan, self._round)[1]
         if part_of(name) is not Part.HEAD:
-            factor = falling(plan, self._round, server.final_rate)
-            return factor * server.lora_rate / math.sqrt(rounds)
-        if stage_of(plan, self._round) is Stage.HEAD:
-            return (
-                falling(plan, self._round, server.final_rate) * server.head_rate / math.sqrt(rounds)
-            )
-        earlier = dict(schedule(plan)).get(Stage.HEAD, rounds)
-        return server.final_rate * server.head_rate / math.sqrt(earlier)
+            rate = server.lora_rate
+        else:
+            warm = stage_of(plan, self._round) is Stage.LORA
+            rate = server.warm_rate if warm else server.head_rate
+        rounds = place_in_stage(plan, self._round)[1]
+        return rate / math.sqrt(rounds) * falling(plan, self._round, server.final_rate)
 
     def _along(self, name: str, total: torch.Tensor, first: bool) -> torch.Tensor:
         """u of one tensor; updates the memory."""

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from lorica.common.plan import DEMO_DATA, RunPlan
 from lorica.common.plan_io import to_toml
 from lorica.common.storage import write_atomically
+from lorica.common.text import printable
 from lorica.server.records import RoundRecord, SiteStatus
 from lorica.simulations import plots
 from lorica.simulations.tables import (
@@ -33,7 +34,6 @@ from lorica.simulations.tables import (
     human_bytes,
     noise_text,
     percent,
-    printable,
 )
 
 

@@ -74,10 +74,13 @@ def check(entry: Entry, number: int, previous: str) -> None:
             "its hash does not match"
         )
     else:
-        content = entry.content()
-        if content.get("number") == number:
-            return
-        wrong = f"Entry {number} of the ledger carries the number {content.get('number')}"
+        try:
+            content = entry.content()
+            if content.get("number") == number:
+                return
+            wrong = f"Entry {number} of the ledger carries the number {content.get('number')!r:.50}"
+        except (ValueError, AttributeError, RecursionError):
+            wrong = f"Entry {number} of the ledger is not a JSON object"
     raise LoricaError(Code.LEDGER_DAMAGED, f"{wrong}.")
 
 

@@ -24,6 +24,17 @@ from lorica.client.ledger_model import Budgets, Charge, Period, Spending, number
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.errors import Code, LoricaError
 
+_IMPOSSIBLE = (
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    AttributeError,
+    RecursionError,
+    LoricaError,
+)
+"""What reading an entry can raise that no ledger ever wrote."""
+
 VERSION = 1
 """Version of the entries' fields."""
 
@@ -145,7 +156,7 @@ class History:
             time = time_in(content["time"])
             kind = content["entry"]
             _FOLD[kind](self, entry.number, time, content)
-        except (KeyError, TypeError, ValueError, AttributeError, LoricaError) as error:
+        except _IMPOSSIBLE as error:
             raise LoricaError(
                 Code.LEDGER_DAMAGED, f"Entry {entry.number} of the ledger makes no sense: {error}."
             ) from error

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorica.client.ledger_summary import Point, Summary
+from lorica.common.text import printable
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _HEIGHT = 10
@@ -73,11 +74,6 @@ def epsilon_text(value: float | None) -> str:
     if value is None:
         return "–"
     return "∞" if math.isinf(value) else f"{value:.3f}"
-
-
-def printable(text: str) -> str:
-    """Text from others without anything that could steer a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def day(time: datetime | None) -> str:

@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorica.common.errors import Code, LoricaError
+from lorica.common.loss_grid import interval_for, rough_epsilon
 
-_INTERVAL = 1e-4  # of privacy loss, nats; finer where one step's loss is small
-_FINEST = 1e-6
-_LARGEST_SIGMA = 1e5
+_LARGEST_SIGMA = 2.0**16
+_MOST_STEPS = 1_000_000  # composed more often, rounding could reach usual δ
+_SLOPE = 0.01  # of log σ: where the slope of log ε is measured
+_CORRECTIONS = 3
+_COARSER = 8.0  # times the interval, where a search only has to come near
 _SMALLEST_SIGMA = 0.2
-_NEAR = 1e-3  # relative, of ε: close enough to the budget from below
+_NEAR = 2e-4  # relative, of ε: close enough to the budget from below
 _TOLERANCE = 1e-4  # relative, of σ
 
 
@@ -110,8 +113,9 @@ def calibrate_noise(epsilon_budget: float, delta: float, sample_rate: float, ste
         steps: all the steps of the run, at least 1.
 
     Returns:
-        σ, to a relative 2e-4, with epsilon(σ) <= epsilon_budget by the accountant of record.
-        Budgets so large that σ would fall below 0.2 get a σ between 0.2 and 0.3.
+        σ with epsilon(σ) <= epsilon_budget by the accountant of record, and as a rule within a
+        relative 2e-4 of it.
+        Budgets so large that σ would fall below 0.2 get a σ of 0.2.
 
     Raises:
         LoricaError: LOR-401 for a budget that is not above 0, LOR-406 when no σ meets it.
@@ -124,92 +128,91 @@ def calibrate_noise(epsilon_budget: float, delta: float, sample_rate: float, ste
         raise ValueError(f"delta={delta}, sample_rate={sample_rate}, steps={steps} out of range")
     if math.isinf(epsilon_budget):
         return 0.0
+    if steps > _MOST_STEPS:
+        raise LoricaError(
+            Code.PRIVACY_CALIBRATION,
+            f"{steps:,} steps are more than the {_MOST_STEPS:,} that the accountant composes.",
+        )
     from scipy.optimize import brentq
 
     def excess(log_sigma: float, coarseness: float = 1.0) -> float:
-        sigma = math.exp(log_sigma)
-        interval = coarseness * _interval(sigma, sample_rate)
-        spent = _single_epsilon(sigma, sample_rate, steps, delta, interval)
+        spent = _epsilon_of(((math.exp(log_sigma), sample_rate, steps),), delta, coarseness)
         return math.log(max(spent, 1e-12) / epsilon_budget)
 
     def roughly(log_sigma: float) -> float:
-        return excess(log_sigma, 10.0)
+        return excess(log_sigma, _COARSER)
 
     low, high = _bracket(roughly, epsilon_budget, delta, sample_rate, steps)
     if low < high:
         high = brentq(roughly, low, high, xtol=_TOLERANCE)
-        spent = excess(high)
-        while 0 < spent < _NEAR:  # the usual case: nearly there, and a step or two up is enough
-            high += max(spent, _TOLERANCE)
+        slope = min((roughly(high + _SLOPE) - roughly(high)) / _SLOPE, -_TOLERANCE)
+        for _ in range(_CORRECTIONS):  # one or two do
             spent = excess(high)
-        if not -_NEAR < spent <= 0:  # the coarse discretisation overstates small budgets
-            low, high = _widened(excess, high)
-            high = brentq(excess, low, high, xtol=_TOLERANCE / 2)
-    sigma = math.exp(high)
+            if -_NEAR < spent <= 0:
+                break
+            high -= (spent + _NEAR / 2) / slope
+    sigma, more = math.exp(high), _TOLERANCE
     while epsilon([PrivacyEvent(sigma, sample_rate, steps)], delta) > epsilon_budget:
-        sigma *= 1 + _TOLERANCE
+        sigma, more = sigma * (1 + more), 2 * more
     return sigma
-
-
-def _widened(excess: Callable[[float], float], start: float) -> tuple[float, float]:
-    """Logarithms of a σ near ``start`` that spends too much and of one that does not."""
-    step = 2 * _TOLERANCE
-    low = high = start
-    if excess(start) > 0:
-        while excess(high) > 0:
-            low, high, step = high, high + step, 4 * step
-    else:
-        while excess(low) <= 0:
-            low, high, step = low - step, low, 4 * step
-    return low, high
 
 
 def _bracket(
     excess: Callable[[float], float], budget: float, delta: float, rate: float, steps: int
 ) -> tuple[float, float]:
-    """Logarithms of a σ that spends too much and of one that does not."""
-    low = high = 0.0
-    if excess(0.0) > 0:
+    """Logarithms of a σ that spends too much and of one that does not, near each other."""
+    least, most = math.log(_SMALLEST_SIGMA), math.log(_LARGEST_SIGMA)
+    low = high = _guess(budget, delta, rate, steps)
+    step = 0.02
+    if excess(high) > 0:
         while excess(high) > 0:
-            low, high = high, high + math.log(2)
-            if high > math.log(_LARGEST_SIGMA):
+            if high >= most:
                 raise LoricaError(
                     Code.PRIVACY_CALIBRATION,
-                    f"No noise multiplier up to {_LARGEST_SIGMA:g} keeps {steps} steps at sample "
-                    f"rate {rate:.4g} within epsilon={budget} at delta={delta}.",
+                    f"No noise multiplier up to {_LARGEST_SIGMA:,.0f} keeps {steps} steps at "
+                    f"sample rate {rate:.4g} within epsilon={budget} at delta={delta}.",
                 )
+            low, high, step = high, min(high + step, most), 3 * step
     else:
         while excess(low) <= 0:
-            low, high = low - math.log(1.5), low
-            if low < math.log(_SMALLEST_SIGMA):
-                return high, high
+            if low <= least:
+                return low, low
+            low, high, step = max(low - step, least), low, 3 * step
     return low, high
 
 
+def _guess(budget: float, delta: float, rate: float, steps: int) -> float:
+    """Logarithm of about the σ that spends the budget, between the smallest and the largest."""
+    low, high = math.log(_SMALLEST_SIGMA), math.log(_LARGEST_SIGMA)
+    while high - low > 0.01:
+        middle = (low + high) / 2
+        if rough_epsilon(math.exp(middle), rate, steps, delta) > budget:
+            low = middle
+        else:
+            high = middle
+    return high if low > math.log(_SMALLEST_SIGMA) else low
+
+
 @functools.lru_cache(maxsize=1024)
-def _epsilon_of(totals: tuple[tuple[float, float, int], ...], delta: float) -> float:
+def _epsilon_of(
+    totals: tuple[tuple[float, float, int], ...], delta: float, coarseness: float = 1.0
+) -> float:
     composed: Any = None
-    interval = min(_interval(sigma, rate) for sigma, rate, _ in totals)
+    interval = coarseness * interval_for(totals, delta)
     for sigma, rate, steps in totals:
         part = _step_loss(sigma, rate, interval).self_compose(steps)
         composed = part if composed is None else composed.compose(part)
     return float(composed.get_epsilon_for_delta(delta))
 
 
-def _interval(sigma: float, rate: float) -> float:
-    """Discretisation of the privacy loss: well below the loss of a single step, rate / σ."""
-    return min(_INTERVAL, max(_FINEST, rate / sigma / 20))
-
-
-def _single_epsilon(sigma: float, rate: float, steps: int, delta: float, interval: float) -> float:
-    return float(_step_loss(sigma, rate, interval).self_compose(steps).get_epsilon_for_delta(delta))
-
-
 @functools.lru_cache(maxsize=16)
 def _step_loss(sigma: float, rate: float, interval: float) -> Any:
     """Privacy-loss distribution of one step."""
-    from dp_accounting.pld import privacy_loss_distribution
+    from dp_accounting.pld import privacy_loss_distribution as pld
 
-    return privacy_loss_distribution.from_gaussian_mechanism(
+    found = pld.from_gaussian_mechanism(
         sigma, value_discretization_interval=interval, sampling_prob=rate
     )
+    # Composed in its sparse form, a distribution of few points takes time without bound.
+    parts = [found._pmf_remove] if found._symmetric else [found._pmf_remove, found._pmf_add]
+    return pld.PrivacyLossDistribution(*(part.to_dense_pmf() for part in parts))

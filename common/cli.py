@@ -21,6 +21,7 @@ from rich.text import Text
 
 from lorica.common.errors import CATALOGUE, Code, LoricaError
 from lorica.common.plan_io import documented_toml, load_plan
+from lorica.common.text import printable
 from lorica.common.version import __version__
 
 COMMANDS = "lorica.commands"
@@ -162,12 +163,16 @@ def print_error(error: LoricaError, console: Console) -> None:
     console.print(
         Text.assemble(
             (f"error {error.code.value}  ", "bold red"),
-            error.detail,
+            _shown(error.detail),  # parts of it may come from a site, from Flower or from a file
             ("\nhow to mend it  ", "bold"),
-            error.mend,
+            _shown(error.mend),
         ),
         soft_wrap=True,
     )
+
+
+def _shown(text: str) -> str:
+    return "\n".join(printable(line) for line in text.splitlines())
 
 
 def build() -> typer.Typer:

@@ -33,6 +33,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import from_canonical
+from lorica.common.text import printable
 
 PROTOCOL = 1
 """Version of the wire format; a peer with another one is refused."""
@@ -147,6 +148,9 @@ def pack_reply(reply: Reply) -> RecordDict:
 def unpack_reply(record: RecordDict, *, fingerprint: str, round: int) -> Reply:
     """The reply in a Flower record, checked against the request it answers.
 
+    Name and reason come from the site and end on operators' screens: what could steer a terminal
+    is replaced.
+
     Raises:
         LoricaError: LOR-501 malformed or of another round, LOR-104 of another plan.
     """
@@ -159,8 +163,8 @@ def unpack_reply(record: RecordDict, *, fingerprint: str, round: int) -> Reply:
         fingerprint=_text(fields, "fingerprint"),
         round=_count(fields, "round"),
         status="ok" if status == "ok" else "refused",
-        reason=_text(fields, "reason", default="")[:500],
-        site=_text(fields, "site")[:200],
+        reason=printable(_text(fields, "reason", default="")[:500]),
+        site=printable(_text(fields, "site")[:200]),
         weight=_count(fields, "weight"),
         blob=_blob(record),
         counts=_counts(record),
@@ -215,7 +219,8 @@ def _same_protocol(fields: ConfigRecord) -> None:
     if fields.get("protocol") != PROTOCOL:
         raise LoricaError(
             Code.MESSAGE_MALFORMED,
-            f"A message speaks protocol {fields.get('protocol')!r}, this installation {PROTOCOL}.",
+            f"A message speaks protocol {fields.get('protocol')!r:.30}, this installation "
+            f"{PROTOCOL}.",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 
@@ -27,6 +28,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.signing import CoordinatorKey
 from lorica.common.stages import Stage, sent, stage_of, trained
 from lorica.common.tasks.text_classification import Metrics
+from lorica.common.text import printable
 from lorica.server.aggregation import Aggregator
 from lorica.server.aggregation.stages import rule_of_round
 from lorica.server.exchange import Answer, exchange
@@ -38,6 +40,8 @@ Evaluator = Callable[[State], Metrics]
 
 _log = logging.getLogger("lorica.coordinator")
 _NODE_POLL_SECONDS = 1.0
+_MOST_SHOWN = 500
+_MOST_TRIES = 3  # at asking a node whether it takes part
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ class RoundLoop:
         self._run, self._start, self._evaluate = run, start, evaluate
         self._observer, self._key = observer, key
         self._nodes, self._wait_seconds = nodes, wait_seconds
-        self._asked: set[int] = set()
+        self._tries: Counter[int] = Counter()
+        self._refused: set[int] = set()
         self._ready: dict[int, _Site] = {}
         self._max_norm = math.inf
         self._memory: State = {}
@@ -104,8 +109,9 @@ class RoundLoop:
         self._observer.started(self._plan, self._select_enough(), max(done + 1, 1))
         if done < 0:
             self._close(RoundRecord(0), state, {}, time.monotonic())
-        for round in range(max(done + 1, 1), self._plan.rounds.count + 1):
-            self._ask_new_nodes()
+        first = max(done + 1, 1)
+        for round in range(first, self._plan.rounds.count + 1):
+            self._ask_nodes(tries=_MOST_TRIES if round > first else 1)
             state = self._one_round(round, state)
         return state
 
@@ -196,7 +202,9 @@ class RoundLoop:
         except _Unanswered as problem:
             return SiteRound(site.name, problem.status, problem.reason, seconds=answer.seconds)
         except LoricaError as error:
-            return SiteRound(site.name, "failed", str(error), bytes_up=size, seconds=answer.seconds)
+            return SiteRound(
+                site.name, "failed", _shown(error), bytes_up=size, seconds=answer.seconds
+            )
         return SiteRound(site.name, "ok", "", site.weight, norm, size, answer.seconds)
 
     @staticmethod
@@ -227,19 +235,25 @@ class RoundLoop:
         """Ask every node; wait for more as long as allowed. Raises LOR-503 when too few."""
         wanted = max(self._nodes, self._plan.rounds.minimum_sites)
         deadline = time.monotonic() + self._wait_seconds
-        answers = self._ask_new_nodes()
-        while len(self._asked) < wanted and time.monotonic() < deadline:
+        answers = self._ask_nodes()
+        while len(self._tries) < wanted and time.monotonic() < deadline:
             time.sleep(_NODE_POLL_SECONDS)
-            answers += self._ask_new_nodes()
+            answers += self._ask_nodes()
         self._enough(answers, "Before the first round")
         return sorted(answers, key=lambda site: site.site)
 
-    def _ask_new_nodes(self) -> list[SiteRound]:
-        """Ask the nodes not asked before what they can do; the able ones become ready."""
-        nodes = sorted(set(self._grid.get_node_ids()) - self._asked)
+    def _ask_nodes(self, tries: int = 1) -> list[SiteRound]:
+        """Ask nodes what they can do; the able ones become ready.
+
+        Nodes that are ready or refused are not asked again, others until they were asked
+        ``tries`` times: whoever was late or failed may have mended.
+        """
+        settled = self._ready.keys() | self._refused
+        online = set(self._grid.get_node_ids())
+        nodes = sorted(node for node in online - settled if self._tries[node] < tries)
         if not nodes:
             return []
-        self._asked |= set(nodes)
+        self._tries.update(nodes)
         return [self._admit(answer) for answer in self._exchange(nodes, CAPABILITIES, 0)]
 
     def _admit(self, answer: Answer) -> SiteRound:
@@ -254,9 +268,11 @@ class RoundLoop:
                 )
         except _Unanswered as problem:
             unnamed = problem.site or unnamed
+            if problem.status == "refused":
+                self._refused.add(answer.node)
             return SiteRound(unnamed, problem.status, problem.reason, seconds=answer.seconds)
         except LoricaError as error:
-            return SiteRound(unnamed, "failed", str(error), seconds=answer.seconds)
+            return SiteRound(unnamed, "failed", _shown(error), seconds=answer.seconds)
         self._ready[answer.node] = _Site(answer.node, reply.site, reply.weight)
         return SiteRound(reply.site, "ok", "", reply.weight, seconds=answer.seconds)
 
@@ -284,6 +300,11 @@ class RoundLoop:
                 f"{when}, {able} of {len(sites)} sites could take part and at least {wanted} must. "
                 f"{reasons or 'No node is online.'}",
             )
+
+
+def _shown(error: LoricaError) -> str:
+    """An error's text for records and screens; parts of it may come from a site."""
+    return printable(str(error))[:_MOST_SHOWN]
 
 
 class _Unanswered(Exception):  # noqa: N818 - control flow within this module

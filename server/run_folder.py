@@ -50,8 +50,12 @@ class RunFolder:
         Raises:
             LoricaError: LOR-603 when another run's results are there, LOR-601, LOR-602.
         """
-        if (self.path / PLAN).exists():
-            raise LoricaError(Code.RUN_FOLDER_EXISTS, f"{self.path} holds the results of a run.")
+        for name in (PLAN, CHECKPOINT, ROUNDS):
+            if (self.path / name).exists():
+                raise LoricaError(
+                    Code.RUN_FOLDER_EXISTS,
+                    f"{self.path} holds the results of a run: there is a {name}.",
+                )
         with storage_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / PLAN, to_toml(plan))

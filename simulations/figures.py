@@ -23,7 +23,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from lorica.common.storage import write_atomically
-from lorica.simulations.tables import percent, printable
+from lorica.common.text import printable
+from lorica.simulations.tables import percent
 
 BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 PURPLE, SKY, GREY = "#cc79a7", "#56b4e9", "#7f8790"

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorica.common.plan import RunPlan
+from lorica.common.text import printable
 from lorica.server.records import RoundRecord, SiteRound
 from lorica.simulations.tables import (
     NO_PRIVACY,
@@ -23,7 +24,6 @@ from lorica.simulations.tables import (
     epsilon_text,
     human_bytes,
     percent,
-    printable,
 )
 
 _SPARKS = "▁▂▃▄▅▆▇█"

@@ -21,6 +21,7 @@ from lorica.common.plan import DEMO_DATA, RunPlan
 from lorica.common.plan_io import to_toml
 from lorica.common.stages import schedule
 from lorica.common.storage import write_atomically
+from lorica.common.text import printable
 from lorica.server.records import RoundRecord, SiteStatus
 from lorica.simulations import plots
 from lorica.simulations.tables import (
@@ -34,7 +35,6 @@ from lorica.simulations.tables import (
     human_bytes,
     noise_text,
     percent,
-    printable,
 )
 
 

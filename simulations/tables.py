@@ -14,6 +14,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lorica.common.text import printable
+
 Summary = Mapping[str, Any]
 """What summary.json holds."""
 
@@ -194,15 +196,6 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
-
-
-def printable(text: str) -> str:
-    """The text on one line, harmless to terminals: no control or direction characters.
-
-    Names of sites and labels come from others; an escape sequence in one could rewrite the
-    screen.
-    """
-    return "".join(c if c.isprintable() else " " if c in "\n\t" else "\ufffd" for c in str(text))
 
 
 def _finite(values: list[float]) -> bool:

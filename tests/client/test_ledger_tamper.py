@@ -146,6 +146,44 @@ class TestTampering:
         except LoricaError as error:
             assert error.code in FOUND
 
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "{}",
+            "[]",
+            "7",
+            "not json",
+            "[" * 100_000,
+            '{"number":4,"entry":"charge"}',
+            {"events": [{"sigma": -1.0, "q": 0.1, "steps": 4}]},
+            {"events": [{"sigma": 20.0, "q": 2.0, "steps": 4}]},
+            {"events": [{"sigma": 20.0, "q": 0.1, "steps": 0}]},
+            {"events": [{"sigma": 20.0, "q": 0.1, "steps": float("inf")}]},
+            {"events": [{"sigma": 10**400, "q": 0.1, "steps": 4}]},
+            {"events": "none"},
+            {"run": ""},
+            {"run_epsilon": "much"},
+            {"time": "yesterday"},
+            {"time": "9999-12-31T23:59:59-23:00"},
+            {"entry": ["charge"]},
+        ],
+        ids=lambda body: repr(body)[:40],
+    )
+    def test_an_impossible_entry_in_an_unbroken_chain_is_damage_in_a_sentence(self, path, body):
+        connection = raw(path)
+        query = "SELECT body FROM entries WHERE number = 4"
+        if isinstance(body, dict):
+            body = json.dumps(json.loads(connection.execute(query).fetchone()[0]) | body)
+        connection.execute("UPDATE entries SET body = ? WHERE number = 4", (body,))
+        head = rehash(connection, 4)
+        connection.close()
+        write_anchor(anchor_path(path), Anchor(inspect(path).history.ledger, 11, head))
+        with pytest.raises(LoricaError) as caught:
+            open_ledger(path)
+        assert caught.value.code is Code.LEDGER_DAMAGED
+        assert "Entry 4" in caught.value.detail
+        assert any("Entry 4" in problem for problem in inspect(path).problems)
+
     def test_verify_names_the_changed_entries(self, path):
         connection = raw(path)
         cheapen(connection, 4)

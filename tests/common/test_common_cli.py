@@ -231,3 +231,14 @@ def test_a_folder_that_is_no_adapter_ends_with_status_12(predict: Predict, tmp_p
     status, printed, errors = predict("card", folder=tmp_path)
     assert (status, printed) == (12, "")
     assert errors.startswith("error LOR-206")
+
+
+def test_an_errors_text_cannot_steer_the_terminal() -> None:
+    """As a site, a file or Flower may have worded parts of it."""
+    buffer = io.StringIO()
+    text = "first \x1b[2J\x9b31m\x07 line\nsecond \u202e line"
+    error = LoricaError(Code.ENGINE_FAILED, text, mend="\x1b]0;owned\x07")
+    print_error(error, Console(file=buffer, width=80))
+    shown = buffer.getvalue()
+    assert all(line.isprintable() for line in shown.splitlines())
+    assert "first" in shown and "second" in shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from lorica.common.messages import (
     unpack_request,
 )
 from lorica.common.plan import RunPlan
+from lorica.common.text import printable
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 
@@ -80,8 +82,8 @@ def test_a_reply_survives_the_wire_and_the_ledger(
     received = unpack_reply(
         over_the_wire(pack_reply(reply)), fingerprint=reply.fingerprint, round=round
     )
-    assert received == reply
-    assert reply_from_bytes(reply_to_bytes(reply)) == reply
+    assert received == replace(reply, site=printable(site))
+    assert reply_from_bytes(reply_to_bytes(reply)) == received
 
 
 def test_a_message_is_one_record_and_at_most_one_array() -> None:
@@ -294,3 +296,12 @@ def test_long_texts_from_a_site_are_cut() -> None:
 
 def test_the_blob_is_kept_out_of_printed_replies() -> None:
     assert "update" not in repr(REPLY)
+
+
+def test_name_and_reason_of_a_site_cannot_steer_a_terminal() -> None:
+    hostile = "\x1b[2J\x1b]0;owned\x07\r\n\u202eward\x9b"
+    reply = replace(REPLY, status="refused", reason=hostile, site=hostile)
+    received = unpack_reply(pack_reply(reply), fingerprint=reply.fingerprint, round=reply.round)
+    for text in (received.site, received.reason):
+        assert text.isprintable()
+        assert "ward" in text

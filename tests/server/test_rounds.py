@@ -497,6 +497,61 @@ def test_a_site_that_is_not_ready_is_left_out(
     assert all(entry.reason for entry in witness.sites if entry.status == status)
 
 
+class Sleepy(Honest):
+    """A site whose first answers to the question whether it takes part are errors."""
+
+    def __init__(self, key: int, errors: int) -> None:
+        super().__init__(key)
+        self._errors = errors
+        self.queries = 0
+
+    def handle(self, kind: str, content: RecordDict) -> RecordDict:
+        if kind == "query.capabilities":
+            self.queries += 1
+            if self.queries <= self._errors:
+                raise RuntimeError("not yet")
+        return super().handle(kind, content)
+
+
+@pytest.mark.parametrize(
+    ("errors", "queries", "trained"), [(0, 1, [1, 2, 3]), (1, 2, [2, 3]), (2, 3, [3]), (9, 3, [])]
+)
+def test_a_node_that_failed_is_asked_again_a_few_times(
+    tmp_path: Path, errors: int, queries: int, trained: list[int]
+) -> None:
+    sleepy = Sleepy(3, errors)
+    plan = PLAN.replace(rounds={"count": 3})
+    _, witness = run(tmp_path / "run", Honest(1), Honest(2), sleepy, plan=plan)
+    assert sorted(sleepy.received) == trained
+    assert sleepy.queries == queries
+    assert [len(r.sites) for r in witness.records[1:]] == [2 + (r in trained) for r in (1, 2, 3)]
+
+
+def test_a_node_that_refused_is_not_asked_again(tmp_path: Path) -> None:
+    unable = Unable(3)
+    run(tmp_path / "run", Honest(1), Honest(2), unable)
+    assert unable.asked == 1
+
+
+def test_nothing_that_a_site_sends_steers_the_operators_terminal(tmp_path: Path) -> None:
+    """Names, reasons, and names of tensors that an error would quote."""
+    escape = "\x1b]0;owned\x07\x1b[2J\u202e"
+
+    class Escaping(Unable):
+        def handle(self, kind: str, content: RecordDict) -> RecordDict:
+            reply = Reply(unpack_request(content).plan.fingerprint, 0, "refused", escape, escape)
+            return pack_reply(reply)
+
+    strange = Faulty(lambda reply: replace(reply, blob=pack_state({escape: torch.ones(2)})))
+    folder = RunFolder(tmp_path / "run")
+    loop, witness = make_loop(folder, Honest(1), Honest(2), strange, Escaping(4))
+    loop.run()
+    shown = [text for site in witness.sites for text in (site.site, site.reason)]
+    shown += [site.reason for record in witness.records for site in record.sites]
+    assert any("owned" in text for text in shown)
+    assert all(text.isprintable() for text in shown)
+
+
 def test_a_second_site_of_the_same_name_is_left_out(
     tmp_path: Path, honest_run: tuple[State, Witness]
 ) -> None:

@@ -199,3 +199,18 @@ def test_a_disk_that_is_full_at_the_start_leaves_no_run_behind(tmp_path: Path) -
     assert caught.value.code is Code.STORAGE_FULL
     assert list(folder.path.iterdir()) == []
     folder.create(A_PLAN)
+
+
+@pytest.mark.parametrize("left", [CHECKPOINT, ROUNDS])
+def test_what_is_left_of_a_run_without_its_plan_is_not_overwritten(
+    tmp_path: Path, left: str
+) -> None:
+    folder = made(tmp_path)
+    (tmp_path / PLAN).unlink()
+    (tmp_path / ({CHECKPOINT, ROUNDS} - {left}).pop()).unlink()
+    before = (tmp_path / left).read_bytes()
+    with pytest.raises(LoricaError, match=left.replace(".", r"\.")) as caught:
+        folder.create(A_PLAN)
+    assert caught.value.code is Code.RUN_FOLDER_EXISTS
+    assert (tmp_path / left).read_bytes() == before
+    assert not (tmp_path / PLAN).exists()

@@ -44,6 +44,9 @@ class RoundRecord:
     """Half-width of the 95 % band of that accuracy's privacy noise."""
     site_loss: float | None = None
     site_accuracy_by_label: dict[str, float] = field(default_factory=dict)
+    lora_dropped: bool = False
+    """The last round's LoRA factors were given up: the sites' noised accuracy did not rise by
+    them, and the state before the LoRA rounds is the result."""
     bytes_up: int = 0
     """Update blobs received, bytes."""
     bytes_down: int = 0

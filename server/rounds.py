@@ -40,6 +40,7 @@ Evaluator = Callable[[State], Metrics]
 
 _log = logging.getLogger("lorica.coordinator")
 _NODE_POLL_SECONDS = 1.0
+_BEFORE_LORA = "before-lora/"  # prefix of the kept state in the optimiser's memory
 _MOST_SHOWN = 500
 _MOST_TRIES = 3  # at asking a node whether it takes part
 
@@ -139,8 +140,34 @@ class RoundLoop:
         if round in self._plan.evaluation_rounds:
             record = self._evaluate_at_sites(record, state)
             phases["evaluate at sites"] = time.monotonic() - exchanged - phases["aggregate"]
+        self._keep_before_lora(round, state)
+        if self._lora_lost(record):
+            record = replace(record, lora_dropped=True)
+            state = {name: self._memory[f"{_BEFORE_LORA}{name}"] for name in state}
         self._close(record, state, phases, begun)
         return state
+
+    def _keep_before_lora(self, round: int, state: State) -> None:
+        """Remember the state that LoRA rounds start from, where they are on trial."""
+        if self._on_trial and round == self._plan.rounds.count - self._plan.lora_rounds:
+            kept = {f"{_BEFORE_LORA}{name}": tensor for name, tensor in state.items()}
+            self._memory = self._memory | kept
+
+    def _lora_lost(self, last: RoundRecord) -> bool:
+        """Whether LoRA was on trial and the sites' noised accuracy did not rise by it."""
+        if not self._on_trial or last.round != self._plan.rounds.count:
+            return False
+        before = last.round - self._plan.lora_rounds
+        found = [r.site_accuracy for r in self._folder.rounds() if r.round == before]
+        if not found or found[0] is None or last.site_accuracy is None:
+            return bool(found)  # no evidence that it gained
+        return last.site_accuracy <= found[0]
+
+    @property
+    def _on_trial(self) -> bool:
+        plan = self._plan
+        private = plan.privacy.private
+        return private and plan.training.lora == "auto" and 0 < plan.lora_rounds < plan.rounds.count
 
     def _evaluate_at_sites(self, record: RoundRecord, state: State) -> RoundRecord:
         """The record with metrics from the noised counts of the sites that send any."""

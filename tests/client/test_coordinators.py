@@ -36,14 +36,15 @@ from lorica.server.run_folder import RunFolder
 from lorica.simulations.federation import run_in_process
 
 
-@pytest.fixture
-def plan(small_backbone: Path) -> RunPlan:
+@pytest.fixture(params=["gradient", "local"])
+def plan(request: pytest.FixtureRequest, small_backbone: Path) -> RunPlan:
+    mode = request.param
     return RunPlan().replace(
         backbone={"source": str(small_backbone)},
         task={"labels": ["money", "health"]},
         adapter={"rank": 2},
         privacy={"epsilon": 4.0},
-        training={"expected_batch_size": 8, "local_steps": 1},
+        training={"mode": mode, "lora_rounds": 1, "expected_batch_size": 8, "local_steps": 1},
         rounds={"count": 2, "evaluate_every": 1},
     )
 

@@ -290,10 +290,15 @@ def charged_site(ledger: Ledger, plan: RunPlan) -> tuple[ClientApp, RecordDict]:
     return make_client_app(lambda _: trainer), content
 
 
-@pytest.fixture
-def trainable(small_backbone: Path) -> RunPlan:
+@pytest.fixture(params=["gradient", "local"])
+def trainable(request: pytest.FixtureRequest, small_backbone: Path) -> RunPlan:
+    """A plan whose first round is the warm start, or local steps."""
+    warm = {"gradient": 0.4, "local": 0.0}[request.param]
     return PLAN.replace(
-        backbone={"source": str(small_backbone)}, training={"local_steps": 1}, adapter={"rank": 2}
+        backbone={"source": str(small_backbone)},
+        training={"mode": request.param, "local_steps": 1},
+        rounds={"warm_start": warm},
+        adapter={"rank": 2},
     )
 
 

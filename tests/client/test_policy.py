@@ -35,7 +35,9 @@ def plan(small_backbone: Path) -> RunPlan:
             "task.labels=a,b",
             "privacy.unit=patient",
             "training.expected_batch_size=8",
+            "training.mode=local",
             "training.local_steps=1",
+            "rounds.warm_start=0",
             "rounds.count=3",
         ],
     )

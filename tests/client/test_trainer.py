@@ -25,6 +25,7 @@ from lorica.common.messages import Reply, Request, pack_reply
 from lorica.common.methods import TRAINED_PARTS, Part, is_trained, part_of
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records
+from lorica.common.stages import total_steps
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 
 RECORDS, BATCH, ROUNDS, STEPS = 40, 8, 3, 2
@@ -46,8 +47,8 @@ def plan(tiny: Path) -> RunPlan:
         task={"labels": ["money", "health"]},
         adapter={"rank": 2},
         privacy={"epsilon": 4.0, "delta": 1e-3},
-        training={"expected_batch_size": BATCH, "local_steps": STEPS},
-        rounds={"count": ROUNDS},
+        training={"mode": "local", "expected_batch_size": BATCH, "local_steps": STEPS},
+        rounds={"count": ROUNDS, "warm_start": 0},
     )
 
 
@@ -251,10 +252,10 @@ def test_a_whole_run_costs_what_the_plan_allows_and_little_less(plan: RunPlan, m
     trainer, log = make_site()
     for round in range(1, ROUNDS + 1):
         trainer.train(request(plan, round))
-    assert len(log.rates) == plan.total_steps
+    assert len(log.rates) == total_steps(plan)
     deviation = {value / plan.privacy.clip_norm for value in log.deviations}
     trained = sum(is_trained(method, name) for name in start(plan))
-    assert len(log.deviations) == plan.total_steps * trained, "every sum is noised in every step"
+    assert len(log.deviations) == total_steps(plan) * trained, "every sum is noised in every step"
     assert len(deviation) == 1
     sigma = deviation.pop()
     events = [PrivacyEvent(sigma, rate, 1) for rate in log.rates]

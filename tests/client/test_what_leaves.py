@@ -41,8 +41,8 @@ class Listening(InProcessGrid):
         return found
 
 
-@pytest.fixture
-def plan(tmp_path: Path, small_backbone: Path) -> RunPlan:
+@pytest.fixture(params=["gradient", "local"])
+def plan(request: pytest.FixtureRequest, tmp_path: Path, small_backbone: Path) -> RunPlan:
     data = tmp_path / "data.csv"
     with data.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -58,6 +58,9 @@ def plan(tmp_path: Path, small_backbone: Path) -> RunPlan:
             "privacy.unit=patient",
             "privacy.evaluation_metrics=accuracy,loss,per_label",
             "task.labels=a,b",
+            f"training.mode={request.param}",
+            "training.lora=always",
+            "training.lora_rounds=1",
             "training.expected_batch_size=4",
             "training.local_steps=1",
             "rounds.count=2",

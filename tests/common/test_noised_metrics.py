@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lorica.common.noised_metrics import LOSS_BOUND, combine, sensitivity, vector_length
 from lorica.common.plan import RunPlan
-from lorica.common.site_privacy import evaluation_event
+from lorica.common.site_privacy import public_privacy
 
 LABELS = ["a", "b", "c"]
 ALL = ["accuracy", "loss", "per_label"]
@@ -22,6 +22,7 @@ def plan_for(wanted: list[str], epsilon: float = math.inf) -> RunPlan:
     return RunPlan().replace(
         task={"labels": LABELS},
         privacy={"epsilon": epsilon, "evaluation_metrics": wanted},
+        training={"lora": "never"},
         rounds={"count": 2, "evaluate_every": 1},
     )
 
@@ -86,7 +87,7 @@ def test_the_sensitivity_is_reached(wanted: list[str]) -> None:
 
 def test_a_count_that_the_noise_drowns_gives_no_metrics() -> None:
     plan = plan_for(["accuracy"], epsilon=1.0)
-    event = evaluation_event(plan)
+    event = public_privacy(plan).evaluation
     assert event is not None
     noise = event.noise_multiplier * sensitivity(plan)
     assert combine(plan, [[2.9 * noise, 1.0]]) is None
@@ -98,7 +99,7 @@ def test_a_count_that_the_noise_drowns_gives_no_metrics() -> None:
 
 def test_the_band_covers_the_noise_about_95_times_in_100() -> None:
     plan = plan_for(["accuracy"], epsilon=8.0)
-    event = evaluation_event(plan)
+    event = public_privacy(plan).evaluation
     assert event is not None
     noise = event.noise_multiplier * sensitivity(plan)
     generator = np.random.default_rng(1)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from lorica.common.plan import RunPlan, Section
 from lorica.common.plan_io import plan_fields
+from lorica.common.stages import falling, total_steps
 
 FIELDS = sorted(plan_fields())
 
@@ -33,7 +34,7 @@ def another_value(dotted: str) -> Any:
         return [0, 1] if default and isinstance(default[0], int) else ["another", "one more"]
     if isinstance(default, str):
         return f"another {key}"
-    return default + 1 if isinstance(default, int) else default / 2
+    return default + 1 if isinstance(default, int) else default / 2 or 0.5
 
 
 VARIABLE = [dotted for dotted in FIELDS if another_value(dotted) is not None]
@@ -104,21 +105,27 @@ def test_replace_leaves_the_original_and_validates_the_copy() -> None:
         plan.replace(privacy={"epsilom": 1})
 
 
+def local(**sections: dict[str, Any]) -> RunPlan:
+    """A plan of local steps alone."""
+    plan = RunPlan().replace(training={"mode": "local"}, rounds={"warm_start": 0})
+    return plan.replace(**sections)
+
+
 @pytest.mark.parametrize("count", [2, 3, 15, 1000])
 @pytest.mark.parametrize("final", [1e-3, 0.2, 1.0])
 def test_learning_rates_fall_linearly_from_one_to_the_final_rate(count: int, final: float) -> None:
-    plan = RunPlan().replace(rounds={"count": count}, training={"final_rate": final})
-    factors = [plan.rate_factor(number) for number in range(1, count + 1)]
+    plan = local(rounds={"count": count})
+    factors = [falling(plan, number, final) for number in range(1, count + 1)]
     np.testing.assert_allclose(factors, np.linspace(1.0, final, count), rtol=1e-12, atol=1e-15)
 
 
 def test_a_single_round_has_the_full_learning_rate() -> None:
-    assert RunPlan().replace(rounds={"count": 1}).rate_factor(1) == 1.0
+    assert falling(local(rounds={"count": 1}), 1, 0.2) == 1.0
 
 
 def test_total_steps_are_rounds_times_local_steps() -> None:
-    plan = RunPlan().replace(rounds={"count": 7}, training={"local_steps": 3})
-    assert plan.total_steps == 21
+    plan = local(rounds={"count": 7}, training={"local_steps": 3})
+    assert total_steps(plan) == 21
 
 
 @pytest.mark.parametrize(("epsilon", "private"), [(1e-3, True), (1e9, True), (math.inf, False)])
@@ -149,5 +156,5 @@ def test_the_unit_column_is_the_datas_or_that_of_privacy(
 def test_sites_evaluate_every_so_many_rounds_and_after_the_last(
     count: int, every: int, expected: list[int]
 ) -> None:
-    plan = RunPlan().replace(rounds={"count": count, "evaluate_every": every})
+    plan = local(rounds={"count": count, "evaluate_every": every})
     assert plan.evaluation_rounds == expected

@@ -66,13 +66,24 @@ def plans(text: st.SearchStrategy[str]) -> st.SearchStrategy[RunPlan]:
             "clip_norm": positive,
         },
         "training": {
+            "mode": st.sampled_from(["gradient", "local"]),
+            "lora": st.sampled_from(["auto", "always", "never"]),
+            "lora_rounds": st.integers(1, 12),
             "local_steps": st.integers(1, 100_000),
             "expected_batch_size": st.integers(1, 10**9),
             "learning_rate": positive,
             "final_rate": st.floats(1e-12, 1),
         },
         "aggregation": {"method": st.sampled_from(["fedavg", "ffa", "fedsvd"])},
-        "rounds": {"count": st.integers(1, 1_000_000), "timeout_seconds": positive},
+        "server": {
+            "optimizer": st.sampled_from(["adam", "momentum"]),
+            "momentum": st.floats(0, 0.99),
+        },
+        "rounds": {
+            "count": st.integers(13, 1_000_000),  # room for a warm start and LoRA
+            "warm_start": st.floats(0, 0.99),
+            "timeout_seconds": positive,
+        },
         "simulation": {"sites": st.integers(1, 100_000), "seed": st.integers(0, 2**63 - 1)},
     }
     drawn = st.fixed_dictionaries(

@@ -73,11 +73,17 @@ def test_other_families_give_the_same_logits_cached_or_not(
     torch.testing.assert_close(found, one_by_one(classifier, encoded), rtol=0, atol=1e-5)
 
 
+def asked(cache: PrefixCache, classifier: TextClassifier) -> PrefixCache:
+    """The cache after features were asked for; those of a frozen encoder are made then."""
+    predict_logits(classifier, cache)
+    return cache
+
+
 def test_states_are_kept_without_padding_and_features_once_per_text(small_backbone: Path) -> None:
     _, lora, encoded = made(small_backbone, layers=[-1])
     assert PrefixCache(lora, encoded).size_bytes == 4 * 32 * encoded.lengths.sum()
     _, head, encoded = made(small_backbone, kind="head")
-    assert PrefixCache(head, encoded).size_bytes == 4 * 32 * len(encoded)
+    assert asked(PrefixCache(head, encoded), head).size_bytes == 4 * 32 * len(encoded)
     _, whole, encoded = made(small_backbone, layers=[0])
     assert PrefixCache(whole, encoded).size_bytes == 0  # nothing below is frozen
 
@@ -85,9 +91,12 @@ def test_states_are_kept_without_padding_and_features_once_per_text(small_backbo
 def test_the_limit_is_kept_to_the_byte(small_backbone: Path) -> None:
     for adapter in ({"layers": [-1]}, {"kind": "head"}):
         _, classifier, encoded = made(small_backbone, **adapter)
-        needed = PrefixCache(classifier, encoded).size_bytes
-        assert PrefixCache(classifier, encoded, limit_bytes=needed).size_bytes == needed
-        assert PrefixCache(classifier, encoded, limit_bytes=needed - 1).size_bytes == 0
+        needed = asked(PrefixCache(classifier, encoded), classifier).size_bytes
+        # room for the pooled states is asked for beside token states
+        room = needed if adapter.get("kind") else needed + 4 * 32 * len(encoded)
+        for limit, held in ((room, needed), (room - 1, 0)):
+            cache = asked(PrefixCache(classifier, encoded, limit_bytes=limit), classifier)
+            assert cache.size_bytes == held
 
 
 def counted_calls(module: torch.nn.Module) -> list[int]:
@@ -102,7 +111,7 @@ def test_the_frozen_part_does_not_run_again(
 ) -> None:
     _, classifier, encoded = made(small_backbone, **adapter)
     calls = counted_calls(classifier.encoder.encoder.layer[layer])
-    cache = PrefixCache(classifier, encoded)
+    cache = asked(PrefixCache(classifier, encoded), classifier)
     assert calls
     calls.clear()
     predict_logits(classifier, cache)

@@ -47,13 +47,24 @@ def made(plan: RunPlan) -> tuple[Backbone, TextClassifier]:
 
 
 def plain_features(folder: Path, text: str, pooling: str = "mean") -> torch.Tensor:
-    """The feature of one text by transformers alone."""
+    """The uncentered feature of one text by transformers alone."""
     batch = AutoTokenizer.from_pretrained(folder)([text], return_tensors="pt")
     model = AutoModel.from_pretrained(folder, dtype="float32").eval()
     with torch.no_grad():
         states = model(**batch).last_hidden_state[0]
     pooled = states[0] if pooling == "cls" else states.mean(0)
     return pooled / pooled.norm()
+
+
+def plain_center(folder: Path, plan: RunPlan) -> torch.Tensor:
+    """What ``adapter.center`` takes from every feature, by transformers alone."""
+    names = [label_text(name) for name in plan.task.labels]
+    mean = torch.stack([plain_features(folder, name) for name in names]).mean(0)
+    return mean if plan.adapter.center == "labels" else torch.zeros_like(mean)
+
+
+def centred(feature: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
+    return (feature - center) / (feature - center).norm()
 
 
 def features(backbone: Backbone, classifier: TextClassifier, texts: list[str]) -> torch.Tensor:
@@ -144,17 +155,24 @@ def test_a_labels_name_becomes_words(name: str, words: str) -> None:
     assert label_text(name) == words
 
 
+CENTERS = ["labels", "none"]
+
+
+@pytest.mark.parametrize("center", CENTERS)
 @pytest.mark.parametrize("rank", [2, 32, 40])
 def test_the_start_leaves_the_backbone_as_it_is_with_orthonormal_a_and_zero_b(
-    small_backbone: Path, rank: int
+    small_backbone: Path, rank: int, center: str
 ) -> None:
-    plan = plan_for(small_backbone, adapter={"rank": rank, "layers": []})
+    plan = plan_for(small_backbone, adapter={"rank": rank, "layers": [], "center": center})
     backbone, classifier = made(plan)
     state = starting_state(classifier, backbone, plan)
     classifier.load_state(state)
     found = features(backbone, classifier, TEXTS)
+    taken = plain_center(small_backbone, plan)
+    torch.testing.assert_close(state["head.center"], taken, rtol=0, atol=1e-5)
     for text, feature in zip(TEXTS, found, strict=True):
-        torch.testing.assert_close(feature, plain_features(small_backbone, text), rtol=0, atol=1e-5)
+        reference = centred(plain_features(small_backbone, text), taken)
+        torch.testing.assert_close(feature, reference, rtol=0, atol=2e-5)
     for name, tensor in state.items():
         if ".lora_B." in name:
             assert not tensor.any()
@@ -163,14 +181,18 @@ def test_the_start_leaves_the_backbone_as_it_is_with_orthonormal_a_and_zero_b(
             torch.testing.assert_close(a @ a.T, torch.eye(len(a)), rtol=0, atol=1e-5)
 
 
-def test_the_starting_head_is_the_scaled_features_of_the_label_names(small_backbone: Path) -> None:
-    plan = plan_for(small_backbone)
+@pytest.mark.parametrize("center", CENTERS)
+def test_the_starting_head_is_the_scaled_features_of_the_label_names(
+    small_backbone: Path, center: str
+) -> None:
+    plan = plan_for(small_backbone, adapter={"center": center})
     backbone, classifier = made(plan)
     state = starting_state(classifier, backbone, plan)
     assert not state["head.bias"].any()
     for name, row in zip(["lost card", "new pain", "rash"], state["head.weight"], strict=True):
-        reference = ZERO_SHOT_SCALE * plain_features(small_backbone, name)
-        torch.testing.assert_close(row, reference, rtol=0, atol=1e-4)
+        taken = plain_center(small_backbone, plan)
+        reference = ZERO_SHOT_SCALE * centred(plain_features(small_backbone, name), taken)
+        torch.testing.assert_close(row, reference, rtol=0, atol=3e-4)
 
 
 def test_the_start_is_a_function_of_the_plan_and_its_seed(small_backbone: Path) -> None:

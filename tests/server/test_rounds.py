@@ -36,7 +36,8 @@ PLAN = RunPlan().replace(
     task={"labels": ["money", "health"]},
     adapter={"rank": 2},
     aggregation={"method": "ffa"},
-    rounds={"count": ROUNDS, "minimum_sites": 2, "timeout_seconds": 0.4},
+    training={"mode": "local"},
+    rounds={"count": ROUNDS, "minimum_sites": 2, "timeout_seconds": 0.4, "warm_start": 0},
 )
 
 

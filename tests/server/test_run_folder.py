@@ -26,6 +26,14 @@ def state(round: int, size: int = 50) -> State:
     return {"head.weight": torch.randn(2, size, generator=generator), "head.bias": torch.zeros(2)}
 
 
+def memory(round: int) -> State:
+    """What the optimizer remembers; nothing at the start."""
+    generator = torch.Generator().manual_seed(100 + round)
+    moments = torch.randn(2, 50, generator=generator, dtype=torch.float64)
+    held = {"m.head.weight": moments, "v.head.weight": moments[0, :1].clone()}
+    return held if round else {}
+
+
 def record(round: int) -> RoundRecord:
     site = SiteRound("Spital Zürich", "ok", weight=40, update_norm=0.1 + round, bytes_up=99)
     late = SiteRound("b", "late", "LOR-504: no answer\nin time")
@@ -37,7 +45,7 @@ def made(path: Path, rounds: int = 3) -> RunFolder:
     folder = RunFolder(path)
     folder.create(A_PLAN)
     for round in range(rounds + 1):
-        folder.save("r", A_PLAN, record(round), state(round))
+        folder.save("r", A_PLAN, record(round), state(round), memory(round))
     return folder
 
 
@@ -46,7 +54,10 @@ def assert_stands_at(folder: RunFolder, round: int) -> None:
     checkpoint = folder.checkpoint(A_PLAN)
     assert checkpoint is not None
     assert (checkpoint.run, checkpoint.round) == ("r", round)
-    assert all(torch.equal(checkpoint.state[name], t) for name, t in state(round).items())
+    for found, expected in ((checkpoint.state, state(round)), (checkpoint.memory, memory(round))):
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        assert all(found[name].dtype == tensor.dtype for name, tensor in expected.items())
     assert folder.rounds() == [record(number) for number in range(round + 1)]
     assert folder.plan() == A_PLAN
     known = {PLAN, ROUNDS, CHECKPOINT}
@@ -103,7 +114,7 @@ def test_half_a_line_is_dropped(tmp_path: Path, length: int) -> None:
     with (folder.path / ROUNDS).open("a") as file:
         file.write(json.dumps(record(4).to_dict())[:length])
     assert_stands_at(folder, 3)
-    folder.save("r", A_PLAN, record(4), state(4))
+    folder.save("r", A_PLAN, record(4), state(4), memory(4))
     assert_stands_at(folder, 4)
 
 
@@ -175,10 +186,10 @@ def test_a_disk_that_fills_while_the_checkpoint_is_written_keeps_the_round_befor
 ) -> None:
     folder = made(tmp_path / "run")
     with largest_file(4096), pytest.raises(LoricaError) as caught:
-        folder.save("r", A_PLAN, record(4), state(4, size=5000))
+        folder.save("r", A_PLAN, record(4), state(4, size=5000), memory(4))
     assert caught.value.code is Code.STORAGE_FULL
     assert_stands_at(folder, 3)
-    folder.save("r", A_PLAN, record(4), state(4))
+    folder.save("r", A_PLAN, record(4), state(4), memory(4))
     assert_stands_at(folder, 4)
 
 
@@ -186,7 +197,7 @@ def test_a_disk_that_fills_while_a_line_is_written_keeps_the_round_before(tmp_pa
     folder = made(tmp_path / "run")
     lines = (folder.path / ROUNDS).read_bytes()
     with largest_file(len(lines) + 50), pytest.raises(LoricaError) as caught:
-        folder.save("r", A_PLAN, record(4), state(4))
+        folder.save("r", A_PLAN, record(4), state(4), memory(4))
     assert caught.value.code is Code.STORAGE_FULL
     assert (folder.path / ROUNDS).read_bytes() == lines
     assert_stands_at(folder, 3)

@@ -17,22 +17,24 @@ from lorica.server.screening import State, screen, update_norm
 METHODS = sorted(TRAINED_PARTS)
 PATH = "encoder.layer.5.attention.self.query"
 A, B = f"{PATH}.lora_A.weight", f"{PATH}.lora_B.weight"
-SHAPES = {A: (2, 8), B: (6, 2), "head.weight": (3, 8), "head.bias": (3,)}
+SHAPES = {A: (2, 8), B: (6, 2), "head.weight": (3, 8), "head.bias": (3,), "head.center": (8,)}
 
 
 def start() -> State:
     return {name: torch.zeros(shape) for name, shape in SHAPES.items()}
 
 
+def trained(method: str) -> list[str]:
+    return [name for name in SHAPES if is_trained(method, name)]
+
+
 def good(method: str = "fedsvd") -> State:
-    return {
-        name: torch.full(shape, 0.1) for name, shape in SHAPES.items() if is_trained(method, name)
-    }
+    return {name: torch.full(SHAPES[name], 0.1) for name in trained(method)}
 
 
 def refusal(update: State, method: str = "fedsvd", max_norm: float | None = None) -> str:
     with pytest.raises(LoricaError) as caught:
-        screen(update, start(), method, max_norm=max_norm)
+        screen(update, start(), trained(method), max_norm=max_norm)
     assert caught.value.code is Code.UPDATE_REFUSED
     assert caught.value.detail.endswith(".")
     return caught.value.detail
@@ -42,8 +44,8 @@ def refusal(update: State, method: str = "fedsvd", max_norm: float | None = None
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_an_update_of_the_trained_tensors_passes(method: str, dtype: torch.dtype) -> None:
     update = {name: tensor.to(dtype) for name, tensor in good(method).items()}
-    screen(update, start(), method, max_norm=None)
-    screen(update, start(), method, max_norm=100.0)
+    screen(update, start(), trained(method), max_norm=None)
+    screen(update, start(), trained(method), max_norm=100.0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -100,7 +102,7 @@ def test_what_is_no_dense_tensor_is_refused(make: Callable[[], torch.Tensor]) ->
 def test_an_update_that_is_too_long_is_refused() -> None:
     update = good()
     norm = update_norm(update)
-    screen(update, start(), "fedsvd", max_norm=norm)
+    screen(update, start(), trained("fedsvd"), max_norm=norm)
     assert "L2 norm" in refusal(update, max_norm=norm * 0.999)
     assert "L2 norm" in refusal({n: t * 1e6 for n, t in update.items()}, max_norm=1e3)
 

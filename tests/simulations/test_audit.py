@@ -44,6 +44,7 @@ from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import load_plan, to_toml
 from lorica.common.site_privacy import RunPrivacy
+from lorica.common.stages import stage_of
 from lorica.simulations.audit.audit import run_audit
 from lorica.simulations.audit.canaries import (
     Coordinates,
@@ -133,8 +134,8 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
         task={"labels": labels},
         data={"train": str(folder / "notes.csv")},
         privacy={"epsilon": CLAIM, "delta": 1e-5},
-        training={"expected_batch_size": 200, "local_steps": 4},
-        rounds={"count": 3},
+        training={"mode": "local", "expected_batch_size": 200, "local_steps": 4},
+        rounds={"count": 3, "warm_start": 0},
         simulation={"sites": 1},
     )
 
@@ -215,7 +216,7 @@ def _answer_without_ledger(
 ) -> Reply:
     event = part(self._allow(request.plan))
     session = self._open(request.plan)
-    session.load(unpack_state(request.blob))
+    session.load(unpack_state(request.blob), stage_of(request.plan, request.round))
     return run(session, event)
 
 

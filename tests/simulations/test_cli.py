@@ -54,6 +54,7 @@ def good(tmp_path: Path, backbone: Path) -> list[str]:
         "data.train": "data.csv",
         "backbone.source": str(backbone),
         "training.expected_batch_size": "8",
+        "training.lora_rounds": "1",
         "training.local_steps": "1",
         "rounds.count": "2",
         "privacy.delta": "1e-3",
@@ -115,7 +116,9 @@ SETTINGS: dict[str, tuple[dict[str, str], Code, list[str]]] = {
     ),
     "no such test data": ({"data.test": "no.csv"}, Code.DATA_NOT_FOUND, ["no.csv"]),
     "a batch larger than the site": (
-        {"training.expected_batch_size": "33"}, Code.DATA_TOO_FEW_RECORDS, ["site-0", "32", "33"],
+        {"training.mode": "local", "training.expected_batch_size": "33"},
+        Code.DATA_TOO_FEW_RECORDS,
+        ["site-0", "32", "33"],
     ),
     "more sites than records": ({"simulation.sites": "65"}, Code.DATA_PARTITION, ["64", "65"]),
     "epsilon 0": ({"privacy.epsilon": "0"}, Code.PLAN_BAD_VALUE, ["privacy.epsilon", "above 0"]),

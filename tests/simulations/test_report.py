@@ -44,6 +44,7 @@ def case(
     plan = RunPlan().replace(
         task={"labels": label_names},
         privacy={"epsilon": epsilon},
+        training={"lora_rounds": 1},
         rounds={"count": rounds},
         simulation={"sites": sites},
     )

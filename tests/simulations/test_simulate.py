@@ -59,9 +59,17 @@ def write_csv(
     return path
 
 
-@pytest.fixture(scope="module")
+MODES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "gradient": ({"lora": "always", "lora_rounds": 1}, {}),
+    "local": ({"mode": "local"}, {"warm_start": 0}),
+}
+"""Sections training and rounds. The first has one round of every stage."""
+
+
+@pytest.fixture(scope="module", params=sorted(MODES))
 def plan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
     """Three sites of 32 records on the small backbone of tests/conftest.py."""
+    training, rounds = MODES[request.param]
     shared = request.config.pluginmanager.get_plugin(str(Path(__file__).parents[1] / "conftest.py"))
     folder = tmp_path_factory.mktemp("simulate")
     return RunPlan().replace(
@@ -69,8 +77,8 @@ def plan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         adapter={"rank": 8, "layers": [1, 2]},
         data={"train": str(write_csv(folder / "data.csv", 120))},
         privacy={"epsilon": 8.0, "delta": 1e-3},
-        training={"expected_batch_size": 8, "local_steps": 2},
-        rounds={"count": ROUNDS},
+        training={"expected_batch_size": 8, "local_steps": 2, **training},
+        rounds={"count": ROUNDS, **rounds},
         simulation={"sites": SITES},
     )
 

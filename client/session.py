@@ -21,7 +21,7 @@ from lorica.common.batching import micro_batches
 from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import Part, is_trained, part_of
 from lorica.common.plan import RunPlan
-from lorica.common.prefix_cache import PrefixCache, predict_logits
+from lorica.common.prefix_cache import SHELF, PrefixCache, predict_logits
 from lorica.common.records import Records
 from lorica.common.stages import Stage, falling, schedule, stage_of
 from lorica.common.tasks.text_classification import TextClassifier, encode, loss_sum
@@ -165,7 +165,13 @@ class Session:
         encoded = encode(self._backbone, texts, self._plan.training.max_length)
         share = self._cache_bytes * len(rows) // max(1, len(self._records))
         later = any(not stage.on_frozen_features for stage, _ in schedule(self._plan))
-        return PrefixCache(self._classifier, encoded, limit_bytes=share, states=later)
+        return SHELF.get(
+            self._classifier,
+            encoded,
+            backbone=self._backbone,
+            limit_bytes=share,
+            states=later,
+        )
 
     def _units_of(self, rows: np.ndarray) -> Units:
         if self._plan.privacy.unit == "record":

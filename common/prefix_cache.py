@@ -8,10 +8,15 @@ pooled states do not change either, and are kept beside, one row per record.
 
 from __future__ import annotations
 
+import hashlib
+import threading
+from collections import OrderedDict
+
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from lorica.common.backbones import Backbone
 from lorica.common.batching import micro_batches
 from lorica.common.memory import release_unused
 from lorica.common.tasks.text_classification import Encoded, TextClassifier, collate
@@ -107,6 +112,60 @@ class PrefixCache:
         for rows in micro_batches(np.arange(len(self.encoded)), self.lengths):
             pooled[torch.from_numpy(rows)] = self._through(classifier, rows)
         return pooled
+
+
+class CacheShelf:
+    """Caches of one process by content, so that runs and sites with the same texts share them.
+
+    A simulation of many plans on one data set, or a site that serves one plan after another,
+    computes the frozen part once. The least recently used go first when the shelf is full.
+    """
+
+    def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
+        """``limit_bytes``: of all caches on the shelf together."""
+        self._limit = limit_bytes
+        self._held: OrderedDict[tuple[str, int, int, bool, str], PrefixCache] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(
+        self,
+        classifier: TextClassifier,
+        encoded: Encoded,
+        *,
+        backbone: Backbone,
+        limit_bytes: int = CACHE_BYTES,
+        states: bool = True,
+    ) -> PrefixCache:
+        """The cache of these texts for classifiers with this backbone and split; made if absent.
+
+        Args:
+            classifier: idle, or with ``states`` wanted.
+            encoded: the texts.
+            backbone: the classifier's.
+            limit_bytes: as for :class:`PrefixCache`.
+            states: as for :class:`PrefixCache`.
+        """
+        digest = hashlib.sha256(encoded.lengths.tobytes())
+        for tokens in encoded.tokens:
+            digest.update(tokens.tobytes())
+        depth = classifier.prefix.depth
+        model = backbone.sha256 + backbone.settings_sha256
+        key = (model, depth, limit_bytes, states, digest.hexdigest())
+        with self._lock:
+            found = self._held.pop(key, None) or PrefixCache(
+                classifier, encoded, limit_bytes=limit_bytes, states=states
+            )
+            self._held[key] = found
+            while self._size() > self._limit and len(self._held) > 1:
+                self._held.popitem(last=False)
+        return found
+
+    def _size(self) -> int:
+        return sum(cache.size_bytes for cache in self._held.values())
+
+
+SHELF = CacheShelf()
+"""The process's caches."""
 
 
 @torch.no_grad()

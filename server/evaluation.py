@@ -8,8 +8,9 @@ from lorica.common.adapters import State
 from lorica.common.backbones import Backbone
 from lorica.common.memory import release_unused
 from lorica.common.plan import RunPlan
-from lorica.common.prefix_cache import PrefixCache, predict_logits
+from lorica.common.prefix_cache import SHELF, predict_logits
 from lorica.common.records import Records, label_indices
+from lorica.common.stages import schedule
 from lorica.common.tasks.text_classification import Metrics, TextClassifier, encode, metrics
 
 
@@ -22,7 +23,8 @@ class CentralEvaluator:
         self._labels = torch.tensor(labels, dtype=torch.int64)
         self._classifier = TextClassifier(backbone, plan).eval()
         encoded = encode(backbone, test.texts, plan.training.max_length)
-        self._cache = PrefixCache(self._classifier, encoded)
+        later = any(not stage.on_frozen_features for stage, _ in schedule(plan))
+        self._cache = SHELF.get(self._classifier, encoded, backbone=backbone, states=later)
 
     def __call__(self, state: State) -> Metrics:
         """Metrics of the adapter state on the test data."""

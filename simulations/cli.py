@@ -1,4 +1,4 @@
-"""``lorica simulate`` and ``lorica demo``."""
+"""``lorica simulate``, ``lorica sweep`` and ``lorica demo``."""
 
 from __future__ import annotations
 
@@ -64,7 +64,33 @@ def demo(
     _simulate(load_plan(plan, settings or []), out, resume=False, force=True)
 
 
-simulate.help_panel = demo.help_panel = "Simulations"  # type: ignore[attr-defined]
+def sweep(
+    file: Annotated[Path, typer.Argument(help="The sweep: variants and axes, in TOML.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; default runs/<name of the file>.")
+    ] = None,
+) -> None:
+    """Run a grid of simulations, draw it, and go on where an earlier call was interrupted.
+
+    Example file: [variants.head] "adapter.kind" = "head" · [variants.lora] "training.lora" =
+    "always" · axes = { "privacy.epsilon" = [1, 3, 8], "simulation.seed" = [0, 1, 2] }
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from lorica.simulations.sweep import run_sweep
+    from lorica.simulations.sweep_page import sweep_table
+
+    console, folder = Console(), out or Path("runs") / file.stem
+    try:
+        results = run_sweep(file, folder, console)
+    except KeyboardInterrupt:
+        console.print("\nInterrupted. The same command goes on with what is left.")
+        sys.exit(_INTERRUPTED)
+    console.print(sweep_table(results))
+    console.print(f"results in {folder}", highlight=False)
+
+
+simulate.help_panel = demo.help_panel = sweep.help_panel = "Simulations"  # type: ignore[attr-defined]
 
 
 def _simulate(plan: RunPlan, out: Path, *, resume: bool, force: bool) -> None:

@@ -53,8 +53,16 @@ _PACKAGES = ("lorica", "flwr", "torch", "transformers", "peft", "opacus", "dp-ac
 class Simulation:
     """One plan simulated on this machine."""
 
-    def __init__(self, plan: RunPlan, out: Path, console: Console) -> None:
+    def __init__(
+        self, plan: RunPlan, out: Path, console: Console, *, data: RunData | None = None
+    ) -> None:
         """Read the data and make the sites; nothing is written yet.
+
+        Args:
+            plan: the run.
+            out: the results folder.
+            console: where progress is shown.
+            data: training and test data, if not those that the plan names.
 
         Raises:
             LoricaError: LOR-30x data, LOR-20x backbone, LOR-308 or LOR-402 a site that could not
@@ -62,7 +70,7 @@ class Simulation:
         """
         self._console = console
         self._folder = RunFolder(out)
-        self._data = load_data(plan)
+        self._data = data or load_data(plan)
         self.plan = with_labels(plan, *label_sources(plan, self._data))
         self._trainers = make_trainers(self._data.train, self.plan)
         self._privacy = self._check_sites()
@@ -234,7 +242,7 @@ def summarise(
             site: dict(sorted(Counter(trainer.labels).items()))
             for site, trainer in trainers.items()
         },
-        "versions": _versions(),
+        "versions": versions(),
         "plan_fingerprint": plan.fingerprint,
     }
 
@@ -294,7 +302,8 @@ def _peak_rss_bytes() -> int:
     return max(peaks) * unit
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of Python, Lorica and the packages that results depend on."""
     found = {"python": sys.version.split()[0]}
     for name in _PACKAGES:
         try:

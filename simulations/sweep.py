@@ -1,0 +1,219 @@
+"""``lorica sweep``: many simulations from one TOML file, resumable, as a table and a picture.
+
+A sweep file names variants (each a set of plan settings) and axes (a plan key and its values);
+every variant runs once for every combination of the axes' values::
+
+    name = "head or LoRA"
+    axes = { "privacy.epsilon" = [1, 3, 8, inf], "simulation.seed" = [0, 1, 2] }
+    score = "test"                      # or "validation": a part of the training data
+
+    [settings]                          # of all variants
+    "data.train" = "banking77/train.csv"
+
+    [variants."head only"]
+    "adapter.kind" = "head"
+
+Runs of one combination that differ in ``simulation.seed`` alone are averaged.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import time
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rich.console import Console
+
+from lorica.common.errors import Code, LoricaError
+from lorica.common.holdout import validation_data
+from lorica.common.plan import RunPlan
+from lorica.common.plan_io import load_plan
+from lorica.common.storage import storage_errors, write_atomically
+from lorica.server.run_folder import PLAN
+from lorica.simulations.simulate import SUMMARY, Simulation, versions
+
+SEED = "simulation.seed"
+RESULTS = "sweep.json"
+
+Value = str | int | float
+
+
+class SweepFile(BaseModel):
+    """A sweep file, whole."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    name: str = Field("sweep", min_length=1)
+    """Title of the table and the picture."""
+    axes: dict[str, list[Value]] = {}
+    """Plan key ("privacy.epsilon") -> the values it takes."""
+    score: Literal["test", "validation"] = "test"
+    """What accuracy is measured on: data.test, or a part of the training data that is set aside;
+    choose settings by the latter only."""
+    settings: dict[str, Any] = {}
+    """Plan key -> value, for all runs."""
+    variants: dict[str, dict[str, Any]] = Field(min_length=1)
+    """Name -> plan key -> value."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep."""
+
+    variant: str
+    at: dict[str, Value]
+    """Axis -> its value."""
+    plan: RunPlan
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder: readable, and different for different plans."""
+        words = "".join(c if c.isalnum() else "-" for c in self.variant)[:40]
+        return f"{words}-{self.plan.fingerprint[:10]}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one run."""
+
+    variant: str
+    at: dict[str, Value]
+    accuracy: float
+    loss: float
+    zero_shot: float
+    epsilon: float | str
+    """Largest over the sites, nats."""
+    bytes_up: int
+    """By one site in the whole run."""
+    bytes_down: int
+    """To one site in the whole run."""
+    seconds: float
+    peak_rss_bytes: int
+    fingerprint: str
+
+
+def load_sweep(path: Path) -> tuple[SweepFile, list[Cell]]:
+    """Read a sweep file and make all plans; paths in it are taken from its folder.
+
+    Raises:
+        LoricaError: LOR-101 unreadable, LOR-102 or LOR-103 a key or value that cannot be.
+    """
+    try:
+        content = SweepFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise LoricaError(
+            Code.PLAN_UNREADABLE, f"{path} cannot be read: {error.strerror}."
+        ) from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise LoricaError(Code.PLAN_UNREADABLE, f"{path} is not valid TOML: {error}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise LoricaError(Code.PLAN_BAD_VALUE, f"{path}: {where}: {first['msg']}.") from error
+    cells = []
+    for variant, own in content.variants.items():
+        for values in itertools.product(*content.axes.values()):
+            at = dict(zip(content.axes, values, strict=True))
+            plan = load_plan(None, _settings(content.settings | own | at, path.parent))
+            cells.append(Cell(variant, at, plan))
+    return content, cells
+
+
+def run_sweep(path: Path, out: Path, console: Console) -> list[Result]:
+    """Run what has not been run yet, and write ``sweep.json``, a page and a picture into ``out``.
+
+    Returns:
+        All results, in the file's order.
+    """
+    from lorica.simulations.sweep_page import write_page
+
+    content, cells = load_sweep(path)
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    results = []
+    begun = time.monotonic()
+    fresh = 0
+    for number, cell in enumerate(cells, 1):
+        folder = out / "runs" / cell.folder
+        place = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in cell.at.items())
+        if not (folder / SUMMARY).exists():
+            fresh += 1
+            console.rule(f"{number} of {len(cells)}: {cell.variant} ({place})", align="left")
+            _run(cell, folder, content.score, console)
+            left = (time.monotonic() - begun) / fresh * (len(cells) - number)
+            console.print(f"about {left / 60:.0f} min left", style="dim")
+        results.append(_read(cell, folder))
+        _write(out, content, results)
+    write_page(out, content.name, results)
+    return results
+
+
+def _run(cell: Cell, folder: Path, score: str, console: Console) -> None:
+    data = validation_data(cell.plan) if score == "validation" else None
+    simulation = Simulation(cell.plan, folder, console, data=data)
+    simulation.run(resume=(folder / PLAN).exists())
+
+
+def _read(cell: Cell, folder: Path) -> Result:
+    try:
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        sites = max(1, len(summary["epsilon"]))
+        spent = [math.inf if value == "inf" else value for value in summary["epsilon"].values()]
+        most = max(spent, default=math.inf)
+        rounds = cell.plan.rounds.count
+        return Result(
+            variant=cell.variant,
+            at=cell.at,
+            accuracy=summary["accuracy"],
+            loss=summary["loss"],
+            zero_shot=summary["baselines"]["zero_shot"],
+            epsilon=most if math.isfinite(most) else "inf",
+            bytes_up=summary["bytes_up_per_round"] * rounds // sites,
+            bytes_down=summary["bytes_down_per_round"] * rounds // sites,
+            seconds=summary["seconds"],
+            peak_rss_bytes=summary["peak_rss_bytes"],
+            fingerprint=summary["plan_fingerprint"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LoricaError(
+            Code.RUN_NOT_RESUMABLE,
+            f"{folder / SUMMARY} is damaged: {error}.",
+            mend=f"Remove {folder} and run the sweep again.",
+        ) from error
+
+
+def _write(out: Path, content: SweepFile, results: list[Result]) -> None:
+    about: dict[str, Any] = {
+        "name": content.name,
+        "score": content.score,
+        "versions": versions(),
+        "results": [asdict(result) for result in results],
+    }
+    text = json.dumps(_plain(about), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(out / RESULTS, text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return "inf" if isinstance(value, float) and math.isinf(value) else value
+
+
+def _settings(values: Mapping[str, Any], folder: Path) -> list[str]:
+    """``--set`` settings; paths of data that exist beside the file are taken from there."""
+    found = []
+    for key, value in values.items():
+        if key in ("data.train", "data.test") and (folder / str(value)).is_file():
+            value = folder / str(value)
+        text = json.dumps(value) if isinstance(value, list) else str(value)
+        found.append(f"{key}={text}")
+    return found

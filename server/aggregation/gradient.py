@@ -33,8 +33,9 @@ class GradientStep(SumOfReleases):
     - "momentum": u = m / C.
 
     η = rate / √(rounds of the stage that train the tensor), falling linearly to
-    ``server.final_rate``. With "adam" the noise alone then moves every weight by about the rate over the stage (a random walk of T steps
-    of rate / √T), whatever ε, the number of rounds, records and sites.
+    ``server.final_rate``. With "adam" the noise alone then moves every weight by about the rate
+    over the stage (a random walk of T steps of rate / √T), whatever ε, the number of rounds,
+    records and sites.
 
     **Exact**: all sites differentiate at one common (A, B), so there is no product of averages.
     Under "fedsvd" the product B·A is re-factorised after the step, which leaves it as it is;

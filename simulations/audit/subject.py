@@ -69,7 +69,7 @@ class Subject:
         if alternates(plan.aggregation.method):
             raise LoricaError(
                 Code.PLAN_BAD_VALUE,
-                f'The audit watches one set of trained values, but aggregation.method '
+                f"The audit watches one set of trained values, but aggregation.method "
                 f'"{plan.aggregation.method}" trains them in turn.',
                 mend="Audit the plan with another method; noise and clipping are the same.",
             )

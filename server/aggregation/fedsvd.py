@@ -46,12 +46,12 @@ class FedSVD(WeightedMean):
         for name_a, name_b in factor_pairs(mean).values():
             old = mean[name_a]
             mean[name_a], mean[name_b] = refactorise(old, mean[name_b])
-            self._turn_memory(name_b, mean[name_a] @ torch.linalg.pinv(old))
+            self._turn_memory(name_b, old @ mean[name_a].T)
         return mean
 
     def _turn_memory(self, name_b: str, turn: torch.Tensor) -> None:
-        """Moments of B in the new axes: B' = B Qᵀ for A' = Q A. Squares turn by Q's squares,
-        which is right where values are uncorrelated."""
+        """Moments of B in the new axes, as B itself: B' = B·A·A'ᵀ. Squares turn by that matrix'
+        squares, which is right where values are uncorrelated."""
         for key, matrix in ((f"m.{name_b}", turn), (f"v.{name_b}", turn.square())):
             if key in self.memory:
-                self.memory[key] = self.memory[key] @ matrix.T
+                self.memory[key] = self.memory[key] @ matrix

@@ -61,10 +61,11 @@ def stage_of(plan: RunPlan, round: int) -> Stage:
 
 def place_in_stage(plan: RunPlan, round: int) -> tuple[int, int]:
     """Number of a round within its stage, from 1, and the stage's number of rounds."""
+    number = round
     for _, rounds in schedule(plan):
-        if round <= rounds:
-            return round, rounds
-        round -= rounds
+        if number <= rounds:
+            return number, rounds
+        number -= rounds
     raise ValueError(f"the plan has no round {round}")
 
 

@@ -71,6 +71,7 @@ class GradientStep(SumOfReleases):
         super().__init__(start, names)
         self._plan, self._round = plan, round
         self._noise = noise_multiplier * plan.privacy.clip_norm
+        self._before = dict(memory)
         self.memory: State = dict(memory)
         """The optimiser's tensors, after :meth:`finish` those of this round."""
 
@@ -101,14 +102,14 @@ class GradientStep(SumOfReleases):
         """u of one tensor; updates the memory."""
         server, t = self._plan.server, place_of_tensor(self._plan, self._round, name)[0]
         first = t == 1
-        m = torch.zeros_like(total) if first else self.memory[f"m.{name}"].double()
+        m = torch.zeros_like(total) if first else self._before[f"m.{name}"].double()
         m = server.momentum * m + (1 - server.momentum) * total
         self.memory[f"m.{name}"] = m
         mean = m / (1 - server.momentum**t)
         if server.optimizer == "momentum":
             return mean / self._plan.privacy.clip_norm
         beta = server.second_moment
-        v = 0.0 if first else float(self.memory[f"v.{name}"])
+        v = 0.0 if first else float(self._before[f"v.{name}"])
         v = beta * v + (1 - beta) * float(total.square().mean())
         self.memory[f"v.{name}"] = torch.tensor([v], dtype=torch.float64)
         v /= 1 - beta**t

@@ -24,16 +24,19 @@ Formal guarantee:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from opacus.optimizers import DPOptimizer
 
+from lorica.client.after_noise import AfterNoise
 from lorica.client.noise import NoiseSource
 from lorica.client.units import Drawn, Units, average_by_unit, unit_batches
 from lorica.common.errors import Code, LoricaError
+
+Parameters = dict[str, torch.nn.Parameter]
 
 LossOfRows = Callable[[np.ndarray], torch.Tensor]
 """Summed loss of the records with these rows; its backward pass fills ``grad_sample``."""
@@ -52,6 +55,7 @@ class NoisyOptimizer(DPOptimizer):
         noise: NoiseSource,
         noise_multiplier: float,
         expected_batch_size: int,
+        after: AfterNoise | None = None,
     ) -> None:
         """
         Args:
@@ -60,6 +64,7 @@ class NoisyOptimizer(DPOptimizer):
             noise_multiplier: σ; 0 means no privacy (gradients are clipped all the same).
             expected_batch_size: what the noised sum is divided by: a public constant (the drawn
                 batch size is private).
+            after: changes the noised mean gradients before they move anything.
         """
         bounds = [group["clip_norm"] for group in optimizer.param_groups]
         clip_norm = math.sqrt(sum(bound**2 for bound in bounds))
@@ -71,18 +76,29 @@ class NoisyOptimizer(DPOptimizer):
             loss_reduction="mean",
         )
         self._noise = noise
+        if after is not None:
+            self.attach_step_hook(lambda _: after(self.params))
 
     def clip_and_accumulate(self) -> None:
-        """Clip and sum in float64; a record with any non-finite gradient counts as 0.
+        """Clip and sum in float64 what requires gradients; a record with any non-finite gradient
+        counts as 0.
 
         Float32 sums round differently with and without a record (arXiv 2207.10635), which would
         add to the sensitivity; in float64 that is below the grid that the noise source rounds
         to.
         """
         groups = [
-            (group["clip_norm"], [(p, p.grad_sample.flatten(1).double()) for p in group["params"]])
+            (
+                group["clip_norm"],
+                [
+                    (p, p.grad_sample.flatten(1).double())
+                    for p in group["params"]
+                    if p.requires_grad
+                ],
+            )
             for group in self.param_groups
         ]
+        groups = [(bound, members) for bound, members in groups if members]
         finite = torch.stack(
             [sample.isfinite().all(1) for _, members in groups for _, sample in members]
         ).all(0)
@@ -124,7 +140,7 @@ class DPTrainer:
 
     def __init__(
         self,
-        parameters: dict[str, torch.nn.Parameter],
+        parameters: Parameters,
         optimizer: NoisyOptimizer,
         loss_of_rows: LossOfRows,
         lengths: np.ndarray,
@@ -133,6 +149,7 @@ class DPTrainer:
         noise: NoiseSource,
         units: Units | None = None,
         moves: bool = True,
+        turns: Sequence[Collection[str]] = (),
     ) -> None:
         """
         Args:
@@ -144,6 +161,9 @@ class DPTrainer:
             noise: source of the Poisson sampling.
             units: whose records they are; every record its own unit when omitted.
             moves: whether the optimizer moves the parameters, which is then checked.
+            turns: names of the parameters that each step trains: the first collection in the
+                first step and so on, again from the first after the last; all, when empty.
+                What a step does not train is neither clipped nor noised nor moved in it.
         """
         self._parameters = parameters
         self._optimizer = optimizer
@@ -152,7 +172,8 @@ class DPTrainer:
         self._sample_rate = sample_rate
         self._noise = noise
         self._units = units or Units.of_records(len(lengths))
-        self._checked = not moves
+        self._turns = [set(names) for names in turns] or [set(parameters)]
+        self._unchecked = set(range(len(self._turns))) if moves else set()
 
     def run(self, steps: int, on_step: Callable[[int], Any] | None = None) -> None:
         """Take ``steps`` DP-SGD steps; ``on_step`` hears the number of steps taken.
@@ -162,39 +183,51 @@ class DPTrainer:
                 trainable matrix did not move in the first step.
         """
         for step in range(steps):
-            self._step(self._units.draw(self._noise, self._sample_rate))
+            drawn = self._units.draw(self._noise, self._sample_rate)
+            self._step(drawn, step % len(self._turns))
             if on_step is not None:
                 on_step(step + 1)
+        for parameter in self._parameters.values():
+            parameter.requires_grad_(True)
 
-    def _step(self, drawn: Drawn) -> None:
-        before = None if self._checked else _copies(self._parameters)
+    def _step(self, drawn: Drawn, turn: int) -> None:
         self._optimizer.zero_grad(set_to_none=True)
+        active = self._activate(turn)
+        before = _copies(active) if turn in self._unchecked else None
         batches = list(unit_batches(drawn, self._lengths))
         for position, (rows, owner) in enumerate(batches):
             self._loss_of_rows(rows).backward()
-            self._check_sizes(len(rows))
-            for parameter in self._parameters.values():
+            self._check_sizes(active, len(rows))
+            for parameter in active.values():
                 parameter.grad_sample = average_by_unit(parameter.grad_sample, owner)  # type: ignore[attr-defined]
             self._optimizer.signal_skip_step(position + 1 < len(batches))
             self._optimizer.step()
             if position + 1 < len(batches):
                 self._optimizer.zero_grad(set_to_none=True)
         if not batches:
-            self._empty_step()
+            self._empty_step(active)
         if before is not None and drawn:
-            _assert_moved(before, self._parameters)
-            self._checked = True
+            _assert_moved(before, active, self._parameters)
+            self._unchecked.discard(turn)
 
-    def _empty_step(self) -> None:
+    def _activate(self, turn: int) -> Parameters:
+        """Make the turn's parameters, and no others, trainable; returns them."""
+        names = self._turns[turn]
+        for name, parameter in self._parameters.items():
+            parameter.requires_grad_(name in names)
+        return {name: p for name, p in self._parameters.items() if name in names}
+
+    def _empty_step(self, active: Parameters) -> None:
         """A step whose batch is empty: noise alone, accounted like any other."""
-        for parameter in self._parameters.values():
+        for parameter in active.values():
             parameter.grad_sample = torch.zeros(0, *parameter.shape)  # type: ignore[attr-defined]
             parameter.grad = torch.zeros_like(parameter)
         self._optimizer.signal_skip_step(False)
         self._optimizer.step()
 
-    def _check_sizes(self, count: int) -> None:
-        for name, parameter in self._parameters.items():
+    @staticmethod
+    def _check_sizes(active: Parameters, count: int) -> None:
+        for name, parameter in active.items():
             sample = getattr(parameter, "grad_sample", None)
             if sample is None or sample.shape != (count, *parameter.shape):
                 raise LoricaError(
@@ -205,17 +238,18 @@ class DPTrainer:
                 )
 
 
-def _copies(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+def _copies(parameters: Parameters) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
 
 def _assert_moved(
-    before: dict[str, torch.Tensor], parameters: dict[str, torch.nn.Parameter]
+    before: dict[str, torch.Tensor], active: Parameters, parameters: Parameters
 ) -> None:
-    """Every trainable matrix must have changed; an A whose B was 0 has a zero gradient and is
-    exempt (its gradient is Bᵀ times something)."""
-    for name, parameter in parameters.items():
-        partner = before.get(name.replace(".lora_A.", ".lora_B."))
+    """Every matrix that the step trains must have changed; an A whose B was 0 has a zero gradient
+    and is exempt (its gradient is Bᵀ times something)."""
+    for name, parameter in active.items():
+        partner_name = name.replace(".lora_A.", ".lora_B.")
+        partner = before.get(partner_name, parameters.get(partner_name))
         idle = ".lora_A." in name and partner is not None and not bool(partner.any())
         if not idle and torch.equal(before[name], parameter):
             raise LoricaError(

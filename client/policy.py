@@ -88,7 +88,8 @@ class Policy(Section):
     backbones: list[str] = [EMBEDDED_SHA256]
     """Allowed backbones, by the SHA-256 of their weights."""
     maximum_rank: int = Field(64, ge=1)
-    """Largest LoRA rank."""
+    """Largest LoRA rank; under the method "flexlora" the rank that the site trains at if a plan
+    has a larger one."""
     maximum_labels: int = Field(1000, ge=2)
     """Largest number of labels."""
     maximum_rounds: int = Field(1000, ge=1)
@@ -181,7 +182,9 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
             f"the backbone with SHA-256 {backbone_sha256} is not allowed",
         ),
         (
-            plan.adapter.kind != "lora" or plan.adapter.rank <= policy.maximum_rank,
+            plan.adapter.kind != "lora"
+            or plan.aggregation.method == "flexlora"
+            or plan.adapter.rank <= policy.maximum_rank,
             f"adapter.rank is {plan.adapter.rank}, the ceiling {policy.maximum_rank}",
         ),
         (
@@ -206,6 +209,13 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
     ):
         if not allowed:
             raise LoricaError(Code.POLICY_REFUSED, f"The site's policy refuses: {what}.")
+
+
+def site_rank(plan: RunPlan, config: SiteConfig | None) -> int:
+    """The LoRA rank that the site trains a plan at."""
+    if config is None or plan.aggregation.method != "flexlora":
+        return plan.adapter.rank
+    return min(plan.adapter.rank, config.policy.maximum_rank)
 
 
 def documented_site(name: str, source: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lorica.client.after_noise import AfterNoise
 from lorica.client.dp_sgd import DPTrainer, KeepGradient, NoisyOptimizer
 from lorica.client.evaluation import counts_by_unit, noised_counts, set_aside
 from lorica.client.frozen_features import head_gradient, label_sums
@@ -15,15 +16,16 @@ from lorica.client.noise import NoiseSource
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.client.units import Units, joined
 from lorica.common.accounting import PrivacyEvent
-from lorica.common.adapters import State
+from lorica.common.adapters import State, check_shapes
 from lorica.common.backbones import Backbone
 from lorica.common.batching import micro_batches
 from lorica.common.errors import Code, LoricaError
-from lorica.common.methods import Part, is_trained, part_of
+from lorica.common.factors import cut_factors, filled_up
+from lorica.common.methods import Part, factor_pairs, is_trained, part_of, step_turns
 from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import SHELF, PrefixCache, predict_logits
 from lorica.common.records import Records
-from lorica.common.stages import Stage, falling, schedule, stage_of
+from lorica.common.stages import Stage, falling, schedule, stage_of, trained
 from lorica.common.tasks.text_classification import TextClassifier, encode, loss_sum
 
 
@@ -38,6 +40,7 @@ class Session:
         labels: list[int],
         *,
         cache_bytes: int,
+        rank: int | None = None,
     ) -> None:
         """
         Args:
@@ -46,9 +49,11 @@ class Session:
             records: all of the site's records.
             labels: the position of every record's label in the plan's list.
             cache_bytes: memory for cached token states, bytes.
+            rank: the LoRA rank to train at, at most the plan's; the plan's when omitted.
         """
         self._plan = plan
-        self._classifier = TextClassifier(backbone, plan).eval()
+        self._rank = rank or plan.adapter.rank
+        self._classifier = TextClassifier(backbone, _at_rank(plan, self._rank)).eval()
         aside = set_aside(records, plan)
         self._train_rows, self._test_rows = np.flatnonzero(~aside), np.flatnonzero(aside)
         self._labels = torch.tensor(labels, dtype=torch.int64)
@@ -58,12 +63,14 @@ class Session:
         self._train_cache = self._cache(self._train_rows)
         self._test_cache: PrefixCache | None = None
         self._train_labels = self._labels[torch.from_numpy(self._train_rows)]
-        self._trained = {
+        self._trainable = {
             name: parameter
             for name, parameter in self._classifier.adapter_parameters.items()
             if is_trained(plan.aggregation.method, name)
         }
-        enable_per_sample_gradients(self._classifier, self._trained.values())
+        enable_per_sample_gradients(self._classifier, self._trainable.values())
+        self._trained = self._trainable
+        self._received: State = {}
         self._units = self._units_of(self._train_rows)
 
     def serves(self, plan: RunPlan) -> bool:
@@ -84,11 +91,13 @@ class Session:
         if stage.on_frozen_features:
             self._classifier.load_head(state)
         else:
-            self._classifier.load_state(state)
+            self._received = state
+            self._classifier.load_state(self._at_own_rank(state))
 
     def train(self, round: int, event: PrivacyEvent, noise: NoiseSource) -> State:
         """What the round's stage asks for, from the loaded state; all of it noised."""
         stage = stage_of(self._plan, round)
+        self._choose(round)
         if stage is Stage.LOCAL:
             return self._local_steps(round, event, noise)
         if stage is Stage.LORA:
@@ -102,17 +111,36 @@ class Session:
         bound = self._plan.privacy.clip_norm
         return head_gradient(head, features, labels, owner, bound, event, noise)
 
+    def _choose(self, round: int) -> None:
+        """Make what the round trains, and nothing else, trainable."""
+        names = trained(self._plan, round, self._trainable)
+        self._trained = {name: self._trainable[name] for name in names}
+        for name, parameter in self._trainable.items():
+            parameter.requires_grad_(name in self._trained)
+
     def _local_steps(self, round: int, event: PrivacyEvent, noise: NoiseSource) -> State:
-        """Several DP-SGD steps; local minus global value of what is trained."""
-        before = {name: p.detach().clone() for name, p in self._trained.items()}
-        factor = falling(self._plan, round, self._plan.training.final_rate)
+        """Several DP-SGD steps; local minus global value of what is trained.
+
+        At a lower rank than the plan's, missing rows and columns count as 0.
+        """
+        training = self._plan.training
+        factor = falling(self._plan, round, training.final_rate)
         self._dp_steps(
             torch.optim.Adam(self._groups(factor)),
             event,
             noise,
-            batch=self._plan.training.expected_batch_size,
+            batch=training.expected_batch_size,
+            after=AfterNoise(
+                smoothing=training.smoothing,
+                proximal=training.proximal,
+                origin={p: p.detach().clone() for p in self._trained.values()},
+            ),
         )
-        return {name: p.detach() - before[name] for name, p in self._trained.items()}
+        found = {}
+        for name, parameter in self._trained.items():
+            before = self._received[name].float()
+            found[name] = filled_up(parameter.detach(), before.shape) - before
+        return found
 
     def _gradient_sum(self, event: PrivacyEvent, noise: NoiseSource) -> State:
         """The noised sum of the drawn units' clipped gradients."""
@@ -121,13 +149,20 @@ class Session:
         return {name: inner.kept[parameter] for name, parameter in self._trained.items()}
 
     def _dp_steps(
-        self, inner: torch.optim.Optimizer, event: PrivacyEvent, noise: NoiseSource, *, batch: int
+        self,
+        inner: torch.optim.Optimizer,
+        event: PrivacyEvent,
+        noise: NoiseSource,
+        *,
+        batch: int,
+        after: AfterNoise | None = None,
     ) -> None:
         optimizer = NoisyOptimizer(
             inner,
             noise=noise,
             noise_multiplier=event.noise_multiplier,
             expected_batch_size=batch,
+            after=after,
         )
         DPTrainer(
             self._trained,
@@ -138,8 +173,20 @@ class Session:
             noise=noise,
             units=self._units,
             moves=not isinstance(inner, KeepGradient),
+            turns=step_turns(self._plan.aggregation.method, list(self._trained)),
         ).run(event.steps)
         optimizer.zero_grad(set_to_none=True)
+
+    def _at_own_rank(self, state: State) -> State:
+        """The state cut to the rank that this site trains at."""
+        if self._rank == self._plan.adapter.rank or self._plan.adapter.kind != "lora":
+            return state
+        shapes = {name: p.shape for name, p in self._classifier.adapter_parameters.items()}
+        for name_a, name_b in factor_pairs(shapes).values():
+            shapes[name_a] = torch.Size((self._plan.adapter.rank, shapes[name_a][1]))
+            shapes[name_b] = torch.Size((shapes[name_b][0], self._plan.adapter.rank))
+        check_shapes(state, shapes)
+        return cut_factors(state, self._rank)
 
     def _idle_features(self, rows: np.ndarray) -> torch.Tensor:
         """Features (n, H) of training rows through the backbone as it came."""
@@ -205,3 +252,11 @@ class Session:
         features = self._train_cache.features(self._classifier, rows)
         logits = self._classifier.head(features)
         return loss_sum(logits, self._train_labels[torch.from_numpy(rows)])
+
+
+def _at_rank(plan: RunPlan, rank: int) -> RunPlan:
+    """The plan with another LoRA rank and the same scaling alpha / rank."""
+    if rank == plan.adapter.rank:
+        return plan
+    alpha = plan.adapter.alpha * rank / plan.adapter.rank
+    return plan.replace(adapter={"rank": rank, "alpha": alpha})

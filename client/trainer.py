@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.noise import NoiseSource
-from lorica.client.policy import SiteConfig, check_plan
+from lorica.client.policy import SiteConfig, check_plan, site_rank
 from lorica.client.session import Session
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import pack_state, unpack_state
@@ -288,5 +288,6 @@ class LocalTrainer:
                 self._records,
                 self._positions(plan),
                 cache_bytes=self._cache_bytes,
+                rank=site_rank(plan, self._config),
             )
         return self._session

@@ -2,7 +2,9 @@
 
 ``adapter_model.safetensors`` and ``adapter_config.json`` are peft's own format (LoRA on the
 encoder); ``head.safetensors`` holds the classification head, ``lorica.json`` what is needed to
-use it, ``README.md`` says how. Kind "head" has no peft files.
+use it, ``README.md`` says how. Kind "head" has no peft files. The residual weights of "fedex" are
+there as LoRA factors of a higher rank (:func:`lorica.common.residuals.widened`), so that peft's
+own format holds the whole adapter.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from lorica.common.backbones import Backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import from_canonical
+from lorica.common.residuals import narrowed, widened
 from lorica.common.storage import storage_errors
 from lorica.common.version import __version__
 
@@ -80,7 +83,9 @@ def load_adapter(folder: Path) -> SavedAdapter:
         plan = _plan(folder, about["plan"])
         state = safetensors.torch.load((folder / "head.safetensors").read_bytes())
         if plan.adapter.kind == "lora":
-            state |= safetensors.torch.load((folder / "adapter_model.safetensors").read_bytes())
+            lora = safetensors.torch.load((folder / "adapter_model.safetensors").read_bytes())
+            fedex = plan.aggregation.method == "fedex"
+            state |= narrowed(lora, plan.adapter) if fedex else lora
         return SavedAdapter(state, plan, about["backbone"]["sha256"])
     except FileNotFoundError as error:
         raise LoricaError(
@@ -109,7 +114,10 @@ def _write(folder: Path, state: State, plan: RunPlan, backbone: Backbone) -> Non
     # Bytes, not save_file, whose errors do not say that the disk is full.
     (folder / "head.safetensors").write_bytes(safetensors.torch.save(head))
     if lora:
-        config = lora_config(plan.adapter, backbone.layers)
+        adapter = plan.adapter
+        if plan.aggregation.method == "fedex":
+            lora, adapter = widened(lora, adapter)
+        config = lora_config(adapter, backbone.layers)
         config.base_model_name_or_path = source
         config.revision = revision or None
         config.inference_mode = True

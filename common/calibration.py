@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lorica.common.accounting import PrivacyEvent, calibrate_noise, epsilon
+from lorica.common.errors import Code, LoricaError
 
 _TOLERANCE = 1e-4  # relative, of the common factor
 _STEP = math.log(1.3)
+_FARTHEST = math.log(2.0**10)  # from the first guess, on the way to a σ that meets the budget
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def noise_beside(
     alone = calibrate_noise(budget, delta, sample_rate, steps)
     if not fixed or math.isinf(budget):
         return alone
+    if epsilon(fixed, delta) >= budget:
+        raise _unmet(budget, delta)
     return _beside(budget, delta, tuple(fixed), sample_rate, steps, alone)
 
 
@@ -90,16 +94,30 @@ def _beside(
         event = PrivacyEvent(math.exp(log_sigma), sample_rate, steps)
         return math.log(max(epsilon([*fixed, event], delta), 1e-12) / budget)
 
-    return math.exp(_smallest(excess, math.log(alone)))
+    found = _smallest(excess, math.log(alone))
+    if found is None:
+        raise _unmet(budget, delta)
+    return math.exp(found)
 
 
-def _smallest(excess: Callable[[float], float], start: float) -> float:
-    """The smallest x with excess(x) <= 0, from above and to a tolerance; excess falls in x."""
+def _unmet(budget: float, delta: float) -> LoricaError:
+    return LoricaError(
+        Code.PRIVACY_CALIBRATION,
+        f"Beside what else the run does, no noise keeps it within epsilon={budget:g} at "
+        f"delta={delta:g}.",
+    )
+
+
+def _smallest(excess: Callable[[float], float], start: float) -> float | None:
+    """The smallest x with excess(x) <= 0, from above and to a tolerance; excess falls in x.
+    None when there is none up to start + :data:`_FARTHEST`."""
     from scipy.optimize import brentq
 
     low = high = start
     while excess(high) > 0:
         low, high = high, high + _STEP
+        if high > start + _FARTHEST:
+            return None
     while excess(low) <= 0:
         low, high = low - _STEP, low
     found = float(brentq(excess, low, high, xtol=_TOLERANCE))
@@ -125,7 +143,10 @@ def _factor(budget: float, delta: float, parts: tuple[Part, ...]) -> float:
     precision = sum(part.steps / part.relative_noise**2 for part in parts)
     start = math.log(calibrate_noise(budget, delta, 1.0, 1) * math.sqrt(precision))
     if any(part.sample_rate < 1 for part in parts):
-        return math.exp(_smallest(excess, start))
+        found = _smallest(excess, start)
+        if found is None:
+            raise _unmet(budget, delta)
+        return math.exp(found)
     while excess(start) > 0:
         start += _TOLERANCE
     return math.exp(start)

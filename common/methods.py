@@ -5,13 +5,14 @@ this table. An adapter state maps names to tensors:
 
 - ``"<module path>.lora_A.weight"``: A, shape (r, in)
 - ``"<module path>.lora_B.weight"``: B, shape (out, r)
+- ``"<module path>.residual"``: R, shape (out, in), added to the product B·A; "fedex" alone
 - ``"head.weight"``, ``"head.bias"``: shape (labels, hidden), (labels,)
 - ``"head.center"``: shape (hidden,), taken from every feature; never trained
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import Enum
 
 
@@ -20,16 +21,41 @@ class Part(Enum):
 
     A = "lora_A"
     B = "lora_B"
+    RESIDUAL = "residual"
     HEAD = "head"
     CENTER = "center"
 
 
-TRAINED_PARTS: dict[str, frozenset[Part]] = {
-    "fedavg": frozenset({Part.A, Part.B, Part.HEAD}),
-    "ffa": frozenset({Part.B, Part.HEAD}),
-    "fedsvd": frozenset({Part.B, Part.HEAD}),
+_WITH_B = frozenset({Part.B, Part.HEAD})
+_WITH_A = frozenset({Part.A, Part.HEAD})
+_WITH_BOTH = _WITH_A | _WITH_B
+
+TURNS: dict[str, tuple[frozenset[Part], ...]] = {
+    "fedavg": (_WITH_BOTH,),
+    "ffa": (_WITH_B,),
+    "fedsvd": (_WITH_B,),
+    "rolora": (_WITH_B, _WITH_A),
+    "la-lora": (_WITH_BOTH,),
+    "fedex": (_WITH_BOTH,),
+    "flexlora": (_WITH_BOTH,),
 }
-"""Method -> the parts that sites train and send; the rest stays as the coordinator sent it."""
+"""Method -> the parts that sites train and send, by round: the first set in the first round that
+trains LoRA factors, and so on, again from the first after the last."""
+
+STEP_TURNS: dict[str, tuple[frozenset[Part], ...]] = {"la-lora": (_WITH_B, _WITH_A)}
+"""The same by local step within a round, for methods whose steps train less than the round."""
+
+TRAINED_PARTS: dict[str, frozenset[Part]] = {
+    method: frozenset().union(*turns) for method, turns in TURNS.items()
+}
+"""Method -> the parts that sites train in any round; the rest stays as the coordinator sent it."""
+
+AVERAGES_PRODUCTS = frozenset({"fedex", "flexlora"})
+"""Methods that need every site's product B·A, not the mean of its factors alone."""
+
+LOCAL_ONLY = AVERAGES_PRODUCTS | STEP_TURNS.keys()
+"""Methods that need training.mode "local": where all sites differentiate at one common adapter,
+once a round, there is no mean of products to correct and no local step to alternate with."""
 
 
 def part_of(name: str) -> Part:
@@ -42,6 +68,8 @@ def part_of(name: str) -> Part:
         return Part.A
     if name.endswith(".lora_B.weight"):
         return Part.B
+    if name.endswith(".residual"):
+        return Part.RESIDUAL
     if name in ("head.weight", "head.bias"):
         return Part.HEAD
     if name == "head.center":
@@ -49,9 +77,30 @@ def part_of(name: str) -> Part:
     raise KeyError(name)
 
 
-def is_trained(method: str, name: str) -> bool:
-    """Whether sites train the tensor ``name`` under ``method``."""
-    return part_of(name) in TRAINED_PARTS[method]
+def is_trained(method: str, name: str, turn: int | None = None) -> bool:
+    """Whether sites train the tensor ``name`` under ``method``.
+
+    Args:
+        method: the plan's ``aggregation.method``.
+        name: of a tensor of the adapter state.
+        turn: number of the round within those that train LoRA factors, from 1; None asks
+            whether any round does.
+    """
+    turns = TURNS[method]
+    parts = TRAINED_PARTS[method] if turn is None else turns[(turn - 1) % len(turns)]
+    return part_of(name) in parts
+
+
+def alternates(method: str) -> bool:
+    """Whether rounds or local steps of the method train different parts in turn."""
+    return len(TURNS[method]) > 1 or method in STEP_TURNS
+
+
+def step_turns(method: str, names: Collection[str]) -> list[list[str]]:
+    """Which of a round's trained tensors each local step trains: the first list in the first
+    step and so on, again from the first after the last; one list when all steps train all."""
+    turns = STEP_TURNS.get(method, (frozenset(Part),))
+    return [[name for name in names if part_of(name) in parts] for parts in turns]
 
 
 def factor_pairs(names: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -60,3 +109,8 @@ def factor_pairs(names: Iterable[str]) -> dict[str, tuple[str, str]]:
         name.removesuffix(".lora_A.weight") for name in names if name.endswith(".lora_A.weight")
     )
     return {path: (f"{path}.lora_A.weight", f"{path}.lora_B.weight") for path in paths}
+
+
+def residual_name(path: str) -> str:
+    """Name of the residual of the LoRA module at ``path``."""
+    return f"{path}.residual"

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from lorica.common.methods import AVERAGES_PRODUCTS, LOCAL_ONLY
+
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """SHA-256 of the embedded all-MiniLM-L6-v2's ``model.safetensors`` (upstream revision
 1110a243fdf4706b3f48f1d95db1a4f5529b4d41)."""
@@ -223,6 +225,14 @@ class TrainingPlan(Section):
     """Share of privacy.clip_norm² that LoRA gradients get: they are clipped to √share · C, the
     head's gradients to √(1 - share) · C. Not used by kind "head", whose head gets all."""
 
+    proximal: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Mode "local": μ of FedProx, per unit of weight; μ times the distance from the global
+    adapter is added to the noised mean gradient. 0: not at all."""
+
+    smoothing: float = Field(0.0, ge=0, lt=1)
+    """Mode "local": share of the earlier steps' mean that is kept in an exponential mean of the
+    noised gradients over a round's steps, which then takes the gradient's place; 0: none."""
+
     final_rate: float = Field(0.2, gt=0, le=1)
     """Mode "local": share of both learning rates that is left in the last round; they fall
     linearly."""
@@ -234,12 +244,30 @@ class TrainingPlan(Section):
 class AggregationPlan(Section):
     """How updates become the next global adapter."""
 
-    method: Literal["fedavg", "ffa", "fedsvd"] = "fedsvd"
-    """"fedavg" averages A and B apart, "ffa" freezes A, "fedsvd" trains B and re-factorises."""
+    method: Literal["fedavg", "ffa", "fedsvd", "rolora", "la-lora", "fedex", "flexlora"] = "fedsvd"
+    """"fedavg" averages A and B apart, "ffa" freezes A, "fedsvd" trains B and re-factorises,
+    "rolora" trains B and A in alternate rounds, "la-lora" in alternate local steps, "fedex" keeps
+    what averaging misses as a residual weight, "flexlora" averages products and takes sites of
+    lower rank. docs/methods.md compares them."""
+
+    robust: Literal["none", "median", "trimmed-mean", "krum", "norm-bound"] = "none"
+    """Mode "local": what keeps faulty or hostile sites from the mean. All but "none" count every
+    site the same, whatever it declares, and hold a round's updates in memory together."""
+
+    trim_share: float = Field(0.2, ge=0.01, lt=0.5)
+    """Robust "trimmed-mean": share of the sites that is cut off at either end of every value."""
+
+    faulty_sites: int = Field(1, ge=1)
+    """Robust "krum": how many sites may be faulty, f; a round needs at least 2·f + 3."""
+
+    norm_bound: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Robust "norm-bound": longer updates are scaled down to this L2 norm, in units of the
+    weights; 0: to the median of the round's norms."""
 
 
 class ServerPlan(Section):
-    """How the coordinator steps along the sites' gradients; used by training.mode "gradient"."""
+    """How the coordinator steps: along the sites' gradients (training.mode "gradient"), or along
+    their mean update (mode "local", the fields named local)."""
 
     optimizer: Literal["adam", "adam-corrected", "momentum"] = "adam"
     """"adam" divides each tensor's step by the root mean square of its noised gradients, so that
@@ -268,6 +296,20 @@ class ServerPlan(Section):
 
     averaging: float = Field(0.0, ge=0, lt=1)
     """Decay of an exponential mean of the iterates, which is the result; 0: the last iterate."""
+
+    local_optimizer: Literal["none", "fedavgm", "fedadam", "fedyogi"] = "none"
+    """Mode "local": the mean update is the next adapter's move as it is ("none"), or the gradient
+    of this optimiser."""
+
+    local_rate: Positive = 1.0
+    """Step size η of local_optimizer: a factor of the update with "fedavgm", else about the
+    distance that a weight moves in a round, in units of the weights."""
+
+    local_momentum: float = Field(0.9, ge=0, lt=1)
+    """β₁ of local_optimizer; β₂ is second_moment."""
+
+    local_tau: Positive = 1e-3
+    """τ of "fedadam" and "fedyogi": updates far smaller than this move a weight less."""
 
 
 class RoundsPlan(Section):
@@ -366,12 +408,63 @@ class RunPlan(Section):
                 f"rounds.count is {self.rounds.count}, but the warm start and the LoRA rounds "
                 f"(training.lora_rounds) alone are {needed}"
             )
+        self._check_method()
         if self.privacy.unit != "record" and self.data.unit not in ("", self.privacy.unit):
             raise ValueError(
                 f'privacy.unit names the column "{self.privacy.unit}", data.unit another '
                 f'("{self.data.unit}")'
             )
         return self
+
+    def _check_method(self) -> None:
+        """What method, robust rule and server optimiser need of each other and of the rest."""
+        method, robust = self.aggregation.method, self.aggregation.robust
+        optimizer = self.server.local_optimizer
+        for needs_local, key in (
+            (method in LOCAL_ONLY, f'aggregation.method "{method}"'),
+            (robust != "none", f'aggregation.robust "{robust}"'),
+            (optimizer != "none", f'server.local_optimizer "{optimizer}"'),
+        ):
+            if needs_local and self.training.mode != "local":
+                raise ValueError(f'{key} needs training.mode "local"')
+        if method in AVERAGES_PRODUCTS:
+            if optimizer != "none":
+                raise ValueError(
+                    f'aggregation.method "{method}" averages products: server.local_optimizer, '
+                    'which moves factors, must be "none"'
+                )
+            if robust in ("median", "trimmed-mean"):
+                raise ValueError(
+                    f'aggregation.method "{method}" averages products: aggregation.robust '
+                    f'"{robust}" works on factors; use "krum" or "norm-bound"'
+                )
+        if robust != "none" and self.rounds.warm_start:
+            raise ValueError(
+                f'aggregation.robust "{robust}" does not protect the sums of the warm start: set '
+                "rounds.warm_start to 0"
+            )
+        fewest = self.robust_minimum
+        if self.rounds.minimum_sites < fewest:
+            raise ValueError(
+                f'aggregation.robust "{robust}" needs at least {fewest} sites with these '
+                f"settings: raise rounds.minimum_sites from {self.rounds.minimum_sites}"
+            )
+
+    @property
+    def robust_minimum(self) -> int:
+        """Fewest updates that the robust rule can do its work on."""
+        rule = self.aggregation
+        if rule.robust == "krum":
+            return 2 * rule.faulty_sites + 3
+        if rule.robust == "trimmed-mean":
+            return next(n for n in range(3, 1002) if int(rule.trim_share * n) >= 1)
+        if rule.robust == "median" or (rule.robust == "norm-bound" and not rule.norm_bound):
+            return 3
+        return 1
+
+    def for_one_site(self) -> RunPlan:
+        """The same run with a single site: no minimum of sites, no rule that needs several."""
+        return self.replace(rounds={"minimum_sites": 1}, aggregation={"robust": "none"})
 
     @property
     def unit_column(self) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
-from lorica.common.methods import Part, is_trained, part_of
+from lorica.common.methods import TURNS, Part, is_trained, part_of
 from lorica.common.plan import RunPlan
 
 
@@ -61,11 +61,26 @@ def stage_of(plan: RunPlan, round: int) -> Stage:
 
 def place_in_stage(plan: RunPlan, round: int) -> tuple[int, int]:
     """Number of a round within its stage, from 1, and the stage's number of rounds."""
+    number = round
     for _, rounds in schedule(plan):
-        if round <= rounds:
-            return round, rounds
-        round -= rounds
+        if number <= rounds:
+            return number, rounds
+        number -= rounds
     raise ValueError(f"the plan has no round {round}")
+
+
+def place_of_tensor(plan: RunPlan, round: int, name: str) -> tuple[int, int]:
+    """The same among the rounds of the stage that train the tensor ``name``; the round does."""
+    number, rounds = place_in_stage(plan, round)
+    if stage_of(plan, round).on_frozen_features:
+        return number, rounds
+    turns = TURNS[plan.aggregation.method]
+    own = [turn for turn, parts in enumerate(turns) if part_of(name) in parts]
+
+    def until(last: int) -> int:
+        return sum((last - turn + len(turns) - 1) // len(turns) for turn in own)
+
+    return until(number), until(rounds)
 
 
 def falling(plan: RunPlan, round: int, final: float) -> float:
@@ -82,13 +97,15 @@ def total_steps(plan: RunPlan) -> int:
     return sum(rounds * each.get(stage, 1) for stage, rounds in schedule(plan))
 
 
-def trained(plan: RunPlan, stage: Stage, names: Iterable[str]) -> list[str]:
-    """Which of an adapter's tensors sites train and send in a stage, in their order."""
+def trained(plan: RunPlan, round: int, names: Iterable[str]) -> list[str]:
+    """Which of an adapter's tensors sites train and send in a round, in their order."""
+    stage = stage_of(plan, round)
     if stage is Stage.CLASS_SUMS:
         return [name for name in names if name == "head.weight"]
     if stage is Stage.HEAD:
         return [name for name in names if part_of(name) is Part.HEAD]
-    return [name for name in names if is_trained(plan.aggregation.method, name)]
+    turn = place_in_stage(plan, round)[0]
+    return [name for name in names if is_trained(plan.aggregation.method, name, turn)]
 
 
 def sent(stage: Stage, names: Iterable[str]) -> list[str]:

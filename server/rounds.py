@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -90,7 +89,6 @@ class RoundLoop:
         self._tries: Counter[int] = Counter()
         self._refused: set[int] = set()
         self._ready: dict[int, _Site] = {}
-        self._max_norm = math.inf
         self._memory: State = {}
 
     def run(self) -> State:
@@ -106,7 +104,6 @@ class RoundLoop:
         else:
             state, done, self._run = checkpoint.state, checkpoint.round, checkpoint.run
             self._memory = checkpoint.memory
-        self._max_norm = honest_norm(self._plan, state)
         self._observer.started(self._plan, self._select_enough(), max(done + 1, 1))
         if done < 0:
             self._close(RoundRecord(0), state, {}, time.monotonic())
@@ -221,9 +218,8 @@ class RoundLoop:
                 )
             update = unpack_state(reply.blob)
             size = len(reply.blob)
-            stage = stage_of(self._plan, round)
-            limit = self._max_norm if stage is Stage.LOCAL else None
-            screen(update, state, trained(self._plan, stage, state), max_norm=limit)
+            limit = honest_norm(self._plan, state, round)
+            screen(update, state, trained(self._plan, round, state), max_norm=limit)
             norm = update_norm(update)
             rule.add(update, self._share(site))
         except _Unanswered as problem:

@@ -17,8 +17,9 @@ from collections.abc import Collection
 import torch
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.methods import Part, is_trained, part_of
+from lorica.common.methods import Part, part_of
 from lorica.common.plan import RunPlan
+from lorica.common.stages import Stage, stage_of, trained
 
 State = dict[str, torch.Tensor]
 """Adapter tensors by name, as :mod:`lorica.common.methods` lists them."""
@@ -53,24 +54,28 @@ def screen(
         raise _refused(f"The update's L2 norm is {norm:.4g}, above the limit of {max_norm:.4g}.")
 
 
-def honest_norm(plan: RunPlan, start: State) -> float:
-    """The largest L2 norm that local training under ``plan`` can give an update; infinite in mode
-    "gradient", where it depends on how many records a site has.
+def honest_norm(plan: RunPlan, start: State, round: int) -> float | None:
+    """The largest L2 norm that a round of local steps can give an update; None for rounds whose
+    updates are sums, which grow with the number of records that a site has.
 
     Adam moves no value by more than (1 - β₁)/√(1 - β₂) learning rates in a step (Kingma and Ba
     2015, section 2.1), whatever the gradients and the noise; so no honest update of T steps is
-    longer than 3.17 · T · √(Σ values · rate²).
+    longer than 3.17 · T · √(Σ values · rate²). Under "flexlora" a site of lower rank also turns
+    and cuts the factors it was sent, by no more than twice their length.
     """
-    training = plan.training
-    if training.mode == "gradient":
-        return math.inf
+    if stage_of(plan, round) is not Stage.LOCAL:
+        return None
+    training, names = plan.training, trained(plan, round, start)
     squares = 0.0
-    for name, tensor in start.items():
-        if is_trained(plan.aggregation.method, name):
-            head = part_of(name) is Part.HEAD
-            rate = training.head_learning_rate if head else training.learning_rate
-            squares += tensor.numel() * rate**2
-    return _ADAM_STEP * training.local_steps * math.sqrt(squares)
+    for name in names:
+        head = part_of(name) is Part.HEAD
+        rate = training.head_learning_rate if head else training.learning_rate
+        squares += start[name].numel() * rate**2
+    reach = _ADAM_STEP * training.local_steps * math.sqrt(squares)
+    if plan.aggregation.method == "flexlora":
+        factors = {name: start[name] for name in names if part_of(name) is not Part.HEAD}
+        reach += 2 * update_norm(factors)
+    return reach
 
 
 def update_norm(update: State) -> float:

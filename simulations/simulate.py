@@ -162,7 +162,7 @@ class Simulation:
         root = self._folder.path / BASELINES
         plan = self.plan
         if plan.rounds.minimum_sites > 1:
-            plan = plan.replace(rounds={"minimum_sites": 1})
+            plan = plan.for_one_site()
         alone = {}
         for number, (site, trainer) in enumerate(self._trainers.items(), 1):
             title = f"{site} alone ({number} of {len(self._trainers)})"

@@ -28,6 +28,7 @@ from lorica.common.adapters import (
 from lorica.common.backbones import Backbone, Pooling
 from lorica.common.frozen_prefix import FrozenPrefix
 from lorica.common.plan import RunPlan
+from lorica.common.residuals import ResidualWeights
 
 ZERO_SHOT_SCALE = 16.0
 """Inverse temperature of the label-name start; softmax(16 · cosine) is about calibrated."""
@@ -82,7 +83,8 @@ class TextClassifier(nn.Module):
     """Encoder with LoRA (kind "lora") or without (kind "head"), pooling, and a linear head."""
 
     def __init__(self, backbone: Backbone, plan: RunPlan) -> None:
-        """Shares the backbone's weights; only LoRA factors and the head are its own.
+        """Shares the backbone's weights; only LoRA factors and the head are its own, and under
+        "fedex" the weights that residuals are added to.
 
         ``frozen`` says that features never change (kind "head").
         """
@@ -90,10 +92,13 @@ class TextClassifier(nn.Module):
         encoder = structural_copy(backbone.model)
         depth = backbone.layers
         self._lora: dict[str, nn.Parameter] = {}
+        self._residuals: ResidualWeights | None = None
         if plan.adapter.kind == "lora":
             depth = layer_indices(plan.adapter, backbone.layers)[0]
             peft_model = attach_lora(encoder, plan.adapter, backbone.layers)
             self._lora = lora_parameters(peft_model)
+            if plan.aggregation.method == "fedex":
+                self._residuals = ResidualWeights(peft_model, list(self._lora))
         self.encoder = encoder
         self.prefix = FrozenPrefix(encoder, depth)
         self.frozen = plan.adapter.kind == "head"
@@ -103,18 +108,25 @@ class TextClassifier(nn.Module):
 
     @property
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
-        """All parameters of the adapter state by name: LoRA factors, the head, its center."""
+        """All parameters of the adapter state by name: LoRA factors (and residuals), the head,
+        its center."""
         head = {f"head.{name}": parameter for name, parameter in self.head.named_parameters()}
-        return {**self._lora, **head, "head.center": self.center}
+        residuals = self._residuals.parameters if self._residuals else {}
+        return {**self._lora, **residuals, **head, "head.center": self.center}
 
     @property
     def idle(self) -> bool:
-        """Whether the encoder is the backbone as it came: no LoRA factors, or every B is 0."""
+        """Whether the encoder is the backbone as it came: no LoRA factors, or every B is 0 (and
+        every residual)."""
+        if self._residuals and self._residuals.any():
+            return False
         return not any(bool(p.any()) for name, p in self._lora.items() if ".lora_B." in name)
 
     @torch.no_grad()
     def make_idle(self) -> None:
-        """Set every B to 0."""
+        """Set every B to 0, and every residual."""
+        if self._residuals:
+            self._residuals.clear()
         for name, parameter in self._lora.items():
             if ".lora_B." in name:
                 parameter.zero_()
@@ -122,11 +134,13 @@ class TextClassifier(nn.Module):
     def load_state(self, state: State) -> None:
         """Take over an adapter state. Raises LoricaError LOR-205 when it does not fit."""
         write_state(self.adapter_parameters, state)
+        if self._residuals:
+            self._residuals.fold()
 
     def load_head(self, state: State) -> None:
         """Take over a head and its center on the backbone as it came; LOR-205 as above."""
-        parameters = self.adapter_parameters
-        write_state({name: p for name, p in parameters.items() if name not in self._lora}, state)
+        own = {name: p for name, p in self.adapter_parameters.items() if name.startswith("head.")}
+        write_state(own, state)
         self.make_idle()
 
     def adapter_state(self) -> State:

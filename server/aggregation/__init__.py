@@ -1,8 +1,11 @@
 """Aggregation rules: from the sites' updates of one round to the next global adapter.
 
 One module per rule, each a class registered with :func:`~lorica.server.aggregation.base.rule`:
-:mod:`fedavg`, :mod:`ffa`, :mod:`fedsvd`. What a rule asks of the sites (which tensors they
-train and send) is the table in :mod:`lorica.common.methods`.
+:mod:`fedavg`, :mod:`ffa`, :mod:`fedsvd`, :mod:`rolora`, :mod:`la_lora`, :mod:`fedex`,
+:mod:`flexlora`. What a rule asks of the sites (which tensors they train and send) is the table in
+:mod:`lorica.common.methods`. Before any of them may come a robust rule (:mod:`robust`), which
+decides which updates it gets to see; after the mean a server optimiser
+(:mod:`server_optimizer`).
 
 Notation in the docstrings: site k has weight w_k and share p_k = w_k / Σ w; B_k (out, r) and
 A_k (r, in) are its LoRA factors after local training, B̄ = Σ p_k B_k and Ā = Σ p_k A_k. The
@@ -16,20 +19,37 @@ the sites' own.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection
 
 from lorica.common.errors import Code, LoricaError
-from lorica.server.aggregation import fedavg, fedsvd, ffa  # noqa: F401  (fill RULES)
+from lorica.server.aggregation import (  # noqa: F401  (fill RULES)
+    fedavg,
+    fedex,
+    fedsvd,
+    ffa,
+    flexlora,
+    la_lora,
+    rolora,
+)
 from lorica.server.aggregation.base import RULES, Aggregator, State, rule
+from lorica.server.aggregation.server_optimizer import ServerOptimizer
 
 __all__ = ["RULES", "Aggregator", "State", "aggregator", "rule"]
 
 
-def aggregator(method: str, start: State) -> Aggregator:
+def aggregator(
+    method: str,
+    start: State,
+    names: Collection[str] | None = None,
+    optimizer: ServerOptimizer | None = None,
+) -> Aggregator:
     """A fresh aggregator for one round.
 
     Args:
         method: name of the rule, the plan's ``aggregation.method``.
         start: the global state that the round starts from: all tensors, float32.
+        names: the tensors that the round trains; those of the method's first round when omitted.
+        optimizer: makes a move of the mean update; None takes it as it is.
 
     Raises:
         LoricaError: LOR-103 when there is no such rule.
@@ -41,4 +61,4 @@ def aggregator(method: str, start: State) -> Aggregator:
             Code.PLAN_BAD_VALUE,
             f"aggregation.method must be one of {', '.join(RULES)}, got {method!r}.{hint}",
         )
-    return RULES[method](start)
+    return RULES[method](start, names, optimizer)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import ClassVar, TypeVar
 
 import torch
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import is_trained
+from lorica.server.aggregation.server_optimizer import ServerOptimizer
 from lorica.server.screening import State, check_form
 
 
@@ -71,17 +73,30 @@ class WeightedMean(Aggregator):
     weight a site may declare overflows, and a single site's update is the mean to the bit.
     """
 
-    def __init__(self, start: State) -> None:
-        """Begin a round at the global state ``start``: all tensors, float32; copied."""
+    def __init__(
+        self,
+        start: State,
+        names: Collection[str] | None = None,
+        optimizer: ServerOptimizer | None = None,
+    ) -> None:
+        """Begin a round.
+
+        Args:
+            start: the global state, all tensors, float32; copied.
+            names: the tensors that the round trains; those of the method's first round when
+                omitted.
+            optimizer: makes a move of the mean update; None takes it as it is.
+        """
+        if names is None:
+            names = [name for name in start if is_trained(self.method, name, 1)]
         self._start = {
             name: tensor.detach().to(torch.float32, copy=True) for name, tensor in start.items()
         }
         self._mean = {
-            name: torch.zeros_like(tensor, dtype=torch.float64)
-            for name, tensor in self._start.items()
-            if is_trained(self.method, name)
+            name: torch.zeros_like(self._start[name], dtype=torch.float64) for name in names
         }
         self._total = 0.0
+        self._optimizer = optimizer
 
     def add(self, update: State, weight: float) -> None:
         if not (math.isfinite(weight) and weight >= 0):
@@ -94,9 +109,13 @@ class WeightedMean(Aggregator):
             raise LoricaError(Code.UPDATE_REFUSED, f"The update's weight {weight} is too large.")
         if weight == 0:
             return
-        for name, mean in self._mean.items():
-            mean.lerp_(update[name].detach().to(mean), weight / total)
+        self._absorb(update, weight / total)
         self._total = total
+
+    def _absorb(self, update: State, share: float) -> None:
+        """Take in an update that passed all checks; ``share`` is its part of all weights so far."""
+        for name, mean in self._mean.items():
+            mean.lerp_(update[name].detach().to(mean), share)
 
     def finish(self) -> State:
         if self._total == 0:
@@ -104,8 +123,11 @@ class WeightedMean(Aggregator):
                 Code.TOO_FEW_SITES, "No update with a weight above 0 was aggregated in this round."
             )
         state = {name: tensor.to(torch.float64) for name, tensor in self._start.items()}
-        for name, mean in self._mean.items():
-            state[name] += mean
+        moves = self._mean
+        if self._optimizer is not None:
+            moves, self.memory = self._optimizer.move(self._mean)
+        for name, move in moves.items():
+            state[name] += move
         return {
             name: tensor.to(torch.float32).contiguous()
             for name, tensor in self._recombine(state).items()

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 
+from lorica.common.factors import refactorise
 from lorica.common.methods import factor_pairs
 from lorica.server.aggregation.base import State, WeightedMean, rule
 
@@ -43,42 +44,14 @@ class FedSVD(WeightedMean):
 
     def _recombine(self, mean: State) -> State:
         for name_a, name_b in factor_pairs(mean).values():
-            mean[name_a], mean[name_b] = refactorise(mean[name_a], mean[name_b])
+            old = mean[name_a]
+            mean[name_a], mean[name_b] = refactorise(old, mean[name_b])
+            self._turn_memory(name_b, old @ mean[name_a].T)
         return mean
 
-
-def refactorise(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factors (A', B') of the same product B·A, with orthonormal rows in A'.
-
-    Row i of A' is the i-th right singular vector of B·A, column i of B' the left one times its
-    singular value, in falling order. Where B·A has rank below r (B = 0 at the start of a run),
-    the rows left over complete an orthonormal basis of A's row space. When r > in, only ``in``
-    rows can be orthonormal: the rest of A', and of B', is zero.
-
-    Each row of A' has its entry of largest magnitude positive. The same input so gives the
-    same factors; where singular values coincide, inputs that differ by rounding may give
-    factors rotated against each other, of the same product.
-
-    The matrix out × in is never formed: with B = Q_B R_B and Aᵀ = Q_A R_A, the core R_B R_Aᵀ
-    (at most r × r) has the same singular values, and its right singular vectors are V in the
-    basis Q_A. Cost O((in + out + r)·r²).
-
-    Args:
-        a: A, shape (r, in), finite.
-        b: B, shape (out, r), finite.
-
-    Returns:
-        A' of shape (r, in) and B' of shape (out, r), in float64.
-    """
-    a, b = a.to(torch.float64), b.to(torch.float64)
-    r_b = torch.linalg.qr(b, mode="r").R  # (min(out, r), r)
-    q_a, r_a = torch.linalg.qr(a.T)  # (in, n), (n, r) with n = min(in, r)
-    v_t = torch.linalg.svd(r_b @ r_a.T, full_matrices=True).Vh  # (n, n), also when out < n
-    rows = v_t @ q_a.T
-    largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
-    rows = torch.where(largest < 0, -rows, rows)
-
-    new_a, new_b = torch.zeros_like(a), torch.zeros_like(b)
-    new_a[: len(rows)] = rows
-    new_b[:, : len(rows)] = b @ (a @ rows.T)
-    return new_a, new_b
+    def _turn_memory(self, name_b: str, turn: torch.Tensor) -> None:
+        """Moments of B in the new axes, as B itself: B' = B·A·A'ᵀ. Squares turn by that matrix'
+        squares, which is right where values are uncorrelated."""
+        for key, matrix in ((f"m.{name_b}", turn), (f"v.{name_b}", turn.square())):
+            if key in self.memory:
+                self.memory[key] = self.memory[key] @ matrix

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import torch
 
+from lorica.common.factors import refactorise
 from lorica.common.methods import Part, factor_pairs, part_of
 from lorica.common.plan import RunPlan
-from lorica.common.stages import Stage, falling, place_in_stage, stage_of
-from lorica.server.aggregation.fedsvd import refactorise
+from lorica.common.stages import Stage, falling, place_of_tensor, stage_of
 from lorica.server.aggregation.sums import SumOfReleases
 from lorica.server.screening import State
 
@@ -21,7 +21,8 @@ _LEAST_SIGNAL = 0.1  # share of the noise's variance that "adam-corrected" divid
 class GradientStep(SumOfReleases):
     """θ' = θ - η·u(Σ_k G_k), for the noised gradient sums G_k of the sites.
 
-    Per tensor with d values, with G = Σ G_k, in the t-th round of its stage:
+    Per tensor with d values, with G = Σ G_k, in the t-th round of its stage that trains it
+    ("rolora" trains A and B in alternate rounds):
 
     - direction: m = β₁ m + (1 - β₁) G, bias-corrected;
     - "adam": v = β₂ v + (1 - β₂) ‖G‖²/d, bias-corrected, u = m / √v. One v for a whole tensor:
@@ -31,9 +32,10 @@ class GradientStep(SumOfReleases):
       in DP-AdamBC (arXiv 2312.14334);
     - "momentum": u = m / C.
 
-    η = rate / √(rounds of the stage), falling linearly to ``server.final_rate``. With "adam" the
-    noise alone then moves every weight by about the rate over the stage (a random walk of T steps
-    of rate / √T), whatever ε, the number of rounds, records and sites.
+    η = rate / √(rounds of the stage that train the tensor), falling linearly to
+    ``server.final_rate``. With "adam" the noise alone then moves every weight by about the rate
+    over the stage (a random walk of T steps of rate / √T), whatever ε, the number of rounds,
+    records and sites.
 
     **Exact**: all sites differentiate at one common (A, B), so there is no product of averages.
     Under "fedsvd" the product B·A is re-factorised after the step, which leaves it as it is;
@@ -69,14 +71,14 @@ class GradientStep(SumOfReleases):
         super().__init__(start, names)
         self._plan, self._round = plan, round
         self._noise = noise_multiplier * plan.privacy.clip_norm
+        self._before = dict(memory)
         self.memory: State = dict(memory)
         """The optimiser's tensors, after :meth:`finish` those of this round."""
 
     def finish(self) -> State:
         self._enough()
-        first = place_in_stage(self._plan, self._round)[0] == 1
         changed = {
-            name: self._start[name].double() - self._rate(name) * self._along(name, total, first)
+            name: self._start[name].double() - self._rate(name) * self._along(name, total)
             for name, total in self._total.items()
         }
         if self._plan.aggregation.method == "fedsvd":
@@ -93,20 +95,21 @@ class GradientStep(SumOfReleases):
         else:
             warm = stage_of(plan, self._round) is Stage.LORA
             rate = server.warm_rate if warm else server.head_rate
-        rounds = place_in_stage(plan, self._round)[1]
+        rounds = place_of_tensor(plan, self._round, name)[1]
         return rate / math.sqrt(rounds) * falling(plan, self._round, server.final_rate)
 
-    def _along(self, name: str, total: torch.Tensor, first: bool) -> torch.Tensor:
+    def _along(self, name: str, total: torch.Tensor) -> torch.Tensor:
         """u of one tensor; updates the memory."""
-        server, t = self._plan.server, place_in_stage(self._plan, self._round)[0]
-        m = torch.zeros_like(total) if first else self.memory[f"m.{name}"].double()
+        server, t = self._plan.server, place_of_tensor(self._plan, self._round, name)[0]
+        first = t == 1
+        m = torch.zeros_like(total) if first else self._before[f"m.{name}"].double()
         m = server.momentum * m + (1 - server.momentum) * total
         self.memory[f"m.{name}"] = m
         mean = m / (1 - server.momentum**t)
         if server.optimizer == "momentum":
             return mean / self._plan.privacy.clip_norm
         beta = server.second_moment
-        v = 0.0 if first else float(self.memory[f"v.{name}"])
+        v = 0.0 if first else float(self._before[f"v.{name}"])
         v = beta * v + (1 - beta) * float(total.square().mean())
         self.memory[f"v.{name}"] = torch.tensor([v], dtype=torch.float64)
         v /= 1 - beta**t

@@ -9,6 +9,8 @@ from lorica.server.aggregation import aggregator
 from lorica.server.aggregation.base import Aggregator
 from lorica.server.aggregation.class_sums import ClassSums
 from lorica.server.aggregation.gradient import GradientStep
+from lorica.server.aggregation.robust import Robust
+from lorica.server.aggregation.server_optimizer import ServerOptimizer
 from lorica.server.screening import State
 
 
@@ -22,10 +24,22 @@ def rule_of_round(plan: RunPlan, round: int, state: State, memory: State) -> Agg
         memory: the coordinator's optimiser after the last round.
     """
     stage = stage_of(plan, round)
+    names = trained(plan, round, state)
     if stage is Stage.LOCAL:
-        return aggregator(plan.aggregation.method, state)
+        return _of_local_steps(plan, state, names, memory)
     sigma = public_privacy(plan).of_round(round).noise_multiplier
     if stage is Stage.CLASS_SUMS:
         return ClassSums(state, noise_multiplier=sigma)
-    names = trained(plan, stage, state)
     return GradientStep(state, names, plan, round, noise_multiplier=sigma, memory=memory)
+
+
+def _of_local_steps(plan: RunPlan, state: State, names: list[str], memory: State) -> Aggregator:
+    """The method's rule, with the plan's server optimiser after and its robust rule before it."""
+    optimizer = None
+    if plan.server.local_optimizer != "none":
+        optimizer = ServerOptimizer(plan.server, memory)
+
+    def method() -> Aggregator:
+        return aggregator(plan.aggregation.method, state, names, optimizer)
+
+    return method() if plan.aggregation.robust == "none" else Robust(plan, state, names, method)

@@ -12,6 +12,10 @@ Three attacks, from the strongest adversary to the most everyday one, each a tra
 - :mod:`~lorica.simulations.audit.update_canaries`: sees the updates that leave the site.
 - :mod:`~lorica.simulations.audit.membership`: has the final adapter and somebody's record.
 
+The first two audit local DP-SGD steps, where canaries have a place in every noised sum: they run
+the plan with training.mode "local" and rounds.warm_start 0, whatever it says itself. The third
+attacks the adapter that the plan as it is makes. The audit's output says which was which.
+
 All bounds together hold with the confidence asked for
 (:data:`~lorica.simulations.audit.findings.ERROR_SHARES`).
 

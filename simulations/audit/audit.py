@@ -25,6 +25,10 @@ def run_audit(
 ) -> Audit:
     """Audit one site of a plan. Its seed is that of coins, directions and seeded noise.
 
+    The canary methods ("gradient", "update") audit local DP-SGD steps: they run the plan with
+    training.mode "local" and no warm start. "membership" attacks the adapter that the plan as it
+    is makes. What was audited is in the audit's fact "audited".
+
     Args:
         plan: what to audit; ε must be finite.
         methods: any of :data:`METHODS`.
@@ -38,6 +42,7 @@ def run_audit(
             and whatever the site would refuse with.
     """
     subject = Subject.of(plan, site)
+    steps = subject.in_local_steps
     seed = plan.simulation.seed
     findings: list[Finding] = []
     checks: list[Check] = []
@@ -45,13 +50,13 @@ def run_audit(
     if "gradient" in methods:
         tell(f"training {subject.site} with gradient-space canaries")
         found, checks, scatter = gradient_audit(
-            subject, canaries=canaries, confidence=confidence, seed=seed
+            steps, canaries=canaries, confidence=confidence, seed=seed
         )
         findings += found
         scatters.append(scatter)
     if "update" in methods:
         tell(f"training {subject.site} with update-space canaries")
-        update, scatter = update_audit(subject, canaries=canaries, confidence=confidence, seed=seed)
+        update, scatter = update_audit(steps, canaries=canaries, confidence=confidence, seed=seed)
         findings.append(update)
         scatters.append(scatter)
     if "membership" in methods:
@@ -72,5 +77,15 @@ def run_audit(
             "seed": seed,
             "noise": subject.plan.simulation.noise,
             "plan_fingerprint": subject.plan.fingerprint,
+            "audited": {method: _audited(method, subject, steps) for method in methods},
         },
     )
+
+
+def _audited(method: str, subject: Subject, steps: Subject) -> str:
+    """In words, which training a method attacked."""
+    if subject.plan == steps.plan:
+        return "the plan's local steps"
+    if method == "membership":
+        return "the plan as it is"
+    return 'the plan with training.mode = "local" and rounds.warm_start = 0'

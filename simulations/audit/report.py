@@ -63,6 +63,8 @@ def print_audit(audit: Audit, console: Console) -> None:
             f"{finding.seconds:.0f}",
         )
     console.print(table)
+    for method, what in audit.facts.get("audited", {}).items():
+        console.print(f"  {method}: audits {what}", highlight=False)
     for finding in audit.findings:
         for line in _asides(finding.details):
             console.print(f"  {finding.method}: {line}", highlight=False)

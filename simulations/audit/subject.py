@@ -6,6 +6,7 @@ hide behind.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data, with_labels
 from lorica.common.messages import Request
-from lorica.common.methods import Part, is_trained, part_of
+from lorica.common.methods import Part, alternates, is_trained, part_of
 from lorica.common.plan import RunPlan
 from lorica.common.records import PACKAGED, Records, read_records
 from lorica.common.site_privacy import run_privacy
@@ -59,9 +60,19 @@ class Subject:
                 Code.PRIVACY_EPSILON, "privacy.epsilon is inf: there is no claim to audit."
             )
         data = load_data(plan)
-        plan = with_labels(plan, data.train).replace(
-            rounds={"minimum_sites": 1, "evaluate_every": 0}, simulation={"engine": "in-process"}
+        plan = with_labels(plan, data.train).for_one_site()
+        plan = plan.replace(
+            rounds={"evaluate_every": 0},
+            simulation={"engine": "in-process"},
+            training={"smoothing": 0.0, "proximal": 0.0},  # they follow the noise and hide it
         )
+        if alternates(plan.aggregation.method):
+            raise LoricaError(
+                Code.PLAN_BAD_VALUE,
+                f"The audit watches one set of trained values, but aggregation.method "
+                f'"{plan.aggregation.method}" trains them in turn.',
+                mend="Audit the plan with another method; noise and clipping are the same.",
+            )
         parts = partition(data.train, plan.simulation)
         if site and site not in parts:
             raise LoricaError(
@@ -74,6 +85,17 @@ class Subject:
         start = starting_state(TextClassifier(backbone, plan), backbone, plan)
         records = data.train.take(parts[name])
         return cls(plan, name, records, _strangers(plan, name, data.test), backbone, start)
+
+    @property
+    def in_local_steps(self) -> Subject:
+        """The same site under the same ε, all of it for local DP-SGD steps.
+
+        Canaries are placed in the noised sums of :class:`~lorica.client.dp_sgd.NoisyOptimizer`
+        steps of one σ and one sample rate. So what they audit is training.mode "local" without a
+        warm start, whatever the plan's own mode.
+        """
+        changed = self.plan.replace(training={"mode": "local"}, rounds={"warm_start": 0.0})
+        return dataclasses.replace(self, plan=changed)
 
     @property
     def group_sizes(self) -> list[int]:

@@ -22,10 +22,10 @@ from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Reply, Request, pack_reply
-from lorica.common.methods import TRAINED_PARTS, Part, is_trained, part_of
+from lorica.common.methods import TRAINED_PARTS, Part, is_trained, part_of, step_turns
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records
-from lorica.common.stages import total_steps
+from lorica.common.stages import total_steps, trained
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 
 RECORDS, BATCH, ROUNDS, STEPS = 40, 8, 3, 2
@@ -126,7 +126,7 @@ def test_an_update_holds_exactly_the_trained_tensors(plan: RunPlan, method: str,
     reply = make_site()[0].train(request(plan))
     update = unpack_state(reply.blob)
     assert {n: t.shape for n, t in update.items()} == {
-        name: tensor.shape for name, tensor in state.items() if is_trained(method, name)
+        name: tensor.shape for name, tensor in state.items() if is_trained(method, name, 1)
     }
     for name, tensor in update.items():
         assert tensor.dtype == torch.float32
@@ -254,8 +254,13 @@ def test_a_whole_run_costs_what_the_plan_allows_and_little_less(plan: RunPlan, m
         trainer.train(request(plan, round))
     assert len(log.rates) == total_steps(plan)
     deviation = {value / plan.privacy.clip_norm for value in log.deviations}
-    trained = sum(is_trained(method, name) for name in start(plan))
-    assert len(log.deviations) == total_steps(plan) * trained, "every sum is noised in every step"
+    noised = sum(
+        len(turns[step % len(turns)])
+        for round in range(1, ROUNDS + 1)
+        for turns in [step_turns(method, trained(plan, round, start(plan)))]
+        for step in range(STEPS)
+    )
+    assert len(log.deviations) == noised, "every sum is noised in every step"
     assert len(deviation) == 1
     sigma = deviation.pop()
     events = [PrivacyEvent(sigma, rate, 1) for rate in log.rates]

@@ -9,8 +9,12 @@ from collections.abc import Callable
 import dp_accounting
 import pytest
 from dp_accounting.pld import PLDAccountant
+from opacus.accountants import PRVAccountant
+from scipy import stats
+from scipy.optimize import brentq
 
 from lorica.common.accounting import PrivacyEvent, calibrate_noise, epsilon
+from lorica.common.calibration import Part, noise_beside, share_budget
 from lorica.common.errors import Code
 
 Refuses = Callable[[Code, Callable[[], object]], str]
@@ -106,3 +110,114 @@ def test_a_budget_that_any_noise_meets_still_gets_noise() -> None:
     sigma = calibrate_noise(1e6, DELTA, 1.0, 1)
     assert sigma > 0
     assert epsilon([PrivacyEvent(sigma, 1.0, 1)], DELTA) <= 1e6
+
+
+# Several mechanisms that share a budget.
+
+MIXED: list[tuple[float, float, list[Part]]] = [
+    (8.0, 1e-5, [Part(1.0, 1, 0.4), Part(1.0, 30, 0.6)]),
+    (1.0, 1e-5, [Part(1.0, 1, 0.4), Part(1.0, 30, 0.6)]),
+    (0.3, 1e-6, [Part(1.0, 1, 0.1), Part(1.0, 400, 0.9)]),
+    (3.0, 1e-5, [Part(1.0, 7, 1.0), Part(1.0, 11, 2.0), Part(1.0, 2, 3.0)]),
+    (2.0, 1e-3, [Part(1.0, 1, 1.0), Part(1.0, 1, 1.0)]),
+    (20.0, 1e-5, [Part(1.0, 1, 0.4), Part(1.0, 30, 0.6)]),
+    (8.0, 1e-5, [Part(1.0, 1, 0.4), Part(1.0, 30, 0.48), Part(0.25, 12, 0.12)]),
+    (1.0, 1e-5, [Part(1.0, 1, 0.4), Part(1.0, 30, 0.48), Part(0.25, 12, 0.12)]),
+    (3.0, 1e-5, [Part(0.5, 20, 0.5), Part(0.1, 20, 0.5)]),
+    (8.0, 1e-6, [Part(1.0, 1, 0.4), Part(0.1, 100, 0.6)]),
+    (0.5, 1e-5, [Part(1.0, 1, 0.5), Part(0.3, 40, 0.5)]),
+    (2.0, 1e-5, [Part(1.0, 4, 0.05), Part(1.0, 1, 0.38), Part(0.2, 60, 0.57)]),
+    (4.0, 1e-4, [Part(1.0, 1, 0.01), Part(0.25, 12, 0.99)]),
+]
+"""Budget ε, δ, the parts."""
+
+
+def events_of(parts: list[Part], sigmas: list[float]) -> list[PrivacyEvent]:
+    return [
+        PrivacyEvent(sigma, part.sample_rate, part.steps)
+        for part, sigma in zip(parts, sigmas, strict=True)
+    ]
+
+
+def gaussian_delta(sigma: float, eps: float) -> float:
+    """δ of one Gaussian mechanism in closed form (Balle and Wang, arXiv 1805.06530)."""
+    normal = stats.norm.cdf
+    tail = math.exp(eps) * normal(-0.5 / sigma - eps * sigma)
+    return float(normal(0.5 / sigma - eps * sigma) - tail)
+
+
+def independent_epsilon(events: list[PrivacyEvent], delta: float) -> float:
+    """ε without the accountant of record: closed form where all units take part, else Opacus'."""
+    if all(event.sample_rate == 1.0 for event in events):
+        one = sum(event.steps / event.noise_multiplier**2 for event in events) ** -0.5
+        return float(brentq(lambda eps: gaussian_delta(one, eps) - delta, 0.0, 100.0))
+    accountant = PRVAccountant()
+    accountant.history = [(e.noise_multiplier, e.sample_rate, e.steps) for e in events]
+    return float(accountant.get_epsilon(delta, eps_error=2e-3))
+
+
+@pytest.mark.parametrize(("budget", "delta", "parts"), MIXED)
+def test_a_shared_budget_is_kept_nearly_used_and_divided_as_asked(
+    budget: float, delta: float, parts: list[Part]
+) -> None:
+    sigmas = share_budget(budget, delta, parts)
+    events = events_of(parts, sigmas)
+    assert 0.99 * budget < epsilon(events, delta) <= budget
+    assert independent_epsilon(events, delta) == pytest.approx(budget, rel=0.01)
+    costs = [e.sample_rate**2 * e.steps / e.noise_multiplier**2 for e in events]
+    found = [cost / sum(costs) for cost in costs]
+    shares = [part.share / sum(p.share for p in parts) for part in parts]
+    assert found == pytest.approx(shares, rel=1e-6)
+
+
+def test_composing_jointly_needs_less_noise_than_dividing_the_budget() -> None:
+    parts = [Part(1.0, 1, 0.4), Part(1.0, 30, 0.6)]
+    joint = share_budget(8.0, DELTA, parts)
+    apart = [
+        calibrate_noise(8.0 * part.share, part.share * DELTA, 1.0, part.steps) for part in parts
+    ]
+    assert all(j < 0.95 * a for j, a in zip(joint, apart, strict=True))
+
+
+def test_one_part_gets_what_it_gets_alone() -> None:
+    assert share_budget(2.0, DELTA, [Part(0.1, 60, 0.3)]) == [calibrate_noise(2.0, DELTA, 0.1, 60)]
+
+
+def test_an_infinite_budget_is_shared_without_noise() -> None:
+    assert share_budget(math.inf, DELTA, [Part(1.0, 1, 0.4), Part(0.1, 9, 0.6)]) == [0.0, 0.0]
+    assert noise_beside(math.inf, DELTA, [PrivacyEvent(0.0, 1.0, 1)], 0.1, 9) == 0.0
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, math.nan])
+def test_a_shared_budget_that_is_not_above_zero_is_refused(budget: float, refuses: Refuses) -> None:
+    parts = [Part(1.0, 1, 0.4), Part(0.1, 9, 0.6)]
+    refuses(Code.PRIVACY_EPSILON, lambda: share_budget(budget, DELTA, parts))
+
+
+@pytest.mark.parametrize(
+    ("budget", "fixed", "rate", "steps"),
+    [
+        (8.0, [PrivacyEvent(3.0, 1.0, 1)], 0.1, 60),
+        (2.0, [PrivacyEvent(8.0, 1.0, 1)], 0.1, 60),
+        (2.0, [PrivacyEvent(8.0, 1.0, 1), PrivacyEvent(40.0, 1.0, 5)], 0.3, 120),
+        (1.0, [PrivacyEvent(5.0, 1.0, 1)], 1.0, 10),
+    ],
+)
+def test_noise_beside_others_fills_the_budget(
+    budget: float, fixed: list[PrivacyEvent], rate: float, steps: int
+) -> None:
+    sigma = noise_beside(budget, DELTA, fixed, rate, steps)
+    events = [*fixed, PrivacyEvent(sigma, rate, steps)]
+    assert 0.99 * budget < epsilon(events, DELTA) <= budget
+    assert independent_epsilon(events, DELTA) == pytest.approx(budget, rel=0.01)
+    assert sigma > calibrate_noise(budget, DELTA, rate, steps)
+
+
+def test_nothing_beside_costs_nothing() -> None:
+    assert noise_beside(2.0, DELTA, [], 0.1, 60) == calibrate_noise(2.0, DELTA, 0.1, 60)
+
+
+def test_what_others_have_used_up_is_refused_and_not_searched_for(refuses: Refuses) -> None:
+    """No noise helps when the fixed mechanisms alone spend the budget."""
+    fixed = [PrivacyEvent(calibrate_noise(2.0, DELTA, 1.0, 1) * 0.99, 1.0, 1)]
+    refuses(Code.PRIVACY_CALIBRATION, lambda: noise_beside(2.0, DELTA, fixed, 0.1, 60))

@@ -6,7 +6,16 @@ from typing import get_args
 
 import pytest
 
-from lorica.common.methods import TRAINED_PARTS, Part, factor_pairs, is_trained, part_of
+from lorica.common.methods import (
+    TRAINED_PARTS,
+    Part,
+    alternates,
+    factor_pairs,
+    is_trained,
+    part_of,
+    residual_name,
+    step_turns,
+)
 from lorica.common.plan import AggregationPlan
 
 A, B = "base.layer.1.query.lora_A.weight", "base.layer.1.query.lora_B.weight"
@@ -17,11 +26,32 @@ def test_every_method_of_a_plan_says_what_it_trains() -> None:
     assert set(methods) == set(TRAINED_PARTS)
     for method in methods:
         assert is_trained(method, "head.weight") and is_trained(method, B)
-    assert [m for m in sorted(methods) if is_trained(m, A)] == ["fedavg"]
+    assert [m for m in sorted(methods) if not is_trained(m, A)] == ["fedsvd", "ffa"]
+
+
+def test_rolora_trains_b_in_odd_rounds_and_a_in_even_ones() -> None:
+    """B first: A has no gradient while B is 0."""
+    for turn in range(1, 8):
+        assert is_trained("rolora", B, turn) == bool(turn % 2)
+        assert is_trained("rolora", A, turn) == (not turn % 2)
+        assert is_trained("rolora", "head.bias", turn)
+
+
+def test_la_lora_alternates_local_steps_within_a_round() -> None:
+    names = [A, B, "head.weight"]
+    assert step_turns("la-lora", names) == [[B, "head.weight"], [A, "head.weight"]]
+    assert all(is_trained("la-lora", name, 1) for name in names)
+    assert step_turns("fedavg", names) == [names]
+
+
+def test_the_methods_whose_trained_values_change_are_known() -> None:
+    methods = get_args(AggregationPlan.model_fields["method"].annotation)
+    assert [m for m in sorted(methods) if alternates(m)] == ["la-lora", "rolora"]
 
 
 def test_names_belong_to_one_part() -> None:
     parts = {A: Part.A, B: Part.B, "head.weight": Part.HEAD, "head.bias": Part.HEAD}
+    parts |= {residual_name("base.layer.1.query"): Part.RESIDUAL, "head.center": Part.CENTER}
     assert {name: part_of(name) for name in parts} == parts
 
 

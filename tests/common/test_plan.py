@@ -37,6 +37,15 @@ def another_value(dotted: str) -> Any:
     return default + 1 if isinstance(default, int) else default / 2 or 0.5
 
 
+NEEDS: dict[str, dict[str, dict[str, Any]]] = {
+    "aggregation.robust": {
+        "training": {"mode": "local"},
+        "rounds": {"warm_start": 0, "minimum_sites": 5},
+    },
+    "server.local_optimizer": {"training": {"mode": "local"}},
+}
+"""What other fields must be for a field's other values to be allowed."""
+
 VARIABLE = [dotted for dotted in FIELDS if another_value(dotted) is not None]
 
 
@@ -48,9 +57,10 @@ def test_nearly_every_field_has_another_value_to_test_with() -> None:
 @pytest.mark.parametrize("dotted", VARIABLE)
 def test_the_fingerprint_changes_with_every_field(dotted: str) -> None:
     section, _, key = dotted.partition(".")
-    changed = RunPlan().replace(**{section: {key: another_value(dotted)}})
-    assert changed != RunPlan()
-    assert changed.fingerprint != RunPlan().fingerprint
+    plan = RunPlan().replace(**NEEDS.get(dotted, {}))
+    changed = plan.replace(**{section: {key: another_value(dotted)}})
+    assert changed != plan
+    assert changed.fingerprint != plan.fingerprint
 
 
 def test_the_fingerprint_is_the_sha256_of_sorted_compact_json() -> None:
@@ -158,3 +168,48 @@ def test_sites_evaluate_every_so_many_rounds_and_after_the_last(
 ) -> None:
     plan = local(rounds={"count": count, "evaluate_every": every})
     assert plan.evaluation_rounds == expected
+
+
+LOCAL: dict[str, dict[str, Any]] = {"training": {"mode": "local"}, "rounds": {"warm_start": 0}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"aggregation": {"method": "la-lora"}, "training": {"mode": "gradient"}}, "la-lora"),
+        ({"aggregation": {"method": "fedex"}, "training": {"mode": "gradient"}}, "fedex"),
+        ({"aggregation": {"robust": "median"}, "training": {"mode": "gradient"}}, "robust"),
+        ({"server": {"local_optimizer": "fedadam"}, "training": {"mode": "gradient"}}, "fedadam"),
+        (
+            {"aggregation": {"method": "fedex"}, "server": {"local_optimizer": "fedavgm"}},
+            "averages products",
+        ),
+        (
+            {"aggregation": {"method": "flexlora", "robust": "median"}},
+            "averages products",
+        ),
+        ({"aggregation": {"robust": "norm-bound"}, "rounds": {"warm_start": 0.4}}, "warm start"),
+        ({"aggregation": {"robust": "krum", "faulty_sites": 2}}, "at least 7 sites"),
+        ({"aggregation": {"robust": "median"}}, "at least 3 sites"),
+        ({"aggregation": {"robust": "trimmed-mean", "trim_share": 0.1}}, "at least 10 sites"),
+    ],
+)
+def test_methods_and_rules_that_do_not_go_together_are_refused(
+    changes: dict[str, dict[str, Any]], words: str
+) -> None:
+    sections = {
+        section: LOCAL.get(section, {}) | changes.get(section, {}) for section in LOCAL | changes
+    }
+    with pytest.raises(ValidationError, match=words):
+        RunPlan().replace(**sections)
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed-mean", "krum", "norm-bound"])
+def test_a_robust_plan_for_one_site_has_no_robust_rule(rule: str) -> None:
+    plan = RunPlan().replace(
+        training={"mode": "local"},
+        rounds={"warm_start": 0, "minimum_sites": 5},
+        aggregation={"robust": rule},
+    )
+    alone = plan.for_one_site()
+    assert (alone.aggregation.robust, alone.rounds.minimum_sites) == ("none", 1)

@@ -36,7 +36,7 @@ HARD_LABELS = [
     ["smile 😀", "other"],
     ["delete\x7f", "bell\x07"],
     ["back\\slash", "#comment", "a = b"],
-    [" leading", "trailing "],
+    ["two  blanks", "a\u00a0b"],
     ["inf", "true", "1"],
 ]
 
@@ -44,6 +44,7 @@ HARD_LABELS = [
 def plans(text: st.SearchStrategy[str]) -> st.SearchStrategy[RunPlan]:
     """Valid plans; ``text`` fills names of columns, labels and modules."""
     named = text.filter(lambda value: bool(value.strip()))
+    label = named.map(str.strip)
     positive = st.floats(1e-6, 1e6)
     column = st.fixed_dictionaries({"partition": st.just("by-column"), "column": named})
     partition = st.fixed_dictionaries({"partition": st.sampled_from(["iid", "dirichlet"])})
@@ -57,7 +58,7 @@ def plans(text: st.SearchStrategy[str]) -> st.SearchStrategy[RunPlan]:
             "layers": st.lists(st.integers(-12, 11), max_size=3, unique=True),
         },
         "task": {
-            "labels": st.just([]) | st.lists(named, min_size=2, max_size=4, unique=True),
+            "labels": st.just([]) | st.lists(label, min_size=2, max_size=4, unique=True),
         },
         "data": {"train": named, "test": text, "text": named, "label": named, "unit": text},
         "privacy": {

@@ -134,6 +134,8 @@ def test_a_choice_nearly_right_is_refused_with_the_right_one(refuses: Refuses) -
     ("labels", "said"),
     [
         (["only"], "at least two labels"),
+        ([" leading", "b"], "begins or ends with a blank"),
+        (["a", "trailing\t"], "begins or ends with a blank"),
         (["a", "b", "a"], "twice: a"),
         (["a", ""], "empty"),
         (["a", " \t"], "empty"),

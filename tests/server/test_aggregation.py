@@ -13,15 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.methods import TRAINED_PARTS, is_trained
+from lorica.common.factors import refactorise
+from lorica.common.methods import TRAINED_PARTS, TURNS, is_trained, residual_name
 from lorica.common.plan import AggregationPlan
 from lorica.server.aggregation import RULES, State, aggregator
-from lorica.server.aggregation.fedsvd import refactorise
 
 METHODS = sorted(TRAINED_PARTS)
-EXACT = [method for method in METHODS if RULES[method].exact]
+EXACT = [
+    (method, turn)
+    for method in METHODS
+    for turn in range(1, len(TURNS[method]) + 1)
+    if RULES[method].exact
+]
+"""Exact methods with every round of their turn."""
 PATH = "encoder.layer.5.attention.self.query"
 A, B = f"{PATH}.lora_A.weight", f"{PATH}.lora_B.weight"
+R = residual_name(PATH)
 
 
 class Case:
@@ -44,8 +51,11 @@ class Case:
     def _normal(self, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.randn(shape, generator=self.generator)
 
-    def updates(self, method: str) -> list[State]:
-        trained = {n: t for n, t in self.start.items() if is_trained(method, n)}
+    def updates(self, method: str, turn: int = 1) -> list[State]:
+        """Updates of all sites in a round of the method; "fedex" gives the start a residual."""
+        if method == "fedex" and R not in self.start:
+            self.start[R] = self._normal((self.start[B].shape[0], self.start[A].shape[1]))
+        trained = {n: t for n, t in self.start.items() if is_trained(method, n, turn)}
         return [{n: self._normal(tuple(t.shape)) for n, t in trained.items()} for _ in self.weights]
 
     @property
@@ -55,7 +65,7 @@ class Case:
 
 
 def aggregate(method: str, start: State, updates: list[State], weights: tuple[float, ...]) -> State:
-    rule = aggregator(method, start)
+    rule = aggregator(method, start, list(updates[0]))
     for update, weight in zip(updates, weights, strict=True):
         rule.add(update, weight)
     return rule.finish()
@@ -68,8 +78,9 @@ def at_site(start: State, update: State, name: str) -> torch.Tensor:
 
 
 def mean_of_products(case: Case, updates: list[State]) -> torch.Tensor:
-    """The reference: Σ p_k B_k A_k, a loop over sites in float64."""
+    """The reference: R + Σ p_k B_k A_k, a loop over sites in float64."""
     total = torch.zeros(case.start[B].shape[0], case.start[A].shape[1], dtype=torch.float64)
+    total += case.start.get(R, torch.zeros(()))
     for share, update in zip(case.shares, updates, strict=True):
         total += share * (at_site(case.start, update, B) @ at_site(case.start, update, A))
     return total
@@ -83,7 +94,19 @@ def mean_of(case: Case, updates: list[State], name: str) -> torch.Tensor:
 
 
 def product(state: State) -> torch.Tensor:
-    return state[B].double() @ state[A].double()
+    """What is added to the frozen weight, up to the scaling."""
+    return state[B].double() @ state[A].double() + state.get(R, torch.zeros(())).double()
+
+
+def expected_product(method: str, case: Case, updates: list[State]) -> torch.Tensor:
+    """What the method says that its product is."""
+    if method == "flexlora":
+        u, s, v_t = torch.linalg.svd(mean_of_products(case, updates), full_matrices=False)
+        rank = case.start[A].shape[0]
+        return (u[:, :rank] * s[:rank]) @ v_t[:rank]
+    if RULES[method].exact:
+        return mean_of_products(case, updates)
+    return mean_of(case, updates, B) @ mean_of(case, updates, A)
 
 
 def distance(found: torch.Tensor, reference: torch.Tensor) -> float:
@@ -106,13 +129,59 @@ def cases(draw: st.DrawFn) -> Case:
 # Products
 
 
-@pytest.mark.parametrize("method", EXACT)
+@pytest.mark.parametrize(("method", "turn"), EXACT)
 @settings(max_examples=60, deadline=None)
 @given(case=cases())
-def test_exact_rules_give_the_mean_of_the_products(method: str, case: Case) -> None:
-    updates = case.updates(method)
+def test_exact_rules_give_the_mean_of_the_products(method: str, turn: int, case: Case) -> None:
+    updates = case.updates(method, turn)
     state = aggregate(method, case.start, updates, case.weights)
     assert distance(product(state), mean_of_products(case, updates)) < 1e-5
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases())
+def test_flexlora_gives_the_closest_product_of_its_rank(case: Case) -> None:
+    """Against torch's SVD of the mean of products: the error is what that leaves out."""
+    updates = case.updates("flexlora")
+    state = aggregate("flexlora", case.start, updates, case.weights)
+    mean = mean_of_products(case, updates)
+    values = torch.linalg.svdvals(mean)[case.start[A].shape[0] :]
+    error = float((product(state) - mean).norm())
+    assert error == pytest.approx(float(values.norm()), abs=1e-5 * max(1.0, float(mean.norm())))
+    assert distance(product(state), expected_product("flexlora", case, updates)) < 1e-4
+
+
+def test_flexlora_is_exact_for_products_of_its_rank() -> None:
+    """Sites of ranks 1 and 2 in a federation of rank 4, filled up with zeros."""
+    case = Case(weights=(3.0, 1.0))
+    updates = case.updates("flexlora")
+    for update, rank in zip(updates, (1, 2), strict=True):
+        update[A][rank:] = -case.start[A][rank:]
+        update[B][:, rank:] = -case.start[B][:, rank:]
+    state = aggregate("flexlora", case.start, updates, case.weights)
+    assert distance(product(state), mean_of_products(case, updates)) < 1e-5
+    values = torch.linalg.svdvals(product(state))
+    assert distance(state[B].double().T @ state[B].double(), torch.diag(values[:4] ** 2)) < 1e-4
+
+
+def test_fedex_keeps_what_fedavg_misses() -> None:
+    case = Case()
+    updates = case.updates("fedex")
+    state = aggregate("fedex", case.start, updates, case.weights)
+    plain = {name: tensor for name, tensor in case.start.items() if name != R}
+    average = aggregate("fedavg", plain, updates, case.weights)
+    assert torch.equal(state[A], average[A]) and torch.equal(state[B], average[B])
+    missed = mean_of_products(case, updates) - case.start[R].double() - product(average)
+    assert distance(state[R].double() - case.start[R].double(), missed) < 1e-5
+    assert float(missed.norm()) > 1
+
+
+def test_rolora_leaves_the_other_factor_as_it_was_to_the_bit() -> None:
+    case = Case()
+    for turn, frozen in ((1, A), (2, B)):
+        updates = case.updates("rolora", turn)
+        state = aggregate("rolora", case.start, updates, case.weights)
+        assert torch.equal(state[frozen], case.start[frozen])
 
 
 @settings(max_examples=60, deadline=None)
@@ -290,7 +359,7 @@ def test_a_single_site_gives_its_own_update(method: str) -> None:
     state = aggregate(method, case.start, [update], case.weights)
     assert distance(product(state), mean_of_products(case, [update])) < 1e-5
     for name in update:
-        if method != "fedsvd" or name != B:
+        if name.startswith("head") or method not in ("fedsvd", "flexlora"):
             assert torch.equal(state[name], at_site(case.start, update, name).float())
 
 
@@ -310,15 +379,14 @@ def test_half_precision_updates_are_averaged_as_they_are(method: str, dtype: tor
     updates = [{n: t.to(dtype) for n, t in u.items()} for u in case.updates(method)]
     state = aggregate(method, case.start, updates, case.weights)
     assert all(tensor.dtype == torch.float32 for tensor in state.values())
-    expected = mean_of(case, updates, B) @ mean_of(case, updates, A)
-    assert distance(product(state), expected) < 1e-5
+    assert distance(product(state), expected_product(method, case, updates)) < 1e-5
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_next_state_is_whole_and_shares_no_memory(method: str) -> None:
     case = Case()
-    before = {name: tensor.clone() for name, tensor in case.start.items()}
     updates = case.updates(method)
+    before = {name: tensor.clone() for name, tensor in case.start.items()}
     rule = aggregator(method, case.start)
     for update in updates:
         rule.add(update, 1.0)
@@ -423,7 +491,7 @@ def test_weights_that_sum_beyond_the_largest_number_are_refused() -> None:
     assert refused(rule.add, updates[1], 1.7e308).code is Code.UPDATE_REFUSED
 
 
-@pytest.mark.parametrize("method", ["ffa", "fedsvd"])
+@pytest.mark.parametrize("method", ["ffa", "fedsvd", "rolora"])
 def test_a_matrix_that_is_frozen_is_refused(method: str) -> None:
     case = Case()
     (update, *_) = case.updates("fedavg")

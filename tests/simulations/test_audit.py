@@ -305,6 +305,7 @@ def test_all_methods_make_one_report(plan: RunPlan, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert "Claimed: ε = 4.00" in result.output
+    assert "gradient: audits the plan's local steps" in result.output
     content = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
     assert content["claimed_epsilon"] == CLAIM
     assert content["confidence"] == 0.95
@@ -315,6 +316,22 @@ def test_all_methods_make_one_report(plan: RunPlan, tmp_path: Path) -> None:
     page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 4
     assert "<script" not in page
+
+
+def test_canaries_audit_local_steps_and_membership_the_plan_as_it_is(plan: RunPlan) -> None:
+    """A plan of the coordinator's steps: its canary audit is that of its local steps."""
+    steps = {"mode": "gradient", "lora": "always", "lora_rounds": 1}
+    synchronised = plan.replace(training=steps, rounds={"warm_start": 0.4})
+    found, expected = (run_audit(p, ["gradient"], canaries=200) for p in (synchronised, plan))
+    assert [f.lower_bound for f in found.findings] == [f.lower_bound for f in expected.findings]
+    assert not found.failed
+    assert "rounds.warm_start = 0" in found.facts["audited"]["gradient"]
+    attacked = run_audit(synchronised, ["membership"])
+    assert attacked.facts["audited"] == {"membership": "the plan as it is"}
+    assert attacked.strongest.lower_bound < CLAIM
+    subject = Subject.of(synchronised)
+    assert subject.plan.training.mode == "gradient"
+    assert subject.in_local_steps.plan.training.mode == "local"
 
 
 def test_a_broken_site_ends_the_command_with_its_code_and_keeps_the_report(

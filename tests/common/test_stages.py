@@ -1,0 +1,156 @@
+"""The stages of a run: which come, in which order, what they train and what they need."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorica.common.plan import RunPlan
+from lorica.common.stages import (
+    Stage,
+    falling,
+    place_in_stage,
+    schedule,
+    sent,
+    stage_of,
+    total_steps,
+    trained,
+)
+
+LAYER = "base_model.model.encoder.layer.1.attention.self.query"
+A, B = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
+NAMES = [A, B, "head.weight", "head.bias", "head.center"]
+SUMS, HEAD, LORA, LOCAL = Stage.CLASS_SUMS, Stage.HEAD, Stage.LORA, Stage.LOCAL
+
+
+def plan_of(
+    count: int, *, warm: float = 0.4, lora: int = 0, mode: str = "gradient", kind: str = "lora"
+) -> RunPlan:
+    """``lora`` rounds of LoRA, 0 for none."""
+    training: dict[str, Any] = {"mode": mode, "lora": "always" if lora else "never"}
+    return RunPlan().replace(
+        adapter={"kind": kind},
+        training=training | {"lora_rounds": max(1, lora), "local_steps": 3},
+        rounds={"count": count, "warm_start": warm},
+    )
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        (plan_of(9), [(SUMS, 1), (HEAD, 8)]),
+        (plan_of(9, warm=0), [(HEAD, 9)]),
+        (plan_of(9, lora=3), [(SUMS, 1), (HEAD, 5), (LORA, 3)]),
+        (plan_of(9, lora=3, kind="head"), [(SUMS, 1), (HEAD, 8)]),
+        (plan_of(4, lora=3), [(SUMS, 1), (LORA, 3)]),
+        (plan_of(3, lora=3, warm=0), [(LORA, 3)]),
+        (plan_of(1), [(SUMS, 1)]),
+        (plan_of(9, mode="local"), [(SUMS, 1), (LOCAL, 8)]),
+        (plan_of(9, mode="local", warm=0, lora=3), [(LOCAL, 9)]),
+        (plan_of(1, mode="local", warm=0), [(LOCAL, 1)]),
+    ],
+    ids=str,
+)
+def test_the_schedule_is_as_the_plan_says(plan: RunPlan, expected: list[tuple[Stage, int]]) -> None:
+    assert schedule(plan) == expected
+    flat = [stage for stage, rounds in expected for _ in range(rounds)]
+    count = plan.rounds.count
+    assert [stage_of(plan, round) for round in range(1, count + 1)] == flat
+    assert stage_of(plan, 0) is flat[0]
+    assert stage_of(plan, count + 1) is stage_of(plan, count + 99) is flat[-1]
+    steps = {LOCAL: 3}
+    assert total_steps(plan) == sum(steps.get(stage, 1) for stage in flat)
+
+
+@settings(deadline=None)
+@given(
+    count=st.integers(1, 60),
+    warm=st.sampled_from([0.0, 0.4]),
+    lora=st.integers(0, 20),
+    mode=st.sampled_from(["gradient", "local"]),
+    kind=st.sampled_from(["lora", "head"]),
+)
+def test_places_count_every_stage_from_one(
+    count: int, warm: float, lora: int, mode: str, kind: str
+) -> None:
+    count = max(count, lora + (warm > 0), 1)
+    plan = plan_of(count, warm=warm, lora=lora, mode=mode, kind=kind)
+    parts = schedule(plan)
+    assert sum(rounds for _, rounds in parts) == count
+    assert all(rounds >= 1 for _, rounds in parts)
+    assert len({stage for stage, _ in parts}) == len(parts)
+    places = [place_in_stage(plan, round) for round in range(1, count + 1)]
+    assert places == [(n, rounds) for _, rounds in parts for n in range(1, rounds + 1)]
+    for beyond in (count + 1, count + 1000):
+        with pytest.raises(ValueError, match=str(beyond)):
+            place_in_stage(plan, beyond)
+
+
+@pytest.mark.parametrize("final", [0.1, 1.0])
+def test_rates_fall_within_every_stage_anew(final: float) -> None:
+    plan = plan_of(12, lora=4)
+    found = [falling(plan, round, final) for round in range(1, 13)]
+    expected = [1.0, *np.linspace(1, final, 7), *np.linspace(1, final, 4)]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_too_few_rounds_for_the_stages_are_refused() -> None:
+    for plan in (plan_of(9, lora=8), plan_of(8, lora=8, warm=0)):
+        needed = plan.rounds.count
+        with pytest.raises(ValueError, match="warm start and the LoRA rounds"):
+            plan.replace(rounds={"count": needed - 1})
+
+
+@pytest.mark.parametrize("method", ["fedavg", "ffa", "fedsvd"])
+def test_what_is_trained_is_that_of_the_stage_and_never_the_center(method: str) -> None:
+    plan = plan_of(9, lora=3).replace(aggregation={"method": method})
+    factors = [A, B] if method == "fedavg" else [B]
+    head = ["head.weight", "head.bias"]
+    assert trained(plan, 1, NAMES) == ["head.weight"]
+    assert all(trained(plan, round, NAMES) == head for round in range(2, 7))
+    assert all(trained(plan, round, NAMES) == [*factors, *head] for round in (7, 8, 9))
+    local = plan.replace(training={"mode": "local"})
+    assert trained(local, 1, NAMES) == ["head.weight"]
+    assert all(trained(local, round, NAMES) == [*factors, *head] for round in range(2, 10))
+
+
+def test_only_the_head_is_sent_while_the_encoder_is_frozen() -> None:
+    head = ["head.weight", "head.bias", "head.center"]
+    for stage in Stage:
+        assert sent(stage, NAMES) == (head if stage in (SUMS, HEAD) else NAMES)
+        assert stage.on_frozen_features == (stage in (SUMS, HEAD))
+
+
+@pytest.mark.parametrize(
+    ("lora", "epsilon", "every", "expected"),
+    [
+        ("never", 8.0, 1, 0),
+        ("never", "inf", 0, 0),
+        ("always", 8.0, 0, 3),
+        ("auto", "inf", 0, 3),
+        ("auto", 8.0, 0, 0),
+        ("auto", 8.0, 4, 3),
+    ],
+)
+def test_lora_rounds_come_where_they_pay(
+    lora: str, epsilon: float | str, every: int, expected: int
+) -> None:
+    plan = RunPlan().replace(
+        privacy={"epsilon": epsilon},
+        training={"lora": lora, "lora_rounds": 3},
+        rounds={"count": 20, "evaluate_every": every},
+    )
+    assert plan.lora_rounds == dict(schedule(plan)).get(LORA, 0) == expected
+    for changed in (
+        plan.replace(adapter={"kind": "head"}),
+        plan.replace(training={"mode": "local"}),
+    ):
+        assert changed.lora_rounds == dict(schedule(changed)).get(LORA, 0) == 0
+    if every and expected:  # what the factors are judged by: right before them, and after
+        assert {17, 20} <= set(plan.evaluation_rounds)
+    assert all(a < b for a, b in itertools.pairwise(plan.evaluation_rounds))

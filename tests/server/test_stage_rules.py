@@ -1,0 +1,279 @@
+"""The rules for sums of releases: their equations in numpy, and what is kept between rounds."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import RunPlan
+from lorica.common.site_privacy import public_privacy
+from lorica.common.stages import Stage, stage_of, trained
+from lorica.server.aggregation import State
+from lorica.server.aggregation.class_sums import ClassSums
+from lorica.server.aggregation.gradient import GradientStep
+from lorica.server.aggregation.stages import rule_of_round
+from lorica.server.records import RoundRecord
+from lorica.server.run_folder import RunFolder
+
+LAYER = "base_model.model.encoder.layer.1.attention.self.query"
+A, B = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
+SHAPES = {A: (2, 8), B: (6, 2), "head.weight": (3, 8), "head.bias": (3,), "head.center": (8,)}
+
+
+def plan_of(**server: Any) -> RunPlan:
+    """Rounds: 1 class sums, 2 to 4 head, 5 to 7 LoRA."""
+    return RunPlan().replace(
+        task={"labels": ["a", "b", "c"]},
+        adapter={"rank": 2},
+        privacy={"clip_norm": 0.7},
+        training={"lora": "always", "lora_rounds": 3},
+        aggregation={"method": "ffa"},
+        rounds={"count": 7},
+        server=server,
+    )
+
+
+def start(seed: int = 0) -> State:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+
+
+def releases(names: list[str], round: int, sites: int = 3, scale: float = 1.0) -> list[State]:
+    generator = torch.Generator().manual_seed(100 + round)
+    return [
+        {name: scale * torch.randn(SHAPES[name], generator=generator) for name in sorted(names)}
+        for _ in range(sites)
+    ]
+
+
+def walk(plan: RunPlan, rounds: range, *, scale: float = 1.0) -> list[tuple[State, State]]:
+    """State and memory after every round; σ is the plan's."""
+    state, memory, found = start(), {}, []
+    for round in rounds:
+        rule = rule_of_round(plan, round, state, memory)
+        for release in releases(trained(plan, round, state), round, scale=scale):
+            rule.add(release, 1.0)
+        state, memory = rule.finish(), rule.memory
+        found.append((state, memory))
+    return found
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 3.0, 40.0])
+@pytest.mark.parametrize("sites", [1, 5])
+def test_the_warm_start_is_its_closed_form(sigma: float, sites: int) -> None:
+    """Names as prior, weighed by the noise's length; every row as long as at the start."""
+    begin = start()
+    rule = ClassSums(begin, noise_multiplier=sigma)
+    sent = releases(["head.weight"], 1, sites, scale=30.0)
+    for weight, release in enumerate(sent, 1):
+        rule.add(release, weight)  # a sum carries its size by itself
+    found = rule.finish()
+    names = unit(begin["head.weight"].double().numpy())
+    sums = sum(release["head.weight"].double().numpy() for release in sent)
+    prior = 10 + 0.5 * sigma * math.sqrt(sites * 8)
+    expected = 16 * unit(prior * names + sums)
+    np.testing.assert_allclose(found["head.weight"].numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert not found["head.bias"].any()
+    for name in (A, B, "head.center"):
+        assert torch.equal(found[name], begin[name])
+    assert rule.memory == {}
+
+
+def test_noise_without_signal_leaves_the_labels_names_their_weight() -> None:
+    """Noise as long as a row of it is at right angles to the names, which then weigh half of it:
+    the cosine between before and after is 1 / √5 (of many dimensions)."""
+    generator = torch.Generator().manual_seed(0)
+    begin = {"head.weight": torch.randn(3, 5000, generator=generator), "head.bias": torch.zeros(3)}
+    rule = ClassSums(begin, noise_multiplier=50.0)
+    rule.add({"head.weight": 50.0 * torch.randn(3, 5000, generator=generator)}, 1.0)
+    before, after = (unit(s["head.weight"].double().numpy()) for s in (begin, rule.finish()))
+    np.testing.assert_allclose((before * after).sum(1), 5**-0.5, atol=0.05)
+
+
+class Reference:
+    """The optimiser of one stage by its equations, value by value in numpy."""
+
+    def __init__(self, plan: RunPlan, rounds: int, sigma: float, sites: int) -> None:
+        self.plan, self.rounds = plan, rounds
+        self.noise = sites * (sigma * plan.privacy.clip_norm) ** 2
+        self.m: dict[str, np.ndarray] = {}
+        self.v: dict[str, float] = {}
+
+    def step(self, t: int, name: str, total: np.ndarray, rate: float) -> np.ndarray:
+        server = self.plan.server
+        self.m[name] = server.momentum * self.m.get(name, 0.0) + (1 - server.momentum) * total
+        direction = self.m[name] / (1 - server.momentum**t)
+        square = float((total**2).sum() / total.size)
+        self.v[name] = server.second_moment * self.v.get(name, 0.0) + (
+            (1 - server.second_moment) * square
+        )
+        v = self.v[name] / (1 - server.second_moment**t)
+        if server.optimizer == "momentum":
+            u = direction / self.plan.privacy.clip_norm
+        elif server.optimizer == "adam":
+            u = direction / math.sqrt(v)
+        else:
+            u = direction / math.sqrt(max(v - self.noise, 0.1 * self.noise))
+        fall = np.linspace(1.0, server.final_rate, self.rounds)[t - 1]
+        return rate / math.sqrt(self.rounds) * fall * u
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("optimizer", ["adam", "adam-corrected", "momentum"])
+@pytest.mark.parametrize("stage", [Stage.HEAD, Stage.LORA])
+@pytest.mark.parametrize("scale", [0.01, 20.0])
+def test_every_optimiser_steps_by_its_equation_over_a_stage(
+    stage: Stage, optimizer: str, momentum: float, scale: float
+) -> None:
+    """Three rounds; signals far below and far above the known noise."""
+    plan = plan_of(
+        optimizer=optimizer,
+        momentum=momentum,
+        second_moment=0.8,
+        final_rate=0.3,
+        head_rate=0.9,
+        lora_rate=0.2,
+        warm_rate=0.4,
+    )
+    first = 2 if stage is Stage.HEAD else 5
+    rounds = range(first, first + 3)
+    assert {stage_of(plan, round) for round in rounds} == {stage}
+    sigma = public_privacy(plan).of_round(first).noise_multiplier
+    assert sigma > 0
+    reference = Reference(plan, 3, sigma, sites=3)
+    expected = {name: tensor.double().numpy() for name, tensor in start().items()}
+    names = trained(plan, first, SHAPES)
+    assert set(names) == {"head.weight", "head.bias"} | ({B} if stage is Stage.LORA else set())
+    for t, (round, (state, _)) in enumerate(zip(rounds, walk(plan, rounds, scale=scale)), 1):  # noqa: B905
+        sent = releases(names, round, scale=scale)
+        for name in names:
+            total = sum(release[name].double().numpy() for release in sent)
+            head = 0.9 if stage is Stage.HEAD else 0.4
+            rate = 0.2 if name == B else head
+            expected[name] = expected[name] - reference.step(t, name, total, rate)
+        for name, tensor in state.items():
+            np.testing.assert_allclose(
+                tensor.numpy(), expected[name], rtol=2e-6, atol=2e-6, err_msg=f"{round} {name}"
+            )
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_adam_does_not_see_the_scale_of_gradients(momentum: float) -> None:
+    """So neither the number of sites and records nor the clip norm sets the step."""
+    plan = plan_of(momentum=momentum)
+    once, more = (walk(plan, range(2, 8), scale=scale)[-1][0] for scale in (1.0, 1024.0))
+    for name in SHAPES:
+        torch.testing.assert_close(once[name], more[name], rtol=1e-6, atol=1e-6)
+
+
+def test_noise_alone_moves_weights_by_about_the_rate_over_a_stage() -> None:
+    """A random walk of T steps of rate / √T each, whatever T."""
+    for rounds in (4, 100):
+        plan = RunPlan().replace(
+            task={"labels": ["a", "b"]},
+            training={"lora": "never"},
+            rounds={"count": rounds, "warm_start": 0},
+            server={"head_rate": 0.5, "final_rate": 1.0},
+        )
+        state: State = {"head.weight": torch.zeros(2, 2000), "head.bias": torch.zeros(2)}
+        memory: State = {}
+        generator = torch.Generator().manual_seed(0)
+        for round in range(1, rounds + 1):
+            rule = rule_of_round(plan, round, state, memory)
+            rule.add({n: torch.randn(t.shape, generator=generator) for n, t in state.items()}, 1.0)
+            state, memory = rule.finish(), rule.memory
+        assert float(state["head.weight"].std()) == pytest.approx(0.5, rel=0.05)
+
+
+def test_fedsvd_keeps_the_product_and_makes_a_orthonormal() -> None:
+    plan = plan_of(momentum=0.5)
+    svd = plan.replace(aggregation={"method": "fedsvd"})
+    rule, plain = (rule_of_round(p, 5, start(), {}) for p in (svd, plan))
+    for release in releases([B, "head.weight", "head.bias"], 5):
+        rule.add(release, 1.0)
+        plain.add(release, 1.0)
+    found, expected = rule.finish(), plain.finish()
+    torch.testing.assert_close(found[B] @ found[A], expected[B] @ expected[A], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[A] @ found[A].T, torch.eye(2), rtol=0, atol=1e-5)
+    assert not torch.equal(found[A], expected[A])
+    for name in ("head.weight", "head.bias", "head.center"):
+        assert torch.equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adam-corrected", "momentum"])
+def test_a_step_goes_on_from_a_checkpoint_as_if_nothing_had_been(
+    tmp_path: Path, optimizer: str
+) -> None:
+    """State and memory through the run folder after every round; to the bit."""
+    plan = plan_of(optimizer=optimizer, momentum=0.9)
+    folder = RunFolder(tmp_path / "run")
+    folder.create(plan)
+    state, memory = start(), {}
+    for round, (expected, kept) in enumerate(walk(plan, range(1, 8)), 1):
+        rule = rule_of_round(plan, round, state, memory)
+        for release in releases(trained(plan, round, state), round):
+            rule.add(release, 1.0)
+        folder.save("r", plan, RoundRecord(round), rule.finish(), rule.memory)
+        checkpoint = folder.checkpoint(plan)
+        assert checkpoint is not None
+        state, memory = checkpoint.state, checkpoint.memory
+        assert state.keys() == expected.keys() and memory.keys() == kept.keys()
+        assert all(torch.equal(state[name], expected[name]) for name in state)
+        assert all(torch.equal(memory[name], kept[name]) for name in memory)
+        assert bool(memory) == (round > 1)
+
+
+def test_finishing_twice_and_adding_more_is_allowed() -> None:
+    """The interface's promise: the optimiser's memory moves once a round."""
+    plan = plan_of(momentum=0.9)
+    state, memory = walk(plan, range(1, 4))[-1]
+    names = trained(plan, 4, state)
+    first, second = releases(names, 4, sites=2)
+
+    def rule(*sent: State) -> GradientStep:
+        made = rule_of_round(plan, 4, state, memory)
+        assert isinstance(made, GradientStep)
+        for release in sent:
+            made.add(release, 1.0)
+        return made
+
+    twice = rule(first)
+    twice.finish()
+    twice.add(second, 1.0)
+    whole = rule(first, second)
+    found, expected = twice.finish(), whole.finish()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert all(torch.equal(twice.memory[name], whole.memory[name]) for name in whole.memory)
+
+
+@pytest.mark.parametrize("round", [1, 3, 6])
+def test_nothing_released_and_bad_releases_are_refused(round: int) -> None:
+    plan = plan_of()
+    rule = rule_of_round(
+        plan, round, start(), walk(plan, range(1, round))[-1][1] if round > 1 else {}
+    )
+    with pytest.raises(LoricaError) as caught:
+        rule.finish()
+    assert caught.value.code is Code.TOO_FEW_SITES
+    names = trained(plan, round, start())
+    (good,) = releases(names, round, sites=1)
+    bad = {**good, "head.weight": torch.full(SHAPES["head.weight"], math.nan)}
+    for wrong in (bad, {}, {**good, "head.center": torch.zeros(8)}, {**good, A: torch.zeros(2, 8)}):
+        with pytest.raises(LoricaError) as caught:
+            rule.add(wrong, 1.0)
+        assert caught.value.code is Code.UPDATE_REFUSED
+    rule.add(good, 1.0)
+    clean = rule_of_round(plan, round, start(), rule.memory)
+    clean.add(good, 1.0)
+    found, expected = rule.finish(), clean.finish()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -24,7 +24,7 @@ Formal guarantee:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,6 +150,7 @@ class DPTrainer:
         units: Units | None = None,
         moves: bool = True,
         turns: Sequence[Collection[str]] = (),
+        scales: Mapping[str, float] | None = None,
     ) -> None:
         """
         Args:
@@ -164,6 +165,8 @@ class DPTrainer:
             turns: names of the parameters that each step trains: the first collection in the
                 first step and so on, again from the first after the last; all, when empty.
                 What a step does not train is neither clipped nor noised nor moved in it.
+            scales: name -> what the gradients of a parameter are multiplied by before clipping;
+                1 for names that are absent.
         """
         self._parameters = parameters
         self._optimizer = optimizer
@@ -172,6 +175,7 @@ class DPTrainer:
         self._sample_rate = sample_rate
         self._noise = noise
         self._units = units or Units.of_records(len(lengths))
+        self._scales = scales or {}
         self._turns = [set(names) for names in turns] or [set(parameters)]
         self._unchecked = set(range(len(self._turns))) if moves else set()
 
@@ -198,8 +202,9 @@ class DPTrainer:
         for position, (rows, owner) in enumerate(batches):
             self._loss_of_rows(rows).backward()
             self._check_sizes(active, len(rows))
-            for parameter in active.values():
-                parameter.grad_sample = average_by_unit(parameter.grad_sample, owner)  # type: ignore[attr-defined]
+            for name, parameter in active.items():
+                per_record = self._scales.get(name, 1.0) * parameter.grad_sample  # type: ignore[attr-defined]
+                parameter.grad_sample = average_by_unit(per_record, owner)  # type: ignore[attr-defined]
             self._optimizer.signal_skip_step(position + 1 < len(batches))
             self._optimizer.step()
             if position + 1 < len(batches):

@@ -2,8 +2,9 @@
 
 A linear head's gradient for one record is an outer product, so norms, clipping and the sum need
 no gradient per record to be written out: with residuals r_i = softmax(W f_i + b) - onehot(y_i)
-and f_i extended by a 1 for the bias, the record's gradient is r_i (x) f_i, and for a unit u with
-records i = 1..m the mean g_u = (1/m) Σ r_i (x) f_i has ‖g_u‖² = (1/m²) Σ_ij (r_i·r_j)(f_i·f_j).
+and f_i extended by a constant for the bias (``BIAS_INPUT``), the record's gradient is r_i (x) f_i,
+and for a unit u with records i = 1..m the mean g_u = (1/m) Σ r_i (x) f_i has
+‖g_u‖² = (1/m²) Σ_ij (r_i·r_j)(f_i·f_j).
 
 Formal guarantee:
     *Neighbouring relation*: one unit (:mod:`lorica.client.units`) added or removed.
@@ -21,6 +22,7 @@ import torch
 
 from lorica.client.noise import NoiseSource
 from lorica.common.accounting import PrivacyEvent
+from lorica.common.tasks.text_classification import BIAS_INPUT
 
 _TINY = 1e-12  # keeps C / 0 finite
 _SUMS_NORM = 1.0
@@ -73,11 +75,13 @@ def head_gradient(
         noise: source of the noise.
 
     Returns:
-        "head.weight" (C, H) and "head.bias" (C,), float32, in units of the loss per weight.
+        "head.weight" (C, H) and "head.bias" (C,), float32, in units of the loss per weight; the
+        bias is that of the constant input, b / ``BIAS_INPUT``.
     """
     with torch.no_grad():
-        inputs = torch.cat([features, torch.ones(len(features), 1)], dim=1).double()
-        weights = torch.cat([head.weight, head.bias[:, None]], dim=1).double()
+        constant = torch.full((len(features), 1), BIAS_INPUT)
+        inputs = torch.cat([features, constant], dim=1).double()
+        weights = torch.cat([head.weight, head.bias[:, None] / BIAS_INPUT], dim=1).double()
         residuals = torch.softmax(inputs @ weights.T, dim=1)
         residuals[torch.arange(len(labels)), labels] -= 1.0
         total = _clipped_sum(residuals, inputs, owner, clip_norm)

@@ -26,7 +26,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import SHELF, PrefixCache, predict_logits
 from lorica.common.records import Records
 from lorica.common.stages import Stage, falling, schedule, stage_of, trained
-from lorica.common.tasks.text_classification import TextClassifier, encode, loss_sum
+from lorica.common.tasks.text_classification import BIAS_INPUT, TextClassifier, encode, loss_sum
 
 
 class Session:
@@ -157,6 +157,7 @@ class Session:
         batch: int,
         after: AfterNoise | None = None,
     ) -> None:
+        releases = isinstance(inner, KeepGradient)
         optimizer = NoisyOptimizer(
             inner,
             noise=noise,
@@ -172,7 +173,8 @@ class Session:
             sample_rate=event.sample_rate,
             noise=noise,
             units=self._units,
-            moves=not isinstance(inner, KeepGradient),
+            moves=not releases,
+            scales={"head.bias": BIAS_INPUT} if releases else {},
             turns=step_turns(self._plan.aggregation.method, list(self._trained)),
         ).run(event.steps)
         optimizer.zero_grad(set_to_none=True)

@@ -159,7 +159,7 @@ class PrivacyPlan(Section):
     """Differential-privacy δ of the whole run at each site, a probability; a site refuses
     δ >= 1 / its number of records."""
 
-    clip_norm: Positive = 0.5
+    clip_norm: Positive = 0.35
     """Bound C on the L2 norm of one unit's gradient over all trained parameters."""
 
     unit: str = Field("record", min_length=1)

@@ -33,6 +33,11 @@ from lorica.common.residuals import ResidualWeights
 ZERO_SHOT_SCALE = 16.0
 """Inverse temperature of the label-name start; softmax(16 · cosine) is about calibrated."""
 
+BIAS_INPUT = 0.1
+"""In mode "gradient" the head's bias is trained as the weight of a constant input of this size:
+b = 0.1·w, with the gradient 0.1·Σr for w. With an input of 1, as plain as it is, the bias takes
+half of every record's clip norm and gives little for it."""
+
 _TOKENIZE_CHUNK = 1000
 
 

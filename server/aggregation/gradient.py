@@ -12,6 +12,7 @@ from lorica.common.factors import refactorise
 from lorica.common.methods import Part, factor_pairs, part_of
 from lorica.common.plan import RunPlan
 from lorica.common.stages import Stage, falling, place_of_tensor, stage_of
+from lorica.common.tasks.text_classification import BIAS_INPUT
 from lorica.server.aggregation.sums import SumOfReleases
 from lorica.server.screening import State
 
@@ -31,6 +32,10 @@ class GradientStep(SumOfReleases):
     - "adam-corrected": v less the noise's known K σ² C² (at least a tenth of that is left), as
       in DP-AdamBC (arXiv 2312.14334);
     - "momentum": u = m / C.
+
+    The bias is trained as the weight of a small constant input
+    (:data:`~lorica.common.tasks.text_classification.BIAS_INPUT`): what sites release for it is
+    that weight's gradient, and its step is scaled back.
 
     η = rate / √(rounds of the stage that train the tensor), falling linearly to
     ``server.final_rate``. With "adam" the noise alone then moves every weight by about the rate
@@ -95,6 +100,8 @@ class GradientStep(SumOfReleases):
         else:
             warm = stage_of(plan, self._round) is Stage.LORA
             rate = server.warm_rate if warm else server.head_rate
+            if name == "head.bias":
+                rate *= BIAS_INPUT  # the step is that of b / BIAS_INPUT
         rounds = place_of_tensor(plan, self._round, name)[1]
         return rate / math.sqrt(rounds) * falling(plan, self._round, server.final_rate)
 

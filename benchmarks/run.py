@@ -11,7 +11,7 @@ HERE = Path(__file__).resolve().parent
 
 def main() -> None:
     """Run the benchmark that the first argument names, with the arguments after it."""
-    known = {path.stem.replace("_", "-"): path for path in HERE.glob("*.py") if path.stem != "run"}
+    known = {path.stem.replace("_", "-"): path for path in (HERE / "speed").glob("*.py")}
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in known:
         print(f"Benchmarks: {', '.join(sorted(known))}. For example: make bench NAME={min(known)}")

@@ -1,6 +1,6 @@
 """How long one more round takes on a ledger of many, each with its own σ and q.
 
-    python benchmarks/ledger_speed.py [rounds] [cheap|dpsgd]
+    python benchmarks/speed/ledger_speed.py [rounds] [cheap|dpsgd]
 
 Prints seconds for building the ledger's composition once, for charging and storing one more
 round in the same process and after a restart with and without the cache of composed blocks, and

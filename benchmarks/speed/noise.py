@@ -1,6 +1,6 @@
-"""The share of the secure noise in a DP training step of the default plan.
+"""The share of the secure noise in a DP training step of the default plan's local mode.
 
-    python benchmarks/noise.py [rounds]
+    python benchmarks/speed/noise.py [rounds]
 
 One site of the default plan trains with noise and batches from the operating system's generator,
 as a real site does. Both times are taken in the same steps: that of the noise source's calls, and
@@ -69,8 +69,8 @@ class Timed:
 
 def main() -> None:
     """Measure and print."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else RunPlan().rounds.count
-    plan = RunPlan()
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    plan = RunPlan().replace(training={"mode": "local"}, rounds={"warm_start": 0, "count": 20})
     data = load_data(plan)
     plan = with_labels(plan, *label_sources(plan, data))
     site, rows = next(iter(partition(data.train, plan.simulation).items()))

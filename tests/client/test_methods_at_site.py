@@ -18,7 +18,7 @@ from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.factors import cut_factors
 from lorica.common.messages import Request
-from lorica.common.methods import Part, factor_pairs, part_of
+from lorica.common.methods import ANY_RANK, Part, factor_pairs, part_of
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
@@ -201,9 +201,12 @@ def test_a_proximal_pull_keeps_sites_closer_to_the_global_adapter(plan: RunPlan)
 # Ranks
 
 
+@pytest.mark.parametrize("method", sorted(ANY_RANK))
 @pytest.mark.parametrize("rank", [1, 3])
-def test_a_site_of_lower_rank_returns_factors_of_its_rank(plan: RunPlan, rank: int) -> None:
-    flex = plan.replace(aggregation={"method": "flexlora"})
+def test_a_site_of_lower_rank_returns_factors_of_its_rank(
+    plan: RunPlan, rank: int, method: str
+) -> None:
+    flex = plan.replace(aggregation={"method": method})
     state = begun(flex, seed=1)
     update, deviations = train(flex, state, config=site_config(flex, maximum_rank=rank))
     full, all_deviations = train(flex, state, config=site_config(flex))

@@ -138,7 +138,7 @@ def test_gradients_equal_single_record_backward_passes(
     assert_agree(batched, single, names)
 
 
-@pytest.mark.parametrize("method", ["fedex", "flexlora", "la-lora", "rolora"])
+@pytest.mark.parametrize("method", ["fedex", "flexlora", "flora", "la-lora", "rolora"])
 def test_gradients_equal_single_record_backward_passes_under_every_method(
     tiny: Path, method: str
 ) -> None:

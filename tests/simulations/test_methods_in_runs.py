@@ -16,7 +16,7 @@ from lorica.client.policy import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import State
 from lorica.common.backbones import load_backbone
-from lorica.common.methods import AVERAGES_PRODUCTS, TURNS
+from lorica.common.methods import ANY_RANK, AVERAGES_PRODUCTS, TURNS
 from lorica.common.plan import RunPlan
 from lorica.common.predict import Predictor
 from lorica.common.records import Records
@@ -128,10 +128,13 @@ def test_rolora_runs_on_the_coordinators_steps(plan: RunPlan, tmp_path: Path) ->
     assert sent[0] == sent[2]  # B, A, B
 
 
-def test_sites_of_different_ranks_train_one_adapter(plan: RunPlan, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", sorted(ANY_RANK))
+def test_sites_of_different_ranks_train_one_adapter(
+    plan: RunPlan, tmp_path: Path, method: str
+) -> None:
     """Ranks 1, 2 and 4 in a plan of rank 4, each by its own policy."""
     run = plan.replace(
-        aggregation={"method": "flexlora"},
+        aggregation={"method": method},
         task={"labels": ["health", "money"]},
         rounds={"minimum_sites": 3},
     )
@@ -177,4 +180,5 @@ def test_sites_of_different_ranks_train_one_adapter(plan: RunPlan, tmp_path: Pat
         )
     for record in folder.rounds()[1:]:
         assert [site.status for site in record.sites] == ["ok"] * 3, record.sites
-    assert any(bool(t.any()) for n, t in state.items() if ".lora_B." in n)
+    moved = ".residual" if method == "flora" else ".lora_B."
+    assert any(bool(tensor.any()) for name, tensor in state.items() if moved in name)

@@ -16,6 +16,7 @@ import tomli_w
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
 from lorica.common.errors import Code, LoricaError
+from lorica.common.methods import ANY_RANK
 from lorica.common.plan import EMBEDDED_SHA256, RunPlan, Section
 from lorica.common.stages import total_steps
 
@@ -88,8 +89,8 @@ class Policy(Section):
     backbones: list[str] = [EMBEDDED_SHA256]
     """Allowed backbones, by the SHA-256 of their weights."""
     maximum_rank: int = Field(64, ge=1)
-    """Largest LoRA rank; under the method "flexlora" the rank that the site trains at if a plan
-    has a larger one."""
+    """Largest LoRA rank; under the methods "flexlora" and "flora" the rank that the site trains
+    at if a plan has a larger one."""
     maximum_labels: int = Field(1000, ge=2)
     """Largest number of labels."""
     maximum_rounds: int = Field(1000, ge=1)
@@ -183,7 +184,7 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
         ),
         (
             plan.adapter.kind != "lora"
-            or plan.aggregation.method == "flexlora"
+            or plan.aggregation.method in ANY_RANK
             or plan.adapter.rank <= policy.maximum_rank,
             f"adapter.rank is {plan.adapter.rank}, the ceiling {policy.maximum_rank}",
         ),
@@ -213,7 +214,7 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
 
 def site_rank(plan: RunPlan, config: SiteConfig | None) -> int:
     """The LoRA rank that the site trains a plan at."""
-    if config is None or plan.aggregation.method != "flexlora":
+    if config is None or plan.aggregation.method not in ANY_RANK:
         return plan.adapter.rank
     return min(plan.adapter.rank, config.policy.maximum_rank)
 

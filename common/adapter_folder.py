@@ -2,9 +2,9 @@
 
 ``adapter_model.safetensors`` and ``adapter_config.json`` are peft's own format (LoRA on the
 encoder); ``head.safetensors`` holds the classification head, ``lorica.json`` what is needed to
-use it, ``README.md`` says how. Kind "head" has no peft files. The residual weights of "fedex" are
-there as LoRA factors of a higher rank (:func:`lorica.common.residuals.widened`), so that peft's
-own format holds the whole adapter.
+use it, ``README.md`` says how. Kind "head" has no peft files. Residual weights (methods "fedex"
+and "flora") are there as LoRA factors of a higher rank
+(:func:`lorica.common.residuals.widened`), so that peft's own format holds the whole adapter.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import safetensors.torch
 from lorica.common.adapters import State, lora_config
 from lorica.common.backbones import Backbone
 from lorica.common.errors import Code, LoricaError
+from lorica.common.methods import HAS_RESIDUAL
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import from_canonical
 from lorica.common.residuals import narrowed, widened
@@ -84,8 +85,8 @@ def load_adapter(folder: Path) -> SavedAdapter:
         state = safetensors.torch.load((folder / "head.safetensors").read_bytes())
         if plan.adapter.kind == "lora":
             lora = safetensors.torch.load((folder / "adapter_model.safetensors").read_bytes())
-            fedex = plan.aggregation.method == "fedex"
-            state |= narrowed(lora, plan.adapter) if fedex else lora
+            wide = plan.aggregation.method in HAS_RESIDUAL
+            state |= narrowed(lora, plan.adapter) if wide else lora
         return SavedAdapter(state, plan, about["backbone"]["sha256"])
     except FileNotFoundError as error:
         raise LoricaError(
@@ -115,7 +116,7 @@ def _write(folder: Path, state: State, plan: RunPlan, backbone: Backbone) -> Non
     (folder / "head.safetensors").write_bytes(safetensors.torch.save(head))
     if lora:
         adapter = plan.adapter
-        if plan.aggregation.method == "fedex":
+        if plan.aggregation.method in HAS_RESIDUAL:
             lora, adapter = widened(lora, adapter)
         config = lora_config(adapter, backbone.layers)
         config.base_model_name_or_path = source

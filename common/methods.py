@@ -5,7 +5,7 @@ this table. An adapter state maps names to tensors:
 
 - ``"<module path>.lora_A.weight"``: A, shape (r, in)
 - ``"<module path>.lora_B.weight"``: B, shape (out, r)
-- ``"<module path>.residual"``: R, shape (out, in), added to the product B·A; "fedex" alone
+- ``"<module path>.residual"``: R, shape (out, in), added to the product B·A; "fedex", "flora"
 - ``"head.weight"``, ``"head.bias"``: shape (labels, hidden), (labels,)
 - ``"head.center"``: shape (hidden,), taken from every feature; never trained
 """
@@ -37,6 +37,7 @@ TURNS: dict[str, tuple[frozenset[Part], ...]] = {
     "rolora": (_WITH_B, _WITH_A),
     "la-lora": (_WITH_BOTH,),
     "fedex": (_WITH_BOTH,),
+    "flora": (_WITH_BOTH,),
     "flexlora": (_WITH_BOTH,),
 }
 """Method -> the parts that sites train and send, by round: the first set in the first round that
@@ -50,8 +51,14 @@ TRAINED_PARTS: dict[str, frozenset[Part]] = {
 }
 """Method -> the parts that sites train in any round; the rest stays as the coordinator sent it."""
 
-AVERAGES_PRODUCTS = frozenset({"fedex", "flexlora"})
+AVERAGES_PRODUCTS = frozenset({"fedex", "flora", "flexlora"})
 """Methods that need every site's product B·A, not the mean of its factors alone."""
+
+HAS_RESIDUAL = frozenset({"fedex", "flora"})
+"""Methods whose adapter has residual weights beside its factors."""
+
+ANY_RANK = frozenset({"flora", "flexlora"})
+"""Methods under which sites may train at a lower rank than the plan's."""
 
 LOCAL_ONLY = AVERAGES_PRODUCTS | STEP_TURNS.keys()
 """Methods that need training.mode "local": where all sites differentiate at one common adapter,

@@ -1,8 +1,8 @@
 """Residual weights beside LoRA factors: the adapted weight is W + s·(R + B·A).
 
-Method "fedex" alone has them. In a model, s·R is added to a copy of W that the model has for
-itself: the backbone, which many models share, is never written. In a saved adapter, R is kept as
-further columns of B and rows of A, so that plain peft adds it without knowing of it.
+Methods "fedex" and "flora" alone have them. In a model, s·R is added to a copy of W that the
+model has for itself: the backbone, which many models share, is never written. In a saved adapter,
+R is kept as further columns of B and rows of A, so that plain peft adds it without knowing of it.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from lorica.common.accounting import PrivacyEvent, calibrate_noise
@@ -38,26 +40,22 @@ class RunPrivacy:
         longest = max(schedule(self.plan), key=lambda part: part[1])[0]
         return dict(self.stages)[longest]
 
-    def events(self, rounds: int, evaluations: int) -> list[PrivacyEvent]:
-        """All that the first ``rounds`` rounds and so many evaluations do."""
+    def events(self, rounds: int | Collection[int], evaluations: int) -> list[PrivacyEvent]:
+        """All that these rounds (or the first so many) and so many evaluations do."""
         found = [event for _, event in self.events_by_stage(rounds)]
         if self.evaluation and evaluations:
             found.append(PrivacyEvent(self.evaluation.noise_multiplier, 1.0, evaluations))
         return found
 
-    def events_by_stage(self, rounds: int) -> list[tuple[Stage, PrivacyEvent]]:
-        """What the first ``rounds`` rounds do, one event for each stage that was reached."""
-        found, one = [], dict(self.stages)
-        for stage, planned in schedule(self.plan):
-            done = min(planned, rounds)
-            rounds -= done
-            if done:
-                event = one[stage]
-                steps = event.steps * done
-                found.append(
-                    (stage, PrivacyEvent(event.noise_multiplier, event.sample_rate, steps))
-                )
-        return found
+    def events_by_stage(self, rounds: int | Collection[int]) -> list[tuple[Stage, PrivacyEvent]]:
+        """What these rounds (or the first so many) do, one event for each stage among them."""
+        numbers = range(1, rounds + 1) if isinstance(rounds, int) else rounds
+        done = Counter(stage_of(self.plan, number) for number in numbers)
+        return [
+            (stage, PrivacyEvent(one.noise_multiplier, one.sample_rate, one.steps * done[stage]))
+            for stage, one in self.stages
+            if done[stage]
+        ]
 
 
 def run_privacy(plan: RunPlan, units: int) -> RunPrivacy:

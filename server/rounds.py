@@ -140,14 +140,14 @@ class RoundLoop:
         self._keep_before_lora(round, state)
         if self._lora_lost(record):
             record = replace(record, lora_dropped=True)
-            state = {name: self._memory[f"{_BEFORE_LORA}{name}"] for name in state}
+            state = {name: self._memory[f"{_BEFORE_LORA}{name}"].clone() for name in state}
         self._close(record, state, phases, begun)
         return state
 
     def _keep_before_lora(self, round: int, state: State) -> None:
         """Remember the state that LoRA rounds start from, where they are on trial."""
         if self._on_trial and round == self._plan.rounds.count - self._plan.lora_rounds:
-            kept = {f"{_BEFORE_LORA}{name}": tensor for name, tensor in state.items()}
+            kept = {f"{_BEFORE_LORA}{name}": tensor.clone() for name, tensor in state.items()}
             self._memory = self._memory | kept
 
     def _lora_lost(self, last: RoundRecord) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Collection
 import torch
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.methods import Part, part_of
+from lorica.common.methods import ANY_RANK, Part, part_of
 from lorica.common.plan import RunPlan
 from lorica.common.stages import Stage, stage_of, trained
 
@@ -60,8 +60,8 @@ def honest_norm(plan: RunPlan, start: State, round: int) -> float | None:
 
     Adam moves no value by more than (1 - β₁)/√(1 - β₂) learning rates in a step (Kingma and Ba
     2015, section 2.1), whatever the gradients and the noise; so no honest update of T steps is
-    longer than 3.17 · T · √(Σ values · rate²). Under "flexlora" a site of lower rank also turns
-    and cuts the factors it was sent, by no more than twice their length.
+    longer than 3.17 · T · √(Σ values · rate²). Under "flexlora" and "flora" a site of lower rank
+    also turns and cuts the factors it was sent, by no more than twice their length.
     """
     if stage_of(plan, round) is not Stage.LOCAL:
         return None
@@ -72,7 +72,7 @@ def honest_norm(plan: RunPlan, start: State, round: int) -> float | None:
         rate = training.head_learning_rate if head else training.learning_rate
         squares += start[name].numel() * rate**2
     reach = _ADAM_STEP * training.local_steps * math.sqrt(squares)
-    if plan.aggregation.method == "flexlora":
+    if plan.aggregation.method in ANY_RANK:
         factors = {name: start[name] for name in names if part_of(name) is not Part.HEAD}
         reach += 2 * update_norm(factors)
     return reach

@@ -8,7 +8,7 @@ import resource
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,7 @@ class Simulation:
     def _spent(self, rounds: int) -> float:
         """Largest ε over the sites after so many rounds."""
         costs = {cost.stages: cost for cost in self._privacy.values()}  # equal ones once
-        return max(_epsilon_after(cost, self.plan, rounds) for cost in costs.values())
+        return max(_epsilon_after(cost, self.plan, range(1, rounds + 1)) for cost in costs.values())
 
     def _finish(self, baselines: dict[str, Any]) -> dict[str, Any]:
         from lorica.simulations.plots import picture
@@ -252,9 +252,10 @@ def _privacy_of(
 ) -> dict[str, Any]:
     """What a site spent: every round in which it was asked counts, whatever came of it."""
     spent: list[float | str] = []
-    asked = 0
+    asked: list[int] = []
     for record in trained:
-        asked += any(entry.site == site for entry in record.sites)
+        if any(entry.site == site for entry in record.sites):
+            asked.append(record.round)
         value = _epsilon_after(cost, plan, asked)
         spent.append(value if math.isfinite(value) else "inf")
     main = cost.training
@@ -284,13 +285,13 @@ def _privacy_of(
     return content
 
 
-def _epsilon_after(cost: RunPrivacy, plan: RunPlan, rounds: int) -> float:
+def _epsilon_after(cost: RunPrivacy, plan: RunPlan, rounds: Collection[int]) -> float:
     return epsilon(cost.events(rounds, _evaluations(plan, rounds)), plan.privacy.delta)
 
 
-def _evaluations(plan: RunPlan, rounds: int) -> int:
-    """How many evaluations at sites so many rounds have."""
-    return sum(round <= rounds for round in plan.evaluation_rounds)
+def _evaluations(plan: RunPlan, rounds: Collection[int]) -> int:
+    """How many evaluations at sites these rounds have."""
+    return len(set(plan.evaluation_rounds).intersection(rounds))
 
 
 def _peak_rss_bytes() -> int:

@@ -27,6 +27,7 @@ from lorica.common.adapters import (
 )
 from lorica.common.backbones import Backbone, Pooling
 from lorica.common.frozen_prefix import FrozenPrefix
+from lorica.common.methods import HAS_RESIDUAL
 from lorica.common.plan import RunPlan
 from lorica.common.residuals import ResidualWeights
 
@@ -88,8 +89,8 @@ class TextClassifier(nn.Module):
     """Encoder with LoRA (kind "lora") or without (kind "head"), pooling, and a linear head."""
 
     def __init__(self, backbone: Backbone, plan: RunPlan) -> None:
-        """Shares the backbone's weights; only LoRA factors and the head are its own, and under
-        "fedex" the weights that residuals are added to.
+        """Shares the backbone's weights; only LoRA factors and the head are its own, and with
+        residuals the weights that residuals are added to.
 
         ``frozen`` says that features never change (kind "head").
         """
@@ -102,7 +103,7 @@ class TextClassifier(nn.Module):
             depth = layer_indices(plan.adapter, backbone.layers)[0]
             peft_model = attach_lora(encoder, plan.adapter, backbone.layers)
             self._lora = lora_parameters(peft_model)
-            if plan.aggregation.method == "fedex":
+            if plan.aggregation.method in HAS_RESIDUAL:
                 self._residuals = ResidualWeights(peft_model, list(self._lora))
         self.encoder = encoder
         self.prefix = FrozenPrefix(encoder, depth)

@@ -2,6 +2,7 @@
 
 One module per rule, each a class registered with :func:`~lorica.server.aggregation.base.rule`:
 :mod:`fedavg`, :mod:`ffa`, :mod:`fedsvd`, :mod:`rolora`, :mod:`la_lora`, :mod:`fedex`,
+:mod:`flora`,
 :mod:`flexlora`. What a rule asks of the sites (which tensors they train and send) is the table in
 :mod:`lorica.common.methods`. Before any of them may come a robust rule (:mod:`robust`), which
 decides which updates it gets to see; after the mean a server optimiser
@@ -28,6 +29,7 @@ from lorica.server.aggregation import (  # noqa: F401  (fill RULES)
     fedsvd,
     ffa,
     flexlora,
+    flora,
     la_lora,
     rolora,
 )

@@ -17,7 +17,7 @@ class FlexLoRA(MeanOfProducts):
     Sites may have different ranks r_k <= r (a site's own policy bounds it): a site of lower rank
     keeps the first r_k rows of A and columns of B that it is sent, which is the best it can
     hold, since they are in the order of singular values; it trains those and fills up with
-    zeros.
+    zeros. It also evaluates what it can hold, not the whole adapter.
 
     **Not exact** when the mean of the products has a rank above r (K sites of rank r make up to
     K·r)::

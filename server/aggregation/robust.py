@@ -21,7 +21,8 @@ still pull. Where sites' data differ much, honest sites are cut off as well.
 
 Exactness: after "krum" and "norm-bound" the method is as exact as it says, over the updates that
 it sees. "median" and "trimmed-mean" work on A and B apart, so that their product is no mean of
-products unless the method trains one factor a round; they are refused for "fedex" and "flexlora".
+products unless the method trains one factor a round; they are refused for "fedex",
+"flora" and "flexlora".
 
 **Memory grows with the number of sites**: all updates of a round are held until it ends.
 

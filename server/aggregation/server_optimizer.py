@@ -24,8 +24,8 @@ class ServerOptimizer:
     by about η a round, whatever its size.
 
     Exactness: the rule's product is that of the moved factors, so no longer the mean of the
-    sites' products; "fedex" and "flexlora", which average products, refuse it. Under "fedsvd"
-    the moments of B are turned with its axes.
+    sites' products; "fedex", "flora" and "flexlora", which average products, refuse it. Under
+    "fedsvd" the moments of B are turned with its axes.
 
     Bytes: none. The coordinator keeps one or two float64 values for each trained one, also in
     its checkpoint. Epsilon: none; Δ is post-processing of what the sites have noised.

@@ -50,6 +50,7 @@ def make_plan(source: str, kind: str, layers: list[int], method: str = "fedavg")
         task={"labels": LABELS},
         adapter={"kind": kind, "layers": layers, "rank": 4},
         aggregation={"method": method},
+        training={"mode": "local"},
     )
 
 
@@ -59,7 +60,7 @@ def random_state(plan: RunPlan) -> dict[str, torch.Tensor]:
     state = starting_state(TextClassifier(backbone, plan), backbone, plan)
     generator = torch.Generator().manual_seed(3)
     for name, tensor in state.items():
-        if ".lora_B." in name or name == "head.bias":
+        if ".lora_B." in name or name == "head.bias" or name.endswith(".residual"):
             state[name] = 0.3 * torch.randn(tensor.shape, generator=generator)
     return state
 
@@ -135,6 +136,20 @@ def test_gradients_equal_single_record_backward_passes(
     names = trained_names(plan)
     assert any(".lora_A." in name for name in names) == (kind == "lora")
     assert_agree(batched, single, names)
+
+
+@pytest.mark.parametrize("method", ["fedex", "flexlora", "flora", "la-lora", "rolora"])
+def test_gradients_equal_single_record_backward_passes_under_every_method(
+    tiny: Path, method: str
+) -> None:
+    """The same with residual weights, and for what any round of the method trains."""
+    plan = make_plan(str(tiny), "lora", [-2, -1], method)
+    texts = ragged_texts(6)
+    labels = torch.arange(len(texts)) % len(LABELS)
+    single = single_record_gradients(plan, texts, labels)
+    _, batched = batch_gradients(plan, texts, labels, CACHE_BYTES)
+    trained = {name for name in random_state(plan) if is_trained(method, name)}
+    assert_agree(batched, single, trained)
 
 
 def test_gradients_equal_single_record_backward_passes_on_minilm() -> None:

@@ -92,6 +92,7 @@ def run_readme(
 CASES: dict[str, dict[str, Any]] = {
     "LoRA": {},
     "head": {"adapter": {"kind": "head"}},
+    "residuals": {"aggregation": {"method": "fedex"}, "training": {"mode": "local"}},
     "all layers": {"adapter": {"layers": [], "target_modules": ["dense", "key"]}},
     "no privacy": {"privacy": {"epsilon": "inf"}},
     "short texts": {"training": {"max_length": 5}},

@@ -126,6 +126,20 @@ def test_in_gradient_mode_all_sites_add_the_same_noise() -> None:
         assert run_privacy(plan, units) == public_privacy(plan)
 
 
+def test_a_site_that_joins_late_pays_for_the_rounds_it_took_part_in() -> None:
+    """Round 1 sums, 2 to 7 head, 8 to 10 LoRA: other rounds cost other σ and q."""
+    privacy = run_privacy(GRADIENT, 5000)
+    found = {stage: event.steps for stage, event in privacy.events_by_stage([6, 7, 8, 9, 10])}
+    assert found == {Stage.HEAD: 2, Stage.LORA: 3}
+    assert privacy.events_by_stage(10) == privacy.events_by_stage(range(1, 11))
+    delta = GRADIENT.privacy.delta
+    late, early = (privacy.events(numbers, 0) for numbers in (range(6, 11), range(1, 6)))
+    by_hand = [privacy.of_round(round) for round in range(6, 11)]
+    assert epsilon(late, delta) == epsilon(by_hand, delta)
+    assert epsilon(late, delta) != epsilon(early, delta)
+    assert privacy.events_by_stage([]) == []
+
+
 def test_local_steps_have_what_the_warm_start_leaves() -> None:
     plan = PLAN.replace(rounds={"warm_start": 0.4})
     privacy = run_privacy(plan, 1000)

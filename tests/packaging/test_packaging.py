@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from lorica.common.plan import RunPlan
+from lorica.common.plan_io import to_run_config
+
 ROOT = Path(__file__).resolve().parents[2]
 SIDES = ("common", "client", "server", "simulations")
 MAY_IMPORT = {
@@ -287,3 +290,13 @@ def test_a_side_imports_only_the_sides_below_it(side: str) -> None:
 def test_an_app_of_the_bundle_imports_lorica_alone(app: str) -> None:
     names = {name.split(".")[0] for _, name in imported(ROOT / app, ["lorica"])}
     assert names == {"lorica"}
+
+
+def test_flowers_default_config_is_the_plans() -> None:
+    """``flwr run .`` can only override keys that the app's configuration lists."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    sections = config["tool"]["flwr"]["app"]["config"]
+    flat = {
+        f"{name}.{key}": value for name, keys in sections.items() for key, value in keys.items()
+    }
+    assert flat == to_run_config(RunPlan())

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.factors import refactorise
-from lorica.common.methods import TRAINED_PARTS, TURNS, is_trained, residual_name
+from lorica.common.methods import HAS_RESIDUAL, TRAINED_PARTS, TURNS, is_trained, residual_name
 from lorica.common.plan import AggregationPlan
 from lorica.server.aggregation import RULES, State, aggregator
 
@@ -52,8 +52,8 @@ class Case:
         return torch.randn(shape, generator=self.generator)
 
     def updates(self, method: str, turn: int = 1) -> list[State]:
-        """Updates of all sites in a round of the method; "fedex" gives the start a residual."""
-        if method == "fedex" and R not in self.start:
+        """Updates of all sites in a round of the method; gives the start its residual."""
+        if method in HAS_RESIDUAL and R not in self.start:
             self.start[R] = self._normal((self.start[B].shape[0], self.start[A].shape[1]))
         trained = {n: t for n, t in self.start.items() if is_trained(method, n, turn)}
         return [{n: self._normal(tuple(t.shape)) for n, t in trained.items()} for _ in self.weights]
@@ -174,6 +174,21 @@ def test_fedex_keeps_what_fedavg_misses() -> None:
     missed = mean_of_products(case, updates) - case.start[R].double() - product(average)
     assert distance(state[R].double() - case.start[R].double(), missed) < 1e-5
     assert float(missed.norm()) > 1
+
+
+def test_flora_starts_every_round_with_fresh_orthonormal_rows_and_no_product() -> None:
+    case = Case()
+    seen = [case.start[A]]
+    for _ in range(3):
+        updates = case.updates("flora")
+        state = aggregate("flora", case.start, updates, case.weights)
+        assert not state[B].any()
+        assert distance(state[A].double() @ state[A].double().T, torch.eye(4)) < 1e-6
+        assert distance(state[R], mean_of_products(case, updates)) < 1e-5
+        assert all(float((state[A] @ other.T).abs().max()) < 0.999 for other in seen[1:])
+        assert not any(torch.allclose(state[A], other) for other in seen)
+        seen.append(state[A])
+        case.start = state
 
 
 def test_rolora_leaves_the_other_factor_as_it_was_to_the_bit() -> None:
@@ -359,7 +374,7 @@ def test_a_single_site_gives_its_own_update(method: str) -> None:
     state = aggregate(method, case.start, [update], case.weights)
     assert distance(product(state), mean_of_products(case, [update])) < 1e-5
     for name in update:
-        if name.startswith("head") or method not in ("fedsvd", "flexlora"):
+        if name.startswith("head") or method not in ("fedsvd", "flora", "flexlora"):
             assert torch.equal(state[name], at_site(case.start, update, name).float())
 
 

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.methods import STEP_TURNS, TURNS
+from lorica.common.methods import AVERAGES_PRODUCTS, HAS_RESIDUAL, STEP_TURNS, TURNS
 from lorica.common.plan import RunPlan
 from lorica.common.stages import trained
 from lorica.server.aggregation import aggregator
@@ -39,7 +39,7 @@ def plan(method: str, robust: str, **aggregation: Any) -> RunPlan:
 def start(method: str) -> State:
     generator = torch.Generator().manual_seed(0)
     state = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
-    return state | ({R: torch.zeros(10, 12)} if method == "fedex" else {})
+    return state | ({R: torch.zeros(10, 12)} if method in HAS_RESIDUAL else {})
 
 
 def honest(names: list[str], site: int) -> State:
@@ -80,7 +80,7 @@ def error(found: State, reference: State) -> float:
 CASES = [
     (method, rule)
     for method, rule in itertools.product(TURNS, RULES)
-    if method not in ("fedex", "flexlora") or rule not in FACTOR_RULES
+    if method not in AVERAGES_PRODUCTS or rule not in FACTOR_RULES
 ]
 
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import TRAINED_PARTS, is_trained
-from lorica.server.screening import State, screen, update_norm
+from lorica.common.plan import RunPlan
+from lorica.common.stages import trained as of_round
+from lorica.server.screening import State, honest_norm, screen, update_norm
 
 METHODS = sorted(TRAINED_PARTS)
 PATH = "encoder.layer.5.attention.self.query"
@@ -141,3 +143,60 @@ def test_the_norm_is_that_of_all_values_together(
 def test_the_norm_of_large_half_precision_values_does_not_overflow() -> None:
     update = {"a": torch.full((100,), 6e4, dtype=torch.float16), "b": torch.full((4,), 3e38)}
     assert update_norm(update) == pytest.approx(6e38, rel=1e-6)
+
+
+# The longest honest update
+
+
+def local_plan(method: str) -> RunPlan:
+    return RunPlan().replace(
+        training={"mode": "local", "local_steps": 3},
+        aggregation={"method": method},
+        rounds={"warm_start": 0, "count": 4},
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("round", [1, 2])
+def test_no_sequence_of_gradients_moves_adam_further_than_the_limit(
+    method: str, round: int
+) -> None:
+    """Against torch's Adam on gradients that grow a thousandfold with every step."""
+    plan, begun = local_plan(method), start()
+    limit = honest_norm(plan, begun, round)
+    assert limit is not None
+    names = of_round(plan, round, begun)
+    weights = {name: torch.nn.Parameter(begun[name].clone()) for name in names}
+    rates = {True: plan.training.head_learning_rate, False: plan.training.learning_rate}
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [weight], "lr": rates[name.startswith("head")]}
+            for name, weight in weights.items()
+        ]
+    )
+    for step in range(3):
+        for weight in weights.values():
+            weight.grad = torch.full_like(weight, 1000.0**step)
+        optimizer.step()
+    moved = {name: weight.detach() - begun[name] for name, weight in weights.items()}
+    assert update_norm(moved) <= limit
+    screen(moved, begun, names, max_norm=limit)
+
+
+def test_the_limit_counts_what_the_round_trains_alone() -> None:
+    plan = local_plan("rolora")
+    odd, even, both = (
+        honest_norm(plan, start(), 1),
+        honest_norm(plan, start(), 2),
+        honest_norm(local_plan("fedavg"), start(), 1),
+    )
+    assert odd is not None and even is not None and both is not None
+    assert odd < both and even < both and odd != even
+
+
+def test_sums_have_no_limit() -> None:
+    """They grow with the number of records that a site has."""
+    warm = local_plan("ffa").replace(rounds={"warm_start": 0.4})
+    assert honest_norm(warm, start(), 1) is None
+    assert honest_norm(warm, start(), 2) is not None
+    assert honest_norm(RunPlan(), start(), 3) is None

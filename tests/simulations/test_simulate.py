@@ -24,6 +24,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from lorica.client.trainer import LocalTrainer
+from lorica.common.accounting import PrivacyEvent, epsilon
 from lorica.common.adapter_folder import load_adapter
 from lorica.common.cli import main
 from lorica.common.errors import Code, LoricaError
@@ -33,7 +34,9 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan_io import load_plan, to_toml
 from lorica.common.predict import Predictor
 from lorica.common.records import Records
+from lorica.common.site_privacy import run_privacy
 from lorica.common.stages import Stage, total_steps
+from lorica.server.records import RoundRecord, SiteRound
 from lorica.simulations import simulate
 from lorica.simulations.simulate import Simulation, resumable
 from lorica.simulations.sites import make_trainer
@@ -166,11 +169,32 @@ def test_the_stated_epsilon_is_right(plan: RunPlan, finished: Path) -> None:
             if done:
                 history = (event["noise_multiplier"], event["sample_rate"], done)
                 reference.history.append(history)
-        epsilon = reference.get_epsilon(figures["delta"], eps_error=5e-3)
-        assert stated == pytest.approx(epsilon, rel=0.01)
+        independent = reference.get_epsilon(figures["delta"], eps_error=5e-3)
+        assert stated == pytest.approx(independent, rel=0.01)
     for spent in summary["epsilon"].values():
         assert spent == figures["epsilon_by_round"][-1]
         assert 0.98 * 8.0 <= spent <= 8.0, "the budget is used, and kept"
+
+
+def test_a_site_that_was_absent_is_charged_for_its_own_rounds_alone(plan: RunPlan) -> None:
+    """Asked in the last two rounds: what they cost, not what the first two do."""
+    data = load_data(plan)
+    full = plan.replace(task={"labels": ["health", "money"]})
+    trainer = make_trainer("late", data.train, full)
+    cost = run_privacy(full, len(data.train))
+    there = [SiteRound("late", "ok")]
+    rounds = [RoundRecord(0), RoundRecord(1), RoundRecord(2, there), RoundRecord(3, there)]
+    summary = simulate.summarise(full, rounds, {}, {"late": cost}, {"late": trainer}, data)
+    figures = summary["privacy"]["late"]
+    own = [cost.of_round(2), cost.of_round(3)]
+    delta = full.privacy.delta
+    expected = [0.0, epsilon(own[:1], delta), epsilon(own, delta)]
+    assert figures["epsilon_by_round"] == expected
+    recorded = [
+        PrivacyEvent(event["noise_multiplier"], event["sample_rate"], event["steps"])
+        for event in figures["events"]
+    ]
+    assert epsilon(recorded, delta) == summary["epsilon"]["late"] == expected[-1]
 
 
 def test_the_adapter_is_that_of_the_last_round_and_classifies(finished: Path) -> None:
@@ -271,6 +295,37 @@ def test_a_run_interrupted_between_rounds_ends_as_if_it_had_not_been(
     expected = json.loads((finished / "summary.json").read_text())
     for key in ("accuracy", "epsilon", "privacy", "baselines", "bytes_up_per_round"):
         assert summary[key] == expected[key]
+
+
+@pytest.fixture(scope="module")
+def remembering(plan: RunPlan, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunPlan, Path]:
+    """An uninterrupted run whose steps depend on those before: class sums, 3 head, 3 LoRA."""
+    if plan.training.mode == "local":
+        pytest.skip("the coordinator remembers steps in mode gradient")
+    longer = plan.replace(
+        training={"lora_rounds": 3}, rounds={"count": 7}, server={"momentum": 0.9}
+    )
+    out = tmp_path_factory.mktemp("remembering") / "run"
+    run(longer, out)
+    return longer, out
+
+
+@pytest.mark.parametrize("round", [1, 2, 3, 4, 5, 6])
+def test_a_run_resumed_in_any_stage_remembers_its_steps(
+    remembering: tuple[RunPlan, Path], tmp_path: Path, round: int
+) -> None:
+    """Within the head's rounds, between stages and within the LoRA rounds; to the byte."""
+    plan, whole = remembering
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        Simulation(plan, out, quiet(Interrupting(f"round {round}/"))).run()
+    assert len(read_rounds(out)) == round + 1
+    run(resumable(out), out, resume=True)
+    assert adapter_files(out) == adapter_files(whole)
+    name = "checkpoint.safetensors"
+    assert load_file(out / name).keys() == load_file(whole / name).keys()
+    for key, tensor in load_file(whole / name).items():
+        assert torch.equal(load_file(out / name)[key], tensor), key
 
 
 @pytest.mark.parametrize("call", [1, SITES + 2], ids=["first round", "second round"])

@@ -1,0 +1,184 @@
+"""Whole runs of every method: nobody's honest update is refused, and a resumed run ends alike."""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lorica.client.noise import SeededNoise
+from lorica.client.policy import Policy, SiteConfig, SiteData, SiteIdentity
+from lorica.client.trainer import LocalTrainer
+from lorica.common.adapters import State
+from lorica.common.backbones import load_backbone
+from lorica.common.methods import ANY_RANK, AVERAGES_PRODUCTS, TURNS
+from lorica.common.plan import RunPlan
+from lorica.common.predict import Predictor
+from lorica.common.records import Records
+from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.server.rounds import RoundLoop
+from lorica.server.run_folder import RunFolder
+from lorica.simulations.federation import run_in_process
+from lorica.simulations.progress import LiveProgress
+from lorica.simulations.simulate import Simulation
+
+ROUNDS, SITES = 4, 5
+WORDS = {
+    "money": ["card", "cash", "loan", "bank", "money", "lost"],
+    "health": ["fever", "pain", "heart", "skin", "cough", "doctor"],
+}
+EXTRAS: dict[str, dict[str, dict[str, Any]]] = {
+    "plain": {},
+    "krum": {"aggregation": {"robust": "krum"}, "rounds": {"minimum_sites": SITES}},
+    "fedadam": {"server": {"local_optimizer": "fedadam", "local_rate": 0.05}},
+    "after noise": {"training": {"proximal": 0.1, "smoothing": 0.5}},
+}
+CASES = [
+    (method, extra)
+    for method in TURNS
+    for extra in EXTRAS
+    if extra != "fedadam" or method not in AVERAGES_PRODUCTS
+]
+
+
+def texts(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    generator = random.Random(seed)
+    labels = [["money", "health"][row % 2] for row in range(count)]
+    return [(" ".join(generator.choices(WORDS[label], k=5)), label) for label in labels]
+
+
+@pytest.fixture(scope="module")
+def plan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
+    """Five sites of 24 records on the small backbone of tests/conftest.py."""
+    shared = request.config.pluginmanager.get_plugin(str(Path(__file__).parents[1] / "conftest.py"))
+    folder = tmp_path_factory.mktemp("methods")
+    with (folder / "data.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows(texts(150))
+    return RunPlan().replace(
+        backbone={"source": str(shared.make_small_backbone(folder / "backbone"))},
+        adapter={"rank": 4, "layers": [1, 2]},
+        data={"train": str(folder / "data.csv")},
+        privacy={"epsilon": 8.0, "delta": 1e-3},
+        training={"mode": "local", "expected_batch_size": 8, "local_steps": 3},
+        rounds={"count": ROUNDS, "warm_start": 0},
+        simulation={"sites": SITES},
+    )
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=100)
+
+
+def bytes_of(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (out / "adapter").iterdir()}
+
+
+class _Killed(Exception):  # noqa: N818 - no error of ours
+    pass
+
+
+@pytest.mark.parametrize(("method", "extra"), CASES)
+def test_a_run_of_every_method_is_whole_and_resumes_to_the_byte(
+    plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, extra: str
+) -> None:
+    """Against the run that was not killed in its third round."""
+    sections = {key: dict(value) for key, value in EXTRAS[extra].items()}
+    sections["aggregation"] = sections.get("aggregation", {}) | {"method": method}
+    run = plan.replace(**sections)
+    Simulation(run, tmp_path / "straight", quiet()).run()
+    rounds = RunFolder(tmp_path / "straight").rounds()
+    assert len(rounds) == ROUNDS + 1
+    for record in rounds[1:]:
+        assert [site.status for site in record.sites] == ["ok"] * SITES, record.sites
+
+    whole = RoundLoop._one_round
+
+    def killed(self: RoundLoop, round: int, state: State) -> State:
+        if round == 3:
+            raise _Killed
+        return whole(self, round, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RoundLoop, "_one_round", killed)
+        with pytest.raises(_Killed):
+            Simulation(run, tmp_path / "killed", quiet()).run()
+    Simulation(run, tmp_path / "killed", quiet()).run(resume=True)
+    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "straight")
+    (prediction,) = Predictor(tmp_path / "straight" / "adapter")(["my card is lost"])
+    assert sum(prediction.probabilities) == pytest.approx(1, abs=1e-5)
+
+
+def test_rolora_runs_on_the_coordinators_steps(plan: RunPlan, tmp_path: Path) -> None:
+    run = plan.replace(
+        aggregation={"method": "rolora"},
+        training={"mode": "gradient", "lora": "always", "lora_rounds": 3},
+        server={"momentum": 0.5},
+    )
+    Simulation(run, tmp_path / "run", quiet()).run()
+    rounds = RunFolder(tmp_path / "run").rounds()
+    assert all(site.status == "ok" for record in rounds for site in record.sites)
+    sent = [record.bytes_up for record in rounds[2:]]
+    assert sent[0] == sent[2]  # B, A, B
+
+
+@pytest.mark.parametrize("method", sorted(ANY_RANK))
+def test_sites_of_different_ranks_train_one_adapter(
+    plan: RunPlan, tmp_path: Path, method: str
+) -> None:
+    """Ranks 1, 2 and 4 in a plan of rank 4, each by its own policy."""
+    run = plan.replace(
+        aggregation={"method": method},
+        task={"labels": ["health", "money"]},
+        rounds={"minimum_sites": 3},
+    )
+    backbone = load_backbone(run.backbone)
+    trainers = {}
+    for number, rank in enumerate((1, 2, 4)):
+        rows = texts(40, seed=number)
+        records = Records(
+            [text for text, _ in rows], [label for _, label in rows], ["x"] * 40, [""] * 40
+        )
+        site = f"site-{number}"
+        config = SiteConfig(
+            site=SiteIdentity(name=site),
+            data=SiteData(source="x.csv"),
+            policy=Policy(
+                backbones=[backbone.sha256],
+                maximum_rank=rank,
+                maximum_delta=1e-2,
+                minimum_units=1,
+            ),
+        )
+        trainers[site] = LocalTrainer(
+            site,
+            records,
+            noise=lambda stream, round, site=site: SeededNoise(stream, site, round),
+            config=config,
+        )
+    folder = RunFolder(tmp_path / "run")
+    folder.create(run)
+    with LiveProgress(quiet(), run.privacy.epsilon) as observer:
+        state = run_in_process(
+            lambda grid: RoundLoop(
+                grid,
+                run,
+                folder,
+                run="r",
+                start=lambda: starting_state(TextClassifier(backbone, run), backbone, run),
+                evaluate=None,
+                observer=observer,
+                nodes=3,
+            ).run(),
+            trainers,
+        )
+    for record in folder.rounds()[1:]:
+        assert [site.status for site in record.sites] == ["ok"] * 3, record.sites
+    moved = ".residual" if method == "flora" else ".lora_B."
+    assert any(bool(tensor.any()) for name, tensor in state.items() if moved in name)

@@ -25,6 +25,7 @@ from lorica.common.accounting import PrivacyEvent
 from lorica.common.tasks.text_classification import BIAS_INPUT
 
 _TINY = 1e-12  # keeps C / 0 finite
+_CANCELLED = 1e-12  # more than float64 loses of (Σ‖r_i‖‖f_i‖)² in a sum that cancels
 _SUMS_NORM = 1.0
 
 
@@ -105,7 +106,7 @@ def _clipped_sum(
 def _norms(
     left: torch.Tensor, right: torch.Tensor, owner: torch.Tensor, sizes: torch.Tensor
 ) -> torch.Tensor:
-    """L2 norm of every unit's mean outer product, shape (units,)."""
+    """L2 norm of every unit's mean outer product, never below the true one, shape (units,)."""
     own = (left.square().sum(1) * right.square().sum(1)).sqrt()
     norms = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, owner, own)
     order = torch.argsort(owner, stable=True)
@@ -117,5 +118,6 @@ def _norms(
         rows = order[starts[units][:, None] + torch.arange(size)]  # (units, size)
         a, b = left[rows], right[rows]
         gram = torch.bmm(a, a.transpose(1, 2)) * torch.bmm(b, b.transpose(1, 2))
-        norms[units] = gram.sum((1, 2)).clamp(min=0.0).sqrt() / size
+        square = gram.sum((1, 2)).clamp(min=0.0) + _CANCELLED * norms[units].square()
+        norms[units] = square.sqrt() / size
     return norms

@@ -203,7 +203,7 @@ class TrainingPlan(Section):
 
     lora_rounds: int = Field(12, ge=1)
     """Mode "gradient": how many of the last rounds train LoRA factors, and the head with them,
-    if any do."""
+    if any do; with "auto" at most a third of all rounds."""
 
     lora_sample_rate: float = Field(0.25, gt=0, le=1)
     """Mode "gradient": probability of a unit to be in the batch of a LoRA round."""
@@ -479,9 +479,11 @@ class RunPlan(Section):
         training = self.training
         if training.mode == "local" or self.adapter.kind == "head" or training.lora == "never":
             return 0
-        if training.lora == "auto" and self.privacy.private and not self.rounds.evaluate_every:
+        if training.lora == "always":
+            return training.lora_rounds
+        if self.privacy.private and not self.rounds.evaluate_every:
             return 0
-        return training.lora_rounds
+        return min(training.lora_rounds, self.rounds.count // 3)
 
     @property
     def evaluation_rounds(self) -> list[int]:

@@ -16,6 +16,7 @@ from lorica.client.frozen_features import head_gradient, label_sums
 from lorica.client.noise import SeededNoise
 from lorica.client.units import Units, joined
 from lorica.common.accounting import PrivacyEvent
+from lorica.common.tasks.text_classification import BIAS_INPUT
 
 SILENT = PrivacyEvent(0.0, 1.0, 1)
 LABELS, WIDTH = 4, 7
@@ -66,7 +67,8 @@ def head_reference(
             logits = exact(features[row : row + 1].double())
             torch.nn.functional.cross_entropy(logits, labels[row : row + 1]).backward()
             assert exact.weight.grad is not None and exact.bias.grad is not None
-            gradients.append(torch.cat([exact.weight.grad, exact.bias.grad[:, None]], dim=1))
+            bias = BIAS_INPUT * exact.bias.grad[:, None]  # of b / BIAS_INPUT, by the chain rule
+            gradients.append(torch.cat([exact.weight.grad, bias], dim=1))
         total += clipped(torch.stack(gradients).mean(0), bound)
     return total
 

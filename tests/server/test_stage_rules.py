@@ -159,7 +159,7 @@ def test_every_optimiser_steps_by_its_equation_over_a_stage(
         for name in names:
             total = sum(release[name].double().numpy() for release in sent)
             head = 0.9 if stage is Stage.HEAD else 0.4
-            rate = 0.2 if name == B else head
+            rate = {B: 0.2, "head.bias": BIAS_INPUT * head}.get(name, head)
             expected[name] = expected[name] - reference.step(t, name, total, rate)
         for name, tensor in state.items():
             np.testing.assert_allclose(

@@ -18,7 +18,8 @@ from lorica.server.screening import State, check_form
 class Aggregator(ABC):
     """Takes the updates of one round one by one and gives the next global state.
 
-    Its memory does not grow with the number of sites, and it keeps no reference to an update.
+    Its memory does not grow with the number of sites (but for :mod:`robust` rules, which hold the
+    updates of a round), and it keeps no reference to an update.
     """
 
     method: ClassVar[str]

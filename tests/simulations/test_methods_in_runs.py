@@ -16,13 +16,15 @@ from lorica.client.policy import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import State
 from lorica.common.backbones import load_backbone
-from lorica.common.methods import ANY_RANK, AVERAGES_PRODUCTS, TURNS
+from lorica.common.errors import Code, LoricaError
+from lorica.common.methods import ANY_RANK, TURNS
 from lorica.common.plan import RunPlan
 from lorica.common.predict import Predictor
 from lorica.common.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.server.rounds import RoundLoop
 from lorica.server.run_folder import RunFolder
+from lorica.simulations.audit.subject import Subject
 from lorica.simulations.federation import run_in_process
 from lorica.simulations.progress import LiveProgress
 from lorica.simulations.simulate import Simulation
@@ -39,10 +41,11 @@ EXTRAS: dict[str, dict[str, dict[str, Any]]] = {
     "after noise": {"training": {"proximal": 0.1, "smoothing": 0.5}},
 }
 CASES = [
-    (method, extra)
-    for method in TURNS
-    for extra in EXTRAS
-    if extra != "fedadam" or method not in AVERAGES_PRODUCTS
+    *((method, "plain") for method in TURNS),
+    *(("fedsvd", extra) for extra in EXTRAS if extra != "plain"),
+    ("rolora", "fedadam"),
+    ("la-lora", "after noise"),
+    ("fedex", "krum"),
 ]
 
 
@@ -113,6 +116,22 @@ def test_a_run_of_every_method_is_whole_and_resumes_to_the_byte(
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "straight")
     (prediction,) = Predictor(tmp_path / "straight" / "adapter")(["my card is lost"])
     assert sum(prediction.probabilities) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["rolora", "la-lora"])
+def test_the_audit_refuses_methods_that_train_in_turn(plan: RunPlan, method: str) -> None:
+    with pytest.raises(LoricaError, match="in turn") as caught:
+        Subject.of(plan.replace(aggregation={"method": method}))
+    assert caught.value.code is Code.PLAN_BAD_VALUE
+
+
+@pytest.mark.parametrize("extra", ["krum", "after noise"])
+def test_the_audit_takes_a_robust_plan_and_what_follows_the_noise_out(
+    plan: RunPlan, extra: str
+) -> None:
+    subject = Subject.of(plan.replace(**EXTRAS[extra]))
+    assert subject.plan.aggregation.robust == "none"
+    assert subject.plan.training.proximal == subject.plan.training.smoothing == 0.0
 
 
 def test_rolora_runs_on_the_coordinators_steps(plan: RunPlan, tmp_path: Path) -> None:

@@ -297,7 +297,8 @@ class ServerPlan(Section):
     """Share of a stage's step size that is left in its last round; it falls linearly."""
 
     averaging: float = Field(0.0, ge=0, lt=1)
-    """Decay of an exponential mean of the iterates, which is the result; 0: the last iterate."""
+    """Decay of an exponential mean of the head's iterates, which is what a stage ends with; 0: its
+    last iterate."""
 
     local_optimizer: Literal["none", "fedavgm", "fedadam", "fedyogi"] = "none"
     """Mode "local": the mean update is the next adapter's move as it is ("none"), or the gradient

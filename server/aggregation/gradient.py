@@ -11,7 +11,7 @@ import torch
 from lorica.common.factors import refactorise
 from lorica.common.methods import Part, factor_pairs, part_of
 from lorica.common.plan import RunPlan
-from lorica.common.stages import Stage, falling, place_of_tensor, stage_of
+from lorica.common.stages import Stage, falling, place_in_stage, place_of_tensor, stage_of
 from lorica.common.tasks.text_classification import BIAS_INPUT
 from lorica.server.aggregation.sums import SumOfReleases
 from lorica.server.screening import State
@@ -91,7 +91,21 @@ class GradientStep(SumOfReleases):
             for name_a, name_b in factor_pairs(merged).values():
                 if name_b in changed:
                     changed[name_a], changed[name_b] = refactorise(merged[name_a], merged[name_b])
+        if self._plan.server.averaging:
+            changed |= self._averaged(changed)
         return self._next(changed)
+
+    def _averaged(self, changed: State) -> State:
+        """In a stage's last round, the exponential mean of the head's iterates since its first;
+        updates the memory."""
+        number, rounds = place_in_stage(self._plan, self._round)
+        decay, found = self._plan.server.averaging, {}
+        for name in changed:
+            if part_of(name) is Part.HEAD:
+                held = self._start[name] if number == 1 else self._before[f"average.{name}"]
+                found[name] = decay * held.double() + (1 - decay) * changed[name]
+                self.memory[f"average.{name}"] = found[name]
+        return found if number == rounds else {}
 
     def _rate(self, name: str) -> float:
         plan, server = self._plan, self._plan.server

@@ -40,7 +40,7 @@ def plan(tiny: Path) -> RunPlan:
         backbone={"source": str(tiny)},
         task={"labels": ["money", "health"]},
         adapter={"rank": 4},
-        privacy={"epsilon": 4.0, "delta": 1e-3},
+        privacy={"epsilon": 4.0, "delta": 1e-3, "clip_norm": 1.0},
         training={"mode": "local", "expected_batch_size": 8, "local_steps": 4},
         rounds={"count": 4, "warm_start": 0},
     )

@@ -24,6 +24,7 @@ from lorica.common.records import Records
 from lorica.common.site_privacy import public_privacy
 from lorica.common.stages import sent, stage_of, trained
 from lorica.common.tasks.text_classification import (
+    BIAS_INPUT,
     TextClassifier,
     collate,
     encode,
@@ -145,7 +146,8 @@ def by_hand(plan: RunPlan, round: int, records: Records) -> State:
             loss_sum(classifier.head(feature), labels[row : row + 1]).backward()
             for name, parameter in parameters.items():
                 assert parameter.grad is not None
-                mean[name] += parameter.grad.double() / len(rows)
+                scale = BIAS_INPUT if name == "head.bias" else 1.0  # that of b / BIAS_INPUT
+                mean[name] += scale * parameter.grad.double() / len(rows)
         groups = [[n for n in names if n.startswith("head.")], [n for n in names if "lora" in n]]
         for group, part in zip(groups, (1 - share, share), strict=True):
             limit = 1.0 if round == SUMS else bound * math.sqrt(part)

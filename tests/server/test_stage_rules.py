@@ -14,6 +14,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.site_privacy import public_privacy
 from lorica.common.stages import Stage, stage_of, trained
+from lorica.common.tasks.text_classification import BIAS_INPUT
 from lorica.server.aggregation import State
 from lorica.server.aggregation.class_sums import ClassSums
 from lorica.server.aggregation.gradient import GradientStep
@@ -277,3 +278,14 @@ def test_nothing_released_and_bad_releases_are_refused(round: int) -> None:
     clean.add(good, 1.0)
     found, expected = rule.finish(), clean.finish()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_averaging_ends_a_stage_with_the_exponential_mean_of_the_heads_iterates() -> None:
+    rounds = range(2, 5)
+    last = [state["head.weight"].double() for state, _ in walk(plan_of(), rounds)]
+    averaged = [state["head.weight"].double() for state, _ in walk(plan_of(averaging=0.6), rounds)]
+    mean = start()["head.weight"].double()
+    for iterate in last:
+        mean = 0.6 * mean + 0.4 * iterate
+    torch.testing.assert_close(averaged, [*last[:-1], mean], rtol=1e-6, atol=1e-6)
+    assert float((mean - last[-1]).abs().max()) > 0.01

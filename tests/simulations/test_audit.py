@@ -106,7 +106,7 @@ class Shuffling(DPTrainer):
         for _ in range(steps):
             if len(order) < size:
                 order = generator.permutation(count)
-            self._step([np.array([unit]) for unit in order[:size]])
+            self._step([np.array([unit]) for unit in order[:size]], 0)
             order = order[size:]
 
 

@@ -299,12 +299,13 @@ def test_a_run_interrupted_between_rounds_ends_as_if_it_had_not_been(
 
 @pytest.fixture(scope="module")
 def remembering(plan: RunPlan, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunPlan, Path]:
-    """An uninterrupted run whose steps depend on those before: class sums, 3 head, 3 LoRA."""
-    if plan.training.mode == "local":
-        pytest.skip("the coordinator remembers steps in mode gradient")
-    longer = plan.replace(
-        training={"lora_rounds": 3}, rounds={"count": 7}, server={"momentum": 0.9}
-    )
+    """An uninterrupted run whose steps depend on those before: class sums, 3 head, 3 LoRA; or 7
+    of local steps."""
+    training = {"lora_rounds": 3} if plan.training.mode == "gradient" else {}
+    optimizer = {"momentum": 0.9, "local_optimizer": "fedadam"}
+    if plan.training.mode == "gradient":
+        optimizer["local_optimizer"] = "none"
+    longer = plan.replace(training=training, rounds={"count": 7}, server=optimizer)
     out = tmp_path_factory.mktemp("remembering") / "run"
     run(longer, out)
     return longer, out

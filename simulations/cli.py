@@ -56,7 +56,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/demo"),
     settings: SetOption = None,
 ) -> None:
-    """Four hospitals with synthetic notes train one classifier under ε = 8: about five minutes.
+    """Four hospitals with synthetic notes train one classifier under ε = 8: a minute or two.
 
     Replaces the results of an earlier demo in the same folder.
     """

@@ -87,27 +87,20 @@ class NoisyOptimizer(DPOptimizer):
         add to the sensitivity; in float64 that is below the grid that the noise source rounds
         to.
         """
-        groups = [
-            (
-                group["clip_norm"],
-                [
-                    (p, p.grad_sample.flatten(1).double())
-                    for p in group["params"]
-                    if p.requires_grad
-                ],
-            )
-            for group in self.param_groups
-        ]
-        groups = [(bound, members) for bound, members in groups if members]
-        finite = torch.stack(
-            [sample.isfinite().all(1) for _, members in groups for _, sample in members]
-        ).all(0)
-        for bound, members in groups:
-            norms = torch.stack([sample.norm(dim=1) for _, sample in members]).norm(dim=0)
+        groups = []
+        for group in self.param_groups:
+            members = [(p, p.grad_sample.flatten(1)) for p in group["params"] if p.requires_grad]
+            if members:
+                norms = torch.stack([_norms(sample) for _, sample in members]).norm(dim=0)
+                groups.append((group["clip_norm"], members, norms))
+        # Float32 values cannot overflow a norm in float64: it is finite if and only if they are.
+        finite = torch.stack([norms for _, _, norms in groups]).isfinite().all(0)
+        whole = bool(finite.all())
+        for bound, members, norms in groups:
             factors = torch.where(finite, (bound / (norms + _TINY)).clamp(max=1.0), 0.0)
             for parameter, sample in members:
-                kept = sample if bool(finite.all()) else sample.nan_to_num(0.0, 0.0, 0.0)
-                total = (factors @ kept).reshape(parameter.shape)
+                kept = sample if whole else sample.nan_to_num(0.0, 0.0, 0.0)
+                total = (factors @ kept.double()).reshape(parameter.shape)
                 held = parameter.summed_grad
                 parameter.summed_grad = total if held is None else held + total
 
@@ -117,6 +110,11 @@ class NoisyOptimizer(DPOptimizer):
         for parameter in self.params:
             total = parameter.summed_grad
             parameter.grad = self._noise.add_noise(total, std).to(parameter.dtype)
+
+
+def _norms(sample: torch.Tensor) -> torch.Tensor:
+    """L2 norm of every row, in float64."""
+    return torch.linalg.vector_norm(sample, dim=1, dtype=torch.float64)
 
 
 class KeepGradient(torch.optim.Optimizer):
@@ -203,8 +201,9 @@ class DPTrainer:
             self._loss_of_rows(rows).backward()
             self._check_sizes(active, len(rows))
             for name, parameter in active.items():
-                per_record = self._scales.get(name, 1.0) * parameter.grad_sample  # type: ignore[attr-defined]
-                parameter.grad_sample = average_by_unit(per_record, owner)  # type: ignore[attr-defined]
+                if name in self._scales:
+                    parameter.grad_sample *= self._scales[name]  # type: ignore[attr-defined]
+                parameter.grad_sample = average_by_unit(parameter.grad_sample, owner)  # type: ignore[attr-defined]
             self._optimizer.signal_skip_step(position + 1 < len(batches))
             self._optimizer.step()
             if position + 1 < len(batches):

@@ -50,9 +50,10 @@ def read() -> tuple[Any, list[Any], Any]:
 def build(plan: Any) -> tuple[Any, Any]:
     """A fresh PEFT model with a head, and its tokenizer."""
     import torch
-    from lorica.common.backbones import backbone_folder
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModel, AutoTokenizer
+
+    from lorica.common.backbones import backbone_folder
 
     torch.manual_seed(plan.simulation.seed)
     folder = backbone_folder(plan.backbone)
@@ -126,9 +127,7 @@ def train(plan: Any, records: Any, arrays: list[Any]) -> list[Any]:
     )
     head = list(model.head.parameters())
     lora = [p for p in trainable(model) if all(p is not h for h in head)]
-    optimizer = torch.optim.Adam(
-        [{"params": lora, "lr": RATE}, {"params": head, "lr": HEAD_RATE}]
-    )
+    optimizer = torch.optim.Adam([{"params": lora, "lr": RATE}, {"params": head, "lr": HEAD_RATE}])
     model.train()
     private, optimizer, loader = PrivacyEngine().make_private(
         module=model,

@@ -178,7 +178,7 @@ def _rounded(
     bits, least = _FLOATS[format]
     exponent = np.maximum(np.frexp(values)[1] - 1, least) - bits
     whole = np.floor(np.ldexp(values, -exponent) + coins)
-    return np.ldexp(whole, exponent)
+    return np.ldexp(whole, exponent).astype(np.float64, copy=False)
 
 
 def _coins(shape: tuple[int, ...], *seed: int | str) -> npt.NDArray[np.float64]:

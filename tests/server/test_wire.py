@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,14 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from lorica.client.endpoint import make_client_app
 from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.backbones import load_backbone
-from lorica.common.messages import pack_reply, reply_from_bytes, reply_to_bytes, unpack_reply
+from lorica.common.errors import Code, LoricaError
+from lorica.common.messages import (
+    Request,
+    pack_reply,
+    pack_request,
+    unpack_reply,
+    unpack_request,
+)
 from lorica.common.methods import TRAINED_PARTS
 from lorica.common.plan import RunPlan
 from lorica.common.quantisation import DTYPES, SCALE, Format, decode, encode
@@ -92,9 +102,8 @@ class Wire(InProcessGrid):
         self.updates.append(held)
         self.blobs.append(reply.blob)
         if self._spoil and message.metadata.src_node_id == 1:
-            changed = reply_from_bytes(reply_to_bytes(reply))
-            object.__setattr__(changed, "blob", pack_state(self._spoil(held)))
-            message.content["adapter"] = pack_reply(changed)["adapter"]
+            spoilt = replace(reply, blob=pack_state(self._spoil(held)))
+            message.content["adapter"] = pack_reply(spoilt)["adapter"]
 
 
 class Remembering(Silent):
@@ -285,3 +294,18 @@ def test_rounding_alone_makes_no_honest_update_too_long(
 def test_an_unknown_format_is_no_plan(wrong: str) -> None:
     with pytest.raises(ValueError, match="update"):
         RunPlan().replace(wire={"update": wrong})
+
+
+@pytest.mark.parametrize("format", DTYPES)
+def test_a_peer_from_before_there_was_a_choice_is_refused_by_its_plan(format: Format) -> None:
+    """Its plan has no section "wire", so it has another fingerprint, whatever the format."""
+    plan = RunPlan().replace(wire={"update": format})
+    content = json.loads(plan.canonical())
+    del content["wire"]
+    old = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    record = pack_request(Request(plan, "r"))
+    record["lorica"]["plan"] = old
+    record["lorica"]["fingerprint"] = hashlib.sha256(old.encode()).hexdigest()
+    with pytest.raises(LoricaError) as caught:
+        unpack_request(record)
+    assert caught.value.code is Code.PLAN_MISMATCH

@@ -178,14 +178,15 @@ def _rounded(
     bits, least = _FLOATS[format]
     exponent = np.maximum(np.frexp(values)[1] - 1, least) - bits
     whole = np.floor(np.ldexp(values, -exponent) + coins)
-    return np.ldexp(whole, exponent).astype(np.float64, copy=False)
+    return np.ldexp(whole, exponent)
 
 
 def _coins(shape: tuple[int, ...], *seed: int | str) -> npt.NDArray[np.float64]:
     """Uniform multiples of 2^-32 in [0, 1), the same everywhere for the same seed."""
     key = hashlib.sha256(json.dumps(["lorica rounding", *seed]).encode()).digest()
     generator = np.random.Generator(np.random.PCG64(int.from_bytes(key)))
-    return generator.integers(0, 2**32, size=shape, dtype=np.uint32) * 2.0**-32
+    words = generator.integers(0, 2**32, size=shape, dtype=np.uint32)
+    return words.astype(np.float64) * 2.0**-32
 
 
 def _refused(detail: str) -> LoricaError:

@@ -27,6 +27,7 @@ from lorica.common.messages import (
 )
 from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import CACHE_BYTES
+from lorica.common.quantisation import encode
 from lorica.common.records import Records, label_indices
 from lorica.common.signing import verify
 from lorica.common.site_privacy import RunPrivacy, run_privacy
@@ -116,7 +117,8 @@ class LocalTrainer:
         """Train for one round from the request's global adapter and return the update.
 
         The update holds what the round's stage asks for (:mod:`lorica.common.stages`): a noised
-        sum, or, after local steps, local minus global value of every tensor that was trained.
+        sum, or, after local steps, local minus global value of every tensor that was trained;
+        rounded to the plan's ``wire.update``, which costs no ε (:mod:`lorica.common.quantisation`).
 
         Raises:
             LoricaError: why the site refuses; once the round is charged, a step that fails is
@@ -133,7 +135,8 @@ class LocalTrainer:
         def run(session: Session, event: PrivacyEvent) -> Reply:
             noise = self._noise(request.run, request.round)
             update = session.train(request.round, event, noise)
-            return self._reply(request, blob=pack_state(update))
+            seed = request.run, request.round, self.site
+            return self._reply(request, blob=pack_state(encode(update, plan.wire.update, *seed)))
 
         return self._answer(request, TRAIN, lambda privacy: privacy.of_round(request.round), run)
 

@@ -258,9 +258,9 @@ CATALOGUE: dict[Code, Entry] = {
         "Run the same version of Lorica at the coordinator and at every site.",
     ),
     Code.UPDATE_REFUSED: Entry(
-        "An update was refused by the coordinator.",
-        "It holds values that are not finite, has tensors the plan does not have, or is far "
-        "larger than any honest update.",
+        "An update was refused.",
+        "It holds values that are not finite or that wire.update cannot hold, has tensors or "
+        "number formats the plan does not have, or is far larger than any honest update.",
         "Look at the site's log for that round; the run goes on without the update.",
     ),
     Code.TOO_FEW_SITES: Entry(

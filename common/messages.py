@@ -36,7 +36,9 @@ from lorica.common.plan_io import from_canonical
 from lorica.common.text import printable
 
 PROTOCOL = 1
-"""Version of the wire format; a peer with another one is refused."""
+"""Version of the wire format; a peer with another one is refused. The number format of updates is
+part of the plan (``wire.update``), not of this number: a peer that does not know the key refuses
+the plan (LOR-102, LOR-104) before anything is computed."""
 
 MAX_PLAN_CHARACTERS = 4_000_000
 MAX_BLOB_BYTES = 2_000_000_000

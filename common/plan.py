@@ -341,6 +341,14 @@ class RoundsPlan(Section):
     """Longest wait for one site's answer, in seconds."""
 
 
+class WirePlan(Section):
+    """How numbers travel."""
+
+    update: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    """Number format of what sites send, rounded at random and without bias after the noise, so at
+    no cost in ε: 4, 2, 2 or 1 bytes a value. What sites are sent is float32."""
+
+
 class SimulationPlan(Section):
     """Virtual sites on one machine; not used by a real federation."""
 
@@ -398,6 +406,8 @@ class RunPlan(Section):
     """The coordinator's optimiser."""
     rounds: RoundsPlan = RoundsPlan()
     """The round loop."""
+    wire: WirePlan = WirePlan()
+    """The wire."""
     simulation: SimulationPlan = SimulationPlan()
     """The simulation."""
 

@@ -24,6 +24,7 @@ from lorica.common.messages import (
 )
 from lorica.common.noised_metrics import combine, vector_length
 from lorica.common.plan import RunPlan
+from lorica.common.quantisation import decode
 from lorica.common.signing import CoordinatorKey
 from lorica.common.stages import Stage, sent, stage_of, trained
 from lorica.common.tasks.text_classification import Metrics
@@ -216,10 +217,12 @@ class RoundLoop:
                 raise LoricaError(
                     Code.UPDATE_REFUSED, f"Site {site.name} answers as another site or weight."
                 )
-            update = unpack_state(reply.blob)
             size = len(reply.blob)
+            names = trained(self._plan, round, state)
+            shapes = {name: state[name].shape for name in names}
+            update = decode(unpack_state(reply.blob), self._plan.wire.update, shapes)
             limit = honest_norm(self._plan, state, round)
-            screen(update, state, trained(self._plan, round, state), max_norm=limit)
+            screen(update, state, names, max_norm=limit)
             norm = update_norm(update)
             rule.add(update, self._share(site))
         except _Unanswered as problem:

@@ -19,6 +19,7 @@ import torch
 from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import ANY_RANK, Part, part_of
 from lorica.common.plan import RunPlan
+from lorica.common.quantisation import LARGEST_ERROR
 from lorica.common.stages import Stage, stage_of, trained
 
 State = dict[str, torch.Tensor]
@@ -61,7 +62,8 @@ def honest_norm(plan: RunPlan, start: State, round: int) -> float | None:
     Adam moves no value by more than (1 - β₁)/√(1 - β₂) learning rates in a step (Kingma and Ba
     2015, section 2.1), whatever the gradients and the noise; so no honest update of T steps is
     longer than 3.17 · T · √(Σ values · rate²). Under "flexlora" and "flora" a site of lower rank
-    also turns and cuts the factors it was sent, by no more than twice their length.
+    also turns and cuts the factors it was sent, by no more than twice their length. Rounding moves
+    a value by at most ``LARGEST_ERROR`` of the largest one of its tensor.
     """
     if stage_of(plan, round) is not Stage.LOCAL:
         return None
@@ -71,10 +73,12 @@ def honest_norm(plan: RunPlan, start: State, round: int) -> float | None:
         head = part_of(name) is Part.HEAD
         rate = training.head_learning_rate if head else training.learning_rate
         squares += start[name].numel() * rate**2
-    reach = _ADAM_STEP * training.local_steps * math.sqrt(squares)
+    rounding = LARGEST_ERROR[plan.wire.update]
+    reach = _ADAM_STEP * training.local_steps * math.sqrt(squares) * (1 + rounding)
     if plan.aggregation.method in ANY_RANK:
         factors = {name: start[name] for name in names if part_of(name) is not Part.HEAD}
-        reach += 2 * update_norm(factors)
+        values = sum(tensor.numel() for tensor in factors.values())
+        reach += 2 * update_norm(factors) * (1 + rounding * math.sqrt(values))
     return reach
 
 

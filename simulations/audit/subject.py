@@ -64,6 +64,7 @@ class Subject:
         plan = plan.replace(
             rounds={"evaluate_every": 0},
             simulation={"engine": "in-process"},
+            wire={"update": "float32"},  # rounding follows the noise and could only hide it
             training={"smoothing": 0.0, "proximal": 0.0},  # they follow the noise and hide it
         )
         if alternates(plan.aggregation.method):

@@ -201,10 +201,12 @@ def test_equal_seeds_give_equal_updates_and_nothing_else_does(plan: RunPlan) -> 
     assert len({first, *others}) == 5
 
 
+@pytest.mark.parametrize("format", ["float32", "int8"])
 @pytest.mark.parametrize("round", [1, 3])
 def test_a_repeated_request_gets_the_stored_reply_and_draws_nothing(
-    plan: RunPlan, round: int
+    plan: RunPlan, round: int, format: str
 ) -> None:
+    plan = plan.replace(wire={"update": format})
     trainer, log = make_site()
     reply = trainer.train(request(plan, round))
     drawn = (len(log.rounds), len(log.rates), len(log.deviations))

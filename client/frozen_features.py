@@ -18,6 +18,8 @@ Formal guarantee:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from lorica.client.noise import NoiseSource
@@ -29,55 +31,40 @@ _CANCELLED = 1e-12  # more than float64 loses of (Σ‖r_i‖‖f_i‖)² in a s
 _SUMS_NORM = 1.0
 
 
-def label_sums(
-    features: torch.Tensor,
-    labels: torch.Tensor,
-    owner: torch.Tensor,
-    count: int,
-    event: PrivacyEvent,
-    noise: NoiseSource,
-) -> torch.Tensor:
-    """Noised sums of the features of every label.
+@dataclass(frozen=True)
+class Contributions:
+    """What drawn units' records give before clipping: record i the matrix left_i (x) right_i."""
+
+    left: torch.Tensor
+    """float64, shape (n, C)."""
+    right: torch.Tensor
+    """float64, shape (n, K)."""
+    bound: float
+    """Δ: L2 norm that a unit's mean is cut to."""
+
+
+def label_contributions(features: torch.Tensor, labels: torch.Tensor, count: int) -> Contributions:
+    """What records give to the sums of the features of every label, which have shape (C, H).
 
     Args:
         features: of the drawn units' records, unit norm, shape (n, H).
         labels: theirs, shape (n,), int64.
-        owner: number of every record's unit, from 0 without gaps, shape (n,).
         count: number of labels C.
-        event: gives σ.
-        noise: source of the noise.
-
-    Returns:
-        float32, shape (C, H).
     """
     one_hot = torch.nn.functional.one_hot(labels, count).double()
-    total = _clipped_sum(one_hot, features.double(), owner, _SUMS_NORM)
-    return noise.add_noise(total, event.noise_multiplier * _SUMS_NORM)
+    return Contributions(one_hot, features.double(), _SUMS_NORM)
 
 
-def head_gradient(
-    head: torch.nn.Linear,
-    features: torch.Tensor,
-    labels: torch.Tensor,
-    owner: torch.Tensor,
-    clip_norm: float,
-    event: PrivacyEvent,
-    noise: NoiseSource,
-) -> dict[str, torch.Tensor]:
-    """Noised sum of the clipped gradients of cross-entropy with respect to a linear head.
+def head_contributions(
+    head: torch.nn.Linear, features: torch.Tensor, labels: torch.Tensor, clip_norm: float
+) -> Contributions:
+    """Gradients of cross-entropy with respect to a linear head, which have shape (C, H + 1).
 
     Args:
         head: W (C, H) and b (C,).
         features: of the drawn units' records, shape (n, H).
         labels: theirs, shape (n,), int64.
-        owner: number of every record's unit, from 0 without gaps, shape (n,).
         clip_norm: bound C on one unit's gradient.
-        event: gives σ.
-        noise: source of the noise.
-
-    Returns:
-        "head.weight" (C, H) and "head.bias" (C,), float32, in units of the loss per weight; the
-        bias is that of the constant input, b / ``BIAS_INPUT``.
     """
     with torch.no_grad():
         constant = torch.full((len(features), 1), BIAS_INPUT)
@@ -85,8 +72,30 @@ def head_gradient(
         weights = torch.cat([head.weight, head.bias[:, None] / BIAS_INPUT], dim=1).double()
         residuals = torch.softmax(inputs @ weights.T, dim=1)
         residuals[torch.arange(len(labels)), labels] -= 1.0
-        total = _clipped_sum(residuals, inputs, owner, clip_norm)
-    noised = noise.add_noise(total, event.noise_multiplier * clip_norm)
+    return Contributions(residuals, inputs, clip_norm)
+
+
+def noised_sum(
+    given: Contributions, owner: torch.Tensor, event: PrivacyEvent, noise: NoiseSource
+) -> torch.Tensor:
+    """The release: every unit's mean, clipped; their sum, noised.
+
+    Args:
+        given: what records give.
+        owner: number of every record's unit, from 0 without gaps, shape (n,).
+        event: gives σ.
+        noise: source of the noise.
+
+    Returns:
+        float32, shape (C, K).
+    """
+    total = _clipped_sum(given.left, given.right, owner, given.bound)
+    return noise.add_noise(total, event.noise_multiplier * given.bound)
+
+
+def head_tensors(noised: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A released gradient sum (C, H + 1) as "head.weight" (C, H) and "head.bias" (C,), in units of
+    the loss per weight; the bias is that of the constant input, b / ``BIAS_INPUT``."""
     return {"head.weight": noised[:, :-1].contiguous(), "head.bias": noised[:, -1].contiguous()}
 
 

@@ -11,7 +11,13 @@ import torch
 from lorica.client.after_noise import AfterNoise
 from lorica.client.dp_sgd import DPTrainer, KeepGradient, NoisyOptimizer
 from lorica.client.evaluation import counts_by_unit, noised_counts, set_aside
-from lorica.client.frozen_features import head_gradient, label_sums
+from lorica.client.frozen_features import (
+    Contributions,
+    head_contributions,
+    head_tensors,
+    label_contributions,
+    noised_sum,
+)
 from lorica.client.noise import NoiseSource
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.client.units import Units, joined
@@ -103,13 +109,16 @@ class Session:
         if stage is Stage.LORA:
             return self._gradient_sum(event, noise)
         rows, owner = joined(self._units.draw(noise, event.sample_rate))
-        features = self._idle_features(rows)
-        labels, head = self._train_labels[torch.from_numpy(rows)], self._classifier.head
+        noised = noised_sum(self._contributions(stage, rows), owner, event, noise)
+        return {"head.weight": noised} if stage is Stage.CLASS_SUMS else head_tensors(noised)
+
+    def _contributions(self, stage: Stage, rows: np.ndarray) -> Contributions:
+        """What training rows give to a release on frozen features, before clipping."""
+        features, head = self._idle_features(rows), self._classifier.head
+        labels = self._train_labels[torch.from_numpy(rows)]
         if stage is Stage.CLASS_SUMS:
-            sums = label_sums(features, labels, owner, head.out_features, event, noise)
-            return {"head.weight": sums}
-        bound = self._plan.privacy.clip_norm
-        return head_gradient(head, features, labels, owner, bound, event, noise)
+            return label_contributions(features, labels, head.out_features)
+        return head_contributions(head, features, labels, self._plan.privacy.clip_norm)
 
     def _choose(self, round: int) -> None:
         """Make what the round trains, and nothing else, trainable."""

@@ -8,10 +8,11 @@ from lorica.common.plan import RunPlan
 from lorica.simulations.audit.findings import Audit, Check, Finding, Scatter
 from lorica.simulations.audit.gradient_canaries import gradient_audit
 from lorica.simulations.audit.membership import membership_audit
+from lorica.simulations.audit.release_canaries import release_audit
 from lorica.simulations.audit.subject import Subject
 from lorica.simulations.audit.update_canaries import update_audit
 
-METHODS = ("gradient", "update", "membership")
+METHODS = ("release", "gradient", "update", "membership")
 
 
 def run_audit(
@@ -25,9 +26,11 @@ def run_audit(
 ) -> Audit:
     """Audit one site of a plan. Its seed is that of coins, directions and seeded noise.
 
-    The canary methods ("gradient", "update") audit local DP-SGD steps: they run the plan with
-    training.mode "local" and no warm start. "membership" attacks the adapter that the plan as it
-    is makes. What was audited is in the audit's fact "audited".
+    "release" audits the releases on frozen features, which are all that a plan of
+    training.mode "gradient" without LoRA rounds makes; of others it audits the nearest such plan
+    (:attr:`Subject.in_releases`). "gradient" and "update" audit local DP-SGD steps: they run the
+    plan with training.mode "local" and no warm start. "membership" attacks the adapter that the
+    plan as it is makes. What was audited is in the audit's fact "audited".
 
     Args:
         plan: what to audit; ε must be finite.
@@ -42,17 +45,26 @@ def run_audit(
             and whatever the site would refuse with.
     """
     subject = Subject.of(plan, site)
-    steps = subject.in_local_steps
+    steps, releases = subject.in_local_steps, subject.in_releases
     seed = plan.simulation.seed
     findings: list[Finding] = []
     checks: list[Check] = []
     scatters: list[Scatter] = []
+    if "release" in methods:
+        tell(f"training {subject.site} with canaries in its releases")
+        found, more, scatter = release_audit(
+            releases, canaries=canaries, confidence=confidence, seed=seed
+        )
+        findings += found
+        checks += more
+        scatters.append(scatter)
     if "gradient" in methods:
         tell(f"training {subject.site} with gradient-space canaries")
-        found, checks, scatter = gradient_audit(
+        found, more, scatter = gradient_audit(
             steps, canaries=canaries, confidence=confidence, seed=seed
         )
         findings += found
+        checks += more
         scatters.append(scatter)
     if "update" in methods:
         tell(f"training {subject.site} with update-space canaries")
@@ -77,15 +89,22 @@ def run_audit(
             "seed": seed,
             "noise": subject.plan.simulation.noise,
             "plan_fingerprint": subject.plan.fingerprint,
-            "audited": {method: _audited(method, subject, steps) for method in methods},
+            "audited": {method: _audited(method, subject) for method in methods},
         },
     )
 
 
-def _audited(method: str, subject: Subject, steps: Subject) -> str:
+def _audited(method: str, subject: Subject) -> str:
     """In words, which training a method attacked."""
-    if subject.plan == steps.plan:
-        return "the plan's local steps"
+    plan = subject.plan
     if method == "membership":
         return "the plan as it is"
+    if method == "release":
+        if subject.in_releases is subject:
+            return "the plan's releases on frozen features"
+        if plan.training.mode == "gradient":
+            return 'the plan with training.lora = "never"'
+        return 'the plan with training.mode = "gradient" and the default rounds'
+    if plan == subject.in_local_steps.plan:
+        return "the plan's local steps"
     return 'the plan with training.mode = "local" and rounds.warm_start = 0'

@@ -125,6 +125,42 @@ class RandomDirections:
         return (self._matrix @ vector.float()).double().numpy()
 
 
+class Entries:
+    """One entry each of a matrix (C, H): exactly orthogonal, and of rank one, as the contribution
+    of a record to a release on frozen features is. Noise that is independent over entries is
+    independent over these canaries."""
+
+    def __init__(self, count: int, shape: tuple[int, int], generator: np.random.Generator) -> None:
+        """
+        Raises:
+            LoricaError: LOR-103 when the matrix has fewer entries than there are canaries.
+        """
+        room = shape[0] * shape[1]
+        if count > room:
+            raise LoricaError(
+                Code.PLAN_BAD_VALUE,
+                f"{count} canaries and reference directions need as many weights of the head; it "
+                f"has {room}.",
+                mend="Audit with fewer --canaries.",
+            )
+        own = generator.permutation(room)[:count]
+        self._rows, self._columns = (
+            torch.from_numpy(own // shape[1]),
+            torch.from_numpy(own % shape[1]),
+        )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def of(self, which: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Row and column of these canaries' entries: int64, shape (n,) each."""
+        return self._rows[which], self._columns[which]
+
+    def project(self, matrix: torch.Tensor) -> np.ndarray:
+        """The entries' values in ``matrix`` (C, H): float64, shape (len,)."""
+        return matrix.double()[self._rows, self._columns].numpy()
+
+
 def fair_coins(count: int, generator: np.random.Generator) -> np.ndarray:
     """Which of ``count`` canaries are in the data: bool, shape (count,)."""
     return generator.random(count) < 0.5

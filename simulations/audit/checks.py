@@ -107,12 +107,33 @@ def check_ledger(
         claimed: the claimed ε.
     """
     happened = [PrivacyEvent(family.claimed_noise, family.sample_rate, steps)]
-    paid, owed = epsilon(charged, family.delta), epsilon(happened, family.delta)
+    seen = f"{steps} steps"
+    return check_charges(charged, happened, delta=family.delta, seen=seen, claimed=claimed)
+
+
+def check_charges(
+    charged: Sequence[PrivacyEvent],
+    happened: Sequence[PrivacyEvent],
+    *,
+    delta: float,
+    seen: str,
+    claimed: float,
+) -> Check:
+    """The same for steps of any kind.
+
+    Args:
+        charged: the ledger's events of the run.
+        happened: what was seen to happen, at the noise that is claimed.
+        delta: δ at which ε is stated.
+        seen: ``happened`` in words, such as "20 steps".
+        claimed: the claimed ε.
+    """
+    paid, owed = epsilon(charged, delta), epsilon(happened, delta)
     slack = 1 + 1e-6
     passed = owed <= paid * slack and paid <= claimed * slack
-    detail = f"epsilon {paid:.3f} charged, {owed:.3f} for the {steps} steps seen"
+    detail = f"epsilon {paid:.3f} charged, {owed:.3f} for the {seen} seen"
     if owed > paid * slack:
-        detail += "; steps were taken that nobody paid for."
+        detail += f"; {seen.split()[-1]} were made that nobody paid for."
     elif not passed:
         detail += f"; more than the {claimed:g} claimed."
     return Check("ledger", passed, detail)

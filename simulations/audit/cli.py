@@ -20,6 +20,7 @@ from lorica.common.plan_io import load_plan
 class Method(StrEnum):
     """Which attacks an audit makes."""
 
+    RELEASE = "release"
     GRADIENT = "gradient"
     UPDATE = "update"
     MEMBERSHIP = "membership"
@@ -49,8 +50,10 @@ def audit(
     Without a plan, one hospital of the packaged synthetic data set is audited at ε = 8, in two to
     four minutes. Ends with an error when more leakage is found than claimed.
 
-    The methods with canaries audit local DP-SGD steps: they set training.mode to "local" and
-    rounds.warm_start to 0. The membership attack is on the adapter of the plan as it is.
+    Method "release" audits what a site sends under the default recipe: noised label sums and
+    gradient sums on frozen features. "gradient" and "update" audit local DP-SGD steps: they set
+    training.mode to "local" and rounds.warm_start to 0. The membership attack is on the adapter
+    of the plan as it is.
     """
     if not 0.5 <= confidence < 1:
         raise typer.BadParameter(f"--confidence must lie in [0.5, 1), got {confidence}.")

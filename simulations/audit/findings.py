@@ -11,11 +11,14 @@ import numpy as np
 from lorica.common.errors import Code, LoricaError
 
 ERROR_SHARES = {
-    "gradient-dp": 0.15,
-    "gradient-f-dp": 0.50,
-    "gradient-mechanism": 0.10,
-    "update-f-dp": 0.15,
-    "membership": 0.10,
+    "release-dp": 0.05,
+    "release-f-dp": 0.35,
+    "release-mechanism": 0.05,
+    "gradient-dp": 0.05,
+    "gradient-f-dp": 0.30,
+    "gradient-mechanism": 0.05,
+    "update-f-dp": 0.10,
+    "membership": 0.05,
 }
 """Bound -> its share of the allowed error, 1 - confidence. They add up to 1, so all bounds hold
 *together*, and the largest with them, with the confidence asked for (Bonferroni). "mechanism"

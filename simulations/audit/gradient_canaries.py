@@ -46,13 +46,12 @@ from lorica.simulations.audit.bounds import (
 )
 from lorica.simulations.audit.canaries import Coordinates, fair_coins
 from lorica.simulations.audit.checks import check_ledger, check_noise, check_sampling
-from lorica.simulations.audit.family import Family
+from lorica.simulations.audit.family import Family, Kin
 from lorica.simulations.audit.findings import Check, Finding, Scatter, share_of_error
 from lorica.simulations.audit.site import most_canaries
 from lorica.simulations.audit.subject import Subject
 
 RUN = "audit-gradient"
-DP, F_DP, MECHANISM = "gradient-dp", "gradient-f-dp", "gradient-mechanism"
 CANARIES = 2250
 REFERENCES = 500
 """Directions of nobody, to measure the noise."""
@@ -109,7 +108,12 @@ def gradient_audit(
         family,
         confidence,
         seconds,
-        {"noise_multiplier_found": noise_found, "steps": len(seen)},
+        {
+            "noise_multiplier_claimed": family.claimed_noise,
+            "sample_rate": family.sample_rate,
+            "noise_multiplier_found": noise_found,
+            "steps": len(seen),
+        },
     )
     scatter = Scatter(
         "Gradient-space canaries: log-likelihood ratio", scores[coins], scores[~coins]
@@ -119,8 +123,12 @@ def gradient_audit(
 
 def log_likelihood_ratio(seen: np.ndarray, family: Family, noise: float) -> np.ndarray:
     """Λ of every canary from what was seen along its direction, shape (steps, m) -> (m,)."""
-    rate = family.sample_rate
     scale = max(noise, LEAST_NOISE * family.claimed_noise)
+    return likelihood_ratios(seen, family.sample_rate, scale)
+
+
+def likelihood_ratios(seen: np.ndarray, rate: float, scale: float) -> np.ndarray:
+    """Σ_t log(1 - q + q·exp((2·o_ti - 1) / (2s²))), shape (steps, m) -> (m,)."""
     with np.errstate(divide="ignore"):
         absent, present = np.log1p(-rate), np.log(rate)
     return np.logaddexp(absent, present + (2 * seen - 1) / (2 * scale**2)).sum(axis=0)
@@ -129,33 +137,33 @@ def log_likelihood_ratio(seen: np.ndarray, family: Family, noise: float) -> np.n
 def bounds_from_scores(
     scores: np.ndarray,
     coins: np.ndarray,
-    family: Family,
+    family: Kin,
     confidence: float,
     seconds: float,
     facts: dict[str, float],
+    kind: str = "gradient",
 ) -> list[Finding]:
     """The three bounds; scores are positive for "in", larger in size when surer; shape (m,)."""
     begun = time.monotonic() - seconds
-    error = {name: share_of_error(name, confidence) for name in (DP, F_DP, MECHANISM)}
+    names = [f"{kind}-{bound}" for bound in ("dp", "f-dp", "mechanism")]
+    dp, f_dp, mechanism = names
+    error = {name: share_of_error(name, confidence) for name in names}
     surest = guess(scores, coins, round(GUESSED * len(coins)))
     everyone = guess(scores, coins, len(coins))
-    shape = (
-        f"{family.steps} steps of the Poisson-subsampled Gaussian mechanism with rate "
-        f"{family.sample_rate:.4g}"
-    )
+    shape = family.described
     found = {
-        DP: (
-            one_run_bound(surest, family.delta, error[DP]),
+        dp: (
+            one_run_bound(surest, family.delta, error[dp]),
             surest,
             "training is (ε, δ)-DP for an ε below the bound",
         ),
-        F_DP: (
-            family.bound(lambda curve: one_run_rejects(surest, curve, error[F_DP])),
+        f_dp: (
+            family.bound(lambda curve: one_run_rejects(surest, curve, error[f_dp])),
             surest,
             f"training leaks at most as much, at any ε', as {shape} and an ε below the bound",
         ),
-        MECHANISM: (
-            family.bound(lambda curve: independent_rejects(everyone, curve, error[MECHANISM])),
+        mechanism: (
+            family.bound(lambda curve: independent_rejects(everyone, curve, error[mechanism])),
             everyone,
             f"training is {shape}, noise independent over coordinates, and an ε below the bound",
         ),
@@ -171,8 +179,6 @@ def bounds_from_scores(
                 "canaries": guesses.canaries,
                 "guesses": guesses.made,
                 "correct": guesses.correct,
-                "noise_multiplier_claimed": family.claimed_noise,
-                "sample_rate": family.sample_rate,
                 **facts,
             },
         )

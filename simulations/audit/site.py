@@ -1,4 +1,4 @@
-"""The audited site: a real LocalTrainer whose records include canaries, and who watches it.
+"""The audited site in local steps: a real LocalTrainer with canaries, and who watches it.
 
 Nothing of the pipeline is rebuilt. Canaries are records among the others: Poisson sampling draws
 them, the model runs on their (placeholder) text, the optimizer clips, sums and noises their
@@ -19,51 +19,35 @@ import numpy as np
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from lorica.client.ledger import MemoryLedger
 from lorica.client.noise import NoiseSource
 from lorica.client.session import Session
-from lorica.client.trainer import LocalTrainer, NoiseFactory
+from lorica.client.trainer import NoiseFactory
 from lorica.client.units import average_by_unit
 from lorica.common.accounting import PrivacyEvent
-from lorica.common.adapters import State, unpack_state
-from lorica.common.errors import LoricaError
-from lorica.common.messages import Reply, Request
+from lorica.common.adapters import State
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records
 from lorica.simulations.audit.canaries import OVERSIZE, Directions, Layout
+from lorica.simulations.audit.planted import PlantedTrainer, Roster
 
 MakeDirections = Callable[[Layout], Directions]
 
-_PLACEHOLDER = "canary"  # text of a canary's record; its gradient is overwritten
 _TINY = 1e-12
 
 
-class Watch:
-    """What the auditor gathers over a run."""
+class Watch(Roster):
+    """What the auditor gathers over a run of DP-SGD steps."""
 
     def __init__(self, included: np.ndarray, units: list[str], make: MakeDirections) -> None:
         """
         Args:
-            included: whether each canary is in the data, bool, shape (m,). Directions beyond m
-                are references that belong to nobody.
-            units: unit of every one of the site's records, canaries last.
+            included, units: as a roster's.
             make: chooses the directions once the model's size is known.
         """
-        self.included = included
-        self.scores: list[np.ndarray] = []
-        """Of every step: the release along all directions, less what real records gave, in
-        units of C; shape (len(directions),)."""
-        self.draws: list[np.ndarray] = []
-        """Of every step: how many rows of each unit were seen, in the site's order of units."""
-        self.updates: list[State] = []
-        """Of every round: what left the site."""
+        super().__init__(included, units)
         self._make = make
-        self._rows_of_canaries = np.flatnonzero(included)
-        self._first_canary = len(units) - len(self._rows_of_canaries)
-        names, self._unit_of = np.unique(np.array(units, dtype=object), return_inverse=True)
-        self._unit_count = len(names)
         self._layout: Layout | None = None
-        self._forget_step()
+        self._forget_real()
 
     @property
     def layout(self) -> Layout:
@@ -75,7 +59,7 @@ class Watch:
         """Choose the directions; once."""
         if self._layout is None:
             self._layout, self.directions = layout, self._make(layout)
-            self._forget_step()
+            self._forget_real()
 
     def backward_done(self, rows: np.ndarray, samples: list[Any]) -> None:
         """Note the rows, what real ones contribute, and write canaries' gradients.
@@ -84,15 +68,14 @@ class Watch:
             rows: of the micro-batch, shape (n,).
             samples: the trained parameters, ``grad_sample`` of shape (n, …) just written.
         """
-        np.add.at(self._drawn, self._unit_of[rows], 1)
-        canary = rows >= self._first_canary
+        canary = self.note(rows)
         if not canary.all():
             real = torch.from_numpy(~canary)
             parts = [p.grad_sample[real].flatten(1).double() for p in samples]
             self._real += self._contribution(torch.cat(parts, dim=1), rows[~canary])
         if not canary.any():
             return
-        which = self._rows_of_canaries[rows[canary] - self._first_canary]
+        which = self.canaries_of(rows[canary])
         wanted = OVERSIZE * self.layout.clip_norm * self.directions.vectors(which)
         sizes = [p.numel() for p in samples]
         for parameter, part in zip(samples, wanted.split(sizes, dim=1), strict=True):
@@ -103,14 +86,12 @@ class Watch:
     def released(self, total: torch.Tensor) -> None:
         """A step's noised sum (d,), in the unit of gradients, is on its way to the optimizer."""
         seen = self.directions.project(total.double() - self._real)
-        self.scores.append(seen / self.layout.clip_norm)
-        self.draws.append(self._drawn)
-        self._forget_step()
+        self.end_step(seen / self.layout.clip_norm)
+        self._forget_real()
 
     def _contribution(self, gradients: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
         """What the guarantee says that these rows add to the sum: per unit the mean, clipped."""
-        owner = np.unique(self._unit_of[rows], return_inverse=True)[1]
-        per_unit = average_by_unit(gradients, torch.from_numpy(owner)).double()
+        per_unit = average_by_unit(gradients, torch.from_numpy(self.owners(rows))).double()
         total = torch.zeros(self.layout.size, dtype=torch.float64)
         for group, bound in zip(self.layout.groups, self.layout.clip_norms, strict=True):
             part = per_unit[:, torch.from_numpy(group)]
@@ -118,84 +99,16 @@ class Watch:
             total[torch.from_numpy(group)] = factors @ part
         return total
 
-    def _forget_step(self) -> None:
-        self._drawn = np.zeros(self._unit_count, dtype=np.int64)
+    def _forget_real(self) -> None:
         size = self._layout.size if self._layout else 0
         self._real = torch.zeros(size, dtype=torch.float64)
-
-
-class AuditedTrainer(LocalTrainer):
-    """A site with canaries among its records; everything else is a LocalTrainer's."""
-
-    def __init__(
-        self,
-        site: str,
-        records: Records,
-        plan: RunPlan,
-        included: np.ndarray,
-        make: MakeDirections,
-        *,
-        noise: NoiseFactory,
-    ) -> None:
-        """
-        Args:
-            site: name of the site.
-            records: its real records.
-            plan: with labels.
-            included: whether each of the m canaries is in the data, bool, shape (m,). The
-                declared number of units is that of the real ones and m / 2, so the coins
-                have no part in q and σ.
-            make: chooses canaries' directions.
-            noise: as a LocalTrainer's.
-        """
-        present = int(included.sum())
-        own = plan.privacy.unit == "record"
-        units = [str(row) for row in range(len(records))] if own else records.units
-        everything = Records(
-            records.texts + [_PLACEHOLDER] * present,
-            records.labels + [plan.task.labels[0]] * present,
-            units + [f"{_PLACEHOLDER} {i}" for i in np.flatnonzero(included)],
-            records.groups + [""] * present,
-        )
-        declared = len(set(units)) + len(included) // 2
-        self.ledger = MemoryLedger(plan.privacy.delta, unit=plan.privacy.unit)
-        """What was charged."""
-        super().__init__(
-            site, everything, noise=noise, ledger=self.ledger, declared_records=declared
-        )
-        self.watch = Watch(included, everything.units, make)
-        self.failure: LoricaError | None = None
-        """Why the site refused, in full; the coordinator is told the public reason only."""
-
-    def train(self, request: Request) -> Reply:
-        """As :meth:`LocalTrainer.train`; keeps what leaves the site."""
-        try:
-            reply = super().train(request)
-        except LoricaError as error:
-            self.failure = error
-            raise
-        if reply.status == "ok":
-            self.watch.updates.append(unpack_state(reply.blob))
-        return reply
-
-    def _refusal(self, request: Request, error: Exception) -> Reply:
-        if isinstance(error, LoricaError):
-            self.failure = error
-        return super()._refusal(request, error)
-
-    def _open(self, plan: RunPlan) -> Session:
-        session = super()._open(plan)
-        if not isinstance(session, _WatchedSession):
-            session.__class__ = _WatchedSession
-            assert isinstance(session, _WatchedSession)
-            session.watch_by(self.watch)
-        return session
 
 
 class _WatchedSession(Session):
     """A session whose backward passes and optimizer steps a :class:`Watch` hears of."""
 
-    def watch_by(self, watch: Watch) -> None:
+    def watch_by(self, watch: Roster) -> None:
+        assert isinstance(watch, Watch)
         self._watch = watch
         starts = np.cumsum([0, *(p.numel() for p in self._trained.values())])
         place = {
@@ -249,6 +162,30 @@ class _HeardLoss(torch.Tensor):
     def backward(self, *args: Any, **kwargs: Any) -> None:
         super().backward(*args, **kwargs)
         self.heard()
+
+
+class AuditedTrainer(PlantedTrainer):
+    """A site whose DP-SGD steps are watched."""
+
+    watched = _WatchedSession
+    watch: Watch
+
+    def __init__(
+        self,
+        site: str,
+        records: Records,
+        plan: RunPlan,
+        included: np.ndarray,
+        make: MakeDirections,
+        *,
+        noise: NoiseFactory,
+    ) -> None:
+        """As a :class:`PlantedTrainer`; ``make`` chooses canaries' directions."""
+
+        def watch(coins: np.ndarray, units: list[str]) -> Watch:
+            return Watch(coins, units, make)
+
+        super().__init__(site, records, plan, included, watch, noise=noise)
 
 
 def most_canaries(smallest_group: int) -> int:

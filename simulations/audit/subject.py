@@ -10,11 +10,13 @@ import dataclasses
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.trainer import LocalTrainer
+from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
@@ -24,11 +26,13 @@ from lorica.common.methods import Part, alternates, is_trained, part_of
 from lorica.common.plan import RunPlan
 from lorica.common.records import PACKAGED, Records, read_records
 from lorica.common.site_privacy import run_privacy
+from lorica.common.stages import Stage, schedule
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.server.records import Silent
 from lorica.server.rounds import RoundLoop
 from lorica.server.run_folder import RunFolder
 from lorica.simulations.audit.family import Family
+from lorica.simulations.audit.release_site import MakeEntries, ReleasingTrainer
 from lorica.simulations.audit.site import AuditedTrainer, MakeDirections
 from lorica.simulations.federation import run_in_process
 from lorica.simulations.partition import partition
@@ -99,6 +103,24 @@ class Subject:
         return dataclasses.replace(self, plan=changed)
 
     @property
+    def in_releases(self) -> Subject:
+        """The same site under the same ε, all of it for releases on frozen features.
+
+        A plan of mode "gradient" that trains no LoRA factors has no others and stays as it is; its
+        LoRA rounds become rounds of the head. A plan of mode "local" has none but its warm start:
+        the default recipe is put in its place.
+        """
+        if all(stage.on_frozen_features for stage, _ in schedule(self.plan)):
+            return self
+        changes: dict[str, dict[str, Any]] = {"training": {"mode": "gradient", "lora": "never"}}
+        if self.plan.training.mode == "local":
+            rounds = RunPlan().rounds
+            changes["rounds"] = {"count": rounds.count, "warm_start": rounds.warm_start}
+            changes["server"] = {"local_optimizer": "none"}
+            changes["aggregation"] = {"method": RunPlan().aggregation.method}
+        return dataclasses.replace(self, plan=self.plan.replace(**changes))
+
+    @property
     def group_sizes(self) -> list[int]:
         """Trained values of every clip group: the head's, and the LoRA factors' if any."""
         sizes = {True: 0, False: 0}
@@ -123,6 +145,16 @@ class Subject:
             self.site, self.records, self.plan, included, make, noise=self._noise_source
         )
 
+    def releasing_trainer(self, included: np.ndarray, make: MakeEntries) -> ReleasingTrainer:
+        """The same, watched in its releases on frozen features.
+
+        Raises:
+            LoricaError: as :meth:`trainer`.
+        """
+        return ReleasingTrainer(
+            self.site, self.records, self.plan, included, make, noise=self._noise_source
+        )
+
     def plain_trainer(self) -> LocalTrainer:
         """The site without canaries."""
         return LocalTrainer(self.site, self.records, noise=self._noise_source)
@@ -131,6 +163,11 @@ class Subject:
         """The mechanism that a trainer claims to run, and its kin."""
         event = run_privacy(self.plan, trainer.sampling_units(self.plan)).training
         return Family.of(event, self.plan.rounds.count, self.plan.privacy.delta)
+
+    def events(self, trainer: LocalTrainer) -> dict[Stage, PrivacyEvent]:
+        """What a trainer claims to run in all rounds of every stage."""
+        privacy = run_privacy(self.plan, trainer.sampling_units(self.plan))
+        return dict(privacy.events_by_stage(self.plan.rounds.count))
 
     def train(self, trainer: LocalTrainer, run: str) -> State:
         """All rounds of the plan with this one site; returns the final global state.

@@ -12,7 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lorica.client.frozen_features import head_gradient, label_sums
+from lorica.client.frozen_features import (
+    head_contributions,
+    head_tensors,
+    label_contributions,
+    noised_sum,
+)
 from lorica.client.noise import SeededNoise
 from lorica.client.units import Units, joined
 from lorica.common.accounting import PrivacyEvent
@@ -87,6 +92,18 @@ def sums_reference(
     return total
 
 
+def label_sums(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    owner: torch.Tensor,
+    count: int,
+    event: PrivacyEvent,
+    source: SeededNoise,
+) -> torch.Tensor:
+    """The release of label sums."""
+    return noised_sum(label_contributions(features, labels, count), owner, event, source)
+
+
 def gradient_of(
     head: torch.nn.Linear,
     features: torch.Tensor,
@@ -97,7 +114,8 @@ def gradient_of(
     *key: object,
 ) -> torch.Tensor:
     """The release as one matrix (C, H + 1)."""
-    found = head_gradient(head, features, labels, owner, bound, event, noise(*key))
+    given = head_contributions(head, features, labels, bound)
+    found = head_tensors(noised_sum(given, owner, event, noise(*key)))
     assert set(found) == {"head.weight", "head.bias"}
     assert all(t.dtype == torch.float32 and t.is_contiguous() for t in found.values())
     return torch.cat([found["head.weight"], found["head.bias"][:, None]], dim=1).double()

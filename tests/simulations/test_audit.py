@@ -16,11 +16,8 @@ Which faults a lower bound can catch, and which it cannot:
 
 from __future__ import annotations
 
-import csv
 import json
-import random
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +29,14 @@ from typer.testing import CliRunner
 
 import lorica.client.session
 from lorica.client.dp_sgd import DPTrainer, NoisyOptimizer
-from lorica.client.ledger import Charge, MemoryLedger
 from lorica.client.noise import NoiseSource, SeededNoise
-from lorica.client.session import Session
 from lorica.client.trainer import LocalTrainer
-from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
-from lorica.common.messages import Reply, Request
+from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import load_plan, to_toml
-from lorica.common.site_privacy import RunPrivacy
-from lorica.common.stages import stage_of
+from lorica.common.plan_io import to_toml
 from lorica.simulations.audit.audit import run_audit
 from lorica.simulations.audit.canaries import (
     Coordinates,
@@ -57,9 +49,14 @@ from lorica.simulations.audit.findings import ERROR_SHARES, Audit
 from lorica.simulations.audit.site import AuditedTrainer
 from lorica.simulations.audit.subject import Subject
 from lorica.simulations.partition import partition
-from tests.conftest import SMALL_WORDS, make_small_backbone
-
-RECORDS, LABELS, CLAIM = 300, 32, 4.0
+from tests.simulations.auditing import (
+    CLAIM,
+    ForgetfulLedger,
+    answer_without_ledger,
+    default_plan,
+    refused,
+    small_plan,
+)
 
 
 class NoNoise(NoisyOptimizer):
@@ -110,34 +107,9 @@ class Shuffling(DPTrainer):
             order = order[size:]
 
 
-class ForgetfulLedger(MemoryLedger):
-    """Says that it has charged, and has not."""
-
-    def charge(self, *charges: Charge) -> Any:
-        return None
-
-
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
-    folder = tmp_path_factory.mktemp("audit")
-    generator = random.Random(1)
-    labels = [f"label {i:02d}" for i in range(LABELS)]
-    with (folder / "notes.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["text", "label", "person"])
-        for row in range(RECORDS):
-            words = generator.choices(SMALL_WORDS, k=3 + row % 5)
-            writer.writerow([" ".join(words), generator.choice(labels), f"p{row // 3}"])
-    return RunPlan().replace(
-        backbone={"source": str(make_small_backbone(folder / "backbone"))},
-        adapter={"rank": 16},
-        task={"labels": labels},
-        data={"train": str(folder / "notes.csv")},
-        privacy={"epsilon": CLAIM, "delta": 1e-5},
-        training={"mode": "local", "expected_batch_size": 200, "local_steps": 4},
-        rounds={"count": 3, "warm_start": 0},
-        simulation={"sites": 1},
-    )
+    return small_plan(tmp_path_factory.mktemp("audit"))
 
 
 @pytest.fixture(scope="module")
@@ -155,13 +127,6 @@ def broken(plan: RunPlan, monkeypatch: pytest.MonkeyPatch) -> Callable[[type], A
         return run_audit(plan, ["gradient"])
 
     return audit
-
-
-def refused(audit: Audit) -> str:
-    with pytest.raises(LoricaError) as caught:
-        audit.refuse()
-    assert caught.value.code is Code.AUDIT_EXCEEDED
-    return caught.value.detail
 
 
 def test_a_sound_site_passes_with_a_bound_below_the_claim(sound: Audit) -> None:
@@ -191,7 +156,7 @@ def test_shuffling_shows_in_the_sampling_and_not_in_the_bound(
 def test_unpaid_steps_show_in_the_ledger_and_not_in_the_bound(
     plan: RunPlan, sound: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LocalTrainer, "_answer", _answer_without_ledger)
+    monkeypatch.setattr(LocalTrainer, "_answer", answer_without_ledger)
     audit = run_audit(plan, ["gradient"])
     assert audit.strongest.lower_bound == sound.strongest.lower_bound
     assert [check.name for check in audit.failed] == ["ledger"]
@@ -201,23 +166,10 @@ def test_unpaid_steps_show_in_the_ledger_and_not_in_the_bound(
 def test_the_ledger_lets_no_reply_leave_whose_charge_was_skipped(
     plan: RunPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lorica.simulations.audit.site.MemoryLedger", ForgetfulLedger)
+    monkeypatch.setattr("lorica.simulations.audit.planted.MemoryLedger", ForgetfulLedger)
     with pytest.raises(LoricaError, match="never charged") as caught:
         run_audit(plan, ["gradient"])
     assert caught.value.code is Code.PRIVACY_BUDGET
-
-
-def _answer_without_ledger(
-    self: LocalTrainer,
-    request: Request,
-    kind: str,
-    part: Callable[[RunPrivacy], PrivacyEvent],
-    run: Callable[[Session, PrivacyEvent], Reply],
-) -> Reply:
-    event = part(self._allow(request.plan))
-    session = self._open(request.plan)
-    session.load(unpack_state(request.blob), stage_of(request.plan, request.round))
-    return run(session, event)
 
 
 def test_the_same_seed_gives_the_same_audit(plan: RunPlan, sound: Audit) -> None:
@@ -314,7 +266,7 @@ def test_all_methods_make_one_report(plan: RunPlan, tmp_path: Path) -> None:
     assert list(methods) == list(ERROR_SHARES)
     assert content["lower_bound"] == methods[content["method"]] == max(methods.values())
     page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     assert "<script" not in page
 
 
@@ -364,10 +316,6 @@ def test_what_cannot_be_audited_is_refused(plan: RunPlan) -> None:
     with pytest.raises(LoricaError) as caught:
         run_audit(plan.replace(training={"expected_batch_size": 5000}), ["gradient"])
     assert caught.value.code is Code.DATA_TOO_FEW_RECORDS
-
-
-def default_plan() -> RunPlan:
-    return load_plan(Path(str(files("lorica.simulations.audit") / "plan.toml")))
 
 
 def test_default_plans_batches_fit_the_largest_site_without_canaries() -> None:

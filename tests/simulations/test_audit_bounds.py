@@ -21,7 +21,7 @@ from lorica.simulations.audit.bounds import (
     one_run_p_value,
     one_run_rejects,
 )
-from lorica.simulations.audit.family import Family
+from lorica.simulations.audit.family import Family, Stages
 from lorica.simulations.audit.gradient_canaries import guess, log_likelihood_ratio
 from lorica.simulations.audit.membership import auc, split_bound, tpr_at
 from lorica.simulations.audit.update_canaries import andrew_estimate
@@ -150,6 +150,21 @@ def test_familys_epsilon_is_just_below_the_accountants(rate: float, steps: int) 
     family = subsampled(rate, steps)
     of_record = epsilon([PrivacyEvent(family.claimed_noise, rate, steps)], DELTA)
     assert 0.95 * of_record < family.epsilon(family.claimed_noise) <= of_record
+
+
+def test_stages_of_full_batches_are_one_gaussian_mechanism() -> None:
+    events = (PrivacyEvent(1.2, 1.0, 1), PrivacyEvent(6.0, 1.0, 40))
+    together = 1 / math.sqrt(1 / 1.2**2 + 40 / 6.0**2)
+    stages, one = Stages(events, DELTA), Family(1.0, 1, DELTA, together)
+    assert stages.epsilon(1.0) == pytest.approx(one.epsilon(together))
+    assert stages.epsilon(0.5) == pytest.approx(one.epsilon(0.5 * together))
+    assert stages.curve(1.0).deltas == pytest.approx(one.curve(together).deltas)
+
+
+def test_epsilon_of_mixed_stages_is_just_below_the_accountants() -> None:
+    events = (PrivacyEvent(2.0, 1.0, 1), PrivacyEvent(1.5, 0.3, 10))
+    of_record = epsilon(list(events), DELTA)
+    assert 0.95 * of_record < Stages(events, DELTA).epsilon(1.0) <= of_record
 
 
 def test_nothing_is_bounded_by_guesses_that_are_no_better_than_chance() -> None:

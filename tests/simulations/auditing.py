@@ -1,0 +1,84 @@
+"""What tests of the audit share: small and packaged plans, and sites that do not pay."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorica.client.ledger import Charge, MemoryLedger
+from lorica.client.session import Session
+from lorica.client.trainer import LocalTrainer
+from lorica.common.accounting import PrivacyEvent
+from lorica.common.adapters import unpack_state
+from lorica.common.errors import Code, LoricaError
+from lorica.common.messages import Reply, Request
+from lorica.common.plan import RunPlan
+from lorica.common.plan_io import load_plan
+from lorica.common.site_privacy import RunPrivacy
+from lorica.common.stages import stage_of
+from lorica.simulations.audit.findings import Audit
+from tests.conftest import SMALL_WORDS, make_small_backbone
+
+RECORDS, LABELS, CLAIM = 300, 32, 4.0
+
+
+def small_plan(folder: Path) -> RunPlan:
+    """Local steps of one site on a backbone of a few thousand weights."""
+    generator = random.Random(1)
+    labels = [f"label {i:02d}" for i in range(LABELS)]
+    with (folder / "notes.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "person"])
+        for row in range(RECORDS):
+            words = generator.choices(SMALL_WORDS, k=3 + row % 5)
+            writer.writerow([" ".join(words), generator.choice(labels), f"p{row // 3}"])
+    return RunPlan().replace(
+        backbone={"source": str(make_small_backbone(folder / "backbone"))},
+        adapter={"rank": 16},
+        task={"labels": labels},
+        data={"train": str(folder / "notes.csv")},
+        privacy={"epsilon": CLAIM, "delta": 1e-5},
+        training={"mode": "local", "expected_batch_size": 200, "local_steps": 4},
+        rounds={"count": 3, "warm_start": 0},
+        simulation={"sites": 1},
+    )
+
+
+def default_plan() -> RunPlan:
+    """The plan of the package."""
+    return load_plan(Path(str(files("lorica.simulations.audit") / "plan.toml")))
+
+
+class ForgetfulLedger(MemoryLedger):
+    """Says that it has charged, and has not."""
+
+    def charge(self, *charges: Charge) -> Any:
+        return None
+
+
+def answer_without_ledger(
+    self: LocalTrainer,
+    request: Request,
+    kind: str,
+    part: Callable[[RunPrivacy], PrivacyEvent],
+    run: Callable[[Session, PrivacyEvent], Reply],
+) -> Reply:
+    """In place of ``LocalTrainer._answer``: runs without a charge."""
+    event = part(self._allow(request.plan))
+    session = self._open(request.plan)
+    session.load(unpack_state(request.blob), stage_of(request.plan, request.round))
+    return run(session, event)
+
+
+def refused(audit: Audit) -> str:
+    """Why the claim does not stand."""
+    with pytest.raises(LoricaError) as caught:
+        audit.refuse()
+    assert caught.value.code is Code.AUDIT_EXCEEDED
+    return caught.value.detail

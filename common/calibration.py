@@ -94,10 +94,7 @@ def _beside(
         event = PrivacyEvent(math.exp(log_sigma), sample_rate, steps)
         return math.log(max(epsilon([*fixed, event], delta), 1e-12) / budget)
 
-    found = _smallest(excess, math.log(alone))
-    if found is None:
-        raise _unmet(budget, delta)
-    return math.exp(found)
+    return math.exp(_smallest(excess, math.log(alone), _unmet(budget, delta)))
 
 
 def _unmet(budget: float, delta: float) -> LoricaError:
@@ -108,16 +105,16 @@ def _unmet(budget: float, delta: float) -> LoricaError:
     )
 
 
-def _smallest(excess: Callable[[float], float], start: float) -> float | None:
+def _smallest(excess: Callable[[float], float], start: float, unmet: LoricaError) -> float:
     """The smallest x with excess(x) <= 0, from above and to a tolerance; excess falls in x.
-    None when there is none up to start + :data:`_FARTHEST`."""
+    Raises ``unmet`` when there is none up to start + :data:`_FARTHEST`."""
     from scipy.optimize import brentq
 
     low = high = start
     while excess(high) > 0:
         low, high = high, high + _STEP
         if high > start + _FARTHEST:
-            return None
+            raise unmet
     while excess(low) <= 0:
         low, high = low - _STEP, low
     found = float(brentq(excess, low, high, xtol=_TOLERANCE))
@@ -143,10 +140,7 @@ def _factor(budget: float, delta: float, parts: tuple[Part, ...]) -> float:
     precision = sum(part.steps / part.relative_noise**2 for part in parts)
     start = math.log(calibrate_noise(budget, delta, 1.0, 1) * math.sqrt(precision))
     if any(part.sample_rate < 1 for part in parts):
-        found = _smallest(excess, start)
-        if found is None:
-            raise _unmet(budget, delta)
-        return math.exp(found)
+        return math.exp(_smallest(excess, start, _unmet(budget, delta)))
     while excess(start) > 0:
         start += _TOLERANCE
     return math.exp(start)

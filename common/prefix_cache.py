@@ -70,16 +70,16 @@ class PrefixCache:
     def features(self, classifier: TextClassifier, rows: np.ndarray) -> torch.Tensor:
         """Unit-norm features (n, H) of ``rows``, differentiable in the adapter.
 
-        While the encoder is idle its own parameters get no gradient when gradients are off; with
-        gradients on, the encoder always runs, because B = 0 has a gradient.
+        Cached pooled states serve an idle encoder only while gradients are off: B = 0 has a
+        gradient too, which needs the encoder to run.
         """
         if classifier.frozen or (not torch.is_grad_enabled() and classifier.idle):
-            pooled = self.idle_pooled(classifier)
+            pooled = self._idle_pooled(classifier)
             if pooled is not None:
                 return classifier.features(pooled[torch.from_numpy(rows)])
         return classifier.features(self._through(classifier, rows))
 
-    def idle_pooled(self, classifier: TextClassifier) -> torch.Tensor | None:
+    def _idle_pooled(self, classifier: TextClassifier) -> torch.Tensor | None:
         """Pooled states (N, H) of all records through the backbone as it came, computed once;
         None when they do not fit. The classifier must be idle when they are computed."""
         if self._pooled is None and len(self.encoded) <= self._room:

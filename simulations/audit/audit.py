@@ -50,22 +50,18 @@ def run_audit(
     findings: list[Finding] = []
     checks: list[Check] = []
     scatters: list[Scatter] = []
-    if "release" in methods:
-        tell(f"training {subject.site} with canaries in its releases")
-        found, more, scatter = release_audit(
-            releases, canaries=canaries, confidence=confidence, seed=seed
-        )
-        findings += found
-        checks += more
-        scatters.append(scatter)
-    if "gradient" in methods:
-        tell(f"training {subject.site} with gradient-space canaries")
-        found, more, scatter = gradient_audit(
-            steps, canaries=canaries, confidence=confidence, seed=seed
-        )
-        findings += found
-        checks += more
-        scatters.append(scatter)
+    for method, attack, attacked, what in (
+        ("release", release_audit, releases, "canaries in its releases"),
+        ("gradient", gradient_audit, steps, "gradient-space canaries"),
+    ):
+        if method in methods:
+            tell(f"training {subject.site} with {what}")
+            found, more, scatter = attack(
+                attacked, canaries=canaries, confidence=confidence, seed=seed
+            )
+            findings += found
+            checks += more
+            scatters.append(scatter)
     if "update" in methods:
         tell(f"training {subject.site} with update-space canaries")
         update, scatter = update_audit(steps, canaries=canaries, confidence=confidence, seed=seed)

@@ -7,7 +7,7 @@ overwrites what they would give, before anything is clipped.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -77,6 +77,8 @@ class PlantedTrainer(LocalTrainer):
 
     watched: type[Session]
     """The :class:`WatchedSession` that takes the session's place."""
+    roster: Callable[[np.ndarray, list[str], Any], Roster]
+    """The class of ``watch``, made from ``included``, the unit of every record, and ``make``."""
     watch: Roster
 
     def __init__(
@@ -85,7 +87,7 @@ class PlantedTrainer(LocalTrainer):
         records: Records,
         plan: RunPlan,
         included: np.ndarray,
-        watch: Callable[[np.ndarray, list[str]], Roster],
+        make: Callable[[Any], Any],
         *,
         noise: NoiseFactory,
     ) -> None:
@@ -97,7 +99,7 @@ class PlantedTrainer(LocalTrainer):
             included: whether each of the m canaries is in the data, bool, shape (m,). The
                 declared number of units is that of the real ones and m / 2, so the coins
                 have no part in q and σ.
-            watch: makes the roster from ``included`` and the unit of every record.
+            make: chooses what the canaries are made of, as the roster's class asks for it.
             noise: as a LocalTrainer's.
         """
         present = int(included.sum())
@@ -115,7 +117,7 @@ class PlantedTrainer(LocalTrainer):
         super().__init__(
             site, everything, noise=noise, ledger=self.ledger, declared_records=declared
         )
-        self.watch = watch(included, everything.units)
+        self.watch = type(self).roster(included, everything.units, make)
         self.failure: LoricaError | None = None
         """Why the site refused, in full; the coordinator is told the public reason only."""
 

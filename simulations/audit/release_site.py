@@ -18,11 +18,8 @@ import torch
 from lorica.client.frozen_features import Contributions
 from lorica.client.noise import NoiseSource
 from lorica.client.session import Session
-from lorica.client.trainer import NoiseFactory
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State
-from lorica.common.plan import RunPlan
-from lorica.common.records import Records
 from lorica.common.stages import Stage
 from lorica.simulations.audit.canaries import OVERSIZE, Entries
 from lorica.simulations.audit.planted import PlantedTrainer, Roster
@@ -124,21 +121,5 @@ class ReleasingTrainer(PlantedTrainer):
     """A site whose releases on frozen features are watched."""
 
     watched = _WatchedReleases
+    roster = ReleaseWatch
     watch: ReleaseWatch
-
-    def __init__(
-        self,
-        site: str,
-        records: Records,
-        plan: RunPlan,
-        included: np.ndarray,
-        make: MakeEntries,
-        *,
-        noise: NoiseFactory,
-    ) -> None:
-        """As a :class:`PlantedTrainer`; ``make`` chooses canaries' entries."""
-
-        def watch(coins: np.ndarray, units: list[str]) -> ReleaseWatch:
-            return ReleaseWatch(coins, units, make)
-
-        super().__init__(site, records, plan, included, watch, noise=noise)

@@ -21,12 +21,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lorica.client.noise import NoiseSource
 from lorica.client.session import Session
-from lorica.client.trainer import NoiseFactory
 from lorica.client.units import average_by_unit
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State
-from lorica.common.plan import RunPlan
-from lorica.common.records import Records
 from lorica.simulations.audit.canaries import OVERSIZE, Directions, Layout
 from lorica.simulations.audit.planted import PlantedTrainer, Roster
 
@@ -168,24 +165,8 @@ class AuditedTrainer(PlantedTrainer):
     """A site whose DP-SGD steps are watched."""
 
     watched = _WatchedSession
+    roster = Watch
     watch: Watch
-
-    def __init__(
-        self,
-        site: str,
-        records: Records,
-        plan: RunPlan,
-        included: np.ndarray,
-        make: MakeDirections,
-        *,
-        noise: NoiseFactory,
-    ) -> None:
-        """As a :class:`PlantedTrainer`; ``make`` chooses canaries' directions."""
-
-        def watch(coins: np.ndarray, units: list[str]) -> Watch:
-            return Watch(coins, units, make)
-
-        super().__init__(site, records, plan, included, watch, noise=noise)
 
 
 def most_canaries(smallest_group: int) -> int:

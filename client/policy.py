@@ -17,7 +17,9 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import ANY_RANK
-from lorica.common.plan import EMBEDDED_SHA256, RunPlan, Section
+from lorica.common.plan import RunPlan
+from lorica.common.plan_fields import Section
+from lorica.common.plan_subject import EMBEDDED_SHA256
 from lorica.common.stages import total_steps
 
 

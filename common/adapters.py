@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan import AdapterPlan
+from lorica.common.plan_subject import AdapterPlan
 
 State = dict[str, torch.Tensor]
 

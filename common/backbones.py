@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan import EMBEDDED_SHA256, BackbonePlan
+from lorica.common.plan_subject import EMBEDDED_SHA256, BackbonePlan
 
 Pooling = Literal["mean", "cls"]
 

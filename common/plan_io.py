@@ -18,7 +18,8 @@ import tomli_w
 from pydantic import ValidationError
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan import RunPlan, Section
+from lorica.common.plan import RunPlan
+from lorica.common.plan_fields import Section
 
 FlatValue = bool | int | float | str
 

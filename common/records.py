@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan import DataPlan
+from lorica.common.plan_subject import DataPlan
 
 Row = dict[str, str]
 

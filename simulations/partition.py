@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan import SimulationPlan
+from lorica.common.plan_course import SimulationPlan
 from lorica.common.records import Records
 
 _ATTEMPTS = 200

@@ -17,8 +17,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from lorica.common.plan import DEMO_DATA, RunPlan
+from lorica.common.plan import RunPlan
 from lorica.common.plan_io import to_toml
+from lorica.common.plan_subject import DEMO_DATA
 from lorica.common.stages import schedule
 from lorica.common.storage import write_atomically
 from lorica.common.text import printable

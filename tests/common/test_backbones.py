@@ -23,7 +23,7 @@ from lorica.common.backbones import (
     weights_sha256,
 )
 from lorica.common.errors import Code
-from lorica.common.plan import EMBEDDED_SHA256, BackbonePlan
+from lorica.common.plan_subject import EMBEDDED_SHA256, BackbonePlan
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 EditJson = Callable[..., None]

@@ -16,7 +16,7 @@ from lorica.common.methods import (
     residual_name,
     step_turns,
 )
-from lorica.common.plan import AggregationPlan
+from lorica.common.plan_course import AggregationPlan
 
 A, B = "base.layer.1.query.lora_A.weight", "base.layer.1.query.lora_B.weight"
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorica.common.errors import Code
-from lorica.common.plan import DEMO_DATA, DataPlan
+from lorica.common.plan_subject import DEMO_DATA, DataPlan
 from lorica.common.records import Records, label_indices, read_records, read_table
 
 Refuses = Callable[[Code, Callable[[], object]], str]

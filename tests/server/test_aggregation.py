@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lorica.common.errors import Code, LoricaError
 from lorica.common.factors import refactorise
 from lorica.common.methods import HAS_RESIDUAL, TRAINED_PARTS, TURNS, is_trained, residual_name
-from lorica.common.plan import AggregationPlan
+from lorica.common.plan_course import AggregationPlan
 from lorica.server.aggregation import RULES, State, aggregator
 
 METHODS = sorted(TRAINED_PARTS)

@@ -1,0 +1,211 @@
+"""Sections of the plan that say how it is trained: sites, aggregation, coordinator, rounds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from lorica.common.plan_fields import Positive, Section
+
+
+class TrainingPlan(Section):
+    """What a site does in a round."""
+
+    mode: Literal["gradient", "local"] = "gradient"
+    """"gradient": a site returns one clipped, noised gradient sum a round and the coordinator
+    takes the step (section server); "local": a site takes several DP-SGD steps of its own and
+    returns how far it went."""
+
+    sample_rate: float = Field(1.0, gt=0, le=1)
+    """Mode "gradient": probability of a unit to be in a round's batch, at every site alike. The
+    head's gradient on cached features is so cheap that all units take part by default."""
+
+    lora: Literal["auto", "always", "never"] = "auto"
+    """Mode "gradient", adapter kind "lora": whether the last rounds train LoRA factors. "auto":
+    without privacy always; with privacy only where sites evaluate (rounds.evaluate_every), and
+    the factors are kept only if the sites' noised accuracy rose by them. Noise makes LoRA lose
+    more often than gain, and its rounds take budget from the head."""
+
+    lora_rounds: int = Field(12, ge=1)
+    """Mode "gradient": how many of the last rounds train LoRA factors, and the head with them,
+    if any do; with "auto" at most a third of all rounds."""
+
+    lora_sample_rate: float = Field(0.25, gt=0, le=1)
+    """Mode "gradient": probability of a unit to be in the batch of a LoRA round."""
+
+    local_steps: int = Field(4, ge=1, le=100_000)
+    """Mode "local": DP-SGD steps each site takes per round."""
+
+    expected_batch_size: int = Field(96, ge=1)
+    """Mode "local": expected number of records in a Poisson batch; the sample rate is this
+    divided by the site's declared number of records."""
+
+    learning_rate: Positive = 0.01
+    """Mode "local": Adam step size of the LoRA factors, in units of their weights."""
+
+    head_learning_rate: Positive = 0.4
+    """Mode "local": Adam step size of the classification head, in units of its weights."""
+
+    lora_clip_share: float = Field(0.1, gt=0, lt=1)
+    """Share of privacy.clip_norm² that LoRA gradients get: they are clipped to √share · C, the
+    head's gradients to √(1 - share) · C. Not used by kind "head", whose head gets all."""
+
+    proximal: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Mode "local": μ of FedProx, per unit of weight; μ times the distance from the global
+    adapter is added to the noised mean gradient. 0: not at all."""
+
+    smoothing: float = Field(0.0, ge=0, lt=1)
+    """Mode "local": share of the earlier steps' mean that is kept in an exponential mean of the
+    noised gradients over a round's steps, which then takes the gradient's place; 0: none."""
+
+    final_rate: float = Field(0.2, gt=0, le=1)
+    """Mode "local": share of both learning rates that is left in the last round; they fall
+    linearly."""
+
+    max_length: int = Field(128, ge=2, le=8192)
+    """Longest text in tokens; longer ones are cut."""
+
+
+class AggregationPlan(Section):
+    """How updates become the next global adapter."""
+
+    method: Literal[
+        "fedavg", "ffa", "fedsvd", "rolora", "la-lora", "fedex", "flora", "flexlora"
+    ] = "fedsvd"
+    """"fedavg" averages A and B apart, "ffa" freezes A, "fedsvd" trains B and re-factorises,
+    "rolora" trains B and A in alternate rounds, "la-lora" in alternate local steps, "fedex" keeps
+    what averaging misses as a residual weight, "flora" merges all and starts anew, "flexlora"
+    averages products; the last two take sites of lower rank. docs/methods.md compares them."""
+
+    robust: Literal["none", "median", "trimmed-mean", "krum", "norm-bound"] = "none"
+    """Mode "local": what keeps faulty or hostile sites from the mean. All but "none" count every
+    site the same, whatever it declares, and hold a round's updates in memory together."""
+
+    trim_share: float = Field(0.2, ge=0.01, lt=0.5)
+    """Robust "trimmed-mean": share of the sites that is cut off at either end of every value."""
+
+    faulty_sites: int = Field(1, ge=1)
+    """Robust "krum": how many sites may be faulty, f; a round needs at least 2·f + 3."""
+
+    norm_bound: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Robust "norm-bound": longer updates are scaled down to this L2 norm, in units of the
+    weights; 0: to the median of the round's norms."""
+
+
+class ServerPlan(Section):
+    """How the coordinator steps: along the sites' gradients (training.mode "gradient"), or along
+    their mean update (mode "local", the fields named local)."""
+
+    optimizer: Literal["adam", "adam-corrected", "momentum"] = "adam"
+    """"adam" divides each tensor's step by the root mean square of its noised gradients, so that
+    steps shrink as noise grows; "adam-corrected" takes the known variance of the noise out of
+    that mean square first; "momentum" divides by nothing."""
+
+    head_rate: Positive = 1.0
+    """Step size of the head times the square root of its number of rounds. With "adam" it is the
+    distance that noise alone moves a weight over the whole stage, whatever the number of rounds
+    and sites; with "momentum" a step is rate · gradient / clip_norm, summed over the sites."""
+
+    lora_rate: Positive = 0.1
+    """The same for the LoRA factors."""
+
+    warm_rate: Positive = 0.3
+    """The same for the head in LoRA rounds, which finds itself trained."""
+
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """Share of the last direction that is kept (Adam's β₁)."""
+
+    second_moment: float = Field(0.99, gt=0, lt=1)
+    """Share of the mean square gradient that is kept (Adam's β₂); bias-corrected."""
+
+    final_rate: float = Field(0.1, gt=0, le=1)
+    """Share of a stage's step size that is left in its last round; it falls linearly."""
+
+    averaging: float = Field(0.0, ge=0, lt=1)
+    """Decay of an exponential mean of the head's iterates, which is what a stage ends with; 0: its
+    last iterate."""
+
+    local_optimizer: Literal["none", "fedavgm", "fedadam", "fedyogi"] = "none"
+    """Mode "local": the mean update is the next adapter's move as it is ("none"), or the gradient
+    of this optimiser."""
+
+    local_rate: Positive = 1.0
+    """Step size η of local_optimizer: a factor of the update with "fedavgm", else about the
+    distance that a weight moves in a round, in units of the weights."""
+
+    local_momentum: float = Field(0.9, ge=0, lt=1)
+    """β₁ of local_optimizer; β₂ is second_moment."""
+
+    local_tau: Positive = 1e-3
+    """τ of "fedadam" and "fedyogi": updates far smaller than this move a weight less."""
+
+
+class RoundsPlan(Section):
+    """The round loop at the coordinator."""
+
+    count: int = Field(43, ge=1, le=1_000_000)
+    """Number of rounds, the warm start included."""
+
+    warm_start: float = Field(0.4, ge=0, lt=1)
+    """Share of the training budget (of Σ 1/σ² over its rounds) that the first round spends on
+    noised sums of every label's features, from which the coordinator computes a head in closed
+    form; 0: no such round, training starts from the label names."""
+
+    lora_share: float = Field(0.2, gt=0, lt=1)
+    """Share of the rest of the training budget that LoRA rounds get; the head's rounds have what
+    is left. Used by training.mode "gradient" when there are both."""
+
+    minimum_sites: int = Field(1, ge=1)
+    """Fewest sites whose updates make a round; with fewer the run stops."""
+
+    evaluate_every: int = Field(0, ge=0)
+    """Sites evaluate the global adapter on records they set aside after every so many rounds and
+    after the last; 0: never (the coordinator's own test data cost no privacy)."""
+
+    timeout_seconds: Positive = 3600.0
+    """Longest wait for one site's answer, in seconds."""
+
+
+class WirePlan(Section):
+    """How numbers travel."""
+
+    update: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    """Number format of what sites send, rounded at random and without bias after the noise, so at
+    no cost in ε: 4, 2, 2 or 1 bytes a value. What sites are sent is float32."""
+
+
+class SimulationPlan(Section):
+    """Virtual sites on one machine; not used by a real federation."""
+
+    sites: int = Field(4, ge=1, le=100_000)
+    """Number of virtual sites."""
+
+    partition: Literal["iid", "dirichlet", "by-column"] = "iid"
+    """How records are divided: at random, with Dirichlet-skewed label shares, or by a column."""
+
+    alpha: Positive = 0.5
+    """Dirichlet concentration; smaller is more skewed. Used by partition "dirichlet". No unit."""
+
+    column: str = ""
+    """Column whose values are the sites; used by partition "by-column"."""
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of partition, start, sampling and (with noise "seeded") the privacy noise."""
+
+    engine: Literal["in-process", "ray"] = "in-process"
+    """"in-process" calls the sites one after another; "ray" uses Flower's simulation engine."""
+
+    noise: Literal["seeded", "secure"] = "seeded"
+    """"seeded" makes noise reproducible (and so not private); "secure" draws it from the
+    operating system's generator, as real sites do."""
+
+    baselines: Literal["zero-shot", "all"] = "zero-shot"
+    """What the result is compared with: "zero-shot" the untrained start alone; "all" also trains
+    each site alone under the same ε, and one model on all data pooled without privacy."""
+
+    @model_validator(mode="after")
+    def _column_for_by_column(self) -> SimulationPlan:
+        if self.partition == "by-column" and not self.column:
+            raise ValueError('partition "by-column" needs simulation.column')
+        return self

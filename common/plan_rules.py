@@ -1,0 +1,54 @@
+"""What method, robust rule and server optimiser need of each other and of the rest of a plan."""
+
+from __future__ import annotations
+
+from lorica.common.methods import AVERAGES_PRODUCTS, LOCAL_ONLY
+from lorica.common.plan_course import AggregationPlan, RoundsPlan, ServerPlan, TrainingPlan
+
+
+def robust_minimum(rule: AggregationPlan) -> int:
+    """Fewest updates that the robust rule can do its work on."""
+    if rule.robust == "krum":
+        return 2 * rule.faulty_sites + 3
+    if rule.robust == "trimmed-mean":
+        return next(n for n in range(3, 1002) if int(rule.trim_share * n) >= 1)
+    if rule.robust == "median" or (rule.robust == "norm-bound" and not rule.norm_bound):
+        return 3
+    return 1
+
+
+def check_aggregation(
+    rule: AggregationPlan, server: ServerPlan, training: TrainingPlan, rounds: RoundsPlan
+) -> None:
+    """Return if these sections go together; raise ValueError with the first that does not."""
+    method, robust = rule.method, rule.robust
+    optimizer = server.local_optimizer
+    for needs_local, key in (
+        (method in LOCAL_ONLY, f'aggregation.method "{method}"'),
+        (robust != "none", f'aggregation.robust "{robust}"'),
+        (optimizer != "none", f'server.local_optimizer "{optimizer}"'),
+    ):
+        if needs_local and training.mode != "local":
+            raise ValueError(f'{key} needs training.mode "local"')
+    if method in AVERAGES_PRODUCTS:
+        if optimizer != "none":
+            raise ValueError(
+                f'aggregation.method "{method}" averages products: server.local_optimizer, '
+                'which moves factors, must be "none"'
+            )
+        if robust in ("median", "trimmed-mean"):
+            raise ValueError(
+                f'aggregation.method "{method}" averages products: aggregation.robust '
+                f'"{robust}" works on factors; use "krum" or "norm-bound"'
+            )
+    if robust != "none" and rounds.warm_start:
+        raise ValueError(
+            f'aggregation.robust "{robust}" does not protect the sums of the warm start: set '
+            "rounds.warm_start to 0"
+        )
+    fewest = robust_minimum(rule)
+    if rounds.minimum_sites < fewest:
+        raise ValueError(
+            f'aggregation.robust "{robust}" needs at least {fewest} sites with these '
+            f"settings: raise rounds.minimum_sites from {rounds.minimum_sites}"
+        )

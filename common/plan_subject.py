@@ -1,0 +1,130 @@
+"""Sections of the plan that say what is trained, on what, and under which guarantee."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from lorica.common.plan_fields import Positive, PositiveOrInf, Section, distinct
+
+EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""SHA-256 of the embedded all-MiniLM-L6-v2's ``model.safetensors`` (upstream revision
+1110a243fdf4706b3f48f1d95db1a4f5529b4d41)."""
+
+DEMO_DATA = "embedded:clinic-notes"
+"""``data.train`` of the packaged synthetic data set."""
+
+
+class BackbonePlan(Section):
+    """The pretrained model that every site adapts."""
+
+    source: str = Field("embedded", min_length=1)
+    """A local folder, a hub id ("org/name"), or "embedded" for the packaged all-MiniLM-L6-v2."""
+
+    revision: str = ""
+    """Hub revision (commit, tag or branch); empty means the hub's main branch."""
+
+    sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    """SHA-256 of model.safetensors, 64 lower-case hex digits; empty means unchecked, except for
+    "embedded", whose hash is pinned."""
+
+
+class AdapterPlan(Section):
+    """What is trained on top of the frozen backbone."""
+
+    kind: Literal["lora", "head"] = "lora"
+    """"lora" trains LoRA factors and the classification head, "head" the head alone."""
+
+    rank: int = Field(8, ge=1, le=512)
+    """LoRA rank r, in columns of B; not used by kind "head"."""
+
+    alpha: Positive = 16.0
+    """LoRA scaling numerator: the adapted weight is W + (alpha / rank) · B·A. No unit."""
+
+    target_modules: list[str] = Field(default=["query", "value"], min_length=1)
+    """Names of the linear modules that get LoRA factors, as peft names them."""
+
+    center: Literal["labels", "none"] = "labels"
+    """What is taken from every feature before it is scaled to unit length again: the mean of the
+    label-name embeddings, or nothing. Texts of one domain share a large common part that tells
+    labels apart by nothing."""
+
+    layers: list[int] = [-1]
+    """Indices of the layers that get LoRA factors, counted from 0, negative from the end;
+    empty means all. Layers below the lowest adapted one stay frozen and are computed once."""
+
+
+class TaskPlan(Section):
+    """What the adapted model is for."""
+
+    kind: Literal["text-classification"] = "text-classification"
+    """The task."""
+
+    labels: Annotated[list[str], AfterValidator(distinct)] = []
+    """Label names, in the order of the head's rows. Empty: a simulation takes them from the
+    training data; a site refuses a plan without them."""
+
+
+class DataPlan(Section):
+    """Where records come from (simulations) and which columns mean what."""
+
+    train: str = Field(DEMO_DATA, min_length=1)
+    """Training data: path of a CSV/TSV/JSONL file, or "embedded:NAME"."""
+
+    test: str = ""
+    """Test data that the coordinator holds; empty: a simulation sets a fifth of the training
+    data aside (records of one unit stay together)."""
+
+    text: str = Field("text", min_length=1)
+    """Name of the column with the text."""
+
+    label: str = Field("label", min_length=1)
+    """Name of the column with the label's name."""
+
+    unit: str = ""
+    """Name of the column that says whose record it is (patient_id, customer_id); empty: the
+    column privacy.unit, or every record its own unit. Splits never separate one unit's records."""
+
+    missing_unit: Literal["refuse", "own"] = "refuse"
+    """Records with an empty unit column: "refuse" the data, or each is its "own" unit. At a real
+    site its own configuration decides."""
+
+    validation: float = Field(0.1, gt=0, lt=1)
+    """Share of a site's units that is set aside for evaluation at the site; used only when
+    rounds.evaluate_every is above 0."""
+
+
+class PrivacyPlan(Section):
+    """The guarantee each site gives, at most; a site's own policy may refuse it."""
+
+    epsilon: PositiveOrInf = 8.0
+    """Differential-privacy budget ε of the whole run at each site, in nats; inf means none."""
+
+    delta: float = Field(1e-5, gt=0, lt=1)
+    """Differential-privacy δ of the whole run at each site, a probability; a site refuses
+    δ >= 1 / its number of records."""
+
+    clip_norm: Positive = 0.35
+    """Bound C on the L2 norm of one unit's gradient over all trained parameters."""
+
+    unit: str = Field("record", min_length=1)
+    """Unit of privacy, what is added or removed between neighbouring data sets: "record", or the
+    name of a column (patient_id), whose records then count as one together."""
+
+    max_records_per_unit: int = Field(4, ge=1)
+    """Most records that one unit brings to one step, chosen at random; not used by unit
+    "record"."""
+
+    evaluation_share: float = Field(0.05, gt=0, lt=1)
+    """Share of ε and δ that evaluation at the sites gets; used only when rounds.evaluate_every
+    is above 0."""
+
+    evaluation_metrics: list[Literal["accuracy", "loss", "per_label"]] = ["accuracy", "loss"]
+    """What sites count, noise and send when they evaluate."""
+
+    @property
+    def private(self) -> bool:
+        """Whether any privacy is asked for (ε is finite)."""
+        return math.isfinite(self.epsilon)

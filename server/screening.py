@@ -33,8 +33,8 @@ _ADAM_STEP = 3.17  # (1 - 0.9) / sqrt(1 - 0.999), rounded up
 
 def screen(
     update: State, start: State, trained: Collection[str], *, max_norm: float | None
-) -> None:
-    """Return if ``update`` may be aggregated, raise otherwise.
+) -> float:
+    """The update's L2 norm, if it may be aggregated; raises otherwise.
 
     Args:
         update: values for exactly the tensors that the round trains.
@@ -48,11 +48,10 @@ def screen(
             for an update longer than ``max_norm``.
     """
     check_form(update, start, trained)
-    if max_norm is None:
-        return
     norm = update_norm(update)
-    if not norm <= max_norm:  # also refuses when max_norm is NaN
+    if max_norm is not None and not norm <= max_norm:  # also refuses when max_norm is NaN
         raise _refused(f"The update's L2 norm is {norm:.4g}, above the limit of {max_norm:.4g}.")
+    return norm
 
 
 def honest_norm(plan: RunPlan, start: State, round: int) -> float | None:

@@ -1,0 +1,35 @@
+"""What the updates of one round must look like, worked out once and checked for each."""
+
+from __future__ import annotations
+
+from lorica.common.adapters import State, unpack_state
+from lorica.common.plan import RunPlan
+from lorica.common.quantisation import decode
+from lorica.common.stages import trained
+from lorica.server.screening import honest_norm, screen
+
+
+class ExpectedUpdates:
+    """Reads and screens the updates of one round."""
+
+    def __init__(self, plan: RunPlan, round: int, state: State) -> None:
+        """
+        Args:
+            plan: the run.
+            round: its number, from 1.
+            state: the global state that the round starts from; read, never changed.
+        """
+        self._format = plan.wire.update
+        self._state = state
+        self._names = trained(plan, round, state)
+        self._shapes = {name: state[name].shape for name in self._names}
+        self._longest = honest_norm(plan, state, round)
+
+    def read(self, blob: bytes) -> tuple[State, float]:
+        """The update in a reply's blob, as float32, and its L2 norm.
+
+        Raises:
+            LoricaError: LOR-501 when it cannot be read, LOR-502 when screening refuses it.
+        """
+        update = decode(unpack_state(blob), self._format, self._shapes)
+        return update, screen(update, self._state, self._names, max_norm=self._longest)

@@ -1,0 +1,183 @@
+"""The sites of a run: who takes part, what they are asked, what they answer."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flwr.serverapp import Grid
+
+from lorica.common.errors import Code, LoricaError
+from lorica.common.messages import (
+    CAPABILITIES,
+    Kind,
+    Reply,
+    Request,
+    pack_request,
+    unpack_reply,
+)
+from lorica.common.plan import RunPlan
+from lorica.common.signing import CoordinatorKey
+from lorica.common.text import printable
+from lorica.server.exchange import Answer, exchange
+from lorica.server.records import SiteRound, SiteStatus
+
+_NODE_POLL_SECONDS = 1.0
+_MOST_SHOWN = 500
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site that takes part."""
+
+    node: int
+    """Flower's id of its node."""
+    name: str
+    weight: int
+    """Its declared, public number of units; 0 when it declares none."""
+
+
+class Sites:
+    """Knows which nodes take part in a run and exchanges messages with them."""
+
+    def __init__(self, grid: Grid, plan: RunPlan, run: str, key: CoordinatorKey | None) -> None:
+        """
+        Args:
+            grid: Flower's grid.
+            plan: the run's.
+            run: Lorica's run id.
+            key: signs every request; None sends them unsigned, which sites may refuse.
+        """
+        self._grid, self._plan, self._run, self._key = grid, plan, run, key
+        self._tries: Counter[int] = Counter()
+        self._refused: set[int] = set()
+        self._ready: dict[int, Site] = {}
+
+    @property
+    def ready(self) -> list[int]:
+        """Nodes that take part, in the order in which they said so."""
+        return list(self._ready)
+
+    def of(self, answer: Answer) -> Site:
+        """The site that an answer of a ready node comes from."""
+        return self._ready[answer.node]
+
+    def share(self, site: Site) -> float:
+        """A site's weight: what it declares if all sites declare, else the same for all."""
+        declared = all(other.weight > 0 for other in self._ready.values())
+        return float(site.weight) if declared else 1.0
+
+    def select(self, wanted: int, seconds: float) -> list[SiteRound]:
+        """Ask every node what it can do; wait so long for there to be so many nodes.
+
+        Returns:
+            What came of it, by name.
+
+        Raises:
+            LoricaError: LOR-503 when too few are able.
+        """
+        deadline = time.monotonic() + seconds
+        answers = self.ask()
+        while len(self._tries) < wanted and time.monotonic() < deadline:
+            time.sleep(_NODE_POLL_SECONDS)
+            answers += self.ask()
+        self.enough(answers, "Before the first round")
+        return sorted(answers, key=lambda site: site.site)
+
+    def ask(self, tries: int = 1) -> list[SiteRound]:
+        """Ask nodes what they can do; the able ones become ready.
+
+        Nodes that are ready or refused are not asked again, others until they were asked
+        ``tries`` times: whoever was late or failed may have mended.
+        """
+        settled = self._ready.keys() | self._refused
+        online = set(self._grid.get_node_ids())
+        nodes = sorted(node for node in online - settled if self._tries[node] < tries)
+        if not nodes:
+            return []
+        self._tries.update(nodes)
+        return [self._admit(answer) for answer in self.exchange(nodes, CAPABILITIES, 0)]
+
+    def exchange(
+        self, nodes: list[int], kind: Kind, round: int, blob: bytes = b""
+    ) -> Iterator[Answer]:
+        """Ask all ``nodes`` the same, signed when there is a key."""
+        request = Request(self._plan, self._run, round, blob)
+        return exchange(
+            self._grid,
+            nodes,
+            pack_request(self._key.sign(request, kind) if self._key else request),
+            kind,
+            timeout=self._plan.rounds.timeout_seconds,
+            group=str(round),
+        )
+
+    def reply(self, answer: Answer, round: int) -> Reply:
+        """The reply in an answer.
+
+        Raises:
+            Unanswered: there is none that holds what was asked for.
+            LoricaError: LOR-501, LOR-104 it cannot be read, or belongs to something else.
+        """
+        if answer.kind == "late":
+            seconds = self._plan.rounds.timeout_seconds
+            raise Unanswered(
+                "late", f"{Code.SITE_SILENT.value}: no answer within {seconds:g} seconds"
+            )
+        if answer.kind == "error" or answer.content is None:
+            raise Unanswered("failed", f"the node answered with Flower's error {answer.error}")
+        reply = unpack_reply(answer.content, fingerprint=self._plan.fingerprint, round=round)
+        if reply.status == "refused":
+            raise Unanswered("refused", reply.reason, reply.site)
+        return reply
+
+    def enough(self, sites: list[SiteRound], when: str) -> None:
+        """Return if enough of these sites did what they were asked.
+
+        Raises:
+            LoricaError: LOR-503 with every other site's reason.
+        """
+        able = sum(site.status == "ok" for site in sites)
+        wanted = self._plan.rounds.minimum_sites
+        if able < wanted:
+            reasons = "; ".join(f"{s.site}: {s.reason}" for s in sites if s.status != "ok")
+            raise LoricaError(
+                Code.TOO_FEW_SITES,
+                f"{when}, {able} of {len(sites)} sites could take part and at least {wanted} must. "
+                f"{reasons or 'No node is online.'}",
+            )
+
+    def _admit(self, answer: Answer) -> SiteRound:
+        unnamed = f"node {answer.node}"
+        try:
+            reply = self.reply(answer, 0)
+            if not reply.site:
+                raise LoricaError(Code.MESSAGE_MALFORMED, "A site gave no name.")
+            if any(site.name == reply.site for site in self._ready.values()):
+                raise LoricaError(
+                    Code.MESSAGE_MALFORMED, f"Two nodes say that they are site {reply.site}."
+                )
+        except Unanswered as problem:
+            unnamed = problem.site or unnamed
+            if problem.status == "refused":
+                self._refused.add(answer.node)
+            return SiteRound(unnamed, problem.status, problem.reason, seconds=answer.seconds)
+        except LoricaError as error:
+            return SiteRound(unnamed, "failed", shown(error), seconds=answer.seconds)
+        self._ready[answer.node] = Site(answer.node, reply.site, reply.weight)
+        return SiteRound(reply.site, "ok", "", reply.weight, seconds=answer.seconds)
+
+
+def shown(error: LoricaError) -> str:
+    """An error's text for records and screens; parts of it may come from a site."""
+    return printable(str(error))[:_MOST_SHOWN]
+
+
+class Unanswered(Exception):  # noqa: N818 - control flow between this module and the round loop
+    """A site's answer that does not hold what was asked for."""
+
+    def __init__(self, status: SiteStatus, reason: str, site: str = "") -> None:
+        super().__init__(reason)
+        self.status, self.reason, self.site = status, reason, site

@@ -14,7 +14,8 @@ from enum import Enum
 
 class Code(Enum):
     """Error codes, by area: 1xx plan, 2xx backbone and adapter, 3xx data, 4xx privacy,
-    5xx protocol and federation, 6xx storage, 9xx unexpected."""
+    5xx protocol and federation, 6xx storage, 7xx sites and coordinator on machines of their
+    own, 9xx unexpected."""
 
     PLAN_UNREADABLE = "LOR-101"
     PLAN_UNKNOWN_KEY = "LOR-102"
@@ -71,6 +72,21 @@ class Code(Enum):
     LEDGER_ROLLED_BACK = "LOR-613"
     LEDGER_MISSING = "LOR-614"
     LEDGER_MISMATCH = "LOR-615"
+
+    INVITATION_INVALID = "LOR-720"
+    REGISTRATION_REFUSED = "LOR-721"
+    FEDERATION_EXISTS = "LOR-722"
+    FEDERATION_MISSING = "LOR-723"
+    CERTIFICATE = "LOR-724"
+    ALREADY_RUNNING = "LOR-725"
+    PROGRAM_MISSING = "LOR-726"
+    COORDINATOR_DOWN = "LOR-727"
+    SITE_UNKNOWN = "LOR-728"
+    CHECK_FAILED = "LOR-729"
+    PORT_TAKEN = "LOR-730"
+    RUN_UNKNOWN = "LOR-740"
+    RUN_STATE = "LOR-741"
+    RUN_CRASHED = "LOR-742"
 
     UNEXPECTED = "LOR-901"
 
@@ -359,6 +375,80 @@ CATALOGUE: dict[Code, Entry] = {
         "Its data set, unit of privacy or delta, fixed when it was created, differs from the "
         "site's policy or the plan's. Epsilons at different units or deltas do not add up.",
         "Use the ledger of this data set, and plans whose privacy.unit is the ledger's.",
+    ),
+    Code.INVITATION_INVALID: Entry(
+        "The invitation cannot be used.",
+        "It is cut short or altered, has expired, was used already, or was withdrawn.",
+        "Ask the coordinator's operators for a new one: `lorica coordinator invite NAME`.",
+    ),
+    Code.REGISTRATION_REFUSED: Entry(
+        "The registration request does not fit an invitation.",
+        "It was altered on its way, was made with another invitation, or was not signed with the "
+        "key that it holds.",
+        "Have the site make a new request with its own invitation: `lorica site init --token`.",
+    ),
+    Code.FEDERATION_EXISTS: Entry(
+        "There is a coordinator or a site in this folder already.",
+        "Keys and registers are never overwritten.",
+        "Choose another folder, or use what is there.",
+    ),
+    Code.FEDERATION_MISSING: Entry(
+        "There is no coordinator or site in this folder.",
+        "A file that `lorica coordinator init` or `lorica site init` writes is missing or damaged.",
+        "Give the right folder, or set it up with `lorica coordinator init` or `lorica site init`.",
+    ),
+    Code.CERTIFICATE: Entry(
+        "A certificate cannot be used.",
+        "It has expired, is not yet valid, names another host, or is signed by another authority.",
+        "At the coordinator: `lorica coordinator rotate`, with the names that sites use; at a site "
+        "check the clock and that ca.crt is the coordinator's.",
+    ),
+    Code.ALREADY_RUNNING: Entry(
+        "It is running already.",
+        "Another process holds the lock of this folder; two would work against each other.",
+        "Stop the one that runs (its process id is in the message), or leave it be.",
+    ),
+    Code.PROGRAM_MISSING: Entry(
+        "A program that is needed was not found.",
+        "Lorica starts Flower's programs and the reverse proxy nginx, which must be installed.",
+        "Install the program that the message names (Debian: apt-get install nginx-light).",
+    ),
+    Code.COORDINATOR_DOWN: Entry(
+        "The coordinator's SuperLink does not answer.",
+        "Runs and sites are managed over its private interface, which nobody serves now, or which "
+        "this machine cannot reach.",
+        "Start it with `lorica coordinator start`, and look at its logs in the folder logs/.",
+    ),
+    Code.SITE_UNKNOWN: Entry(
+        "There is no such site.",
+        "The name is not among the sites that were invited or admitted.",
+        "`lorica coordinator sites` lists them.",
+    ),
+    Code.CHECK_FAILED: Entry(
+        "A check failed.",
+        "At least one thing that the service needs is not as it should be.",
+        "Mend what the lines marked with a cross say, and check again.",
+    ),
+    Code.PORT_TAKEN: Entry(
+        "A port is taken.",
+        "Another program listens on a port that was to be served here.",
+        "Stop that program, or set another port in the configuration that the message names.",
+    ),
+    Code.RUN_UNKNOWN: Entry(
+        "There is no such run.",
+        "The id is not in the run store.",
+        "`lorica run list` lists the runs; the first characters of an id are enough.",
+    ),
+    Code.RUN_STATE: Entry(
+        "The run is not in a state for that.",
+        "A run can be stopped while it is queued or running, and resumed when it is neither and "
+        "has rounds left.",
+        "Look at it with `lorica run show`.",
+    ),
+    Code.RUN_CRASHED: Entry(
+        "The run died again and again without a whole round.",
+        "It was taken up again several times and made no progress.",
+        "Look at the coordinator's logs, mend the cause, then `lorica run resume`.",
     ),
     Code.UNEXPECTED: Entry(
         "Something failed that should not.",

@@ -87,6 +87,7 @@ class Code(Enum):
     RUN_UNKNOWN = "LOR-740"
     RUN_STATE = "LOR-741"
     RUN_CRASHED = "LOR-742"
+    RUN_STOPPED = "LOR-743"
 
     UNEXPECTED = "LOR-901"
 
@@ -449,6 +450,11 @@ CATALOGUE: dict[Code, Entry] = {
         "The run died again and again without a whole round.",
         "It was taken up again several times and made no progress.",
         "Look at the coordinator's logs, mend the cause, then `lorica run resume`.",
+    ),
+    Code.RUN_STOPPED: Entry(
+        "The run was stopped by an operator.",
+        "Its last whole round is saved; the round in hand was given up.",
+        "`lorica run resume` takes it up again from there.",
     ),
     Code.UNEXPECTED: Entry(
         "Something failed that should not.",

@@ -50,6 +50,15 @@ def load_data(plan: RunPlan) -> RunData:
     return _split(train, plan.simulation.seed)
 
 
+def test_data(plan: RunPlan) -> Records:
+    """The file of data.test alone: what a coordinator tests with that has no training data.
+
+    Raises:
+        LoricaError: LOR-30x for data that are not what the plan says.
+    """
+    return read_records(plan.data.test, plan.data, unit="", test=True)
+
+
 def validation_data(plan: RunPlan) -> RunData:
     """As :func:`load_data`, but tested on a fifth of the units of the training data, whatever test
     data the plan names: for choosing settings. The split is the same for every seed."""

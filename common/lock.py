@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from lorica.common.storage import storage_errors
 
 
 @contextlib.contextmanager
-def only_one(path: Path, what: str) -> Iterator[None]:
+def only_one(path: Path, what: str, *, wait: float = 0.5) -> Iterator[None]:
     """Hold the lock ``path`` with this process's id in it.
 
     Args:
         path: the lock file; stays there afterwards.
         what: what runs, for the message.
+        wait: how long to wait for another holder to end, seconds.
 
     Raises:
         LoricaError: LOR-725 another process holds it.
@@ -26,13 +28,14 @@ def only_one(path: Path, what: str) -> Iterator[None]:
     with storage_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LoricaError(
-                Code.ALREADY_RUNNING,
-                f"{what} runs already, as process {_holder(descriptor) or 'unknown'}.",
-            ) from None
+        deadline = time.monotonic() + wait
+        while not _locked(descriptor):
+            if time.monotonic() > deadline:
+                raise LoricaError(
+                    Code.ALREADY_RUNNING,
+                    f"{what} runs already, as process {_holder(descriptor) or 'unknown'}.",
+                )
+            time.sleep(0.05)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
@@ -54,6 +57,14 @@ def holder(path: Path) -> int | None:
         return None
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _holder(descriptor: int) -> int:

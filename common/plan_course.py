@@ -164,7 +164,28 @@ class RoundsPlan(Section):
     after the last; 0: never (the coordinator's own test data cost no privacy)."""
 
     timeout_seconds: Positive = 3600.0
-    """Longest wait for one site's answer, in seconds."""
+    """Longest wait for one site's answer, in seconds: the deadline of a round."""
+
+    reconnect_seconds: float = Field(180.0, ge=0, allow_inf_nan=False)
+    """How long a round waits, within its deadline, for a site whose connection broke or whose
+    trainer is restarting; it is then asked the same again, at no further cost in ε."""
+
+    fraction: float = Field(1.0, gt=0, le=1)
+    """Share of the ready sites that a round wants updates of, at least minimum_sites; drawn anew
+    each round, from the run's id and the round. A site that is not asked spends nothing, but σ is
+    calibrated as if it were asked in every round: no amplification by sampling is claimed."""
+
+    selection: Literal["uniform", "weighted"] = "uniform"
+    """How they are drawn: all alike, or in proportion to the number of records they declare."""
+
+    over_provision: float = Field(0.0, ge=0, le=10, allow_inf_nan=False)
+    """So many more sites than wanted are asked, as a share of those wanted. The round ends when
+    the wanted number has answered; those that answer later spent their ε for nothing, and their
+    updates are dropped."""
+
+    quorum: float = Field(0.0, ge=0, le=1)
+    """Share of the wanted number that must have answered at the deadline for the round to count;
+    minimum_sites always must."""
 
 
 class WirePlan(Section):

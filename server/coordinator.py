@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from flwr.app import Context
@@ -11,14 +12,15 @@ from flwr.serverapp import Grid, ServerApp
 from lorica.common.adapter_folder import save_adapter
 from lorica.common.adapters import State
 from lorica.common.backbones import load_backbone
-from lorica.common.holdout import label_sources, load_data, with_labels
+from lorica.common.bundle import RUN_KEY
+from lorica.common.holdout import label_sources, load_data, test_data, with_labels
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import from_run_config
 from lorica.common.records import Records
 from lorica.common.signing import key_from_environment
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.server.evaluation import CentralEvaluator
-from lorica.server.records import Silent
+from lorica.server.records import Observer, Silent
 from lorica.server.rounds import RoundLoop
 from lorica.server.run_folder import RunFolder
 
@@ -32,6 +34,12 @@ def make_server_app() -> ServerApp:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
+        submitted = str(context.run_config.get(RUN_KEY, ""))
+        if submitted:
+            from lorica.server.federation.serve import serve_run
+
+            serve_run(grid, submitted, context.run_id)
+            return
         plan = from_run_config(context.run_config)
         folder = RunFolder(Path(os.environ.get(FOLDER_VARIABLE, f"runs/flower-{context.run_id}")))
         run_plan(grid, plan, folder, run=f"flower-{context.run_id}")
@@ -39,19 +47,40 @@ def make_server_app() -> ServerApp:
     return app
 
 
-def run_plan(grid: Grid, plan: RunPlan, folder: RunFolder, *, run: str) -> State:
+def run_plan(
+    grid: Grid,
+    plan: RunPlan,
+    folder: RunFolder,
+    *,
+    run: str,
+    observer: Observer | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    resume: bool = False,
+) -> State:
     """Run a plan over a grid, with the data the coordinator has, and save the adapter.
 
     Requests are signed with the key whose path is in the environment variable
     LORICA_COORDINATOR_KEY, if it is set. When the plan names no labels they are read from
     data.train, which must then be readable here (as it is in a simulation).
+
+    Args:
+        grid: reaches the sites.
+        plan: the run.
+        folder: where results go; with ``resume`` it holds the run's last whole round.
+        run: Lorica's run id.
+        observer: hears of progress.
+        stop: whether an operator wants the run to end.
+        resume: go on in a folder that was created before.
     """
     key = key_from_environment()
     test: Records | None = None
-    if not plan.task.labels or plan.data.test:
+    if not plan.task.labels:
         data = load_data(plan)
         plan, test = with_labels(plan, *label_sources(plan, data)), data.test
-    folder.create(plan)
+    elif plan.data.test:
+        test = test_data(plan)
+    if not resume:
+        folder.create(plan)
     backbone = load_backbone(plan.backbone)
     loop = RoundLoop(
         grid,
@@ -60,9 +89,10 @@ def run_plan(grid: Grid, plan: RunPlan, folder: RunFolder, *, run: str) -> State
         run=run,
         start=lambda: starting_state(TextClassifier(backbone, plan), backbone, plan),
         evaluate=CentralEvaluator(plan, backbone, test) if test else None,
-        observer=Silent(),
+        observer=observer or Silent(),
         key=key,
         wait_seconds=plan.rounds.timeout_seconds,
+        stop=stop,
     )
     state = loop.run()
     save_adapter(folder.path / "adapter", state, plan, backbone)

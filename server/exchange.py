@@ -1,9 +1,13 @@
-"""Send messages to sites and take their answers as they come, each with its own deadline."""
+"""Send messages to sites and take their answers as they come, each with its own deadline.
+
+A connection that breaks is not an answer: the node is asked the same again once it is back. That
+is safe, for a site answers a repeated request with its stored reply.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +15,11 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 _POLL_SECONDS = 0.2
+_LOOK_SECONDS = 2.0  # between looks at which nodes are online, and since when
+_AGAIN_SECONDS = 1.0  # before a node is asked again
+_BROKEN = frozenset({0, 1, 2, 3, 4, 5, 8})
+"""Flower's error codes that say that a message or its reply was lost on its way, or that a node's
+ClientApp died: Lorica's own answers every request and raises nothing."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +36,35 @@ class Answer:
     """Flower's error code."""
 
 
+@dataclass
+class _Node:
+    """A node that has not been answered for."""
+
+    active_since: str = ""
+    """When it came online last, as the grid says; a later time means that it began anew."""
+    again: float | None = None
+    """When to ask it again, seconds since the start."""
+    broken: float | None = None
+    """Since when its connection is broken."""
+    error: int = 0
+
+
 def exchange(
-    grid: Grid, nodes: list[int], content: RecordDict, kind: str, *, timeout: float, group: str
+    grid: Grid,
+    nodes: list[int],
+    content: RecordDict,
+    kind: str,
+    *,
+    timeout: float,
+    group: str,
+    reconnect: float = 0.0,
+    unavailable: Callable[[RecordDict], bool] = lambda reply: False,
+    stop: Callable[[], None] = lambda: None,
 ) -> Iterator[Answer]:
     """One message with the same content to every node; answers as they arrive.
 
-    Every node is answered for exactly once. Answers that come after the deadline are never
-    pulled: their message ids are forgotten.
+    Every node is answered for exactly once. Answers that come after the deadline, or after the
+    caller took as many as it wanted, are never pulled: their message ids are forgotten.
 
     Args:
         grid: Flower's grid.
@@ -42,33 +73,137 @@ def exchange(
         kind: Flower message type, such as "train" or "query.capabilities".
         timeout: seconds to wait for each node, and the messages' time to live.
         group: Flower's group id, such as the round.
+        reconnect: how long to wait for a node whose connection broke, seconds; 0: not at all.
+        unavailable: whether a reply says that the site cannot answer for the moment; such a node
+            counts as one whose connection broke.
+        stop: called between polls; what it raises ends the exchange.
     """
-    begun = time.monotonic()
-    pending: dict[str, int] = {}
-    lost = []
-    for node in nodes:
-        message = Message(content, node, kind, ttl=timeout, group_id=group)
-        identity = next(iter(grid.push_messages([message])), "")
-        if identity:
-            pending[identity] = node
-        else:
-            lost.append(node)  # it left since it was listed
-    for node in lost:
-        yield Answer(node, "error", 0.0)
-    while pending:
-        replies = list(grid.pull_messages(list(pending)))
-        now = time.monotonic() - begun
-        for reply in replies:
-            sender = pending.pop(reply.metadata.reply_to_message_id, None)
-            if sender is None:
-                continue  # an answer to something that nobody asked
-            if reply.has_error():
-                yield Answer(sender, "error", now, error=reply.error.code)
-            else:
-                yield Answer(sender, "reply", now, content=reply.content)
-        if not replies and pending:
-            if now > timeout:
+    return _Exchange(grid, content, kind, timeout, group, reconnect, unavailable, stop).run(nodes)
+
+
+class _Exchange:
+    def __init__(
+        self,
+        grid: Grid,
+        content: RecordDict,
+        kind: str,
+        timeout: float,
+        group: str,
+        reconnect: float,
+        unavailable: Callable[[RecordDict], bool],
+        stop: Callable[[], None],
+    ) -> None:
+        self._grid, self._content, self._kind = grid, content, kind
+        self._timeout, self._group, self._reconnect = timeout, group, reconnect
+        self._unavailable, self._stop = unavailable, stop
+        self._waiting: dict[int, _Node] = {}
+        self._asked: dict[str, int] = {}  # message id -> node
+        self._begun = time.monotonic()
+        self._looked = 0.0
+
+    def run(self, nodes: list[int]) -> Iterator[Answer]:
+        since = self._active_since() if self._reconnect else {}
+        for node in nodes:
+            self._waiting[node] = _Node(since.get(node, ""))
+        for node in nodes:
+            self._send(node)
+        yield from self._given_up()
+        while self._waiting:
+            found = list(self._grid.pull_messages(list(self._asked))) if self._asked else []
+            for reply in found:
+                yield from self._take(reply)
+            if not self._waiting:
+                return
+            self._stop()
+            if self._seconds > self._timeout and not found:
                 break
-            time.sleep(_POLL_SECONDS)
-    for node in pending.values():
-        yield Answer(node, "late", timeout)
+            self._ask_again()
+            yield from self._given_up()
+            if not found and self._waiting:
+                time.sleep(_POLL_SECONDS)
+        for node, state in self._waiting.items():
+            if state.broken is None:
+                yield Answer(node, "late", self._timeout)
+            else:
+                yield Answer(node, "error", self._seconds, error=state.error)
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._begun
+
+    def _send(self, node: int) -> None:
+        left = max(self._timeout - self._seconds, 1.0) if self._seconds > 1 else self._timeout
+        message = Message(self._content, node, self._kind, ttl=left, group_id=self._group)
+        identity = next(iter(self._grid.push_messages([message])), "")
+        if identity:
+            self._asked[identity] = node
+        else:
+            self._break(node, 0)  # it left since it was listed
+
+    def _take(self, reply: Message) -> Iterator[Answer]:
+        node = self._asked.pop(reply.metadata.reply_to_message_id, None)
+        if node is None or node not in self._waiting:
+            return  # an answer to something that nobody asked, or one too many
+        if reply.has_error():
+            code = reply.error.code
+            if node in self._asked.values():
+                return  # it was asked again meanwhile
+            if code in _BROKEN and self._hopeful(node):
+                self._break(node, code)
+                return
+            answer = Answer(node, "error", self._seconds, error=code)
+        elif self._hopeful(node) and self._unavailable(reply.content):
+            self._break(node, 0)
+            return
+        else:
+            answer = Answer(node, "reply", self._seconds, content=reply.content)
+        self._forget(node)
+        yield answer
+
+    def _hopeful(self, node: int) -> bool:
+        """Whether there is time to wait for the node."""
+        broken = self._waiting[node].broken
+        since = self._seconds if broken is None else broken
+        return self._seconds - since < self._reconnect and self._seconds < self._timeout
+
+    def _break(self, node: int, error: int) -> None:
+        state = self._waiting[node]
+        state.error = error
+        state.broken = self._seconds if state.broken is None else state.broken
+        state.again = self._seconds + _AGAIN_SECONDS
+
+    def _forget(self, node: int) -> None:
+        del self._waiting[node]
+        self._asked = {identity: other for identity, other in self._asked.items() if other != node}
+
+    def _given_up(self) -> Iterator[Answer]:
+        """Answers for nodes whose connection has been broken for too long."""
+        asked = set(self._asked.values())
+        for node, state in list(self._waiting.items()):
+            if state.broken is None or node in asked:
+                continue
+            if self._seconds - state.broken >= self._reconnect:
+                self._forget(node)
+                yield Answer(node, "error", self._seconds, error=state.error)
+
+    def _ask_again(self) -> None:
+        """Ask nodes again that are back, or that began anew and so forgot what they were asked."""
+        if not self._reconnect or self._seconds - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = self._seconds
+        since = self._active_since()
+        for node, state in self._waiting.items():
+            if node not in since:
+                continue  # offline: Flower answers for it in a while
+            anew = since[node] != state.active_since
+            due = state.again is not None and self._seconds >= state.again
+            if anew or due:
+                state.active_since, state.again = since[node], None
+                self._send(node)
+
+    def _active_since(self) -> dict[int, str]:
+        """When each online node came online, where the grid knows."""
+        get_nodes = getattr(self._grid, "get_nodes", None)
+        if get_nodes is None:
+            return dict.fromkeys(self._grid.get_node_ids(), "")
+        return {node.node_id: node.last_activated_at for node in get_nodes()}

@@ -48,6 +48,7 @@ class RoundLoop:
         key: CoordinatorKey | None = None,
         nodes: int = 1,
         wait_seconds: float = 0.0,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Args:
@@ -62,11 +63,12 @@ class RoundLoop:
             nodes: how many nodes to wait for before the first round, if more than
                 rounds.minimum_sites.
             wait_seconds: how long to wait for them.
+            stop: whether an operator wants the run to end; asked between rounds and polls.
         """
         self._grid, self._plan, self._folder = grid, plan, folder
         self._run, self._start, self._evaluate = run, start, evaluate
         self._observer, self._key = observer, key
-        self._nodes, self._wait_seconds = nodes, wait_seconds
+        self._nodes, self._wait_seconds, self._stop = nodes, wait_seconds, stop
         self._memory: State = {}
         self._trial = LoraTrial(plan)
 
@@ -74,8 +76,8 @@ class RoundLoop:
         """Run all rounds that are left and return the final global state.
 
         Raises:
-            LoricaError: LOR-503 when too few sites are ready or answer; what was done before is
-                saved and can be resumed.
+            LoricaError: LOR-503 when too few sites are ready or answer, LOR-743 when an operator
+                stopped it; what was done before is saved and can be resumed.
         """
         checkpoint = self._folder.checkpoint(self._plan)
         if checkpoint is None:
@@ -83,7 +85,7 @@ class RoundLoop:
         else:
             state, done, self._run = checkpoint.state, checkpoint.round, checkpoint.run
             self._memory = checkpoint.memory
-        self._sites = Sites(self._grid, self._plan, self._run, self._key)
+        self._sites = Sites(self._grid, self._plan, self._run, self._key, self._stop)
         wanted = max(self._nodes, self._plan.rounds.minimum_sites)
         selected = self._sites.select(wanted, self._wait_seconds)
         self._observer.started(self._plan, selected, max(done + 1, 1))
@@ -91,6 +93,7 @@ class RoundLoop:
             self._close(RoundRecord(0), state, {}, time.monotonic())
         first = max(done + 1, 1)
         for round in range(first, self._plan.rounds.count + 1):
+            self._sites.check_stop()
             self._sites.ask(tries=_MOST_TRIES if round > first else 1)
             state = self._one_round(round, state)
         return state
@@ -101,13 +104,21 @@ class RoundLoop:
         rule = rule_of_round(self._plan, round, state, self._memory)
         expected = ExpectedUpdates(self._plan, round, state)
         blob = self._packed(state, stage)
-        sites = []
-        for answer in self._sites.exchange(self._sites.ready, TRAIN, round, blob):
+        chosen = self._sites.selection(round)
+        missing = [self._sites.ready[position] for position in chosen.asked]
+        sites: list[SiteRound] = []
+        for answer in self._sites.exchange(list(missing), TRAIN, round, blob):
+            missing.remove(answer.node)
             site = self._take(answer, round, expected, rule)
             sites.append(site)
             self._observer.site_answered(round, site)
+            if sum(done.status == "ok" for done in sites) >= chosen.wanted:
+                break
+        for node in missing:
+            sites.append(_cut(self._sites.named(node).name, time.monotonic() - begun))
+            self._observer.site_answered(round, sites[-1])
         exchanged = time.monotonic()
-        self._sites.enough(sites, f"Round {round}")
+        self._sites.enough(sites, f"Round {round}", chosen.sufficient)
         state = rule.finish()
         self._memory = rule.memory
         record = RoundRecord(
@@ -194,3 +205,8 @@ class RoundLoop:
     def _packed(state: State, stage: Stage) -> bytes:
         """What sites need to be sent of a state."""
         return pack_state({name: state[name] for name in sent(stage, state)})
+
+
+def _cut(site: str, seconds: float) -> SiteRound:
+    """A site that was not waited for: enough others had answered. Its update is never pulled."""
+    return SiteRound(site, "late", "cut: enough other sites had answered", seconds=seconds)

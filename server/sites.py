@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from lorica.common.errors import Code, LoricaError
@@ -23,9 +24,12 @@ from lorica.common.signing import CoordinatorKey
 from lorica.common.text import printable
 from lorica.server.exchange import Answer, exchange
 from lorica.server.records import SiteRound, SiteStatus
+from lorica.server.selection import Selection, select
 
 _NODE_POLL_SECONDS = 1.0
 _MOST_SHOWN = 500
+_PASSING = ("LOR-711",)
+"""Codes of refusals that pass by themselves."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,24 @@ class Site:
 class Sites:
     """Knows which nodes take part in a run and exchanges messages with them."""
 
-    def __init__(self, grid: Grid, plan: RunPlan, run: str, key: CoordinatorKey | None) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        plan: RunPlan,
+        run: str,
+        key: CoordinatorKey | None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         """
         Args:
             grid: Flower's grid.
             plan: the run's.
             run: Lorica's run id.
             key: signs every request; None sends them unsigned, which sites may refuse.
+            stop: whether an operator wants the run to end; asked between polls.
         """
         self._grid, self._plan, self._run, self._key = grid, plan, run, key
+        self._stop = stop
         self._tries: Counter[int] = Counter()
         self._refused: set[int] = set()
         self._ready: dict[int, Site] = {}
@@ -59,6 +72,15 @@ class Sites:
     def ready(self) -> list[int]:
         """Nodes that take part, in the order in which they said so."""
         return list(self._ready)
+
+    def selection(self, round: int) -> Selection:
+        """The ready sites that a round asks, by position in :attr:`ready`."""
+        sites = [(site.name, site.weight) for site in self._ready.values()]
+        return select(self._plan.rounds, self._run, round, sites)
+
+    def named(self, node: int) -> Site:
+        """The site of a ready node."""
+        return self._ready[node]
 
     def of(self, answer: Answer) -> Site:
         """The site that an answer of a ready node comes from."""
@@ -81,6 +103,7 @@ class Sites:
         deadline = time.monotonic() + seconds
         answers = self.ask()
         while len(self._tries) < wanted and time.monotonic() < deadline:
+            self.check_stop()
             time.sleep(_NODE_POLL_SECONDS)
             answers += self.ask()
         self.enough(answers, "Before the first round")
@@ -112,7 +135,22 @@ class Sites:
             kind,
             timeout=self._plan.rounds.timeout_seconds,
             group=str(round),
+            reconnect=self._plan.rounds.reconnect_seconds,
+            unavailable=self._unavailable,
+            stop=self.check_stop,
         )
+
+    def check_stop(self) -> None:
+        """Raise LOR-743 when an operator wants the run to end."""
+        if self._stop():
+            raise LoricaError(Code.RUN_STOPPED, "An operator stopped the run.")
+
+    @staticmethod
+    def _unavailable(content: RecordDict) -> bool:
+        """Whether a site says that its trainer cannot be reached for the moment."""
+        record = content.config_records.get("lorica")
+        reason = str(record.get("reason", "")) if record is not None else ""
+        return reason.startswith(_PASSING)
 
     def reply(self, answer: Answer, round: int) -> Reply:
         """The reply in an answer.
@@ -133,14 +171,19 @@ class Sites:
             raise Unanswered("refused", reply.reason, reply.site)
         return reply
 
-    def enough(self, sites: list[SiteRound], when: str) -> None:
+    def enough(self, sites: list[SiteRound], when: str, sufficient: int = 0) -> None:
         """Return if enough of these sites did what they were asked.
+
+        Args:
+            sites: what came of asking them.
+            when: words for the message.
+            sufficient: so many, if more than rounds.minimum_sites.
 
         Raises:
             LoricaError: LOR-503 with every other site's reason.
         """
         able = sum(site.status == "ok" for site in sites)
-        wanted = self._plan.rounds.minimum_sites
+        wanted = max(self._plan.rounds.minimum_sites, sufficient)
         if able < wanted:
             reasons = "; ".join(f"{s.site}: {s.reason}" for s in sites if s.status != "ok")
             raise LoricaError(

@@ -1,0 +1,1 @@
+"""A coordinator on a machine of its own: set-up, sites, services, runs."""

@@ -1,0 +1,154 @@
+"""A coordinator's folder: where everything is, and coordinator.toml.
+
+::
+
+    coordinator.toml     addresses and ports
+    coordinator.pem      the key that signs requests to sites
+    authority/           ca.key, ca.crt: the certificate authority
+    tls/                 public.crt/.key for sites, private.crt/.key for the loopback interface
+    sites.json           invited, admitted and revoked sites
+    superlink.sqlite     Flower's database
+    flower/ proxy/ logs/ run/    what services keep
+    runs/ID/             a run's results; runs.sqlite: the run store
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Self
+
+import tomli_w
+from pydantic import Field, ValidationError, model_validator
+
+from lorica.common.errors import Code, LoricaError
+from lorica.common.invitation import parse_address
+from lorica.common.plan_fields import Section
+from lorica.common.storage import storage_errors, write_atomically
+
+HOME_VARIABLE = "LORICA_COORDINATOR_HOME"
+"""Environment variable: the coordinator's folder."""
+
+_CONFIG = "coordinator.toml"
+
+
+class CoordinatorConfig(Section):
+    """coordinator.toml: where the coordinator listens and how sites reach it."""
+
+    address: str = Field("localhost:8443")
+    """Where sites reach the coordinator, host:port; invitations name it."""
+    names: list[str] = Field([])
+    """Further host names and IP addresses by which it is reached; the certificate holds them."""
+    listen: str = Field("0.0.0.0")
+    """Address of this machine that the proxy listens on for sites; "::" for all of IPv6, too."""
+    port: int = Field(8443, ge=1, le=65535)
+    """Port that the proxy listens on for sites."""
+    private_port: int = Field(8440, ge=1, le=65535)
+    """Port of the SuperLink on 127.0.0.1: whoever reaches it controls the federation."""
+    largest_message: int = Field(2048, ge=1, le=100_000)
+    """Largest message that is taken from a site, MiB."""
+    monitor: bool = Field(True)
+    """Whether `lorica coordinator start` starts `lorica monitor`, too, where it is installed."""
+    store: str = Field("")
+    """SQLAlchemy URL of the run store; empty: runs.sqlite in this folder."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        try:
+            parse_address(self.address)
+        except LoricaError as error:
+            raise ValueError(error.detail) from None
+        if self.port == self.private_port:
+            raise ValueError("port and private_port must differ")
+        return self
+
+    @property
+    def host(self) -> str:
+        """The host of the public address."""
+        return parse_address(self.address)[0]
+
+
+class CoordinatorHome:
+    """Paths in a coordinator's folder."""
+
+    def __init__(self, path: Path) -> None:
+        """``path``: the folder, which may not exist yet."""
+        self.path = path.expanduser().resolve()
+        self.config_file = self.path / _CONFIG
+        self.signing_key = self.path / "coordinator.pem"
+        self.authority = self.path / "authority"
+        self.tls = self.path / "tls"
+        self.register = self.path / "sites.json"
+        self.database = self.path / "superlink.sqlite"
+        self.flower = self.path / "flower"
+        self.proxy = self.path / "proxy"
+        self.logs = self.path / "logs"
+        self.run = self.path / "run"
+        self.runs = self.path / "runs"
+        self.lock = self.run / "start.lock"
+
+    @property
+    def folders(self) -> list[Path]:
+        """All folders, for their owner alone."""
+        folders = [self.path, self.authority, self.tls, self.flower, self.proxy, self.logs]
+        return [*folders, self.run, self.runs]
+
+    def create(self, config: CoordinatorConfig) -> None:
+        """Make the folders and coordinator.toml.
+
+        Raises:
+            LoricaError: LOR-722 there is one already, LOR-60x.
+        """
+        if self.config_file.exists():
+            raise LoricaError(Code.FEDERATION_EXISTS, f"{self.path} holds a coordinator already.")
+        with storage_errors(self.path):
+            for folder in self.folders:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder.chmod(0o700)
+        write_atomically(self.config_file, documented_coordinator(config))
+        self.config_file.chmod(0o600)
+
+    def config(self) -> CoordinatorConfig:
+        """What coordinator.toml says.
+
+        Raises:
+            LoricaError: LOR-723 it is missing or wrong.
+        """
+        try:
+            return CoordinatorConfig.model_validate(tomllib.loads(self.config_file.read_text()))
+        except FileNotFoundError:
+            problem = f"{self.path} holds no coordinator: there is no {_CONFIG}."
+        except OSError as error:
+            problem = f"{self.config_file} cannot be read: {error.strerror}."
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            problem = f"{self.config_file} is not valid TOML: {error}."
+        except ValidationError as error:
+            found = "; ".join(
+                f"{'.'.join(map(str, item['loc']))} {item['msg']}".strip()
+                for item in error.errors()
+            )
+            problem = f"{self.config_file}: {found}."
+        raise LoricaError(Code.FEDERATION_MISSING, problem)
+
+    @property
+    def store_url(self) -> str:
+        """URL of the run store: of coordinator.toml, else of LORICA_STORE, else in this folder."""
+        configured = self.config().store or os.environ.get("LORICA_STORE", "")
+        return configured or f"sqlite:///{self.path / 'runs.sqlite'}"
+
+
+def default_home() -> Path:
+    """The folder that LORICA_COORDINATOR_HOME names, else "coordinator" in LORICA_HOME."""
+    named = os.environ.get(HOME_VARIABLE, "")
+    base = os.environ.get("LORICA_HOME", "") or "~/.local/share/lorica"
+    return Path(named) if named else Path(base).expanduser() / "coordinator"
+
+
+def documented_coordinator(config: CoordinatorConfig) -> str:
+    """coordinator.toml with every field's meaning above it."""
+    lines = ["# The coordinator of a Lorica federation; read at every start."]
+    for key, field in CoordinatorConfig.model_fields.items():
+        lines += [f"# {line}" for line in (field.description or "").splitlines()]
+        lines.append(tomli_w.dumps({key: getattr(config, key)}).strip())
+    return "\n".join(lines) + "\n"

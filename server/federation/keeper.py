@@ -1,0 +1,120 @@
+"""Keep runs going: start what was submitted, take up again what died, stop what should stop.
+
+Looked at every few seconds by ``lorica coordinator start``. A run is taken up again under a new
+Flower run, with the same Lorica run id, from its last whole round; sites know a round they have
+answered already and send the stored reply, so nothing is spent or counted twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from lorica.common.bundle import build_bundle
+from lorica.common.errors import Code, LoricaError
+from lorica.server.federation.control import Control
+from lorica.server.federation.home import CoordinatorHome
+from lorica.server.federation.orders import Order, RunPlace
+from lorica.server.federation.store import mark
+
+MOST_FRUITLESS = 5
+"""Flower runs in a row without a whole round, after which a run counts as failed."""
+
+_START_SECONDS = 90.0  # longest time from a Flower run's start until its ServerApp holds the lock
+
+_log = logging.getLogger("lorica.coordinator")
+
+
+class Keeper:
+    """Looks after all runs of a coordinator."""
+
+    def __init__(self, home: CoordinatorHome, control: Control) -> None:
+        """
+        Args:
+            home: the coordinator's.
+            control: of its SuperLink.
+        """
+        self._home, self._control = home, control
+        self._bundle: bytes | None = None
+        self._started: dict[str, float] = {}
+        self._seen_serving: set[str] = set()
+
+    def look(self) -> None:
+        """Do what is to be done now.
+
+        Raises:
+            LoricaError: LOR-727 the SuperLink does not answer.
+        """
+        for place in RunPlace.all(self._home.runs):
+            order = place.order()
+            if order.over:
+                self._started.pop(order.run, None)
+                continue
+            self._look_at(place, order)
+
+    def _look_at(self, place: RunPlace, order: Order) -> None:
+        serving = place.served_by is not None
+        if serving:
+            self._seen_serving.add(order.run)
+            return
+        if order.wanted == "stop":
+            self._end(order)
+            self._over(place, "stopped", "Stopped by an operator.")
+            return
+        if not order.flower_runs:
+            self._start(place, order)
+            return
+        flower = self._control.run(order.flower_runs[-1])
+        begun = self._started.get(order.run)
+        waiting = begun is not None and time.monotonic() - begun < _START_SECONDS
+        died = order.run in self._seen_serving
+        if flower is not None and not flower.over and waiting and not died:
+            return
+        if place.order().over:  # it ended between our two looks
+            return
+        fruitless = 0 if place.rounds > order.rounds_before else order.fruitless + 1
+        self._end(order)
+        if fruitless >= MOST_FRUITLESS:
+            detail = flower.details if flower else "the SuperLink does not know the Flower run"
+            error = LoricaError(
+                Code.RUN_CRASHED,
+                f"The run died {fruitless} times without a whole round; last: {detail:.300}",
+            )
+            self._over(place, "failed", str(error))
+            return
+        _log.warning(
+            "run %s: its Flower run %d died; it goes on from its last whole round",
+            order.run,
+            order.flower_runs[-1],
+        )
+        mark(place, "running", "The ServerApp died; taken up again from the last whole round.")
+        self._start(place, order.model_copy(update={"fruitless": fruitless}))
+
+    def _start(self, place: RunPlace, order: Order) -> None:
+        if self._bundle is None:
+            self._bundle = build_bundle()
+        flower = self._control.start(self._bundle, order.run)
+        self._started[order.run] = time.monotonic()
+        self._seen_serving.discard(order.run)
+        place.change(
+            flower_runs=[*order.flower_runs, flower],
+            fruitless=order.fruitless,
+            rounds_before=place.rounds,
+        )
+        _log.info("run %s: started as Flower run %d", order.run, flower)
+
+    def _end(self, order: Order) -> None:
+        """Have Flower drop what is left of the newest Flower run: late replies have no place."""
+        if not order.flower_runs:
+            return
+        try:
+            flower = self._control.run(order.flower_runs[-1])
+            if flower is not None and not flower.over:
+                self._control.stop(flower.run)
+        except LoricaError as error:
+            _log.info("run %s: %s", order.run, error)
+
+    def _over(self, place: RunPlace, state: str, reason: str) -> None:
+        place.change(wanted="nothing", state=state, reason=reason)
+        mark(place, state, reason)
+        _log.info("run %s: %s. %s", place.run, state, reason)

@@ -1,0 +1,168 @@
+"""``lorica coordinator start``: SuperLink, proxy and monitor, supervised; runs are kept going."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from lorica.common.errors import Code, LoricaError
+from lorica.common.lock import only_one
+from lorica.common.signing import KEY_VARIABLE
+from lorica.common.supervisor import Service, Supervisor
+from lorica.server.federation.certificates import days_left, read_certificate
+from lorica.server.federation.control import Control
+from lorica.server.federation.home import HOME_VARIABLE, CoordinatorConfig, CoordinatorHome
+from lorica.server.federation.keeper import Keeper
+from lorica.server.federation.proxy import find_nginx, proxy_command, write_proxy
+from lorica.server.federation.register import Register
+from lorica.server.federation.setup import align, private_pair, public_pair
+
+_TASK_POLL = "0.1"  # seconds between SuperExec's looks for work
+_LOOK_SECONDS = 2.0
+_log = logging.getLogger("lorica.coordinator")
+
+
+def coordinator_environment(home: CoordinatorHome) -> dict[str, str]:
+    """Environment variables of everything that runs for this coordinator."""
+    programs = str(Path(sys.executable).parent)
+    return {
+        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "FLWR_HOME": str(home.flower),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": _TASK_POLL,
+        HOME_VARIABLE: str(home.path),
+        KEY_VARIABLE: str(home.signing_key),
+        "LORICA_STORE": home.store_url,
+    }
+
+
+def flower_program(name: str) -> str:
+    """Path of one of Flower's programs. Raises LOR-726."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise LoricaError(
+            Code.PROGRAM_MISSING, f"Flower's {name} was not found.", mend="pip install flwr"
+        )
+    return found
+
+
+def superlink_command(home: CoordinatorHome, config: CoordinatorConfig) -> list[str]:
+    """The SuperLink: private interface, authentication on, nothing installed at run time."""
+    pair = private_pair(home)
+    return [
+        flower_program("flower-superlink"),
+        *("--host", "127.0.0.1", "--port", str(config.private_port)),
+        *("--fleet-api-address", "127.0.0.1:0"),  # the old interface that nobody uses
+        *("--ssl-certfile", str(pair.certificate), "--ssl-keyfile", str(pair.key)),
+        *("--ssl-ca-certfile", str(home.authority / "ca.crt")),
+        *("--database", str(home.database)),
+        "--enable-supernode-auth",
+        "--disable-runtime-dependency-installation",
+    ]
+
+
+def services(home: CoordinatorHome, config: CoordinatorConfig) -> list[Service]:
+    """All programs of a coordinator.
+
+    Raises:
+        LoricaError: LOR-726 one is not installed.
+    """
+    environment = coordinator_environment(home)
+    found = [
+        Service("superlink", superlink_command(home, config), environment, longest_wait=5.0),
+        Service(
+            "proxy",
+            proxy_command(find_nginx(), write_proxy(home, config)),
+            environment,
+            longest_wait=5.0,
+        ),
+    ]
+    commands = {point.name for point in entry_points(group="lorica.commands")}
+    if config.monitor and "monitor" in commands:
+        lorica = [sys.executable, "-c", "from lorica.common.cli import main; main()"]
+        found.append(Service("monitor", [*lorica, "monitor"], environment))
+    return found
+
+
+def start(home: CoordinatorHome) -> None:
+    """Run a coordinator until SIGTERM or SIGINT.
+
+    Raises:
+        LoricaError: LOR-723 no coordinator here, LOR-724 an expired certificate, LOR-725 it runs
+            already, LOR-726 a program is missing, LOR-730 a port is taken.
+    """
+    config = home.config()
+    os.umask(0o077)
+    _require_certificates(home)
+    home.run.mkdir(mode=0o700, exist_ok=True)
+    with only_one(home.lock, f"The coordinator in {home.path}"):
+        _require_ports(config)
+        os.environ.update(coordinator_environment(home))
+        supervisor = Supervisor(services(home, config), home.logs)
+        done = threading.Event()
+        keeper = threading.Thread(target=_keep, args=(home, done), daemon=True)
+        keeper.start()
+        try:
+            supervisor.run(reload=lambda: supervisor.signal("proxy", signal.SIGHUP))
+        finally:
+            done.set()
+            keeper.join(timeout=5)
+
+
+def _keep(home: CoordinatorHome, done: threading.Event) -> None:
+    """Bring SuperLink and register in line, and runs on their way, again and again."""
+    control, register = Control(home), Register(home.register)
+    keeper = Keeper(home, control)
+    aligned = down = False
+    while not done.wait(_LOOK_SECONDS if aligned else 0.5):
+        try:
+            if not aligned:
+                for change in align(control, register):
+                    _log.info("%s", change)
+                if down:
+                    _log.info("the SuperLink answers again")
+                _log.info("ready: sites reach this coordinator at %s", home.config().address)
+            aligned, down = True, False
+            keeper.look()
+        except LoricaError as error:
+            if not down:
+                (_log.info if error.code is Code.COORDINATOR_DOWN else _log.error)("%s", error)
+            aligned, down = False, True
+        except Exception as error:  # noqa: BLE001 - it must go on whatever happens to one run
+            _log.error("while looking after runs", exc_info=error)
+
+
+def _require_certificates(home: CoordinatorHome) -> None:
+    for pair in (private_pair(home), public_pair(home)):
+        left = days_left(read_certificate(pair.certificate))
+        if left <= 0:
+            raise LoricaError(Code.CERTIFICATE, f"{pair.certificate} expired {-left:.0f} days ago.")
+
+
+def _require_ports(config: CoordinatorConfig) -> None:
+    listen = "127.0.0.1" if config.listen in ("0.0.0.0", "::") else config.listen
+    for host, port, key in (
+        (listen, config.port, "port"),
+        ("127.0.0.1", config.private_port, "private_port"),
+    ):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind((host, port))
+            except OSError as error:
+                raise LoricaError(
+                    Code.PORT_TAKEN,
+                    f"Port {port} of {host} cannot be served: {error.strerror}.",
+                    mend=f"Stop what listens there, or set {key} in coordinator.toml.",
+                ) from error

@@ -423,10 +423,10 @@ CATALOGUE: dict[Code, Entry] = {
     Code.SITE_UNKNOWN: Entry(
         "There is no such site.",
         "The name is not among the sites that were invited or admitted.",
-        "`lorica coordinator sites` lists them.",
+        "See the names that `lorica coordinator sites` lists.",
     ),
     Code.CHECK_FAILED: Entry(
-        "A check failed.",
+        "Not every check was passed.",
         "At least one thing that the service needs is not as it should be.",
         "Mend what the lines marked with a cross say, and check again.",
     ),
@@ -438,7 +438,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.RUN_UNKNOWN: Entry(
         "There is no such run.",
         "The id is not in the run store.",
-        "`lorica run list` lists the runs; the first characters of an id are enough.",
+        "See the ids that `lorica run list` lists; their first characters are enough.",
     ),
     Code.RUN_STATE: Entry(
         "The run is not in a state for that.",
@@ -454,7 +454,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.RUN_STOPPED: Entry(
         "The run was stopped by an operator.",
         "Its last whole round is saved; the round in hand was given up.",
-        "`lorica run resume` takes it up again from there.",
+        "Take it up again from there with `lorica run resume`.",
     ),
     Code.UNEXPECTED: Entry(
         "Something failed that should not.",

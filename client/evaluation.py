@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from lorica.client.noise import NoiseSource
-from lorica.common.noised_metrics import LOSS_BOUND, sensitivity, vector_length
+from lorica.common.noised_metrics import sensitivity, vector_length
 from lorica.common.plan import RunPlan
 from lorica.common.records import UNNAMED, Records
 
@@ -34,29 +34,15 @@ def set_aside(records: Records, plan: RunPlan) -> np.ndarray:
     return np.array([_hashed(seed, key) < bound for key in keys], dtype=np.bool_)
 
 
-def counts_by_unit(
-    logits: torch.Tensor, labels: torch.Tensor, units: list[str], plan: RunPlan
-) -> torch.Tensor:
-    """Every unit's contribution to the released vector, shape (units, values), float64.
+def counts_by_unit(values: torch.Tensor, units: list[str]) -> torch.Tensor:
+    """Every unit's contribution to the released vector, shape (units, 1 + L), float64.
 
     Args:
-        logits: (n, C); a record whose logits are not finite counts as wrong with the full loss.
-        labels: (n,) int64.
+        values: every record's, as of :meth:`lorica.common.tasks.base.Task.contributions`,
+            shape (n, L).
         units: the unit of every record.
-        plan: says which metrics, in the layout of :mod:`lorica.common.noised_metrics`.
     """
-    wanted, count = plan.privacy.evaluation_metrics, logits.shape[1]
-    sane = logits.isfinite().all(1)
-    correct = ((logits.argmax(1) == labels) & sane).double()
-    loss = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
-    loss = torch.where(sane, loss, LOSS_BOUND).clamp(0.0, LOSS_BOUND) / LOSS_BOUND
-    columns = [torch.ones(len(labels), 1, dtype=torch.float64)]
-    columns += [correct[:, None]] if "accuracy" in wanted else []
-    columns += [loss[:, None]] if "loss" in wanted else []
-    if "per_label" in wanted:
-        one_hot = torch.nn.functional.one_hot(labels, count).double()
-        columns += [one_hot, one_hot * correct[:, None]]
-    values = torch.cat(columns, dim=1)
+    values = torch.cat([torch.ones(len(values), 1, dtype=torch.float64), values], dim=1)
     position = {unit: index for index, unit in enumerate(dict.fromkeys(units))}
     owner = torch.tensor([position[unit] for unit in units], dtype=torch.int64)
     total = torch.zeros(len(position), values.shape[1], dtype=torch.float64)

@@ -1,10 +1,10 @@
 """What a site releases while the encoder is frozen: label sums and the head's gradient sum.
 
 A linear head's gradient for one record is an outer product, so norms, clipping and the sum need
-no gradient per record to be written out: with residuals r_i = softmax(W f_i + b) - onehot(y_i)
-and f_i extended by a constant for the bias (``BIAS_INPUT``), the record's gradient is r_i (x) f_i,
-and for a unit u with records i = 1..m the mean g_u = (1/m) Σ r_i (x) f_i has
-‖g_u‖² = (1/m²) Σ_ij (r_i·r_j)(f_i·f_j).
+no gradient per record to be written out: with residuals r_i, the derivative of the record's loss
+by its outputs W f_i + b (for cross-entropy softmax(W f_i + b) - onehot(y_i)), and f_i extended by a
+constant for the bias (``BIAS_INPUT``), the record's gradient is r_i (x) f_i, and for a unit u with
+records i = 1..m the mean g_u = (1/m) Σ r_i (x) f_i has ‖g_u‖² = (1/m²) Σ_ij (r_i·r_j)(f_i·f_j).
 
 Formal guarantee:
     *Neighbouring relation*: one unit (:mod:`lorica.client.units`) added or removed.
@@ -18,6 +18,7 @@ Formal guarantee:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,9 @@ import torch
 from lorica.client.noise import NoiseSource
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.tasks.text_classification import BIAS_INPUT
+
+Residuals = Callable[[torch.Tensor], torch.Tensor]
+"""Outputs (n, C) of some records -> the derivative of their loss by them, (n, C)."""
 
 _TINY = 1e-12  # keeps C / 0 finite
 _CANCELLED = 1e-12  # more than float64 loses of (Σ‖r_i‖‖f_i‖)² in a sum that cancels
@@ -56,23 +60,22 @@ def label_contributions(features: torch.Tensor, labels: torch.Tensor, count: int
 
 
 def head_contributions(
-    head: torch.nn.Linear, features: torch.Tensor, labels: torch.Tensor, clip_norm: float
+    head: torch.nn.Linear, features: torch.Tensor, residuals: Residuals, clip_norm: float
 ) -> Contributions:
-    """Gradients of cross-entropy with respect to a linear head, which have shape (C, H + 1).
+    """Gradients of the loss with respect to a linear head, which have shape (C, H + 1).
 
     Args:
         head: W (C, H) and b (C,).
         features: of the drawn units' records, shape (n, H).
-        labels: theirs, shape (n,), int64.
+        residuals: the derivative of their loss by their outputs.
         clip_norm: bound C on one unit's gradient.
     """
     with torch.no_grad():
         constant = torch.full((len(features), 1), BIAS_INPUT)
         inputs = torch.cat([features, constant], dim=1).double()
         weights = torch.cat([head.weight, head.bias[:, None] / BIAS_INPUT], dim=1).double()
-        residuals = torch.softmax(inputs @ weights.T, dim=1)
-        residuals[torch.arange(len(labels)), labels] -= 1.0
-    return Contributions(residuals, inputs, clip_norm)
+        left = residuals(inputs @ weights.T).double()
+    return Contributions(left, inputs, clip_norm)
 
 
 def noised_sum(

@@ -21,6 +21,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan_fields import Section
 from lorica.common.plan_subject import EMBEDDED_SHA256
 from lorica.common.stages import total_steps
+from lorica.common.tasks.traits import SiteMetric, TaskKind
 
 
 def _positive(value: float) -> float:
@@ -86,7 +87,7 @@ class Policy(Section):
     unit: str = "record"
     """The unit of privacy that plans must protect: "record", or the column data.unit. It is also
     the ledger's unit: what is spent per record and per patient does not add up."""
-    tasks: list[str] = ["text-classification"]
+    tasks: list[TaskKind] = ["text-classification"]
     """Allowed tasks."""
     backbones: list[str] = [EMBEDDED_SHA256]
     """Allowed backbones, by the SHA-256 of their weights."""
@@ -101,7 +102,7 @@ class Policy(Section):
     """Largest number of DP-SGD steps in a run."""
     minimum_units: int = Field(100, ge=1)
     """Fewest units the data must have for the site to take part in anything."""
-    metrics: list[Literal["accuracy", "loss", "per_label"]] = ["accuracy", "loss"]
+    metrics: list[SiteMetric] = ["accuracy", "loss"]
     """Metrics that may leave, noised and charged; empty: none."""
     sampling_units: int = Field(0, ge=0)
     """The figure from which sample rates are computed: the number of units, rounded down by hand

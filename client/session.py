@@ -29,10 +29,11 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.factors import cut_factors, filled_up
 from lorica.common.methods import Part, factor_pairs, is_trained, part_of, step_turns
 from lorica.common.plan import RunPlan
-from lorica.common.prefix_cache import SHELF, PrefixCache, predict_logits
+from lorica.common.prefix_cache import SHELF, PrefixCache, judgements
 from lorica.common.records import Records
 from lorica.common.stages import Stage, falling, schedule, stage_of, trained
-from lorica.common.tasks.text_classification import BIAS_INPUT, TextClassifier, encode, loss_sum
+from lorica.common.tasks import task_of
+from lorica.common.tasks.text_classification import BIAS_INPUT
 
 
 class Session:
@@ -43,7 +44,6 @@ class Session:
         plan: RunPlan,
         backbone: Backbone,
         records: Records,
-        labels: list[int],
         *,
         cache_bytes: int,
         rank: int | None = None,
@@ -52,23 +52,21 @@ class Session:
         Args:
             plan: the run.
             backbone: loaded, shared.
-            records: all of the site's records.
-            labels: the position of every record's label in the plan's list.
+            records: all of the site's records, checked by the plan's task.
             cache_bytes: memory for cached token states, bytes.
             rank: the LoRA rank to train at, at most the plan's; the plan's when omitted.
         """
         self._plan = plan
         self._rank = rank or plan.adapter.rank
-        self._classifier = TextClassifier(backbone, _at_rank(plan, self._rank)).eval()
+        self._task = task_of(plan)
+        self._classifier = task_of(_at_rank(plan, self._rank)).model(backbone).eval()
         aside = set_aside(records, plan)
         self._train_rows, self._test_rows = np.flatnonzero(~aside), np.flatnonzero(aside)
-        self._labels = torch.tensor(labels, dtype=torch.int64)
         self._records = records
         self._backbone = backbone
         self._cache_bytes = cache_bytes
-        self._train_cache = self._cache(self._train_rows)
-        self._test_cache: PrefixCache | None = None
-        self._train_labels = self._labels[torch.from_numpy(self._train_rows)]
+        self._train_cache, self._train_targets = self._cache(self._train_rows)
+        self._test: tuple[PrefixCache, Any] | None = None
         self._trainable = {
             name: parameter
             for name, parameter in self._classifier.adapter_parameters.items()
@@ -106,7 +104,7 @@ class Session:
         self._choose(round)
         if stage is Stage.LOCAL:
             return self._local_steps(round, event, noise)
-        if stage is Stage.LORA:
+        if stage is Stage.LORA or (stage is Stage.HEAD and not self._task.closed_head):
             return self._gradient_sum(event, noise)
         rows, owner = joined(self._units.draw(noise, event.sample_rate))
         noised = noised_sum(self._contributions(stage, rows), owner, event, noise)
@@ -115,10 +113,16 @@ class Session:
     def _contributions(self, stage: Stage, rows: np.ndarray) -> Contributions:
         """What training rows give to a release on frozen features, before clipping."""
         features, head = self._idle_features(rows), self._classifier.head
-        labels = self._train_labels[torch.from_numpy(rows)]
+        targets = self._train_targets
+        assert isinstance(head, torch.nn.Linear)
         if stage is Stage.CLASS_SUMS:
-            return label_contributions(features, labels, head.out_features)
-        return head_contributions(head, features, labels, self._plan.privacy.clip_norm)
+            return label_contributions(features, targets.of(rows), head.out_features)
+        return head_contributions(
+            head,
+            features,
+            lambda outputs: self._task.residuals(outputs, targets, rows),
+            self._plan.privacy.clip_norm,
+        )
 
     def _choose(self, round: int) -> None:
         """Make what the round trains, and nothing else, trainable."""
@@ -202,7 +206,7 @@ class Session:
     def _idle_features(self, rows: np.ndarray) -> torch.Tensor:
         """Features (n, H) of training rows through the backbone as it came."""
         cache, classifier = self._train_cache, self._classifier
-        features = torch.empty(len(rows), classifier.head.in_features)
+        features = torch.empty(len(rows), classifier.width)
         with torch.no_grad():
             for part in micro_batches(np.arange(len(rows)), cache.lengths[rows]):
                 features[torch.from_numpy(part)] = cache.features(classifier, rows[part])
@@ -210,26 +214,26 @@ class Session:
 
     def evaluate(self, event: PrivacyEvent, noise: NoiseSource) -> tuple[float, ...]:
         """Noised counts of the loaded state on the records set aside."""
-        if self._test_cache is None:
-            self._test_cache = self._cache(self._test_rows)
-        logits = predict_logits(self._classifier, self._test_cache)
-        labels = self._labels[torch.from_numpy(self._test_rows)]
-        units = self._names_of(self._test_rows)
-        contributions = counts_by_unit(logits, labels, units, self._plan)
+        self._test = self._test or self._cache(self._test_rows)
+        table = judgements(self._task, self._classifier, *self._test)
+        values = self._task.contributions(table)
+        contributions = counts_by_unit(values, self._names_of(self._test_rows))
         return noised_counts(contributions, event.noise_multiplier, noise, self._plan)
 
-    def _cache(self, rows: np.ndarray) -> PrefixCache:
-        texts = [self._records.texts[row] for row in rows]
-        encoded = encode(self._backbone, texts, self._plan.training.max_length)
+    def _cache(self, rows: np.ndarray) -> tuple[PrefixCache, Any]:
+        """Cache and targets of these records."""
+        records = self._records.take([int(row) for row in rows])
+        encoded = self._task.encode(self._backbone, records)
         share = self._cache_bytes * len(rows) // max(1, len(self._records))
         later = any(not stage.on_frozen_features for stage, _ in schedule(self._plan))
-        return SHELF.get(
+        cache = SHELF.get(
             self._classifier,
             encoded,
             backbone=self._backbone,
             limit_bytes=share,
             states=later,
         )
+        return cache, self._task.targets(records, encoded)
 
     def _units_of(self, rows: np.ndarray) -> Units:
         if self._plan.privacy.unit == "record":
@@ -260,9 +264,8 @@ class Session:
         ]
 
     def _loss(self, rows: np.ndarray) -> torch.Tensor:
-        features = self._train_cache.features(self._classifier, rows)
-        logits = self._classifier.head(features)
-        return loss_sum(logits, self._train_labels[torch.from_numpy(rows)])
+        outputs = self._train_cache.outputs(self._classifier, rows)
+        return self._task.loss_sum(outputs, self._train_targets, rows)
 
 
 def _at_rank(plan: RunPlan, rank: int) -> RunPlan:

@@ -28,10 +28,11 @@ from lorica.common.messages import (
 from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import CACHE_BYTES
 from lorica.common.quantisation import encode
-from lorica.common.records import Records, label_indices
+from lorica.common.records import Records
 from lorica.common.signing import verify
 from lorica.common.site_privacy import RunPrivacy, run_privacy
 from lorica.common.stages import stage_of
+from lorica.common.tasks import task_of
 
 NoiseFactory = Callable[[str, int], NoiseSource]
 """(stream, round) -> the source of one answer's sampling and noise. The stream is the run's id
@@ -101,6 +102,7 @@ class LocalTrainer:
         self._declared = declared_records
         self._cache_bytes = cache_bytes
         self._session: Session | None = None
+        self._checked = ""  # fingerprint of the plan that the records were last checked for
         self._units_by_name = len(set(records.units))
 
     def capabilities(self, request: Request) -> Reply:
@@ -163,6 +165,10 @@ class LocalTrainer:
     def labels(self) -> list[str]:
         """The records' labels: private, for simulators and the site's own eyes."""
         return self._records.labels
+
+    def strata(self, plan: RunPlan) -> list[str]:
+        """A coarse class of every record by its target: private, as :attr:`labels`."""
+        return task_of(plan).strata(self._records)
 
     def units(self, plan: RunPlan) -> int:
         """True number of units of the plan's kind: private."""
@@ -243,7 +249,7 @@ class LocalTrainer:
 
     def _allow(self, plan: RunPlan) -> RunPrivacy:
         """What the run costs here. Raises when policy, data or budget do not admit the plan."""
-        self._positions(plan)
+        self._check_records(plan)
         if self._config is not None:
             sha256 = load_backbone(plan.backbone).sha256
             units = self.units(plan)
@@ -274,13 +280,18 @@ class LocalTrainer:
             self._ledgers[key] = MemoryLedger(plan.privacy.delta, unit=plan.privacy.unit)
         return self._ledgers[key]
 
-    def _positions(self, plan: RunPlan) -> list[int]:
-        if len(plan.task.labels) < 2:
+    def _check_records(self, plan: RunPlan) -> None:
+        """The records are what the plan's task needs; looked at once for every plan."""
+        if plan.fingerprint == self._checked:
+            return
+        task = task_of(plan)
+        if len(plan.task.labels) < task.traits.fewest_labels:
             raise LoricaError(
                 Code.DATA_TOO_FEW_LABELS,
                 f"task.labels names {len(plan.task.labels)} label(s); a site needs them all.",
             )
-        return label_indices(self._records, plan.task.labels, where=f"Site {self.site}")
+        task.check(self._records, where=f"Site {self.site}")
+        self._checked = plan.fingerprint
 
     def _open(self, plan: RunPlan) -> Session:
         if self._session is None or not self._session.serves(plan):
@@ -289,7 +300,6 @@ class LocalTrainer:
                 plan,
                 load_backbone(plan.backbone),
                 self._records,
-                self._positions(plan),
                 cache_bytes=self._cache_bytes,
                 rank=site_rank(plan, self._config),
             )

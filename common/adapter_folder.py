@@ -1,7 +1,7 @@
 """A trained adapter as a folder that plain peft and transformers can load.
 
 ``adapter_model.safetensors`` and ``adapter_config.json`` are peft's own format (LoRA on the
-encoder); ``head.safetensors`` holds the classification head, ``lorica.json`` what is needed to
+encoder); ``head.safetensors`` holds the task's head, ``lorica.json`` what is needed to
 use it, ``README.md`` says how. Kind "head" has no peft files. Residual weights (methods "fedex"
 and "flora") are there as LoRA factors of a higher rank
 (:func:`lorica.common.residuals.widened`), so that peft's own format holds the whole adapter.
@@ -26,6 +26,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan_io import from_canonical
 from lorica.common.residuals import narrowed, widened
 from lorica.common.storage import storage_errors
+from lorica.common.tasks import task_of
 from lorica.common.version import __version__
 
 FORMAT = 1
@@ -127,10 +128,8 @@ def _write(folder: Path, state: State, plan: RunPlan, backbone: Backbone) -> Non
     about: dict[str, Any] = {
         "format": FORMAT,
         "lorica": __version__,
-        "labels": plan.task.labels,
-        "pooling": backbone.pooling,
-        "normalize": True,
-        "max_length": min(plan.training.max_length, backbone.max_length),
+        "task": plan.task.kind,
+        **task_of(plan).about(backbone),
         "backbone": {
             "source": source,
             "revision": revision,
@@ -145,6 +144,7 @@ def _write(folder: Path, state: State, plan: RunPlan, backbone: Backbone) -> Non
 
 
 def _readme(plan: RunPlan, backbone: Backbone, source: str, revision: str) -> str:
+    task = task_of(plan)
     budget = (
         f"(ε = {plan.privacy.epsilon:g}, δ = {plan.privacy.delta:g}) per {plan.privacy.unit}, "
         "enforced by every site"
@@ -156,18 +156,13 @@ def _readme(plan: RunPlan, backbone: Backbone, source: str, revision: str) -> st
         if plan.adapter.kind == "lora"
         else ""
     )
-    pooled = (
-        "states[:, 0]"
-        if backbone.pooling == "cls"
-        else "(states * weights).sum(1) / weights.sum(1)"
-    )
     return f"""---
 base_model: {json.dumps(source)}
 library_name: peft
-pipeline_tag: text-classification
+pipeline_tag: {task.pipeline_tag}
 tags: [lorica, lora, federated-learning, differential-privacy]
 ---
-# Adapter for {len(plan.task.labels)} classes
+# Adapter for {task.subject}
 
 Trained by Lorica {__version__} with {plan.aggregation.method} over {plan.rounds.count} rounds.
 Differential privacy: {budget}. Plan fingerprint: `{plan.fingerprint}`.
@@ -189,14 +184,5 @@ revision = {revision or "main"!r}  # of the source on the Hugging Face hub
 tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
 model = AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32).eval()
 {wrap}head = load_file("head.safetensors")
-batch = tokenizer(["some text"], padding=True, truncation=True,
-                  max_length=about["max_length"], return_tensors="pt")
-with torch.no_grad():
-    states = model(**batch).last_hidden_state
-weights = batch["attention_mask"][..., None].to(states.dtype)
-features = torch.nn.functional.normalize({pooled}, dim=-1)
-features = torch.nn.functional.normalize(features - head["head.center"], dim=-1)
-logits = features @ head["head.weight"].T + head["head.bias"]
-print([about["labels"][i] for i in logits.argmax(1)])
-```
+{task.usage(backbone)}```
 """

@@ -105,7 +105,7 @@ def explain(
 
 @app.command(rich_help_panel="Models")
 def predict(
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts to classify.")] = None,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to read.")] = None,
     adapter: Annotated[
         Path, typer.Option("--adapter", "-a", help="The adapter/ folder of a finished run.")
     ] = Path("adapter"),
@@ -120,7 +120,7 @@ def predict(
         str, typer.Option(help="Where the adapter's backbone is on this machine.")
     ] = "",
 ) -> None:
-    """Classify texts with a trained adapter: arguments, a file, or one text per line on stdin."""
+    """Use a trained adapter on texts: arguments, a file, or one text per line on stdin."""
     from lorica.common.predict import Predictor, as_csv, as_jsonl, read_texts
     from lorica.common.storage import write_atomically
 
@@ -131,9 +131,10 @@ def predict(
         rows = [{text: item} for item in given]
     predictions = Predictor(adapter, backbone)(given)
     if output is None and texts and sys.stdout.isatty():
-        table = Table("text", "label", "probability", box=None, header_style="bold")
+        table = Table("text", "answer", "probability", box=None, header_style="bold")
         for item, prediction in zip(given, predictions, strict=True):
-            table.add_row(Text(item), Text(prediction.label), f"{prediction.probability:.1%}")
+            sure = prediction.certainty
+            table.add_row(Text(item), Text(prediction.shown), "" if sure is None else f"{sure:.1%}")
         Console().print(table)
         return
     kind = (output or file or Path("x.jsonl")).suffix.lower()

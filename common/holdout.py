@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.records import PACKAGED, Records, read_records
+from lorica.common.tasks import task_of
 
 TEST_SHARE = 0.2
 """Share of units set aside for testing when the plan names no test data."""
@@ -75,19 +76,12 @@ def label_sources(plan: RunPlan, data: RunData) -> list[Records]:
 
 
 def with_labels(plan: RunPlan, *data: Records) -> RunPlan:
-    """The plan with task.labels filled in from the data if it names none.
+    """The plan with task.labels filled in from the data, if its task has labels and it names none.
 
     Raises:
-        LoricaError: LOR-307 when there are fewer than two labels.
+        LoricaError: LOR-307 when there are too few labels.
     """
-    labels = list(plan.task.labels) or sorted({name for part in data for name in part.label_names})
-    if len(labels) < 2:
-        raise LoricaError(
-            Code.DATA_TOO_FEW_LABELS,
-            f"The data have {len(labels)} label(s) in column '{plan.data.label}': "
-            f"{', '.join(map(repr, labels))}.",
-        )
-    return plan if plan.task.labels else plan.replace(task={"labels": labels})
+    return task_of(plan).with_labels(data)
 
 
 def _split(records: Records, seed: int) -> RunData:

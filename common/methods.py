@@ -6,7 +6,8 @@ this table. An adapter state maps names to tensors:
 - ``"<module path>.lora_A.weight"``: A, shape (r, in)
 - ``"<module path>.lora_B.weight"``: B, shape (out, r)
 - ``"<module path>.residual"``: R, shape (out, in), added to the product B·A; "fedex", "flora"
-- ``"head.weight"``, ``"head.bias"``: shape (labels, hidden), (labels,)
+- ``"head.weight"``, ``"head.bias"``: shape (labels, hidden), (labels,); a head of several layers
+  has more names under ``"head."``
 - ``"head.center"``: shape (hidden,), taken from every feature; never trained
 """
 
@@ -77,10 +78,10 @@ def part_of(name: str) -> Part:
         return Part.B
     if name.endswith(".residual"):
         return Part.RESIDUAL
-    if name in ("head.weight", "head.bias"):
-        return Part.HEAD
     if name == "head.center":
         return Part.CENTER
+    if name.startswith("head."):
+        return Part.HEAD
     raise KeyError(name)
 
 

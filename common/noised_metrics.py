@@ -1,60 +1,39 @@
 """Evaluation at sites: noised counts on the wire, and what the coordinator makes of them.
 
-Layout of the released vector, C labels, in this order: number of units; correct ("accuracy");
-loss ("loss"); units per label (C) and correct per label (C) ("per_label"). Parts that the plan
-does not ask for are absent.
+Layout of the released vector: the number of units, then the parts that the plan's task names
+(:meth:`lorica.common.tasks.base.Task.released`), in their order.
+
+Formal guarantee:
+    *Neighbouring relation*: one unit added or removed. A unit adds the mean over its records of
+    (1, contributions), cut to norm Δ. The norm of a record's values in each part is bounded by
+    the part's ``norm``, a mean keeps that bound, and so Δ = √(1 + Σ norm²) cuts nothing that a
+    task computes rightly, and bounds what one computes wrongly.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from lorica.common.plan import RunPlan
 from lorica.common.site_privacy import public_privacy
-
-LOSS_BOUND = 8.0
-"""Cross-entropy of a record is cut at this many nats, and divided by it, before it is summed."""
+from lorica.common.tasks import task_of
+from lorica.common.tasks.base import SiteMetrics
 
 MOST_UNITS = 1e12
 """A site that counts more is not believed: its vector is left out."""
 
-_BAND = 1.96  # standard deviations of a 95 % band
-
 
 def vector_length(plan: RunPlan) -> int:
     """Number of values in a released vector."""
-    wanted = plan.privacy.evaluation_metrics
-    per_label = 2 * len(plan.task.labels) if "per_label" in wanted else 0
-    return 1 + ("accuracy" in wanted) + ("loss" in wanted) + per_label
+    return 1 + sum(part.width for part in task_of(plan).released())
 
 
 def sensitivity(plan: RunPlan) -> float:
-    """Largest L2 norm of one unit's contribution to the vector.
-
-    A unit adds the mean over its records. Every scalar part lies in [0, 1]. Its shares of labels
-    are at least 0 and sum to 1, so their L2 norm is at most 1, and so is that of its correct
-    shares by label.
-    """
-    wanted = plan.privacy.evaluation_metrics
-    parts = 1 + ("accuracy" in wanted) + ("loss" in wanted) + 2 * ("per_label" in wanted)
-    return math.sqrt(parts)
-
-
-@dataclass(frozen=True)
-class SiteMetrics:
-    """Quality by the sites' own, noised counts."""
-
-    accuracy: float | None
-    accuracy_band: float | None
-    """Half-width of a 95 % band for the noise (not for the sampling of records)."""
-    loss: float | None
-    """Mean cross-entropy, cut at ``LOSS_BOUND`` nats per record."""
-    per_label: dict[str, float]
-    """Accuracy by label; empty when not asked for."""
+    """Largest L2 norm of one unit's contribution to the vector."""
+    return math.sqrt(1 + sum(part.norm**2 for part in task_of(plan).released()))
 
 
 def combine(plan: RunPlan, vectors: Sequence[Sequence[float]]) -> SiteMetrics | None:
@@ -68,23 +47,11 @@ def combine(plan: RunPlan, vectors: Sequence[Sequence[float]]) -> SiteMetrics | 
     count, noise = float(total[0]), _noise_std(plan) * math.sqrt(len(sane))
     if count < max(1.0, 3.0 * noise):
         return None
-    wanted = plan.privacy.evaluation_metrics
-    place = 1
-    accuracy = band = loss = None
-    if "accuracy" in wanted:
-        accuracy = min(max(float(total[place]) / count, 0.0), 1.0)
-        band = _BAND * noise * math.sqrt(1 + accuracy**2) / count
-        place += 1
-    if "loss" in wanted:
-        loss = max(float(total[place]) / count, 0.0) * LOSS_BOUND
-        place += 1
-    per_label: dict[str, float] = {}
-    if "per_label" in wanted:
-        names = plan.task.labels
-        units, correct = total[place : place + len(names)], total[place + len(names) :]
-        ratio = np.clip(correct / np.maximum(units, 1.0), 0.0, 1.0)
-        per_label = {name: float(value) for name, value in zip(names, ratio, strict=True)}
-    return SiteMetrics(accuracy, band, loss, per_label)
+    task, parts, place = task_of(plan), {}, 1
+    for part in task.released():
+        parts[part.name] = total[place : place + part.width]
+        place += part.width
+    return task.site_metrics(parts, count, noise)
 
 
 def _noise_std(plan: RunPlan) -> float:

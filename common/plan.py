@@ -23,8 +23,9 @@ from lorica.common.plan_course import (
     WirePlan,
 )
 from lorica.common.plan_fields import Section
-from lorica.common.plan_rules import check_aggregation, robust_minimum
+from lorica.common.plan_rules import check_aggregation, check_task, robust_minimum
 from lorica.common.plan_subject import AdapterPlan, BackbonePlan, DataPlan, PrivacyPlan, TaskPlan
+from lorica.common.tasks.traits import TRAITS
 
 
 class RunPlan(Section):
@@ -55,9 +56,9 @@ class RunPlan(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunPlan:
-        if len(self.task.labels) == 1:
-            raise ValueError("task.labels must name at least two labels, or be empty")
-        needed = (1 if self.rounds.warm_start else 0) + self.lora_rounds
+        evaluated = bool(self.rounds.evaluate_every)
+        check_task(self.task, self.adapter, self.privacy, evaluated=evaluated)
+        needed = self.warm_rounds + self.lora_rounds
         if self.rounds.count < needed:
             raise ValueError(
                 f"rounds.count is {self.rounds.count}, but the warm start and the LoRA rounds "
@@ -86,9 +87,16 @@ class RunPlan(Section):
         return self.data.unit or ("" if self.privacy.unit == "record" else self.privacy.unit)
 
     @property
+    def warm_rounds(self) -> int:
+        """1 if the run begins with the sums of its labels' features, 0 otherwise."""
+        return int(self.rounds.warm_start > 0 and TRAITS[self.task.kind].class_sums)
+
+    @property
     def lora_rounds(self) -> int:
         """How many of the last rounds train LoRA factors on the coordinator's steps."""
         training = self.training
+        if training.mode == "gradient" and not TRAITS[self.task.kind].head:
+            return self.rounds.count
         if training.mode == "local" or self.adapter.kind == "head" or training.lora == "never":
             return 0
         if training.lora == "always":

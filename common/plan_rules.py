@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from lorica.common.methods import AVERAGES_PRODUCTS, LOCAL_ONLY
 from lorica.common.plan_course import AggregationPlan, RoundsPlan, ServerPlan, TrainingPlan
+from lorica.common.plan_subject import AdapterPlan, PrivacyPlan, TaskPlan
+from lorica.common.tasks.traits import TRAITS
 
 
 def robust_minimum(rule: AggregationPlan) -> int:
@@ -15,6 +17,32 @@ def robust_minimum(rule: AggregationPlan) -> int:
     if rule.robust == "median" or (rule.robust == "norm-bound" and not rule.norm_bound):
         return 3
     return 1
+
+
+def check_task(
+    task: TaskPlan, adapter: AdapterPlan, privacy: PrivacyPlan, *, evaluated: bool
+) -> None:
+    """Return if the task can be what the plan asks for; raise ValueError otherwise.
+
+    Args:
+        task: the task and its labels.
+        adapter: what is trained.
+        privacy: the metrics that sites are asked for.
+        evaluated: whether sites evaluate at all.
+    """
+    traits = TRAITS[task.kind]
+    if task.labels and not traits.fewest_labels:
+        raise ValueError(f'the task "{task.kind}" has no labels: task.labels must be empty')
+    if task.labels and len(task.labels) < traits.fewest_labels:
+        raise ValueError("task.labels must name at least two labels, or be empty")
+    if adapter.kind == "head" and not traits.head:
+        raise ValueError(f'the task "{task.kind}" has no head: adapter.kind must be "lora"')
+    lacks = [name for name in privacy.evaluation_metrics if name not in traits.site_metrics]
+    if evaluated and lacks:
+        raise ValueError(
+            f'privacy.evaluation_metrics: sites cannot count "{lacks[0]}" for the task '
+            f'"{task.kind}", only {", ".join(traits.site_metrics)}'
+        )
 
 
 def check_aggregation(

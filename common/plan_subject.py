@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from lorica.common.plan_fields import Positive, PositiveOrInf, Section, distinct
+from lorica.common.tasks.traits import SiteMetric, TaskKind
 
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """SHA-256 of the embedded all-MiniLM-L6-v2's ``model.safetensors`` (upstream revision
@@ -35,7 +36,7 @@ class AdapterPlan(Section):
     """What is trained on top of the frozen backbone."""
 
     kind: Literal["lora", "head"] = "lora"
-    """"lora" trains LoRA factors and the classification head, "head" the head alone."""
+    """"lora" trains LoRA factors and the task's head, "head" the head alone."""
 
     rank: int = Field(8, ge=1, le=512)
     """LoRA rank r, in columns of B; not used by kind "head"."""
@@ -59,7 +60,7 @@ class AdapterPlan(Section):
 class TaskPlan(Section):
     """What the adapted model is for."""
 
-    kind: Literal["text-classification"] = "text-classification"
+    kind: TaskKind = "text-classification"
     """The task."""
 
     labels: Annotated[list[str], AfterValidator(distinct)] = []
@@ -121,7 +122,7 @@ class PrivacyPlan(Section):
     """Share of ε and δ that evaluation at the sites gets; used only when rounds.evaluate_every
     is above 0."""
 
-    evaluation_metrics: list[Literal["accuracy", "loss", "per_label"]] = ["accuracy", "loss"]
+    evaluation_metrics: list[SiteMetric] = ["accuracy", "loss"]
     """What sites count, noise and send when they evaluate."""
 
     @property

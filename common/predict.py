@@ -1,4 +1,4 @@
-"""Use a trained adapter: texts in, label probabilities out."""
+"""Use a trained adapter: texts in, the task's predictions out."""
 
 from __future__ import annotations
 
@@ -6,46 +6,20 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from lorica.common.adapter_folder import load_adapter
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.prefix_cache import PrefixCache, predict_logits
-from lorica.common.records import read_table
-from lorica.common.tasks.text_classification import TextClassifier, encode
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Probabilities of all labels for one text."""
-
-    labels: Sequence[str]
-    probabilities: Sequence[float]
-    """In the order of ``labels``; they sum to 1."""
-
-    @property
-    def label(self) -> str:
-        """The most probable label."""
-        return self.labels[max(range(len(self.labels)), key=self.probabilities.__getitem__)]
-
-    @property
-    def probability(self) -> float:
-        """Probability of :attr:`label`."""
-        return max(self.probabilities)
-
-    def top(self, count: int) -> list[tuple[str, float]]:
-        """The ``count`` most probable labels with their probabilities, best first."""
-        pairs = zip(self.labels, self.probabilities, strict=True)
-        return sorted(pairs, key=lambda pair: -pair[1])[:count]
+from lorica.common.prefix_cache import PrefixCache, predictions
+from lorica.common.records import Records, read_table
+from lorica.common.tasks import task_of
+from lorica.common.tasks.base import Prediction
 
 
 class Predictor:
-    """An adapter on its backbone, ready to classify."""
+    """An adapter on its backbone, ready to use."""
 
     def __init__(self, folder: Path, backbone_source: str = "") -> None:
         """
@@ -70,11 +44,12 @@ class Predictor:
                 mend="Give the adapter's own backbone with --backbone.",
             )
         self._backbone = backbone
-        self._classifier = TextClassifier(backbone, self.plan).eval()
-        self._classifier.load_state(saved.state)
+        self._task = task_of(self.plan)
+        self._model = self._task.model(backbone).eval()
+        self._model.load_state(saved.state)
 
     def __call__(self, texts: Sequence[str]) -> list[Prediction]:
-        """Classify texts, in their order.
+        """Predictions for texts, in their order.
 
         Raises:
             LoricaError: LOR-303 when a text has characters that are no Unicode, LOR-305 when one
@@ -91,10 +66,10 @@ class Predictor:
                 ) from None
         if not texts:
             return []
-        encoded = encode(self._backbone, texts, self.plan.training.max_length)
-        cache = PrefixCache(self._classifier, encoded, limit_bytes=0)
-        probabilities = torch.softmax(predict_logits(self._classifier, cache), dim=1).tolist()
-        return [Prediction(self.plan.task.labels, row) for row in probabilities]
+        nothing = [""] * len(texts)
+        encoded = self._task.encode(self._backbone, Records(list(texts), nothing, nothing, nothing))
+        cache = PrefixCache(self._model, encoded, limit_bytes=0)
+        return predictions(self._task, self._model, cache)
 
 
 def read_texts(path: Path, column: str) -> tuple[list[dict[str, str]], list[str]]:
@@ -116,12 +91,9 @@ def read_texts(path: Path, column: str) -> tuple[list[dict[str, str]], list[str]
 def as_csv(
     rows: Iterable[dict[str, str]], predictions: Iterable[Prediction], delimiter: str = ","
 ) -> Iterator[str]:
-    """CSV lines: the given columns, then predicted_label and probability."""
+    """CSV lines: the given columns, then the prediction's."""
     for number, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
-        content = row | {
-            "predicted_label": prediction.label,
-            "probability": f"{prediction.probability:.6f}",
-        }
+        content = row | prediction.columns()
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, list(content), delimiter=delimiter, lineterminator="\n")
         if number == 0:
@@ -131,11 +103,7 @@ def as_csv(
 
 
 def as_jsonl(rows: Iterable[dict[str, str]], predictions: Iterable[Prediction]) -> Iterator[str]:
-    """JSON lines: the given keys, then predicted_label, probability and all probabilities."""
+    """JSON lines: the given keys, then the prediction's."""
     for row, prediction in zip(rows, predictions, strict=True):
-        content: dict[str, Any] = row | {
-            "predicted_label": prediction.label,
-            "probability": round(prediction.probability, 6),
-            "probabilities": {label: round(p, 6) for label, p in prediction.top(10**9)},
-        }
+        content: dict[str, Any] = row | prediction.content()
         yield json.dumps(content, ensure_ascii=False) + "\n"

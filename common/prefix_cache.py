@@ -8,9 +8,9 @@ pooled states do not change either, and are kept beside, one row per record.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +19,16 @@ from torch.nn.utils.rnn import pad_sequence
 from lorica.common.backbones import Backbone
 from lorica.common.batching import micro_batches
 from lorica.common.memory import release_unused
-from lorica.common.tasks.text_classification import Encoded, TextClassifier, collate
+from lorica.common.tasks.base import Prediction, Task
+from lorica.common.tasks.inputs import Inputs
+from lorica.common.tasks.model import AdaptedModel, PooledModel
 
 CACHE_BYTES = 2**30
 """Memory for the cached states of one process's data sets together, bytes."""
 
 _FLOAT_BYTES = 4
+
+_Key = tuple[str, int, int, tuple[bool, bool], bytes]
 
 
 class PrefixCache:
@@ -36,8 +40,8 @@ class PrefixCache:
 
     def __init__(
         self,
-        classifier: TextClassifier,
-        encoded: Encoded,
+        classifier: AdaptedModel,
+        encoded: Inputs,
         *,
         limit_bytes: int = CACHE_BYTES,
         states: bool = True,
@@ -54,9 +58,10 @@ class PrefixCache:
         self._pooled: torch.Tensor | None = None
         self._states: torch.Tensor | None = None
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._width = classifier.head.in_features
+        self._width = classifier.width
         self._room = limit_bytes // (_FLOAT_BYTES * self._width)  # rows of the cache
-        wanted = states and not classifier.frozen and classifier.prefix.depth
+        moving = states and not classifier.frozen
+        wanted = classifier.prefix.depth and (moving or not classifier.vector)
         if wanted and self._starts[-1] + len(encoded) <= self._room:
             self._states = self._fill_states(classifier, self._width)
         release_unused()
@@ -67,19 +72,24 @@ class PrefixCache:
         held = [tensor for tensor in (self._pooled, self._states) if tensor is not None]
         return sum(tensor.numel() * _FLOAT_BYTES for tensor in held)
 
-    def features(self, classifier: TextClassifier, rows: np.ndarray) -> torch.Tensor:
-        """Unit-norm features (n, H) of ``rows``, differentiable in the adapter.
+    def features(self, classifier: AdaptedModel, rows: np.ndarray) -> torch.Tensor:
+        """The model's features of ``rows``, differentiable in the adapter.
 
-        Cached pooled states serve an idle encoder only while gradients are off: B = 0 has a
-        gradient too, which needs the encoder to run.
+        Cached pooled states serve an idle encoder only while it needs no gradient: B = 0 has a
+        gradient too, for which the encoder must run.
         """
-        if classifier.frozen or (not torch.is_grad_enabled() and classifier.idle):
+        still = not torch.is_grad_enabled() or classifier.still
+        if classifier.vector and (classifier.frozen or (still and classifier.idle)):
             pooled = self._idle_pooled(classifier)
             if pooled is not None:
                 return classifier.features(pooled[torch.from_numpy(rows)])
         return classifier.features(self._through(classifier, rows))
 
-    def _idle_pooled(self, classifier: TextClassifier) -> torch.Tensor | None:
+    def outputs(self, classifier: AdaptedModel, rows: np.ndarray) -> torch.Tensor:
+        """The model's outputs for ``rows``, differentiable in the adapter."""
+        return classifier.outputs(self.features(classifier, rows), self.encoded, rows)
+
+    def _idle_pooled(self, classifier: AdaptedModel) -> torch.Tensor | None:
         """Pooled states (N, H) of all records through the backbone as it came, computed once;
         None when they do not fit. The classifier must be idle when they are computed."""
         if self._pooled is None and len(self.encoded) <= self._room:
@@ -87,27 +97,27 @@ class PrefixCache:
             release_unused()
         return self._pooled
 
-    def _through(self, classifier: TextClassifier, rows: np.ndarray) -> torch.Tensor:
+    def _through(self, classifier: AdaptedModel, rows: np.ndarray) -> torch.Tensor:
         """Pooled states (n, H) of ``rows`` through the adapted layers."""
         if self._states is None:
-            return classifier.pooled_of_ids(*collate(self.encoded, rows))
+            return classifier.pooled_of_ids(*self.encoded.collate(rows))
         spans = [self._states[self._starts[row] : self._starts[row + 1]] for row in rows]
         lengths = torch.from_numpy(self.lengths[rows])
         hidden = pad_sequence(spans, batch_first=True)
         mask = (torch.arange(hidden.shape[1])[None] < lengths[:, None]).long()
         return classifier.pooled(hidden, mask)
 
-    def _fill_states(self, classifier: TextClassifier, width: int) -> torch.Tensor:
+    def _fill_states(self, classifier: AdaptedModel, width: int) -> torch.Tensor:
         states = torch.empty(int(self._starts[-1]), width)
         for rows in micro_batches(np.arange(len(self.encoded)), self.lengths):
-            hidden = classifier.prefix.hidden(*collate(self.encoded, rows))
+            hidden = classifier.prefix.hidden(*self.encoded.collate(rows))
             for position, row in enumerate(rows):
                 span = states[self._starts[row] : self._starts[row + 1]]
                 span.copy_(hidden[position, : len(span)])
         return states
 
     @torch.no_grad()
-    def _fill_pooled(self, classifier: TextClassifier) -> torch.Tensor:
+    def _fill_pooled(self, classifier: AdaptedModel) -> torch.Tensor:
         pooled = torch.empty(len(self.encoded), self._width)
         for rows in micro_batches(np.arange(len(self.encoded)), self.lengths):
             pooled[torch.from_numpy(rows)] = self._through(classifier, rows)
@@ -124,13 +134,13 @@ class CacheShelf:
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         """``limit_bytes``: of all caches on the shelf together."""
         self._limit = limit_bytes
-        self._held: OrderedDict[tuple[str, int, int, bool, str], PrefixCache] = OrderedDict()
+        self._held: OrderedDict[_Key, PrefixCache] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(
         self,
-        classifier: TextClassifier,
-        encoded: Encoded,
+        classifier: AdaptedModel,
+        encoded: Inputs,
         *,
         backbone: Backbone,
         limit_bytes: int = CACHE_BYTES,
@@ -145,12 +155,10 @@ class CacheShelf:
             limit_bytes: as for :class:`PrefixCache`.
             states: as for :class:`PrefixCache`.
         """
-        digest = hashlib.sha256(encoded.lengths.tobytes())
-        for tokens in encoded.tokens:
-            digest.update(tokens.tobytes())
         depth = classifier.prefix.depth
         model = backbone.sha256 + backbone.settings_sha256
-        key = (model, depth, limit_bytes, states, digest.hexdigest())
+        wanted = (states, classifier.vector)
+        key = (model, depth, limit_bytes, wanted, encoded.digest())
         with self._lock:
             found = self._held.pop(key, None) or PrefixCache(
                 classifier, encoded, limit_bytes=limit_bytes, states=states
@@ -169,9 +177,31 @@ SHELF = CacheShelf()
 
 
 @torch.no_grad()
-def predict_logits(classifier: TextClassifier, cache: PrefixCache) -> torch.Tensor:
-    """Logits (n, C) of all records of the cache, in their order."""
+def predict_logits(classifier: PooledModel, cache: PrefixCache) -> torch.Tensor:
+    """Outputs (n, C) of all records of the cache, in their order."""
     logits = torch.empty(len(cache.encoded), classifier.head.out_features)
     for rows in micro_batches(np.arange(len(cache.encoded)), cache.lengths):
-        logits[torch.from_numpy(rows)] = classifier.head(cache.features(classifier, rows))
+        logits[torch.from_numpy(rows)] = cache.outputs(classifier, rows)
     return logits
+
+
+@torch.no_grad()
+def judgements(task: Task, model: AdaptedModel, cache: PrefixCache, targets: Any) -> torch.Tensor:
+    """The task's judgements (N, S) of all records of the cache, float64."""
+    found: torch.Tensor | None = None
+    for rows in micro_batches(np.arange(len(cache.encoded)), cache.lengths):
+        part = task.judge(cache.outputs(model, rows), targets, rows)
+        if found is None:
+            found = torch.empty(len(cache.encoded), part.shape[1], dtype=torch.float64)
+        found[torch.from_numpy(rows)] = part
+    return torch.zeros(0, task.judgement_width, dtype=torch.float64) if found is None else found
+
+
+@torch.no_grad()
+def predictions(task: Task, model: AdaptedModel, cache: PrefixCache) -> list[Prediction]:
+    """The task's predictions for all records of the cache, in their order."""
+    found: dict[int, Prediction] = {}
+    for rows in micro_batches(np.arange(len(cache.encoded)), cache.lengths):
+        answers = task.predictions(cache.outputs(model, rows), cache.encoded, rows)
+        found.update(zip(rows.tolist(), answers, strict=True))
+    return [found[row] for row in range(len(cache.encoded))]

@@ -39,7 +39,7 @@ class Stage(Enum):
 def schedule(plan: RunPlan) -> list[tuple[Stage, int]]:
     """The stages of a run in order, each with its number of rounds (at least 1)."""
     count = plan.rounds.count
-    warm = 1 if plan.rounds.warm_start else 0
+    warm = plan.warm_rounds
     if plan.training.mode == "local":
         parts = [(Stage.CLASS_SUMS, warm), (Stage.LOCAL, count - warm)]
     else:

@@ -18,7 +18,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan_io import from_run_config
 from lorica.common.records import Records
 from lorica.common.signing import key_from_environment
-from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.common.tasks import task_of
 from lorica.server.evaluation import CentralEvaluator
 from lorica.server.records import Observer, Silent
 from lorica.server.rounds import RoundLoop
@@ -87,7 +87,7 @@ def run_plan(
         plan,
         folder,
         run=run,
-        start=lambda: starting_state(TextClassifier(backbone, plan), backbone, plan),
+        start=lambda: task_of(plan).start(backbone),
         evaluate=CentralEvaluator(plan, backbone, test) if test else None,
         observer=observer or Silent(),
         key=key,

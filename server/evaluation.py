@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import torch
-
 from lorica.common.adapters import State
 from lorica.common.backbones import Backbone
 from lorica.common.memory import release_unused
 from lorica.common.plan import RunPlan
-from lorica.common.prefix_cache import SHELF, predict_logits
-from lorica.common.records import Records, label_indices
+from lorica.common.prefix_cache import SHELF, judgements
+from lorica.common.records import Records
 from lorica.common.stages import schedule
-from lorica.common.tasks.text_classification import Metrics, TextClassifier, encode, metrics
+from lorica.common.tasks import task_of
+from lorica.common.tasks.base import Metrics
 
 
 class CentralEvaluator:
     """Evaluates states of one plan on the coordinator's test data, encoded once."""
 
     def __init__(self, plan: RunPlan, backbone: Backbone, test: Records) -> None:
-        """Raises LoricaError LOR-306 when the test data have a label the plan lacks."""
-        labels = label_indices(test, plan.task.labels, where="The test data")
-        self._labels = torch.tensor(labels, dtype=torch.int64)
-        self._classifier = TextClassifier(backbone, plan).eval()
-        encoded = encode(backbone, test.texts, plan.training.max_length)
+        """Raises LoricaError LOR-306 or LOR-311 when the test data have a target that is not the
+        plan's."""
+        self._task = task_of(plan)
+        self._task.check(test, where="The test data")
+        self._model = self._task.model(backbone).eval()
+        encoded = self._task.encode(backbone, test)
+        self._targets = self._task.targets(test, encoded)
         later = any(not stage.on_frozen_features for stage, _ in schedule(plan))
-        self._cache = SHELF.get(self._classifier, encoded, backbone=backbone, states=later)
+        self._cache = SHELF.get(self._model, encoded, backbone=backbone, states=later)
 
     def __call__(self, state: State) -> Metrics:
         """Metrics of the adapter state on the test data."""
-        self._classifier.load_state(state)
-        logits = predict_logits(self._classifier, self._cache)
+        self._model.load_state(state)
+        table = judgements(self._task, self._model, self._cache, self._targets)
         release_unused()
-        return metrics(logits, self._labels)
+        return self._task.metrics(table)

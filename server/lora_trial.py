@@ -1,4 +1,4 @@
-"""LoRA on trial: its rounds count only if the sites' noised accuracy rose by them."""
+"""LoRA on trial: its rounds count only if the sites' noised score rose by them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class LoraTrial:
     """Keeps the state that LoRA rounds start from, and says in the end which of the two it is.
 
     LoRA is on trial under ``training.lora = "auto"`` with privacy, when head rounds come before
-    LoRA rounds: noise makes LoRA lose more often than gain. The evidence is the sites' noised
-    accuracy before and after (``rounds.evaluate_every``); it costs no more epsilon than those
+    LoRA rounds: noise makes LoRA lose more often than gain. The evidence is the task's headline
+    metric by the sites' noised counts before and after (``rounds.evaluate_every``); it costs no more epsilon than those
     evaluations, which every site has charged.
     """
 
@@ -45,10 +45,10 @@ class LoraTrial:
         """
         if not self._on or last.round != self._last:
             return False
-        found = [record.site_accuracy for record in earlier() if record.round == self._before]
-        if not found or found[0] is None or last.site_accuracy is None:
+        found = [record.site_score for record in earlier() if record.round == self._before]
+        if not found or found[0] is None or last.site_score is None:
             return bool(found)
-        return last.site_accuracy <= found[0]
+        return last.site_score <= found[0]
 
     def before(self, names: Collection[str], memory: State) -> State:
         """The tensors ``names`` of the state that was kept."""

@@ -35,11 +35,18 @@ class RoundRecord:
     round: int
     """From 1; round 0 is the evaluation of the start."""
     sites: list[SiteRound] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Every metric of the task on the coordinator's test data, where it has any."""
+    headline: str = "accuracy"
+    """The task's metric that runs are compared by."""
     accuracy: float | None = None
+    """Of the metrics, for tasks that have it; so are the next two."""
     macro_f1: float | None = None
     loss: float | None = None
+    site_metrics: dict[str, float] = field(default_factory=dict)
+    """Metrics by the sites' own noised counts, after rounds that have an evaluation there."""
     site_accuracy: float | None = None
-    """Accuracy by the sites' own noised counts, after rounds that have an evaluation there."""
+    """Of the site metrics, for tasks that have it; so is the loss."""
     site_accuracy_band: float | None = None
     """Half-width of the 95 % band of that accuracy's privacy noise."""
     site_loss: float | None = None
@@ -54,6 +61,18 @@ class RoundRecord:
     seconds: float = 0.0
     seconds_by_phase: dict[str, float] = field(default_factory=dict)
     """Seconds of "sites" (exchange), "aggregate", "evaluate" and "save"."""
+
+    @property
+    def score(self) -> float | None:
+        """The headline metric on the coordinator's test data."""
+        return self.metrics.get(self.headline, self.accuracy)
+
+    @property
+    def site_score(self) -> float | None:
+        """The headline metric by the sites' own counts, else less their loss."""
+        loss = self.site_metrics.get("loss", self.site_loss)
+        found = self.site_metrics.get(self.headline, self.site_accuracy)
+        return found if found is not None or loss is None else -loss
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""

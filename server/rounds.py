@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
+from typing import Any
 
 from flwr.serverapp import Grid
 
@@ -16,7 +17,7 @@ from lorica.common.noised_metrics import combine, vector_length
 from lorica.common.plan import RunPlan
 from lorica.common.signing import CoordinatorKey
 from lorica.common.stages import Stage, sent, stage_of
-from lorica.common.tasks.text_classification import Metrics
+from lorica.common.tasks.base import Metrics
 from lorica.server.aggregation import Aggregator
 from lorica.server.aggregation.stages import rule_of_round
 from lorica.server.exchange import Answer
@@ -155,6 +156,7 @@ class RoundLoop:
             return record
         return replace(
             record,
+            site_metrics=found.values,
             site_accuracy=found.accuracy,
             site_accuracy_band=found.accuracy_band,
             site_loss=found.loss,
@@ -171,7 +173,7 @@ class RoundLoop:
         phases = phases | {"evaluate": time.monotonic() - at}
         record = replace(
             record,
-            **(asdict(metrics) if metrics else {}),
+            **(_quality(metrics) if metrics else {}),
             seconds=time.monotonic() - begun,
             seconds_by_phase=phases,
         )
@@ -210,3 +212,9 @@ class RoundLoop:
 def _cut(site: str, seconds: float) -> SiteRound:
     """A site that was not waited for: enough others had answered. Its update is never pulled."""
     return SiteRound(site, "late", "cut: enough other sites had answered", seconds=seconds)
+
+
+def _quality(metrics: Metrics) -> dict[str, Any]:
+    """The fields of a round's record that hold the coordinator's metrics."""
+    named = {name: metrics.values.get(name) for name in ("accuracy", "macro_f1", "loss")}
+    return {"metrics": metrics.values, "headline": metrics.headline, **named}

@@ -26,7 +26,7 @@ from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.site_privacy import RunPrivacy, run_privacy
 from lorica.common.storage import storage_errors, write_atomically
-from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.common.tasks import task_of
 from lorica.server.evaluation import CentralEvaluator
 from lorica.server.records import Observer, RoundRecord
 from lorica.server.rounds import Evaluator, RoundLoop
@@ -140,7 +140,7 @@ class Simulation:
         evaluate: Evaluator = self._evaluate
 
         def start() -> State:
-            return starting_state(TextClassifier(backbone, plan), backbone, plan)
+            return task_of(plan).start(backbone)
 
         return lambda grid: RoundLoop(
             grid,
@@ -155,8 +155,8 @@ class Simulation:
         ).run()
 
     def _baselines(self) -> dict[str, Any]:
-        """Accuracies to compare with; every trained one is a resumable run of its own."""
-        found: dict[str, Any] = {"zero_shot": self._folder.rounds()[0].accuracy}
+        """Scores to compare with; every trained one is a resumable run of its own."""
+        found: dict[str, Any] = {"zero_shot": self._folder.rounds()[0].score}
         if self.plan.simulation.baselines != "all":
             return found
         root = self._folder.path / BASELINES
@@ -185,9 +185,9 @@ class Simulation:
             progress.note(f"Baseline: {title}")
             main = self._main(plan, folder, run, progress, 1)
             run_in_process(main, {trainer.site: trainer})
-        accuracy = folder.rounds()[-1].accuracy
-        assert accuracy is not None
-        return accuracy
+        score = folder.rounds()[-1].score
+        assert score is not None
+        return score
 
     def _spent(self, rounds: int) -> float:
         """Largest ε over the sites after so many rounds."""
@@ -224,6 +224,9 @@ def summarise(
     return {
         "run": FEDERATION,
         "method": plan.aggregation.method,
+        "headline": last.headline,
+        "score": last.score,
+        "metrics": last.metrics,
         "accuracy": last.accuracy,
         "macro_f1": last.macro_f1,
         "loss": last.loss,
@@ -239,7 +242,7 @@ def summarise(
         "engine": plan.simulation.engine,
         "test_records": len(data.test),
         "label_counts": {
-            site: dict(sorted(Counter(trainer.labels).items()))
+            site: dict(sorted(Counter(trainer.strata(plan)).items()))
             for site, trainer in trainers.items()
         },
         "versions": versions(),

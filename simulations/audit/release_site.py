@@ -108,6 +108,7 @@ class _WatchedReleases(Session):
         given = super()._contributions(stage, rows)
         head = self._classifier.head
         self._stage = stage
+        assert isinstance(head, torch.nn.Linear)
         shape = head.out_features, head.in_features
         return self._watch.contributed(given, self._train_rows[rows], shape)
 

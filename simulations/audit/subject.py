@@ -27,7 +27,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.records import PACKAGED, Records, read_records
 from lorica.common.site_privacy import run_privacy
 from lorica.common.stages import Stage, schedule
-from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.common.tasks import task_of
 from lorica.server.records import Silent
 from lorica.server.rounds import RoundLoop
 from lorica.server.run_folder import RunFolder
@@ -87,7 +87,7 @@ class Subject:
             )
         name = site or max(parts, key=lambda found: len(parts[found]))
         backbone = load_backbone(plan.backbone)
-        start = starting_state(TextClassifier(backbone, plan), backbone, plan)
+        start = task_of(plan).start(backbone)
         records = data.train.take(parts[name])
         return cls(plan, name, records, _strangers(plan, name, data.test), backbone, start)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lorica.client.frozen_features import (
+    Residuals,
     head_contributions,
     head_tensors,
     label_contributions,
@@ -25,6 +26,15 @@ from lorica.common.tasks.text_classification import BIAS_INPUT
 
 SILENT = PrivacyEvent(0.0, 1.0, 1)
 LABELS, WIDTH = 4, 7
+
+
+def cross_entropy_by(labels: torch.Tensor) -> Residuals:
+    """softmax - onehot."""
+
+    def residuals(outputs: torch.Tensor) -> torch.Tensor:
+        return outputs.softmax(1) - torch.nn.functional.one_hot(labels, outputs.shape[1])
+
+    return residuals
 
 
 def noise(*key: object) -> SeededNoise:
@@ -114,7 +124,7 @@ def gradient_of(
     *key: object,
 ) -> torch.Tensor:
     """The release as one matrix (C, H + 1)."""
-    given = head_contributions(head, features, labels, bound)
+    given = head_contributions(head, features, cross_entropy_by(labels), bound)
     found = head_tensors(noised_sum(given, owner, event, noise(*key)))
     assert set(found) == {"head.weight", "head.bias"}
     assert all(t.dtype == torch.float32 and t.is_contiguous() for t in found.values())

@@ -18,11 +18,11 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import is_trained
 from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import CACHE_BYTES, PrefixCache
+from lorica.common.tasks.classes import loss_sum
 from lorica.common.tasks.text_classification import (
     TextClassifier,
     collate,
     encode,
-    loss_sum,
     starting_state,
 )
 

@@ -23,12 +23,12 @@ from lorica.common.plan import RunPlan
 from lorica.common.records import Records
 from lorica.common.site_privacy import public_privacy
 from lorica.common.stages import sent, stage_of, trained
+from lorica.common.tasks.classes import loss_sum
 from lorica.common.tasks.text_classification import (
     BIAS_INPUT,
     TextClassifier,
     collate,
     encode,
-    loss_sum,
     starting_state,
 )
 from tests.client.test_trainer import Log, Recording, some_records

@@ -118,7 +118,7 @@ def test_the_readmes_code_gives_the_logits_and_labels_of_the_predictor(
     found = run_readme(folder, str(small_backbone), monkeypatch, texts)
     predictions = Predictor(folder)(texts)
     reference = torch.tensor([prediction.probabilities for prediction in predictions])
-    torch.testing.assert_close(torch.softmax(found["logits"], 1), reference, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.softmax(found["outputs"], 1), reference, rtol=0, atol=1e-5)
     assert capsys.readouterr().out.splitlines()[-1] == repr([p.label for p in predictions])
 
 
@@ -129,7 +129,7 @@ def test_the_readmes_code_works_for_a_backbone_stored_in_half_precision(
     folder = save()
     found = run_readme(folder, str(small_backbone), monkeypatch)
     reference = torch.tensor([p.probabilities for p in Predictor(folder)(TEXTS)])
-    torch.testing.assert_close(torch.softmax(found["logits"], 1), reference, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.softmax(found["outputs"], 1), reference, rtol=0, atol=1e-5)
 
 
 def test_the_readme_of_a_folder_with_an_odd_name_is_valid_python(

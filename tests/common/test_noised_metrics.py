@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.common.noised_metrics import LOSS_BOUND, combine, sensitivity, vector_length
+from lorica.common.noised_metrics import combine, sensitivity, vector_length
 from lorica.common.plan import RunPlan
 from lorica.common.site_privacy import public_privacy
+from lorica.common.tasks.classes import LOSS_BOUND
 
 LABELS = ["a", "b", "c"]
 ALL = ["accuracy", "loss", "per_label"]

@@ -17,7 +17,8 @@ from lorica.common.adapter_folder import save_adapter
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code
 from lorica.common.plan import RunPlan
-from lorica.common.predict import Prediction, Predictor, as_csv, as_jsonl, read_texts
+from lorica.common.predict import Predictor, as_csv, as_jsonl, read_texts
+from lorica.common.tasks.predictions import ClassPrediction
 from lorica.common.tasks.text_classification import TextClassifier
 
 Refuses = Callable[[Code, Callable[[], object]], str]
@@ -99,18 +100,18 @@ def test_no_texts_give_no_predictions(adapter: Path) -> None:
     assert Predictor(adapter)([]) == []
 
 
-PREDICTION = Prediction(["a", "b", "c"], [0.2, 0.5, 0.3])
+PREDICTION = ClassPrediction(["a", "b", "c"], [0.2, 0.5, 0.3])
 
 
 def test_the_label_is_the_most_probable_one() -> None:
     assert (PREDICTION.label, PREDICTION.probability) == ("b", 0.5)
     assert PREDICTION.top(2) == [("b", 0.5), ("c", 0.3)]
     assert PREDICTION.top(99) == [("b", 0.5), ("c", 0.3), ("a", 0.2)]
-    assert Prediction(["a", "b"], [0.5, 0.5]).label == "a"
+    assert ClassPrediction(["a", "b"], [0.5, 0.5]).label == "a"
 
 
 ROWS = [{"id": "1", "text": 'say "a, b"\nand naïve'}, {"id": "2", "text": "=plain"}]
-BOTH = [PREDICTION, Prediction(["a", "b", "c"], [1.0, 0.0, 0.0])]
+BOTH = [PREDICTION, ClassPrediction(["a", "b", "c"], [1.0, 0.0, 0.0])]
 
 
 def test_csv_lines_are_read_back_as_the_given_columns_and_the_prediction() -> None:

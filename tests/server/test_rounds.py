@@ -19,9 +19,9 @@ from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Reply, Request, pack_reply, refusal, unpack_request
 from lorica.common.methods import is_trained
-from lorica.common.noised_metrics import LOSS_BOUND
 from lorica.common.plan import RunPlan
-from lorica.common.tasks.text_classification import Metrics
+from lorica.common.tasks.base import Metrics
+from lorica.common.tasks.classes import LOSS_BOUND
 from lorica.server.records import RoundRecord, SiteRound
 from lorica.server.rounds import Evaluator, RoundLoop
 from lorica.server.run_folder import RunFolder
@@ -422,7 +422,7 @@ def test_states_are_evaluated_once_a_round_and_recorded(tmp_path: Path) -> None:
 
     def evaluate(state: State) -> Metrics:
         seen.append(state)
-        return Metrics(accuracy=len(seen) / 10, macro_f1=0.5, loss=1.5)
+        return Metrics({"accuracy": len(seen) / 10, "macro_f1": 0.5, "loss": 1.5})
 
     loop, witness = make_loop(RunFolder(tmp_path / "run"), Honest(1), Honest(2), evaluate=evaluate)
     assert_equal(loop.run(), seen[-1])

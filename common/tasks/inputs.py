@@ -1,0 +1,88 @@
+"""What models read: tokenised texts, ragged, and their padded batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from lorica.common.backbones import Backbone
+
+_TOKENIZE_CHUNK = 1000
+
+
+class Inputs(Protocol):
+    """The encoded records of one data set."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens (or patches) per record, shape (N,), int64: what a record costs."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def collate(self, rows: Iterable[int]) -> tuple[torch.Tensor, ...]:
+        """The arguments of the model's ``states_of`` for these rows."""
+        ...
+
+    def digest(self) -> bytes:
+        """A hash of all that the model reads."""
+        ...
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokenised texts, ragged: texts are token-id arrays of their own lengths."""
+
+    tokens: list[np.ndarray]
+    """One int64 array per text, special tokens included, at most max_length long."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per text, shape (n,)."""
+        return np.array([len(ids) for ids in self.tokens], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def collate(self, rows: Iterable[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pad the texts of ``rows`` to the longest of them.
+
+        Returns:
+            input ids and attention mask, both int64, shape (n, T).
+        """
+        return collate(self, rows)
+
+    def digest(self) -> bytes:
+        """SHA-256 of lengths and tokens."""
+        found = hashlib.sha256(self.lengths.tobytes())
+        for tokens in self.tokens:
+            found.update(tokens.tobytes())
+        return found.digest()
+
+
+def encode(backbone: Backbone, texts: Sequence[str], max_length: int) -> Encoded:
+    """Tokenise texts, cut to ``max_length`` tokens or what the model takes, without padding."""
+    limit = min(max_length, backbone.max_length)
+    tokens: list[np.ndarray] = []
+    for start in range(0, len(texts), _TOKENIZE_CHUNK):
+        chunk = list(texts[start : start + _TOKENIZE_CHUNK])
+        ids = backbone.tokenizer(chunk, truncation=True, max_length=limit)["input_ids"]
+        tokens += [np.asarray(row, dtype=np.int64) for row in ids]
+    return Encoded(tokens)
+
+
+def collate(encoded: Encoded, rows: Iterable[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :meth:`Encoded.collate`."""
+    chosen = [encoded.tokens[row] for row in rows]
+    width = max(map(len, chosen))
+    ids = np.zeros((len(chosen), width), dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for position, row in enumerate(chosen):
+        ids[position, : len(row)] = row
+        mask[position, : len(row)] = 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)

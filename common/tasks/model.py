@@ -1,0 +1,183 @@
+"""A backbone with an adapter: an encoder with LoRA or none, and a head that reads its states."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lorica.common.adapters import (
+    State,
+    attach_lora,
+    layer_indices,
+    lora_parameters,
+    read_state,
+    structural_copy,
+    write_state,
+)
+from lorica.common.backbones import Backbone, Pooling
+from lorica.common.frozen_prefix import FrozenPrefix
+from lorica.common.methods import HAS_RESIDUAL
+from lorica.common.plan import RunPlan
+from lorica.common.residuals import ResidualWeights
+from lorica.common.tasks.inputs import Inputs
+
+
+class AdaptedModel(nn.Module):
+    """Encoder with LoRA (kind "lora") or without (kind "head"), and a head.
+
+    What the encoder makes of a batch is *pooled* (once per backbone, if the encoder is idle),
+    made into *features*, and read by the head:
+    ``outputs = head(features(pooled))``.
+    """
+
+    vector: ClassVar[bool] = True
+    """Whether what is pooled is one vector per record, which may be kept beside it; states of all
+    tokens otherwise."""
+
+    def __init__(self, backbone: Backbone, plan: RunPlan, head: nn.Module) -> None:
+        """Shares the backbone's weights; only LoRA factors and the head are its own, and with
+        residuals the weights that residuals are added to.
+
+        ``frozen`` says that what is pooled never changes (kind "head").
+        """
+        super().__init__()
+        encoder = structural_copy(backbone.model)
+        depth = backbone.layers
+        self._lora: dict[str, nn.Parameter] = {}
+        self._residuals: ResidualWeights | None = None
+        if plan.adapter.kind == "lora":
+            depth = layer_indices(plan.adapter, backbone.layers)[0]
+            peft_model = attach_lora(encoder, plan.adapter, backbone.layers)
+            self._lora = lora_parameters(peft_model)
+            if plan.aggregation.method in HAS_RESIDUAL:
+                self._residuals = ResidualWeights(peft_model, list(self._lora))
+        self.encoder = encoder
+        self.prefix = FrozenPrefix(encoder, depth)
+        self.frozen = plan.adapter.kind == "head"
+        self.width = backbone.hidden_size
+        self.head = head
+
+    @property
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        """All parameters of the adapter state by name: LoRA factors (and residuals), the head."""
+        head = {f"head.{name}": parameter for name, parameter in self.head.named_parameters()}
+        residuals = self._residuals.parameters if self._residuals else {}
+        return {**self._lora, **residuals, **head}
+
+    @property
+    def idle(self) -> bool:
+        """Whether the encoder is the backbone as it came: no LoRA factors, or every B is 0 (and
+        every residual)."""
+        if self._residuals and self._residuals.any():
+            return False
+        return not any(bool(p.any()) for name, p in self._lora.items() if ".lora_B." in name)
+
+    @property
+    def still(self) -> bool:
+        """Whether no gradient is asked for of anything below the head."""
+        return not any(parameter.requires_grad for parameter in self._lora.values())
+
+    @torch.no_grad()
+    def make_idle(self) -> None:
+        """Set every B to 0, and every residual."""
+        if self._residuals:
+            self._residuals.clear()
+        for name, parameter in self._lora.items():
+            if ".lora_B." in name:
+                parameter.zero_()
+
+    def load_state(self, state: State) -> None:
+        """Take over an adapter state. Raises LoricaError LOR-205 when it does not fit."""
+        write_state(self.adapter_parameters, state)
+        if self._residuals:
+            self._residuals.fold()
+
+    def load_head(self, state: State) -> None:
+        """Take over a head (and its center) on the backbone as it came; LOR-205 as above."""
+        own = {name: p for name, p in self.adapter_parameters.items() if name.startswith("head.")}
+        write_state(own, state)
+        self.make_idle()
+
+    def adapter_state(self) -> State:
+        """A copy of the adapter state."""
+        return read_state(self.adapter_parameters)
+
+    def pooled(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """What is pooled from token states that enter the lowest adapted layer."""
+        return self.pool(self.prefix.finish(hidden, mask), mask)
+
+    def pooled_of_ids(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """What is pooled through the whole encoder; ids and mask are (n, T)."""
+        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return self.pool(states, mask)
+
+    def pool(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Token states (n, T, H) to what features are made of; here as they are."""
+        return states
+
+    def features(self, pooled: torch.Tensor) -> torch.Tensor:
+        """What the head reads, of what is pooled; here as it is."""
+        return pooled
+
+    def outputs(self, features: torch.Tensor, inputs: Inputs, rows: np.ndarray) -> torch.Tensor:
+        """The head's outputs for ``rows`` of the inputs, whose features these are."""
+        found: torch.Tensor = self.head(features)
+        return found
+
+
+class PooledModel(AdaptedModel):
+    """One unit vector per record and a linear head on it.
+
+    A record's feature is its pooled token states scaled to unit length, less a center c, scaled
+    to unit length again, f (H,); its outputs are W f + b.
+    """
+
+    head: nn.Linear
+
+    def __init__(self, backbone: Backbone, plan: RunPlan, outputs: int) -> None:
+        """``outputs``: rows of W."""
+        super().__init__(backbone, plan, nn.Linear(backbone.hidden_size, outputs))
+        self.center = nn.Parameter(torch.zeros(backbone.hidden_size), requires_grad=False)
+        self._pooling: Pooling = backbone.pooling
+
+    @property
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        """All parameters of the adapter state by name: LoRA factors (and residuals), the head,
+        its center."""
+        return {**super().adapter_parameters, "head.center": self.center}
+
+    def features_of_ids(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Unit-norm features (n, H) through the whole encoder; ids and mask are (n, T)."""
+        return self.features(self.pooled_of_ids(ids, mask))
+
+    def features(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Unit-norm features (n, H): what the head reads."""
+        return functional.normalize(pooled - self.center, dim=-1)
+
+    def pool(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Unit-norm pooled states (n, H)."""
+        if self._pooling == "cls":
+            pooled = states[:, 0]
+        else:
+            weights = mask[..., None].to(states.dtype)
+            pooled = (states * weights).sum(1) / weights.sum(1)
+        return functional.normalize(pooled, dim=-1)
+
+
+def starting_factors(model: AdaptedModel, generator: torch.Generator) -> State:
+    """LoRA: A has orthonormal rows (orthonormal columns where r > in), B is 0, so the adapted
+    encoder equals the backbone. Everything else is 0."""
+    state: State = {}
+    for name, parameter in model.adapter_parameters.items():
+        if ".lora_A." in name:
+            rows, width = parameter.shape
+            gaussian = torch.randn(max(rows, width), min(rows, width), generator=generator)
+            basis = torch.linalg.qr(gaussian)[0]
+            state[name] = (basis if rows > width else basis.T).contiguous()
+        else:
+            state[name] = torch.zeros(parameter.shape)
+    return state

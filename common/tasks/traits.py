@@ -1,0 +1,45 @@
+"""What of a task decides the course of a run; known without loading torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+TaskKind = Literal["text-classification"]
+"""The tasks there are."""
+
+SiteMetric = Literal["accuracy", "loss", "per_label"]
+"""What sites can be asked to count, noise and send; which of them, a task's traits say."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the plan, the stages and the policy need to know of a task."""
+
+    module: str
+    """Module of ``lorica.common.tasks`` that holds the task's class."""
+    name: str
+    """Name of that class."""
+    class_sums: bool = False
+    """Whether a warm start from noised sums of every label's features exists. A plan's warm
+    start is left out where it does not."""
+    head: bool = True
+    """Whether the adapter has a head of its own; without one, every round trains LoRA factors."""
+    fewest_labels: int = 2
+    """Fewest names in task.labels; 0: the task has no labels and its plan must name none."""
+    site_metrics: tuple[SiteMetric, ...] = ("accuracy", "loss")
+    """What sites can count for it."""
+
+
+TRAITS: dict[TaskKind, Traits] = {
+    "text-classification": Traits(
+        "text_classification",
+        "TextClassification",
+        class_sums=True,
+        site_metrics=("accuracy", "loss", "per_label"),
+    ),
+}
+"""Every task's traits."""
+
+TASK_KINDS: tuple[str, ...] = get_args(TaskKind)
+"""Names of the tasks, as in task.kind."""

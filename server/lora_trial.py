@@ -16,8 +16,8 @@ class LoraTrial:
 
     LoRA is on trial under ``training.lora = "auto"`` with privacy, when head rounds come before
     LoRA rounds: noise makes LoRA lose more often than gain. The evidence is the task's headline
-    metric by the sites' noised counts before and after (``rounds.evaluate_every``); it costs no more epsilon than those
-    evaluations, which every site has charged.
+    metric by the sites' noised counts before and after (``rounds.evaluate_every``); it costs no
+    more epsilon than those evaluations, which every site has charged.
     """
 
     def __init__(self, plan: RunPlan) -> None:

@@ -15,7 +15,7 @@ from enum import Enum
 class Code(Enum):
     """Error codes, by area: 1xx plan, 2xx backbone and adapter, 3xx data, 4xx privacy,
     5xx protocol and federation, 6xx storage, 7xx sites and coordinator on machines of their
-    own, 9xx unexpected."""
+    own, 8xx run store and monitor, 9xx unexpected."""
 
     PLAN_UNREADABLE = "LOR-101"
     PLAN_UNKNOWN_KEY = "LOR-102"
@@ -88,6 +88,12 @@ class Code(Enum):
     RUN_STATE = "LOR-741"
     RUN_CRASHED = "LOR-742"
     RUN_STOPPED = "LOR-743"
+    STORE_UNREACHABLE = "LOR-801"
+    STORE_SCHEMA = "LOR-802"
+    STORE_BEHIND = "LOR-804"
+    ARTEFACT_UNKNOWN = "LOR-807"
+    RUN_EXISTS = "LOR-808"
+    TRACKER_FAILED = "LOR-809"
 
     UNEXPECTED = "LOR-901"
 
@@ -455,6 +461,38 @@ CATALOGUE: dict[Code, Entry] = {
         "The run was stopped by an operator.",
         "Its last whole round is saved; the round in hand was given up.",
         "Take it up again from there with `lorica run resume`.",
+    ),
+    Code.STORE_UNREACHABLE: Entry(
+        "The run store cannot be used.",
+        "The database cannot be opened or reached, its URL is none, or its disk is full.",
+        "Check the URL in LORICA_STORE or --store, and that the database runs; LORICA_STORE=none "
+        "runs without a store.",
+    ),
+    Code.STORE_SCHEMA: Entry(
+        "The run store was written by a newer Lorica.",
+        "Its tables have a schema that this version does not know, and could damage.",
+        "Install the newer version here, or give this one a store of its own by LORICA_STORE.",
+    ),
+    Code.STORE_BEHIND: Entry(
+        "The run store is behind the run.",
+        "The store could not be written. The run goes on, and its results folder has everything.",
+        "Mend the store: the run catches up by itself; after its end, use `lorica runs import "
+        "FOLDER`.",
+    ),
+    Code.ARTEFACT_UNKNOWN: Entry(
+        "The run has no such artefact.",
+        "The name is not among the run's artefacts, or its file is gone from the results folder.",
+        "`lorica runs show RUN` lists the artefacts.",
+    ),
+    Code.RUN_EXISTS: Entry(
+        "The store has another run of this id.",
+        "Run ids are unique in a store.",
+        "Choose another id, or resume the run that has it.",
+    ),
+    Code.TRACKER_FAILED: Entry(
+        "The experiment tracker cannot be used.",
+        "--track names no tracker that Lorica knows, or the tracker did not accept the run.",
+        "Use mlflow:URI or tensorboard:DIR, and check that the place can be reached and written.",
     ),
     Code.UNEXPECTED: Entry(
         "Something failed that should not.",

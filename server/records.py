@@ -26,6 +26,9 @@ class SiteRound:
     bytes_up: int = 0
     seconds: float = 0.0
     """From sending the request to the answer."""
+    agreement: float | None = None
+    """Cosine of the update with the weighted mean of the other sites' updates; None when there is
+    no other."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,16 @@ class RoundRecord:
     """Half-width of the 95 % band of that accuracy's privacy noise."""
     site_loss: float | None = None
     site_accuracy_by_label: dict[str, float] = field(default_factory=dict)
+    stage: str = ""
+    """What the round was for, as :class:`~lorica.common.stages.Stage` names it."""
+    mean_norm: float | None = None
+    """L2 norm of the weighted mean of the updates."""
+    noise_norm: float | None = None
+    """Expected L2 norm of the privacy noise in that mean, where the plan alone decides it."""
+    signal_to_noise: float | None = None
+    """Norm of what is not noise in the mean over that of the noise, both estimated."""
+    exact: bool | None = None
+    """Whether the rule's next product B·A equals the weighted mean of the sites' products."""
     lora_dropped: bool = False
     """The last round's LoRA factors were given up: the sites' noised accuracy did not rise by
     them, and the state before the LoRA rounds is the result."""

@@ -1,11 +1,14 @@
-"""Settings for all tests: no telemetry, no hub, one thread per process, the shared data."""
+"""Settings for all tests: no telemetry, no hub, one thread per process, the shared data,
+a home of their own, a PostgreSQL server."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 
 os.environ.update(
     {
+        "LORICA_HOME": tempfile.mkdtemp(prefix="lorica-home-"),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "HF_HUB_OFFLINE": "1",
@@ -14,11 +17,19 @@ os.environ.update(
     }
 )
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgresql_server import PostgresqlServer, running_server
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_sessionfinish() -> None:
+    """Remove this session's home."""
+    shutil.rmtree(os.environ["LORICA_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +38,19 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the real data sets are not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgresqlServer]:
+    """A PostgreSQL server of this session's own; skips where none is installed."""
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: PostgresqlServer) -> str:
+    """The URL (postgresql+psycopg://…) of an empty database of this test's own."""
+    return postgresql_server.new_database()
 
 
 @pytest.fixture

@@ -1,0 +1,12 @@
+"""The run store: what every run did, now and last month, in SQLite or PostgreSQL.
+
+:class:`RunStore` opens it, :class:`StoreObserver` writes a run into it; the tables are in
+:mod:`models` and :mod:`accounts`.
+"""
+
+from __future__ import annotations
+
+from lorica.server.runs.observer import StoreObserver
+from lorica.server.runs.store import RunStore
+
+__all__ = ["RunStore", "StoreObserver"]

@@ -482,7 +482,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.ARTEFACT_UNKNOWN: Entry(
         "The run has no such artefact.",
         "The name is not among the run's artefacts, or its file is gone from the results folder.",
-        "`lorica runs show RUN` lists the artefacts.",
+        "See the names that `lorica runs show RUN` lists.",
     ),
     Code.RUN_EXISTS: Entry(
         "The store has another run of this id.",
@@ -491,7 +491,7 @@ CATALOGUE: dict[Code, Entry] = {
     ),
     Code.TRACKER_FAILED: Entry(
         "The experiment tracker cannot be used.",
-        "--track names no tracker that Lorica knows, or the tracker did not accept the run.",
+        "The option --track names no tracker that Lorica knows, or it did not take the run.",
         "Use mlflow:URI or tensorboard:DIR, and check that the place can be reached and written.",
     ),
     Code.UNEXPECTED: Entry(

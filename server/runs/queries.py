@@ -248,7 +248,7 @@ class Queries:
                     .join(Site, Site.id == SiteRun.site_id)
                     .where(SiteRun.run_id == key)
                     .order_by(Site.name)
-                ).all()  # type: ignore[arg-type]
+                ).all()
             )
             query = select(SiteRound.round, SiteRound.site_id, SiteRound.status).where(
                 SiteRound.run_id == key, SiteRound.round >= first
@@ -400,7 +400,7 @@ class Queries:
         return found
 
 
-def _cells() -> Select[Any]:
+def _cells() -> Select[*tuple[Any, ...]]:
     return select(
         Site.name,
         SiteRound.round,

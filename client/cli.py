@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lorica.client.site_plan_cli import site_config, site_plan
+from lorica.client.trainer_cli import ledger_create, site_status, site_trainer
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:  # the ledger's modules need numpy; `lorica --help` should not wait for it
@@ -32,6 +33,9 @@ ledger_app = typer.Typer(
 app.add_typer(ledger_app, name="ledger")
 app.command("config")(site_config)
 app.command("plan")(site_plan)
+app.command("trainer")(site_trainer)
+app.command("status")(site_status)
+ledger_app.command("create")(ledger_create)
 
 LedgerOption = Annotated[
     Path, typer.Option("--ledger", "-l", help="The ledger's file, as [ledger] path in site.toml.")

@@ -1,8 +1,9 @@
-"""Flower's message handlers of a site: unpack, hand to the trainer, pack the answer.
+"""Flower's message handlers of a site: hand a request to the trainer, pack the answer.
 
-Nothing but a packed :class:`~lorica.common.messages.Reply` goes back: Flower would send the text
-of an exception to the coordinator, so every exception becomes a refusal with a public reason,
-and its details go to the site's own log.
+A trainer in this process gets the request unpacked; one in a process of its own gets its bytes,
+unopened. Nothing but a packed :class:`~lorica.common.messages.Reply` goes back: Flower would
+send the text of an exception to the coordinator, so every exception becomes a refusal with a
+public reason, and its details go to the site's own log.
 """
 
 from __future__ import annotations
@@ -13,12 +14,23 @@ from importlib.metadata import entry_points
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
-from lorica.client.trainers import Trainer
+from lorica.client.trainers import Forwarder, Trainer
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import Reply, Request, pack_reply, refusal, unpack_request
+from lorica.common.messages import (
+    Reply,
+    is_refusal,
+    named_in,
+    pack_reply,
+    refusal,
+    unpack_request,
+)
 
-TrainerOf = Callable[[Context], Trainer]
+__all__ = ["answer", "installed_trainer", "is_refusal", "make_client_app"]
+
+TrainerOf = Callable[[Context], Trainer | Forwarder]
 """Finds the trainer of the node that a message reached."""
 
 PROVIDERS = "lorica.trainers"
@@ -44,30 +56,31 @@ def make_client_app(trainer_of: TrainerOf) -> ClientApp:
     return app
 
 
-def answer(method: str, content: RecordDict, find: Callable[[], Trainer]) -> RecordDict:
+def answer(method: str, content: RecordDict, find: Callable[[], Trainer | Forwarder]) -> RecordDict:
     """The packed reply of a trainer's ``method`` to a packed request; never raises."""
-    request: Request | None = None
     site = ""
     try:
-        request = unpack_request(content)
         trainer = find()
+        if isinstance(trainer, Forwarder):
+            return _forwarded(trainer, method, content)
         site = trainer.site
+        request = unpack_request(content)
         reply: Reply = getattr(trainer, method)(request)
         return pack_reply(reply)
     except Exception as error:  # noqa: BLE001 - its text must not reach the coordinator
         known = isinstance(error, LoricaError)
         _log.warning("refused %s: %s", method, error, exc_info=None if known else error)
-        return pack_reply(
-            refusal(
-                error,
-                fingerprint=request.plan.fingerprint if request else "",
-                round=request.round if request else 0,
-                site=site,
-            )
-        )
+        fingerprint, round = named_in(content)
+        return pack_reply(refusal(error, fingerprint=fingerprint, round=round, site=site))
 
 
-def installed_trainer(context: Context) -> Trainer:
+def _forwarded(forwarder: Forwarder, method: str, content: RecordDict) -> RecordDict:
+    packed = bytes(recorddict_to_proto(content).SerializeToString())
+    reply = forwarder.forward(method, packed)
+    return recorddict_from_proto(ProtoRecordDict.FromString(reply))
+
+
+def installed_trainer(context: Context) -> Trainer | Forwarder:
     """The trainer of this node, by the first provider whose key is in the node's config.
 
     Providers are entry points, so that this package needs to know neither simulations nor

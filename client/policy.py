@@ -73,6 +73,18 @@ class SiteLedger(Section):
     """Budget of one calendar period, all runs together, ε at ``delta``."""
 
 
+class SiteTrainer(Section):
+    """The process that holds the records, and who may speak to it."""
+
+    socket: str = Field("trainer.sock", min_length=1)
+    """Path of its Unix socket, from the folder that site.toml is in; at most 100 bytes in all."""
+    users: list[int] = []
+    """Numbers of further users of this machine whose processes may connect to it, such as the one
+    that the node runs as. Empty: the trainer's own user alone (and root)."""
+    message_bytes: int = Field(256 << 20, ge=1 << 16, le=(1 << 31) - 1)
+    """Largest request that it takes, bytes; the global adapter must fit."""
+
+
 class Policy(Section):
     """What plans the site takes part in."""
 
@@ -123,6 +135,8 @@ class SiteConfig(Section):
     """The private records."""
     ledger: SiteLedger = SiteLedger()
     """The ledger and its budgets."""
+    trainer: SiteTrainer = SiteTrainer()
+    """The trainer's process."""
     policy: Policy = Policy()
     """What the site allows."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lorica.common.messages import Reply, Request
 
 
 class Trainer(Protocol):
-    """Answers one site's requests: in this process, or behind a socket."""
+    """Answers one site's requests in this process."""
 
     site: str
     """The site's public name."""
@@ -23,4 +23,13 @@ class Trainer(Protocol):
 
     def evaluate(self, request: Request) -> Reply:
         """Noised counts of the request's adapter on records set aside at the site."""
+        ...
+
+
+@runtime_checkable
+class Forwarder(Protocol):
+    """Passes requests on, unopened, to a trainer in another process."""
+
+    def forward(self, method: str, content: bytes) -> bytes:
+        """The serialised reply of the trainer's ``method`` to a serialised request."""
         ...

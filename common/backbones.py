@@ -103,6 +103,11 @@ def load_backbone(plan: BackbonePlan) -> Backbone:
         return _load(plan.source, plan.revision, plan.sha256)
 
 
+def loads() -> int:
+    """How often this process loaded a pretrained model."""
+    return _load.cache_info().misses
+
+
 def backbone_folder(plan: BackbonePlan) -> Path:
     """The folder of the plan's backbone; fetched from the hub if it is a hub id."""
     source = plan.source

@@ -94,6 +94,14 @@ class Code(Enum):
     ARTEFACT_UNKNOWN = "LOR-807"
     RUN_EXISTS = "LOR-808"
     TRACKER_FAILED = "LOR-809"
+    TRAINER_DOWN = "LOR-711"
+    TRAINER_BUSY = "LOR-712"
+    TRAINER_RUNNING = "LOR-713"
+    TRAINER_SOCKET = "LOR-714"
+    TRAINER_NOT_ISOLATED = "LOR-715"
+    CODE_NOT_APPROVED = "LOR-716"
+    AWAITING_APPROVAL = "LOR-717"
+    RUN_DENIED = "LOR-718"
 
     UNEXPECTED = "LOR-901"
 
@@ -493,6 +501,52 @@ CATALOGUE: dict[Code, Entry] = {
         "The experiment tracker cannot be used.",
         "The option --track names no tracker that Lorica knows, or it did not take the run.",
         "Use mlflow:URI or tensorboard:DIR, and check that the place can be reached and written.",
+    ),
+    Code.TRAINER_DOWN: Entry(
+        "The site's trainer is not running.",
+        "The site's node is connected, but the process that holds the records did not answer for "
+        "some time. Nothing was asked of the records.",
+        "At the site: `lorica site status`, and start the trainer (`lorica site trainer`, or the "
+        "supervision that starts it). The coordinator asks again by itself.",
+    ),
+    Code.TRAINER_BUSY: Entry(
+        "The site's trainer has too many requests in hand.",
+        "It works on one request at a time, and as many as it keeps were waiting already.",
+        "Ask again later; start fewer runs at the same time.",
+    ),
+    Code.TRAINER_RUNNING: Entry(
+        "The site's trainer is running already.",
+        "One process serves a trainer's socket, so that data, model and ledger are held once.",
+        "Use the one that runs, or end it first; `lorica site status` shows it.",
+    ),
+    Code.TRAINER_SOCKET: Entry(
+        "The trainer's socket cannot be used.",
+        "Its path is too long or is not a socket, or others could put another in its place.",
+        "Give the site a folder of its own with mode 0700, or set trainer.socket in site.toml.",
+    ),
+    Code.TRAINER_NOT_ISOLATED: Entry(
+        "The trainer could not leave the network.",
+        "It was told to run without any network, and the system does not let it.",
+        "Take the network from outside (systemd: PrivateNetwork=yes; containers: network_mode: "
+        "none), allow user namespaces, or start with --isolate auto.",
+    ),
+    Code.CODE_NOT_APPROVED: Entry(
+        "The site runs approved code only, and this is not.",
+        "The bundle of apps (FAB) is not among those whose SHA-256 the site recorded, or what is "
+        "installed is not what was approved.",
+        "At the site, look into the bundle and approve it: `lorica site approve FILE.fab`.",
+    ),
+    Code.AWAITING_APPROVAL: Entry(
+        "The run awaits approval by the site.",
+        "The site takes part only in runs that one of its people has approved; it has noted this "
+        "one, and nothing was asked of the records.",
+        "At the site: `lorica site pending`, then `lorica site approve-run RUN` or `deny-run "
+        "RUN`. The coordinator asks again by itself.",
+    ),
+    Code.RUN_DENIED: Entry(
+        "The site denied this run.",
+        "One of the site's people decided that it takes no part in it.",
+        "Go on without the site, or ask its operators.",
     ),
     Code.UNEXPECTED: Entry(
         "Something failed that should not.",

@@ -23,6 +23,7 @@ else.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -51,6 +52,8 @@ TRAIN: Kind = "train"
 EVALUATE: Kind = "evaluate"
 
 _CONFIG, _ADAPTER, _COUNTS = "lorica", "adapter", "counts"
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_MOST_ROUND = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,25 @@ def refusal(
     """The reply that refuses because of ``error``; carries its public reason alone."""
     known = error if isinstance(error, LoricaError) else LoricaError(Code.UNEXPECTED, "")
     return Reply(fingerprint, round, "refused", known.public_reason, site)
+
+
+def is_refusal(record: RecordDict) -> bool:
+    """Whether a packed reply refuses."""
+    fields = record.get(_CONFIG)
+    return isinstance(fields, ConfigRecord) and fields.get("status") == "refused"
+
+
+def named_in(record: RecordDict) -> tuple[str, int]:
+    """Fingerprint and round that a packed request names, unchecked but for their form; ("", 0)
+    where it names none."""
+    fields = record.get(_CONFIG)
+    if not isinstance(fields, ConfigRecord):
+        return "", 0
+    fingerprint, round = fields.get("fingerprint"), fields.get("round")
+    if not (isinstance(fingerprint, str) and _FINGERPRINT.fullmatch(fingerprint)):
+        return "", 0
+    counts = isinstance(round, int) and not isinstance(round, bool) and 0 <= round <= _MOST_ROUND
+    return fingerprint, round if counts else 0
 
 
 def _pack(fields: dict[str, str | int], blob: bytes) -> RecordDict:

@@ -221,11 +221,8 @@ MALFORMED: dict[str, tuple[RecordDict, str]] = {
 @pytest.mark.parametrize("name", sorted(MALFORMED))
 def test_a_malformed_request_is_refused_and_reaches_no_trainer(name: str) -> None:
     content, code = MALFORMED[name]
-
-    def find() -> Site:
-        raise AssertionError("the trainer was looked for")
-
-    refused = read(answer("train", content, find))
+    unasked = failing(AssertionError("the trainer was asked"))
+    refused = read(answer("train", content, lambda: unasked))
     assert refused.status == "refused"
     assert refused.reason == f"{code}: {Code(code).entry.title}"
 

@@ -1,0 +1,138 @@
+"""The trainer's process: leave the network, open ledger and data, serve until told to end.
+
+Run as a program of its own (``python -m lorica.client.trainer_main``), because the network can be
+left only before the first thread starts, and numpy and torch start threads when they are
+imported: this module imports neither until the network is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorica.client.isolation import isolate
+from lorica.client.policy import SiteConfig, load_site
+from lorica.client.socket_file import SocketFile
+from lorica.common.errors import LoricaError
+
+if TYPE_CHECKING:
+    from lorica.client.ledger import Ledger
+    from lorica.client.noise import NoiseSource
+    from lorica.client.trainer import LocalTrainer
+
+GRACE_SECONDS = 30.0
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+_log = logging.getLogger("lorica.site")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve a site until SIGTERM or SIGINT; returns the process's exit status."""
+    parser = argparse.ArgumentParser(prog="lorica site trainer")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--isolate", choices=["auto", "require", "off"], default="auto")
+    parser.add_argument("--grace", type=float, default=GRACE_SECONDS)
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    _log.setLevel(logging.INFO)
+    try:
+        return _run(given.config, given.isolate, given.grace)
+    except LoricaError as error:
+        from rich.console import Console
+
+        from lorica.common.cli import print_error
+
+        print_error(error, Console(stderr=True))
+        return error.exit_status
+
+
+def _run(path: Path, isolation: str, grace: float) -> int:
+    config, root = load_site(path), path.absolute().parent
+    others = bool(set(config.trainer.users) - {os.geteuid()})
+    network = isolate(isolation, other_users=others)  # type: ignore[arg-type]
+    (_log.info if network.startswith("isolated") else _log.warning)("network: %s", network)
+    os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", OMP_WAIT_POLICY="PASSIVE")
+    file = SocketFile(root / config.trainer.socket, others=others)
+    try:
+        trainer, ledger = open_trainer(config, root)
+        return asyncio.run(_serve(config, file, trainer, ledger, network, grace))
+    finally:
+        file.close()
+
+
+def open_trainer(config: SiteConfig, root: Path) -> tuple[LocalTrainer, Ledger]:
+    """The trainer of a site's configuration, with its records and its ledger.
+
+    Args:
+        config: site.toml.
+        root: the folder that its paths start from.
+
+    Raises:
+        LoricaError: LOR-30x the data, LOR-61x the ledger, LOR-207 a package is missing.
+    """
+    from lorica.client.noise import SecureNoise, SeededNoise
+    from lorica.client.site_plan import open_ledger, site_records
+    from lorica.client.trainer import LocalTrainer
+
+    def noise(stream: str, round: int) -> NoiseSource:
+        if config.policy.noise == "secure":
+            return SecureNoise()
+        return SeededNoise(0, stream, config.site.name, round)
+
+    if config.policy.noise == "seeded":
+        _log.warning('policy.noise is "seeded": the updates of this site protect NOTHING')
+    ledger = open_ledger(config, root)
+    records = site_records(config, root)
+    trainer = LocalTrainer(config.site.name, records, noise=noise, config=config, ledger=ledger)
+    return trainer, ledger
+
+
+async def _serve(
+    config: SiteConfig,
+    file: SocketFile,
+    trainer: LocalTrainer,
+    ledger: Ledger,
+    network: str,
+    grace: float,
+) -> int:
+    """Serve until a signal; what is worked on then has ``grace`` seconds, or until another one."""
+    from lorica.client.service import Spent, TrainerService
+    from lorica.client.serving import Serving
+    from lorica.common.backbones import loads
+
+    def spent() -> Spent:
+        return Spent(ledger.spending().lifetime, ledger.budgets.lifetime, ledger.delta)
+
+    service = TrainerService(trainer, spent=spent, loads=loads, isolation=network)
+    serving = Serving(
+        service,
+        file,
+        users=config.trainer.users,
+        message_bytes=config.trainer.message_bytes,
+    )
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in _ENDING:
+        loop.add_signal_handler(number, told.set)
+    await serving.start()
+    _log.info("site %s: the trainer listens on %s", config.site.name, file.path)
+    await told.wait()
+    for number in _ENDING:
+        loop.remove_signal_handler(number)
+    _log.info("ending; what is worked on has %g seconds", grace)
+    if not await serving.end(grace):
+        _log.warning("a request was abandoned; its charge stays and pays for another attempt")
+        file.close()
+        logging.shutdown()
+        os._exit(0)  # the thread that works on it cannot be ended otherwise
+    ledger.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""A site in a folder, its trainer as a real process, and requests to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import tomli_w
+from flwr.app import RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from lorica.client.forwarder import OPTIONS, SocketForwarder
+from lorica.client.policy import load_site
+from lorica.client.site_plan import open_ledger
+from lorica.common.adapters import pack_state
+from lorica.common.backbones import load_backbone
+from lorica.common.messages import Kind, Reply, Request, pack_request, unpack_reply
+from lorica.common.plan import RunPlan
+from lorica.common.signing import CoordinatorKey
+from lorica.common.stages import sent, stage_of
+from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.common.trainer_pb2 import StatusReply, StatusRequest
+from lorica.common.trainer_pb2_grpc import TrainerStub
+
+NAME = "Wilhelmina Featherstonehaugh"
+"""In a record's text; must never leave."""
+READY_SECONDS = 120.0
+
+
+def small_plan(backbone: Path, **sections: dict[str, Any]) -> RunPlan:
+    """A few rounds on the small backbone."""
+    plan = RunPlan().replace(
+        backbone={"source": str(backbone)},
+        task={"labels": ["money", "health"]},
+        adapter={"rank": 2},
+        privacy={"epsilon": 4.0},
+        rounds={"count": 3, "evaluate_every": 3},
+        training={"lora": "never"},
+    )
+    return plan.replace(**sections)
+
+
+def make_site(folder: Path, backbone: Path, **policy: Any) -> Path:
+    """A site's folder with records, ledger and site.toml; returns the latter's path."""
+    folder.mkdir(mode=0o700)
+    rows = [f"card money lost,money\n{NAME.lower()} has fever,health\n"] * 60
+    (folder / "records.csv").write_text("text,label\n" + "".join(rows))
+    content = {
+        "site": {"name": "north"},
+        "data": {"source": "records.csv"},
+        "policy": {
+            "backbones": [
+                load_backbone(
+                    RunPlan().backbone.model_copy(update={"source": str(backbone)})
+                ).sha256
+            ],
+            "minimum_units": 10,
+            "noise": "seeded",
+        }
+        | policy,
+    }
+    path = folder / "site.toml"
+    path.write_text(tomli_w.dumps(content))
+    open_ledger(load_site(path), folder, create=True).close()
+    return path
+
+
+@contextlib.contextmanager
+def trainer_process(
+    config: Path, *options: str, ready: bool = True, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """`lorica site trainer` as a process of its own, ended with the block."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "lorica.client.trainer_main", "--config", config, *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+    try:
+        if ready:
+            wait_ready(config.parent / "trainer.sock", process)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        if process.stderr:
+            process.stderr.close()
+
+
+def wait_ready(socket: Path, process: subprocess.Popen[str] | None = None) -> None:
+    """Return when the trainer says that it serves."""
+    with grpc.insecure_channel(f"unix:{socket}", options=OPTIONS) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        request = health_pb2.HealthCheckRequest(service="lorica.trainer.v1.Trainer")
+        try:
+            answer = check(request, timeout=READY_SECONDS, wait_for_ready=True)
+        except grpc.RpcError:
+            if process is not None and process.poll() is not None and process.stderr:
+                raise AssertionError(process.stderr.read()) from None
+            raise
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def status(socket: Path) -> StatusReply:
+    """The trainer's status."""
+    with grpc.insecure_channel(f"unix:{socket}", options=OPTIONS) as channel:
+        return TrainerStub(channel).Status(StatusRequest(), timeout=60)
+
+
+def to_bytes(record: RecordDict) -> bytes:
+    return bytes(recorddict_to_proto(record).SerializeToString())
+
+
+def from_bytes(content: bytes) -> RecordDict:
+    return recorddict_from_proto(ProtoRecordDict.FromString(content))
+
+
+def request_for(
+    plan: RunPlan, kind: Kind, round: int, *, run: str = "r", key: CoordinatorKey | None = None
+) -> Request:
+    """A request of a run that has just started: every round gets the starting state."""
+    blob = b""
+    if kind != "query.capabilities":
+        backbone = load_backbone(plan.backbone)
+        state = starting_state(TextClassifier(backbone, plan), backbone, plan)
+        blob = pack_state({name: state[name] for name in sent(stage_of(plan, round), state)})
+    request = Request(plan, run, round, blob)
+    return key.sign(request, kind) if key else request
+
+
+def ask(socket: Path, kind: Kind, request: Request, *, wait: float = 30.0) -> Reply:
+    """The trainer's reply, by the thin ClientApp's own way."""
+    method = kind.removeprefix("query.")
+    packed = SocketForwarder(socket, wait=wait).forward(method, to_bytes(pack_request(request)))
+    return unpack_reply(
+        from_bytes(packed), fingerprint=request.plan.fingerprint, round=request.round
+    )

@@ -23,6 +23,7 @@ from lorica.server.aggregation.stages import rule_of_round
 from lorica.server.exchange import Answer
 from lorica.server.expected import ExpectedUpdates
 from lorica.server.lora_trial import LoraTrial
+from lorica.server.measures import RoundMeasures
 from lorica.server.records import Observer, RoundRecord, SiteRound
 from lorica.server.run_folder import RunFolder
 from lorica.server.sites import Sites, Unanswered, shown
@@ -104,13 +105,14 @@ class RoundLoop:
         stage = stage_of(self._plan, round)
         rule = rule_of_round(self._plan, round, state, self._memory)
         expected = ExpectedUpdates(self._plan, round, state)
+        measures = RoundMeasures(self._plan, round)
         blob = self._packed(state, stage)
         chosen = self._sites.selection(round)
         missing = [self._sites.ready[position] for position in chosen.asked]
         sites: list[SiteRound] = []
         for answer in self._sites.exchange(list(missing), TRAIN, round, blob):
             missing.remove(answer.node)
-            site = self._take(answer, round, expected, rule)
+            site = self._take(answer, round, expected, rule, measures)
             sites.append(site)
             self._observer.site_answered(round, site)
             if sum(done.status == "ok" for done in sites) >= chosen.wanted:
@@ -122,9 +124,15 @@ class RoundLoop:
         self._sites.enough(sites, f"Round {round}", chosen.sufficient)
         state = rule.finish()
         self._memory = rule.memory
+        found = measures.finish()
         record = RoundRecord(
             round,
-            sorted(sites, key=lambda site: site.site),
+            _with_agreement(sites, found.agreement or {}),
+            stage=stage.value,
+            mean_norm=found.mean_norm,
+            noise_norm=found.noise_norm,
+            signal_to_noise=found.signal_to_noise,
+            exact=rule.exact,
             bytes_up=sum(site.bytes_up for site in sites),
             bytes_down=len(blob) * len(sites),
         )
@@ -181,7 +189,12 @@ class RoundLoop:
         self._observer.round_ended(record)
 
     def _take(
-        self, answer: Answer, round: int, expected: ExpectedUpdates, rule: Aggregator
+        self,
+        answer: Answer,
+        round: int,
+        expected: ExpectedUpdates,
+        rule: Aggregator,
+        measures: RoundMeasures,
     ) -> SiteRound:
         """Screen one answer and add it to the aggregate."""
         site = self._sites.of(answer)
@@ -195,6 +208,7 @@ class RoundLoop:
             size = len(reply.blob)
             update, norm = expected.read(reply.blob)
             rule.add(update, self._sites.share(site))
+            measures.add(site.name, update, self._sites.share(site))
         except Unanswered as problem:
             return SiteRound(site.name, problem.status, problem.reason, seconds=answer.seconds)
         except LoricaError as error:
@@ -207,6 +221,14 @@ class RoundLoop:
     def _packed(state: State, stage: Stage) -> bytes:
         """What sites need to be sent of a state."""
         return pack_state({name: state[name] for name in sent(stage, state)})
+
+
+def _with_agreement(sites: list[SiteRound], agreement: dict[str, float]) -> list[SiteRound]:
+    """The sites by name, each with how well it agrees with the others."""
+    return [
+        replace(site, agreement=agreement.get(site.site))
+        for site in sorted(sites, key=lambda site: site.site)
+    ]
 
 
 def _cut(site: str, seconds: float) -> SiteRound:

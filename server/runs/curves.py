@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 CURVES = (
+    "score",
+    "site_score",
     "accuracy",
     "macro_f1",
     "loss",

@@ -43,6 +43,9 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 Level = Literal["debug", "info", "warning", "error"]
 
+PHASE_BOUNDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+"""Upper bounds of a phase's histogram, seconds."""
+
 _CASCADE = "CASCADE"
 _ID_LENGTH = 100
 
@@ -71,6 +74,7 @@ class Run(Base):
         Index(None, "created", "id"),
         Index(None, "status", "created", "id"),
         Index(None, "parent_id"),
+        Index(None, "ended"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -116,8 +120,14 @@ class Run(Base):
     """Sites that have answered in the round that is under way."""
     problems: Mapped[int] = mapped_column(default=0)
     """Site rounds that are not "ok"."""
+    headline: Mapped[str] = mapped_column(String(32), default="accuracy")
+    """The task's metric that its runs are compared by."""
+    score: Mapped[float | None] = mapped_column()
+    """The headline metric of the last round that has it; on the coordinator's data."""
+    site_score: Mapped[float | None] = mapped_column()
+    """The same by the sites' own noised counts."""
     accuracy: Mapped[float | None] = mapped_column()
-    """Of the last round that has one; on the coordinator's data."""
+    """As the score, for tasks that have it."""
     loss: Mapped[float | None] = mapped_column()
     site_accuracy: Mapped[float | None] = mapped_column()
     """The same by the sites' own noised counts."""
@@ -165,6 +175,13 @@ class Round(Base):
     round: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     ended: Mapped[float] = mapped_column(default=time.time)
     stage: Mapped[str] = mapped_column(String(32), default="")
+    score: Mapped[float | None] = mapped_column()
+    """The task's headline metric on the coordinator's data."""
+    site_score: Mapped[float | None] = mapped_column()
+    """The same by the sites' own noised counts."""
+    metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """Every metric of the task on the coordinator's data."""
+    site_metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
     accuracy: Mapped[float | None] = mapped_column()
     macro_f1: Mapped[float | None] = mapped_column()
     loss: Mapped[float | None] = mapped_column()
@@ -191,6 +208,18 @@ class Round(Base):
     epsilon: Mapped[float | None] = mapped_column()
     """Largest over the sites after this round, as declared."""
     lora_dropped: Mapped[bool] = mapped_column(default=False)
+
+
+class PhaseTotal(Base):
+    """How long a phase of a round took, over all rounds ever written: a histogram."""
+
+    __tablename__ = "phase_totals"
+
+    phase: Mapped[str] = mapped_column(String(32), primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger, default=0)
+    seconds: Mapped[float] = mapped_column(default=0.0)
+    buckets: Mapped[list[int]] = mapped_column(JSON, default=list)
+    """Rounds by :data:`PHASE_BOUNDS`, each bucket for itself; the last is above all bounds."""
 
 
 class Site(Base):

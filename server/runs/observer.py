@@ -14,15 +14,17 @@ import threading
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.text import printable
 from lorica.server.records import RoundRecord, SiteRound
 from lorica.server.runs.models import Status
-from lorica.server.runs.spending import CostOf, Spending
 from lorica.server.runs.store import RunStore
+
+if TYPE_CHECKING:
+    from lorica.server.runs.spending import CostOf, Spending
 
 _BEAT_SECONDS = 5.0
 _POLL_SECONDS = 1.0
@@ -155,6 +157,8 @@ class StoreObserver:
         what, content = said
         if what == "begin":
             self._backlog.begin = content
+            from lorica.server.runs.spending import Spending
+
             self._spending = Spending(content[0], self._cost_of)
             self._recall(content[2])
         elif what == "round":

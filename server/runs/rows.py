@@ -6,22 +6,33 @@ or dropped because a run resumes before it, is first taken out of them.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Table, delete, func, insert, select, update
+from sqlalchemy import Table, and_, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from lorica.common.text import printable
 from lorica.server.records import RoundRecord
 from lorica.server.records import SiteRound as SiteRecord
-from lorica.server.runs.models import Event, Round, Run, Site, SiteRound, SiteRun
+from lorica.server.runs.models import (
+    PHASE_BOUNDS,
+    Event,
+    PhaseTotal,
+    Round,
+    Run,
+    Site,
+    SiteRound,
+    SiteRun,
+)
 
 _MOST_NAME = 200
 _MOST_REASON = 500
 _CHUNK = 500
+_LATEST = ("score", "site_score", "accuracy", "loss", "site_accuracy")
 _SITE_ROUNDS: Table = SiteRound.__table__  # type: ignore[assignment]
 _VIRTUAL = ("simulation", "baseline", "sweep-run")
 
@@ -39,7 +50,7 @@ def write_round(
         session.execute(insert(_SITE_ROUNDS), fresh)
     _add_to_site_runs(session, run, fresh, at)
     session.add_all(
-        _problem(run, record.round, entry, at) for entry in record.sites if entry.status != "ok"
+        _problem(run, record.round, entry, at) for entry in record.sites if at_fault(entry)
     )
     newest = record.round >= (run.rounds_done or 0)
     run.rounds_done = max(run.rounds_done or 0, record.round)
@@ -47,11 +58,14 @@ def write_round(
     run.bytes_up = (run.bytes_up or 0) + record.bytes_up
     run.bytes_down = (run.bytes_down or 0) + record.bytes_down
     run.seconds = (run.seconds or 0.0) + record.seconds
-    run.problems = (run.problems or 0) + sum(entry.status != "ok" for entry in record.sites)
-    for name in ("accuracy", "loss", "site_accuracy"):
+    run.problems = (run.problems or 0) + sum(at_fault(entry) for entry in record.sites)
+    for name in _LATEST:
         value = finite(getattr(record, name))
         if value is not None and newest:
             setattr(run, name, value)
+    _count_phases(session, record.seconds_by_phase)
+    if record.metrics or record.site_metrics:
+        run.headline = record.headline
     if spent and newest:
         run.epsilon_spent = finite(max(spent.values()))
     session.flush()
@@ -98,9 +112,35 @@ def note_site(session: Session, name: str, values: Mapping[str, Any], at: float)
     session.execute(update(Site).where(*where).values({**values, "last_seen": at}))
 
 
+def at_fault(entry: SiteRecord) -> bool:
+    """Whether a site gave no update though it was waited for."""
+    return entry.status != "ok" and not _cut(entry.status, entry.reason)
+
+
+def _cut(status: str, reason: str | None) -> bool:
+    """Whether a site was not waited for, since enough others had answered."""
+    return status == "late" and (reason or "").startswith("cut:")
+
+
 def finite(value: float | None) -> float | None:
     """The value, None for what a database or a curve cannot hold."""
     return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _count_phases(session: Session, phases: Mapping[str, float]) -> None:
+    for phase, seconds in phases.items():
+        row = session.get(PhaseTotal, phase[:32], with_for_update=True)
+        if row is None:
+            row = PhaseTotal(phase=phase[:32], count=0, seconds=0.0)
+            row.buckets = [0] * (len(PHASE_BOUNDS) + 1)
+            session.add(row)
+        buckets = list(row.buckets)  # a new list, so that the change is seen
+        buckets[bisect.bisect_left(PHASE_BOUNDS, seconds)] += 1
+        row.buckets, row.count, row.seconds = buckets, row.count + 1, row.seconds + seconds
+
+
+def _finite_values(values: Mapping[str, float]) -> dict[str, float]:
+    return {printable(k): v for k, v in values.items() if finite(v) is not None}
 
 
 def _round_row(run: Run, record: RoundRecord, spent: Mapping[str, float], at: float) -> Round:
@@ -109,13 +149,17 @@ def _round_row(run: Run, record: RoundRecord, spent: Mapping[str, float], at: fl
         round=record.round,
         ended=at,
         stage=record.stage,
+        score=finite(record.score),
+        site_score=finite(record.site_score),
+        metrics=_finite_values(record.metrics),
+        site_metrics=_finite_values(record.site_metrics),
         accuracy=finite(record.accuracy),
         macro_f1=finite(record.macro_f1),
         loss=finite(record.loss),
         site_accuracy=finite(record.site_accuracy),
         site_accuracy_band=finite(record.site_accuracy_band),
         site_loss=finite(record.site_loss),
-        by_label=record.site_accuracy_by_label,
+        by_label=_finite_values(record.site_accuracy_by_label),
         asked=len(record.sites),
         ok=sum(site.status == "ok" for site in record.sites),
         bytes_up=record.bytes_up,
@@ -223,7 +267,10 @@ def _add_to_site_runs(
             seen.append(entry["site_id"])
         newest = entry["round"] >= (row.last_round or 0)
         if newest:
-            row.unanswered = 0 if status == "ok" else (row.unanswered or 0) + 1
+            if status == "ok":
+                row.unanswered = 0
+            elif not _cut(status, entry["reason"]):
+                row.unanswered = (row.unanswered or 0) + 1
             row.last_round, row.last_status = entry["round"], status
             row.last_reason = entry["reason"] or ""
         row.weight = entry["weight"] or row.weight or 0
@@ -251,8 +298,10 @@ def _sum_again(session: Session, run: Run) -> None:
     run.bytes_up = sum(row.bytes_up for row in rounds)
     run.bytes_down = sum(row.bytes_down for row in rounds)
     run.seconds = sum(row.seconds for row in rounds)
-    run.problems = sum(row.asked - row.ok for row in rounds)
-    for name in ("accuracy", "loss", "site_accuracy"):
+    fault = and_(SiteRound.status != "ok", func.coalesce(SiteRound.reason, "").not_like("cut:%"))
+    query = select(func.count()).where(SiteRound.run_id == run.id, fault)
+    run.problems = session.scalar(query) or 0
+    for name in _LATEST:
         values = [getattr(row, name) for row in rounds if getattr(row, name) is not None]
         setattr(run, name, values[-1] if values else None)
     spent = [row.epsilon for row in rounds if row.epsilon is not None]

@@ -701,3 +701,11 @@ def test_absurd_counts_leave_the_record_readable(tmp_path: Path) -> None:
     run(tmp_path / "run", Counting(1), Counting(2), *absurd, plan=EVALUATING)
     for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_rounds_say_how_sites_agree_and_whether_the_rule_is_exact(
+    honest_run: tuple[State, Witness],
+) -> None:
+    first = honest_run[1].records[1]
+    assert first.stage == "local steps" and first.mean_norm and first.exact is not None
+    assert all(-1 <= (site.agreement or 0) <= 1 and site.agreement for site in first.sites)

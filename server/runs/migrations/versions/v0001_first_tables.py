@@ -32,6 +32,14 @@ def upgrade() -> None:
     op.create_index("ix_login_attempts_address_at", "login_attempts", ["address", "at"])
     op.create_index("ix_login_attempts_name_at", "login_attempts", ["name", "at"])
     op.create_table(
+        "phase_totals",
+        sa.Column("phase", sa.String(length=32), nullable=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("seconds", sa.Double(), nullable=False),
+        sa.Column("buckets", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("phase", name="pk_phase_totals"),
+    )
+    op.create_table(
         "runs",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("run_id", sa.String(length=100), nullable=False),
@@ -63,6 +71,9 @@ def upgrade() -> None:
         sa.Column("sites", sa.Integer(), nullable=False),
         sa.Column("answered", sa.Integer(), nullable=False),
         sa.Column("problems", sa.Integer(), nullable=False),
+        sa.Column("headline", sa.String(length=32), nullable=False),
+        sa.Column("score", sa.Double(), nullable=True),
+        sa.Column("site_score", sa.Double(), nullable=True),
         sa.Column("accuracy", sa.Double(), nullable=True),
         sa.Column("loss", sa.Double(), nullable=True),
         sa.Column("site_accuracy", sa.Double(), nullable=True),
@@ -81,6 +92,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("run_id", name="uq_runs_run_id"),
     )
     op.create_index("ix_runs_created_id", "runs", ["created", "id"])
+    op.create_index("ix_runs_ended", "runs", ["ended"])
     op.create_index("ix_runs_parent_id", "runs", ["parent_id"])
     op.create_index("ix_runs_status_created_id", "runs", ["status", "created", "id"])
     op.create_table(
@@ -175,6 +187,10 @@ def upgrade() -> None:
         sa.Column("round", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("ended", sa.Double(), nullable=False),
         sa.Column("stage", sa.String(length=32), nullable=False),
+        sa.Column("score", sa.Double(), nullable=True),
+        sa.Column("site_score", sa.Double(), nullable=True),
+        sa.Column("metrics", sa.JSON(), nullable=False),
+        sa.Column("site_metrics", sa.JSON(), nullable=False),
         sa.Column("accuracy", sa.Double(), nullable=True),
         sa.Column("macro_f1", sa.Double(), nullable=True),
         sa.Column("loss", sa.Double(), nullable=True),
@@ -291,8 +307,10 @@ def downgrade() -> None:
     op.drop_table("sites")
     op.drop_index("ix_runs_status_created_id", table_name="runs")
     op.drop_index("ix_runs_parent_id", table_name="runs")
+    op.drop_index("ix_runs_ended", table_name="runs")
     op.drop_index("ix_runs_created_id", table_name="runs")
     op.drop_table("runs")
+    op.drop_table("phase_totals")
     op.drop_index("ix_login_attempts_name_at", table_name="login_attempts")
     op.drop_index("ix_login_attempts_address_at", table_name="login_attempts")
     op.drop_table("login_attempts")

@@ -7,7 +7,9 @@ else, a folder is filled that Flower takes for its home: ``apps/`` has every bun
 Flower's own installer and is read-only, so that Flower can install no other.
 
 Flower finds an installed bundle by eight digits of its hash and by a name and version that the
-coordinator tells.
+coordinator tells, which is too little against a coordinator that means harm; so
+:mod:`lorica.client.guarded_clientapp`, which :func:`node_environment` puts on the node's PATH,
+checks the full hash before anything of a bundle is opened.
 """
 
 from __future__ import annotations
@@ -16,16 +18,19 @@ import contextlib
 import hashlib
 import io
 import os
+import shlex
 import shutil
 import stat
+import sys
 from pathlib import Path
 
 from lorica.client.bundle import Bundle, read_bundle
 from lorica.client.policy import SiteConfig
 from lorica.common.errors import Code, LoricaError
-from lorica.common.storage import create_atomically, storage_errors
+from lorica.common.storage import create_atomically, storage_errors, write_atomically
 
 FOLDER, HOME, APPS = "approved", "flower", "apps"
+_PROGRAMS = "bin"
 
 
 def approve(fab: bytes, root: Path) -> Bundle:
@@ -89,7 +94,7 @@ def prepare(config: SiteConfig, root: Path) -> Path:
         root: the folder that site.toml is in.
 
     Returns:
-        The folder.
+        The folder; :func:`node_environment` says how a node uses it.
 
     Raises:
         LoricaError: LOR-716 nothing is approved, or something was changed; LOR-60x.
@@ -106,13 +111,32 @@ def prepare(config: SiteConfig, root: Path) -> Path:
         present = {path.name for path in apps.iterdir()} if apps.is_dir() else set()
         for bundle in bundles:
             if bundle.folder in present:
-                _check_installed(apps / bundle.folder, bundle)
+                check_installed(apps / bundle.folder, bundle)
+        _write_program(home, root)
         if present != {bundle.folder for bundle in bundles}:  # approved or withdrawn since
             _install(bundles, home)
     return home
 
 
-def _check_installed(folder: Path, bundle: Bundle) -> None:
+def node_environment(home: Path) -> dict[str, str]:
+    """Environment variables for a node that runs approved code only.
+
+    Args:
+        home: what :func:`prepare` returned.
+    """
+    own = (home / _PROGRAMS, Path(sys.executable).parent)
+    return {
+        "FLWR_HOME": str(home),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PATH": os.pathsep.join([*map(str, own), os.environ.get("PATH", os.defpath)]),
+    }
+
+
+def check_installed(folder: Path, bundle: Bundle) -> None:
+    """Return if a folder holds exactly a bundle's files, by content; raise LOR-716 otherwise."""
     if not _holds_exactly(folder, bundle.files):
         raise LoricaError(
             Code.CODE_NOT_APPROVED,
@@ -151,7 +175,7 @@ def _install(bundles: list[Bundle], home: Path) -> None:
                 f"Flower installs the bundle {bundle.sha256[:12]} in {folder.name}, expected "
                 f"{bundle.folder}.",
             )
-        _check_installed(folder, bundle)
+        check_installed(folder, bundle)
     for path in sorted((fresh / APPS).rglob("*"), reverse=True):
         path.chmod(0o555 if path.is_dir() else 0o444)
     old = home / f".old.{os.getpid()}"
@@ -162,6 +186,18 @@ def _install(bundles: list[Bundle], home: Path) -> None:
     (home / APPS).chmod(0o555)
     _remove(old)
     _remove(fresh)
+
+
+def _write_program(home: Path, root: Path) -> None:
+    """The guarded flwr-clientapp, which the node starts by name."""
+    programs = home / _PROGRAMS
+    programs.mkdir(mode=0o700, exist_ok=True)
+    words = [sys.executable, "-P", "-m", "lorica.client.guarded_clientapp", str(root.absolute())]
+    script = f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n'
+    program = programs / "flwr-clientapp"
+    if not program.exists() or program.read_text() != script:
+        write_atomically(program, script)
+    program.chmod(0o500)
 
 
 def _remove(folder: Path) -> None:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from lorica.client.approve_cli import site_approve, site_fab_check, site_withdraw
 from lorica.client.site_plan_cli import site_config, site_plan
 from lorica.client.trainer_cli import ledger_create, site_status, site_trainer
 from lorica.common.errors import Code, LoricaError
@@ -35,6 +36,9 @@ app.command("config")(site_config)
 app.command("plan")(site_plan)
 app.command("trainer")(site_trainer)
 app.command("status")(site_status)
+app.command("approve")(site_approve)
+app.command("withdraw")(site_withdraw)
+app.command("fab-check")(site_fab_check)
 ledger_app.command("create")(ledger_create)
 
 LedgerOption = Annotated[

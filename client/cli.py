@@ -14,6 +14,7 @@ from rich.text import Text
 
 from lorica.client.approve_cli import site_approve, site_fab_check, site_withdraw
 from lorica.client.site_plan_cli import site_config, site_plan
+from lorica.client.site_start_cli import site_check, site_init, site_start
 from lorica.client.trainer_cli import ledger_create, site_status, site_trainer
 from lorica.common.errors import Code, LoricaError
 
@@ -40,6 +41,9 @@ app.command("approve")(site_approve)
 app.command("withdraw")(site_withdraw)
 app.command("fab-check")(site_fab_check)
 ledger_app.command("create")(ledger_create)
+app.command("init")(site_init)
+app.command("start")(site_start)
+app.command("check")(site_check)
 
 LedgerOption = Annotated[
     Path, typer.Option("--ledger", "-l", help="The ledger's file, as [ledger] path in site.toml.")

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import tomli_w
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
+from lorica.client.site_federation import SiteFederation
 from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import ANY_RANK
 from lorica.common.plan import RunPlan
@@ -139,6 +140,8 @@ class SiteConfig(Section):
     """The trainer's process."""
     policy: Policy = Policy()
     """What the site allows."""
+    federation: SiteFederation = SiteFederation()
+    """The federation that the site is part of."""
 
     @model_validator(mode="after")
     def _consistent(self) -> SiteConfig:
@@ -236,9 +239,24 @@ def site_rank(plan: RunPlan, config: SiteConfig | None) -> int:
     return min(plan.adapter.rank, config.policy.maximum_rank)
 
 
-def documented_site(name: str, source: str) -> str:
-    """A site.toml with every field at its default and its meaning above it."""
-    config = SiteConfig(site=SiteIdentity(name=name), data=SiteData(source=source))
+def documented_site(
+    name: str, source: str, *, coordinator: str = "", address: str = "", **data: str
+) -> str:
+    """A site.toml with every field and its meaning above it.
+
+    Args:
+        name: the site's public name.
+        source: where the records are.
+        coordinator: public key of the only coordinator that is answered; empty: any is.
+        address: where the coordinator is, host:port.
+        data: further fields of [data], such as the columns' names.
+    """
+    config = SiteConfig(
+        site=SiteIdentity(name=name),
+        data=SiteData(source=source, **data),  # type: ignore[arg-type]
+        policy=Policy(coordinators=[coordinator] if coordinator else []),
+        federation=SiteFederation(address=address),
+    )
     lines: list[str] = []
     for section in SiteConfig.model_fields:
         part = getattr(config, section)

@@ -38,7 +38,8 @@ class Service:
     """A program to keep running."""
 
     name: str
-    command: Sequence[str]
+    command: Sequence[str] | Callable[[], Sequence[str]]
+    """The command, or what makes it anew for every start."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Added to this process's own."""
     grace: float = 10.0
@@ -76,9 +77,10 @@ class _Running:
                 if os.getppid() != parent:
                     os._exit(1)
 
+        command = self.service.command
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            list(self.service.command),
+            list(command() if callable(command) else command),
             env={**os.environ, **self.service.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -174,9 +176,10 @@ class Supervisor:
         except OSError as error:
             raise LoricaError(
                 Code.PROGRAM_MISSING,
-                f"{running.service.command[0]} cannot be started: {error.strerror}.",
+                f"{running.service.name} cannot be started: {error.filename}: {error.strerror}.",
             ) from error
-        _log.info("%s started, process %s", running.service.name, running.process.pid)  # type: ignore[union-attr]
+        assert running.process is not None
+        _log.info("%s started, process %s", running.service.name, running.process.pid)
 
     def _look_after(self, running: _Running) -> None:
         now = time.monotonic()

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lorica.server.federation.cli import add_commands
+
 app = typer.Typer(
     name="coordinator",
     no_args_is_help=True,
@@ -45,3 +47,6 @@ def coordinator_key(
         markup=False,
         soft_wrap=True,
     )
+
+
+add_commands(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lorica.common.plan import RunPlan
 from lorica.server.federation.orders import RunPlace
 from lorica.server.records import Observer, Silent
 
@@ -18,3 +19,7 @@ def observer_of(place: RunPlace) -> Observer:
 def stop_wanted(place: RunPlace) -> bool:
     """Whether somebody asked the store that the run stop."""
     return False
+
+
+def created(place: RunPlace, plan: RunPlan) -> None:
+    """Tell the run store of a new run."""

@@ -1,0 +1,128 @@
+"""``lorica site check``: everything that a site needs, looked at one by one."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from lorica.client.node_link import NodeLink
+from lorica.client.policy import SiteConfig, load_site
+from lorica.common.bundle import build_bundle, bundle_sha256
+from lorica.common.checks import (
+    Finding,
+    check_certificate,
+    check_clock,
+    check_disk,
+    check_reachable,
+    checked,
+)
+from lorica.common.errors import Code, LoricaError
+from lorica.common.version import __version__
+
+
+def check_site(site: Path) -> Iterator[Finding]:
+    """Findings on a site, as they come. Records are read and counted, the ledger is verified;
+    nothing is changed.
+
+    Args:
+        site: path of site.toml.
+
+    Raises:
+        LoricaError: LOR-409 site.toml cannot be read: nothing else can be looked at.
+    """
+    config, root = load_site(site), site.resolve().parent
+    yield Finding("site.toml", True, f"site {config.site.name}")
+    yield checked("versions", _versions)
+    yield checked("code", lambda: f"this version's bundle is {bundle_sha256(build_bundle())}")
+    yield checked("disk", lambda: check_disk(root))
+    yield checked("data", lambda: _data(config, root))
+    yield checked("ledger", lambda: _ledger(config, root))
+    yield checked("policy", lambda: _policy(config))
+    yield from _network(config, root)
+
+
+def check_connection(link: NodeLink) -> None:
+    """Return if the coordinator can be reached, is who it should be, and knows the site.
+
+    Raises:
+        LoricaError: the first thing that is wrong.
+    """
+    check_reachable(link.host, link.port)
+    check_certificate(link.host, link.port, link.authority)
+    check_clock(link.host, link.port, link.authority)
+    link.check_admitted()
+
+
+def _network(config: SiteConfig, root: Path) -> Iterator[Finding]:
+    try:
+        link = NodeLink(config, root)
+    except LoricaError as error:
+        yield Finding("federation", False, f"{error} {error.mend}")
+        return
+    for name, check in (
+        ("network", lambda: check_reachable(link.host, link.port)),
+        ("certificate", lambda: check_certificate(link.host, link.port, link.authority)),
+        ("clock", lambda: check_clock(link.host, link.port, link.authority)),
+        ("admission", link.check_admitted),
+    ):
+        finding = checked(name, check)
+        yield finding
+        if not finding.ok:
+            return  # what comes after it cannot be told
+
+
+def _versions() -> str:
+    flower = importlib.metadata.version("flwr")
+    if not flower.startswith("1.41."):
+        raise LoricaError(
+            Code.CHECK_FAILED,
+            f"Flower {flower} is installed; this version of Lorica needs 1.41.",
+            mend="pip install 'flwr>=1.41,<1.42'",
+        )
+    return f"Lorica {__version__}, Flower {flower}, Python {sys.version.split()[0]}"
+
+
+def _data(config: SiteConfig, root: Path) -> str:
+    from lorica.common.records import read_records
+
+    source = Path(config.data.source)
+    path = source if source.is_absolute() else root / source
+    records = read_records(str(path), config.data, unit=config.data.unit)
+    units = len(set(records.units))
+    if units < config.policy.minimum_units:
+        raise LoricaError(
+            Code.DATA_TOO_FEW_RECORDS,
+            f"The data have {units} units, policy.minimum_units is {config.policy.minimum_units}.",
+        )
+    return f"{len(records):,} records of {units:,} units, {len(records.label_names)} labels"
+
+
+def _ledger(config: SiteConfig, root: Path) -> str:
+    from lorica.client.ledger_verify import inspect
+
+    path = root / config.ledger.path
+    if not path.exists():
+        return "there is none yet; the trainer makes it when it starts for the first time"
+    found = inspect(path)
+    found.require_sound()
+    return f"{found.count} entries, an unbroken chain"
+
+
+def _policy(config: SiteConfig) -> str:
+    if config.policy.noise != "secure":
+        raise LoricaError(
+            Code.SITE_CONFIG,
+            'policy.noise is "seeded": answers are not private.',
+            mend='Set it to "secure" wherever real records are.',
+        )
+    if not config.policy.coordinators:
+        raise LoricaError(
+            Code.SITE_CONFIG,
+            "policy.coordinators is empty: any coordinator is answered.",
+            mend="List the coordinator's public key, as its invitation does.",
+        )
+    return f"{len(config.policy.coordinators)} coordinator(s) answered, ε at most " + (
+        f"{config.policy.maximum_epsilon:g}"
+    )

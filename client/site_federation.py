@@ -1,0 +1,108 @@
+"""A site in a federation: its key, its registration request, where its coordinator is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_ssh_private_key,
+)
+from pydantic import Field
+
+from lorica.common.errors import Code, LoricaError
+from lorica.common.invitation import Invitation, Registration
+from lorica.common.plan_fields import Section
+from lorica.common.storage import create_atomically, storage_errors, write_atomically
+
+REQUEST = "registration.json"
+
+
+class SiteFederation(Section):
+    """The federation that the site is part of; `lorica site init` fills it in."""
+
+    address: str = ""
+    """Where the coordinator is, host:port; empty: the site is part of no federation."""
+    authority: str = "ca.crt"
+    """Certificate of the authority that must have signed the coordinator's; nothing else is
+    trusted. Path from the folder that site.toml is in."""
+    key: str = "node.key"
+    """The site's private key, by which the coordinator knows it; it never leaves this machine."""
+    runtime_port: int = Field(0, ge=0, le=65535)
+    """Port on 127.0.0.1 over which the node talks to its own ClientApp; 0: any that is free."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What `lorica site init` wrote."""
+
+    invitation: Invitation
+    registration: Registration
+    request: Path
+
+
+def join(folder: Path, token: str) -> Joined:
+    """Make the site's key and its registration request, and keep the authority's certificate.
+
+    A key that is there from an earlier invitation is used again, so that a site that asks twice
+    keeps its identity.
+
+    Args:
+        folder: the site's; made when absent, for its owner's eyes alone.
+        token: the invitation, as one line.
+
+    Raises:
+        LoricaError: LOR-720 the invitation is not whole or has expired, LOR-60x.
+    """
+    invitation = Invitation.from_token(token)
+    invitation.require_current()
+    with storage_errors(folder):
+        if not folder.exists():
+            folder.mkdir(mode=0o700, parents=True)
+    settings = SiteFederation()
+    key = site_key(folder / settings.key)
+    registration = Registration.make(invitation, key)
+    write_atomically(folder / settings.authority, invitation.authority)
+    request = folder / REQUEST
+    write_atomically(request, registration.model_dump_json(indent=1) + "\n")
+    return Joined(invitation, registration, request)
+
+
+def site_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The EC P-384 key in a file, made when there is none: OpenSSH form, mode 0600.
+
+    Raises:
+        LoricaError: LOR-723 it is no such key, or others may read it.
+    """
+    if not path.exists():
+        key = ec.generate_private_key(ec.SECP384R1())
+        content = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+        if create_atomically(path, content, mode=0o600):
+            public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+            write_atomically(path.with_suffix(".pub"), public + b"\n")
+            return key
+    with storage_errors(path):
+        mode = os.stat(path).st_mode & 0o777
+        content = path.read_bytes()
+    if mode & 0o077:
+        raise LoricaError(
+            Code.FEDERATION_MISSING,
+            f"{path} has mode {mode:04o}: others than its owner may use the site's key.",
+            mend=f"chmod 600 {path}; if somebody may have read it, remove it and ask for a new "
+            "invitation.",
+        )
+    try:
+        key = load_ssh_private_key(content, password=None)  # type: ignore[assignment]
+    except ValueError as error:
+        raise LoricaError(
+            Code.FEDERATION_MISSING, f"{path} holds no private key in OpenSSH form."
+        ) from error
+    if not (isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == "secp384r1"):
+        raise LoricaError(Code.FEDERATION_MISSING, f"The key in {path} is not an EC P-384 key.")
+    return key

@@ -1,0 +1,133 @@
+"""``lorica site start``: the trainer and the node, supervised."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lorica.client.node_link import NodeLink
+from lorica.client.policy import load_site
+from lorica.client.site_check import check_connection
+from lorica.common.errors import Code, LoricaError
+from lorica.common.lock import only_one
+from lorica.common.supervisor import Service, Supervisor
+
+_TASK_POLL = "0.1"  # seconds between SuperExec's looks for work
+_NODE_ID = re.compile(r"SuperNode ID: (\d+)")
+_log = logging.getLogger("lorica.site")
+
+
+def start(site: Path, *, trainer: bool = True, node: bool = True) -> None:
+    """Run a site until SIGTERM or SIGINT.
+
+    Args:
+        site: path of site.toml.
+        trainer: start the trainer.
+        node: start the node; without it this machine needs no network.
+
+    Raises:
+        LoricaError: LOR-409 site.toml, LOR-723 part of no federation, LOR-725 it runs already,
+            LOR-726 a program is missing.
+    """
+    site = site.resolve()
+    config = load_site(site)
+    os.umask(0o077)
+    what = "-".join(name for name, on in (("trainer", trainer), ("node", node)) if on)
+    services = [_trainer(site)] if trainer else []
+    if node:
+        services.append(_node(site, NodeLink(config, site.parent)))
+    run = site.parent / "run"
+    run.mkdir(mode=0o700, exist_ok=True)
+    with only_one(run / f"{what}.lock", f"The {what} of site {config.site.name}"):
+        Supervisor(services, site.parent / "logs").run()
+
+
+def _trainer(site: Path) -> Service:
+    lorica = [sys.executable, "-c", "from lorica.common.cli import main; main()"]
+    return Service(
+        "trainer",
+        [*lorica, "site", "trainer", "--config", str(site)],
+        {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+        longest_wait=10.0,
+    )
+
+
+def _node(site: Path, link: NodeLink) -> Service:
+    root = site.parent
+    known: list[int] = []
+
+    def hear(line: str) -> None:
+        found = _NODE_ID.search(line)
+        if found:
+            known[:] = [int(found[1])]
+            _log.info("connected to %s as node %s", link.address, found[1])
+
+    last = [""]
+
+    def before_restart() -> None:
+        try:
+            if known:
+                link.deactivate(known[0])
+            check_connection(link)
+            last[0] = ""
+        except LoricaError as error:
+            if str(error) != last[0]:
+                _log.error("%s %s", error, error.mend)
+            last[0] = str(error)
+
+    return Service(
+        "node",
+        node_command(root, link, load_site(site).federation.runtime_port),
+        node_environment(root),
+        on_line=hear,
+        before_restart=before_restart,
+        longest_wait=10.0,
+    )
+
+
+def node_command(root: Path, link: NodeLink, port: int) -> Callable[[], list[str]]:
+    """What makes the node's command: TLS, the site's key, the trainer's socket."""
+    program = Path(sys.executable).parent / "flower-supernode"
+    found = str(program) if program.exists() else shutil.which("flower-supernode")
+    if found is None:
+        raise LoricaError(
+            Code.PROGRAM_MISSING,
+            "Flower's flower-supernode was not found.",
+            mend="pip install flwr",
+        )
+
+    def command() -> list[str]:
+        return [
+            found,
+            *("--superlink", link.address, "--root-certificates", str(link.authority)),
+            *("--auth-supernode-private-key", str(link.key_file)),
+            *("--node-config", f'trainer-socket="{root / "trainer.sock"}"'),
+            *("--host", "127.0.0.1", "--port", str(port or _free_port())),
+        ]
+
+    return command
+
+
+def node_environment(root: Path) -> dict[str, str]:
+    """The node's environment variables; its FLWR_HOME holds the approved code and no other."""
+    programs = str(Path(sys.executable).parent)
+    return {
+        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "FLWR_HOME": str(root / "flower"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": _TASK_POLL,
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.1", 0))
+        return int(tried.getsockname()[1])

@@ -1,0 +1,133 @@
+"""``lorica site init | start | check``: a site on a machine of its own."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from lorica.common.errors import Code, LoricaError
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The site's site.toml.")]
+
+
+def site_init(
+    token: Annotated[
+        str,
+        typer.Option(
+            help="The coordinator's invitation: the line itself, the path of a file that holds "
+            "it, or - for standard input."
+        ),
+    ],
+    data: Annotated[
+        str, typer.Option(help="Path of the records: .csv, .tsv, .jsonl, or as site.toml says.")
+    ],
+    config: ConfigOption = Path("site.toml"),
+    text: Annotated[str, typer.Option(help="Name of the column with the text.")] = "text",
+    label: Annotated[str, typer.Option(help="Name of the column with the label.")] = "label",
+) -> None:
+    """Make this site's key and registration request, and a site.toml with every setting.
+
+    The private key is made here and never leaves this machine. An existing site.toml is kept.
+    """
+    from lorica.client.policy import documented_site
+    from lorica.client.site_check import check_site
+    from lorica.client.site_federation import join
+    from lorica.common.checks import report
+    from lorica.common.invitation import key_fingerprint
+    from lorica.common.storage import write_atomically
+
+    joined = join(config.resolve().parent, _token(token))
+    invitation = joined.invitation
+    console = Console(stderr=True, highlight=False)
+    kept = config.exists()
+    if kept:
+        console.print(
+            f"{config} is kept as it is. It needs these:\n[federation]\n"
+            f'address = "{invitation.address}"\n[policy]\ncoordinators = '
+            f'["{invitation.coordinator}"]',
+            markup=False,
+        )
+    else:
+        source = data if Path(data).is_absolute() else _from(config.resolve().parent, data)
+        write_atomically(
+            config,
+            documented_site(
+                invitation.site,
+                source,
+                coordinator=invitation.coordinator,
+                address=invitation.address,
+                text=text,
+                label=label,
+            ),
+        )
+        config.chmod(0o600)
+    console.print(
+        f"Site {invitation.site}. Key: {key_fingerprint(joined.registration.public_key)}\n"
+        f"Send {joined.request} to the coordinator's operators; it is no secret. They admit it "
+        f"with `lorica coordinator admit`.\nRead {config} through and set the limits; then "
+        f"`lorica site check` and `lorica site start`.",
+        markup=False,
+        soft_wrap=True,
+    )
+    local = [finding for finding in check_site(config) if finding.name in ("site.toml", "data")]
+    report(local, console)
+
+
+def site_start(
+    config: ConfigOption = Path("site.toml"),
+    only: Annotated[
+        str, typer.Option(help='"trainer" or "node": start that alone, as on two machines.')
+    ] = "",
+) -> None:
+    """Run the site: its trainer, which needs no network, and its node. Ends on SIGTERM."""
+    from lorica.client.site_services import start
+
+    if only not in ("", "trainer", "node"):
+        raise typer.BadParameter('--only takes "trainer" or "node".')
+    show_log()
+    start(config, trainer=only != "node", node=only != "trainer")
+
+
+def site_check(config: ConfigOption = Path("site.toml")) -> None:
+    """Check network, certificate, clock, admission, data, disk, ledger and versions."""
+    from lorica.client.site_check import check_site
+    from lorica.common.checks import report
+
+    report(check_site(config), Console(highlight=False, soft_wrap=True))
+
+
+def show_log() -> None:
+    """Lorica's own log on standard error, for as long as the process lives."""
+    console = Console(stderr=True)
+    plain = logging.StreamHandler()
+    plain.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler = RichHandler(console=console, show_path=False) if console.is_terminal else plain
+    log = logging.getLogger("lorica")
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+
+
+def _token(given: str) -> str:
+    if given == "-":
+        return sys.stdin.read()
+    path = Path(given)
+    try:
+        if len(given) < 1000 and path.is_file():
+            return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LoricaError(
+            Code.INVITATION_INVALID, f"The invitation {given:.200} cannot be read."
+        ) from error
+    return given
+
+
+def _from(folder: Path, path: str) -> str:
+    """``path``, relative to here, as a path from ``folder``."""
+    found = Path(path).resolve()
+    return str(found.relative_to(folder)) if found.is_relative_to(folder) else str(found)

@@ -253,7 +253,7 @@ def documented_site(
     """
     config = SiteConfig(
         site=SiteIdentity(name=name),
-        data=SiteData(source=source, **data),  # type: ignore[arg-type]
+        data=SiteData(source=source, **data),
         policy=Policy(coordinators=[coordinator] if coordinator else []),
         federation=SiteFederation(address=address),
     )

@@ -85,11 +85,14 @@ def _versions() -> str:
 
 
 def _data(config: SiteConfig, root: Path) -> str:
+    from lorica.common.plan_subject import DataPlan
     from lorica.common.records import read_records
 
-    source = Path(config.data.source)
-    path = source if source.is_absolute() else root / source
-    records = read_records(str(path), config.data, unit=config.data.unit)
+    given = config.data
+    names = DataPlan(
+        text=given.text, label=given.label, unit=given.unit, missing_unit=given.missing_unit
+    )
+    records = read_records(str(root / given.source), names, unit=given.unit)
     units = len(set(records.units))
     if units < config.policy.minimum_units:
         raise LoricaError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +87,7 @@ def site_key(path: Path) -> ec.EllipticCurvePrivateKey:
             write_atomically(path.with_suffix(".pub"), public + b"\n")
             return key
     with storage_errors(path):
-        mode = os.stat(path).st_mode & 0o777
+        mode = path.stat().st_mode & 0o777
         content = path.read_bytes()
     if mode & 0o077:
         raise LoricaError(

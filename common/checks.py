@@ -1,4 +1,4 @@
-"""Checks of a machine that takes part in a federation: each one line, OK or a sentence that helps."""
+"""Checks of a machine in a federation: each one line, OK or a sentence that helps."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def check_reachable(host: str, port: int) -> str:
 
 
 def check_certificate(host: str, port: int, authority: Path) -> str:
-    """Whether the server shows a certificate of this authority and name. Raises LOR-724, LOR-727."""
+    """Whether the server shows a certificate by this authority. Raises LOR-724, LOR-727."""
     with _connection(host, port, authority) as connection:
         certificate = connection.getpeercert()
     assert certificate is not None

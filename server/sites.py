@@ -28,7 +28,7 @@ from lorica.server.selection import Selection, select
 
 _NODE_POLL_SECONDS = 1.0
 _MOST_SHOWN = 500
-_PASSING = ("LOR-711",)
+_PASSING = ("LOR-711", "LOR-712")
 """Codes of refusals that pass by themselves."""
 
 

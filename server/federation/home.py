@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
@@ -48,7 +48,7 @@ class CoordinatorConfig(Section):
     """Port of the SuperLink on 127.0.0.1: whoever reaches it controls the federation."""
     largest_message: int = Field(2048, ge=1, le=100_000)
     """Largest message that is taken from a site, MiB."""
-    monitor: bool = Field(True)
+    monitor: Literal["yes", "no"] = Field("yes")
     """Whether `lorica coordinator start` starts `lorica monitor`, too, where it is installed."""
     store: str = Field("")
     """SQLAlchemy URL of the run store; empty: runs.sqlite in this folder."""

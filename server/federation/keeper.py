@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Literal
 
 from lorica.common.bundle import build_bundle
 from lorica.common.errors import Code, LoricaError
 from lorica.server.federation.control import Control
 from lorica.server.federation.home import CoordinatorHome
 from lorica.server.federation.orders import Order, RunPlace
-from lorica.server.federation.store import mark
+from lorica.server.federation.store import mark, note_flower_run, stop_asked
 
 MOST_FRUITLESS = 5
 """Flower runs in a row without a whole round, after which a run counts as failed."""
@@ -54,6 +55,8 @@ class Keeper:
 
     def _look_at(self, place: RunPlace, order: Order) -> None:
         serving = place.served_by is not None
+        if order.wanted == "run" and stop_asked(place):
+            order = place.change(wanted="stop", state="stopping")
         if serving:
             self._seen_serving.add(order.run)
             return
@@ -70,7 +73,7 @@ class Keeper:
         died = order.run in self._seen_serving
         if flower is not None and not flower.over and waiting and not died:
             return
-        if place.order().over:  # it ended between our two looks
+        if place.order().over or place.served_by is not None:  # it changed between our two looks
             return
         fruitless = 0 if place.rounds > order.rounds_before else order.fruitless + 1
         self._end(order)
@@ -80,14 +83,13 @@ class Keeper:
                 Code.RUN_CRASHED,
                 f"The run died {fruitless} times without a whole round; last: {detail:.300}",
             )
-            self._over(place, "failed", str(error))
+            self._over(place, "failed", str(error), error.code.value)
             return
         _log.warning(
             "run %s: its Flower run %d died; it goes on from its last whole round",
             order.run,
             order.flower_runs[-1],
         )
-        mark(place, "running", "The ServerApp died; taken up again from the last whole round.")
         self._start(place, order.model_copy(update={"fruitless": fruitless}))
 
     def _start(self, place: RunPlace, order: Order) -> None:
@@ -101,6 +103,7 @@ class Keeper:
             fruitless=order.fruitless,
             rounds_before=place.rounds,
         )
+        note_flower_run(place, flower)
         _log.info("run %s: started as Flower run %d", order.run, flower)
 
     def _end(self, order: Order) -> None:
@@ -114,7 +117,9 @@ class Keeper:
         except LoricaError as error:
             _log.info("run %s: %s", order.run, error)
 
-    def _over(self, place: RunPlace, state: str, reason: str) -> None:
+    def _over(
+        self, place: RunPlace, state: Literal["stopped", "failed"], reason: str, code: str = ""
+    ) -> None:
         place.change(wanted="nothing", state=state, reason=reason)
-        mark(place, state, reason)
+        mark(place, state, reason, code)
         _log.info("run %s: %s. %s", place.run, state, reason)

@@ -141,8 +141,11 @@ def run_resume(
 
 def _home(given: Path | None):  # type: ignore[no-untyped-def]
     from lorica.server.federation.home import CoordinatorHome, default_home
+    from lorica.server.federation.store import use_store
 
-    return CoordinatorHome(given or default_home())
+    home = CoordinatorHome(given or default_home())
+    use_store(home)
+    return home
 
 
 def _place(run: str, home: Path | None) -> RunPlace:

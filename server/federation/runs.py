@@ -13,7 +13,7 @@ from lorica.common.holdout import test_data
 from lorica.common.plan import RunPlan
 from lorica.server.federation.home import CoordinatorHome
 from lorica.server.federation.orders import Order, RunPlace, new_order
-from lorica.server.federation.store import created, mark
+from lorica.server.federation.store import ask_to_stop, created, mark, use_store
 
 _RUN_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}")
 
@@ -33,7 +33,7 @@ def submit(home: CoordinatorHome, plan: RunPlan, *, run: str = "") -> RunPlace:
         LoricaError: LOR-307 no labels, LOR-20x backbone, LOR-30x test data, LOR-603 the id is
             taken, LOR-740 it can be no id, LOR-723 no coordinator here.
     """
-    home.config()
+    use_store(home)
     run = run or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     if not _RUN_ID.fullmatch(run):
         raise LoricaError(
@@ -54,8 +54,9 @@ def submit(home: CoordinatorHome, plan: RunPlan, *, run: str = "") -> RunPlace:
     place = RunPlace(home.runs, run)
     place.folder.create(plan)
     place.path.chmod(0o700)
-    created(place, plan)
-    place.write(new_order(run, getpass.getuser()))
+    by = getpass.getuser()
+    created(place, plan, by)
+    place.write(new_order(run, by))
     return place
 
 
@@ -68,7 +69,7 @@ def stop(place: RunPlace) -> Order:
     order = place.order()
     if order.over:
         raise LoricaError(Code.RUN_STATE, f"Run {order.run} is {order.state} already.")
-    mark(place, "stopping", "")
+    ask_to_stop(place, getpass.getuser())
     return place.change(wanted="stop", state="stopping")
 
 
@@ -89,5 +90,5 @@ def resume(place: RunPlace) -> Order:
     if order.state == "finished":
         raise LoricaError(Code.RUN_STATE, f"All rounds of run {order.run} are done.")
     place.folder.checkpoint(place.folder.plan())
-    mark(place, "queued", "Resumed by an operator.")
+    mark(place, "queued", "")
     return place.change(wanted="run", state="queued", reason="", fruitless=0, flower_runs=[])

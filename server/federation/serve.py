@@ -15,7 +15,7 @@ from lorica.common.lock import only_one
 from lorica.server.coordinator import run_plan
 from lorica.server.federation.home import HOME_VARIABLE, CoordinatorHome
 from lorica.server.federation.orders import LOCK, RunPlace
-from lorica.server.federation.store import mark, observer_of, stop_wanted
+from lorica.server.federation.store import watching
 
 _LOCK_SECONDS = 60.0
 _log = logging.getLogger("lorica.coordinator")
@@ -36,37 +36,35 @@ def serve_run(grid: Grid, run: str, flower_run: int) -> None:
             _log.info("run %s: Flower run %d is not needed any more", run, flower_run)
             return
         place.change(state="running")
-        mark(place, "running", "")
         plan = place.folder.plan()
         try:
-            run_plan(
-                grid,
-                plan,
-                place.folder,
-                run=run,
-                observer=observer_of(place),
-                stop=_stop(place),
-                resume=True,
-            )
+            with watching(place) as (observer, stop_asked):
+                run_plan(
+                    grid,
+                    plan,
+                    place.folder,
+                    run=run,
+                    observer=observer,
+                    stop=_stop(place, stop_asked),
+                    resume=True,
+                )
         except LoricaError as error:
             stopped = error.code is Code.RUN_STOPPED
             state = "stopped" if stopped else "failed"
             place.change(wanted="nothing", state=state, reason=str(error))
-            mark(place, state, str(error))
             if stopped:
                 return
             raise
         place.change(wanted="nothing", state="finished", reason="")
-        mark(place, "finished", "")
 
 
-def _stop(place: RunPlace) -> Callable[[], bool]:
+def _stop(place: RunPlace, asked: Callable[[], bool]) -> Callable[[], bool]:
     """Whether an operator wants the run to end; looked at about once a second."""
     looked = [0.0, False]
 
     def stop() -> bool:
         if time.monotonic() - looked[0] > 1.0:
-            looked[:] = time.monotonic(), place.order().wanted == "stop" or stop_wanted(place)
-        return bool(looked[1])
+            looked[:] = time.monotonic(), place.order().wanted == "stop"
+        return bool(looked[1]) or asked()
 
     return stop

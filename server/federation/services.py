@@ -88,7 +88,7 @@ def services(home: CoordinatorHome, config: CoordinatorConfig) -> list[Service]:
         ),
     ]
     commands = {point.name for point in entry_points(group="lorica.commands")}
-    if config.monitor and "monitor" in commands:
+    if config.monitor == "yes" and "monitor" in commands:
         lorica = [sys.executable, "-c", "from lorica.common.cli import main; main()"]
         found.append(Service("monitor", [*lorica, "monitor"], environment))
     return found

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lorica.client.approved_code import prepare
 from lorica.client.node_link import NodeLink
-from lorica.client.policy import load_site
+from lorica.client.policy import SiteConfig, load_site
 from lorica.client.site_check import check_connection
 from lorica.common.errors import Code, LoricaError
 from lorica.common.lock import only_one
@@ -41,7 +42,7 @@ def start(site: Path, *, trainer: bool = True, node: bool = True) -> None:
     what = "-".join(name for name, on in (("trainer", trainer), ("node", node)) if on)
     services = [_trainer(site)] if trainer else []
     if node:
-        services.append(_node(site, NodeLink(config, site.parent)))
+        services.append(_node(config, site.parent))
     run = site.parent / "run"
     run.mkdir(mode=0o700, exist_ok=True)
     with only_one(run / f"{what}.lock", f"The {what} of site {config.site.name}"):
@@ -58,8 +59,8 @@ def _trainer(site: Path) -> Service:
     )
 
 
-def _node(site: Path, link: NodeLink) -> Service:
-    root = site.parent
+def _node(config: SiteConfig, root: Path) -> Service:
+    link = NodeLink(config, root)
     known: list[int] = []
 
     def hear(line: str) -> None:
@@ -71,6 +72,7 @@ def _node(site: Path, link: NodeLink) -> Service:
     last = [""]
 
     def before_restart() -> None:
+        prepare(config, root)  # code that was changed meanwhile ends the service
         try:
             if known:
                 link.deactivate(known[0])
@@ -83,15 +85,15 @@ def _node(site: Path, link: NodeLink) -> Service:
 
     return Service(
         "node",
-        node_command(root, link, load_site(site).federation.runtime_port),
-        node_environment(root),
+        node_command(config, root, link),
+        node_environment(prepare(config, root)),
         on_line=hear,
         before_restart=before_restart,
         longest_wait=10.0,
     )
 
 
-def node_command(root: Path, link: NodeLink, port: int) -> Callable[[], list[str]]:
+def node_command(config: SiteConfig, root: Path, link: NodeLink) -> Callable[[], list[str]]:
     """What makes the node's command: TLS, the site's key, the trainer's socket."""
     program = Path(sys.executable).parent / "flower-supernode"
     found = str(program) if program.exists() else shutil.which("flower-supernode")
@@ -102,24 +104,27 @@ def node_command(root: Path, link: NodeLink, port: int) -> Callable[[], list[str
             mend="pip install flwr",
         )
 
+    trainer = root / config.trainer.socket
+
     def command() -> list[str]:
+        port = config.federation.runtime_port or _free_port()
         return [
             found,
             *("--superlink", link.address, "--root-certificates", str(link.authority)),
             *("--auth-supernode-private-key", str(link.key_file)),
-            *("--node-config", f'trainer-socket="{root / "trainer.sock"}"'),
-            *("--host", "127.0.0.1", "--port", str(port or _free_port())),
+            *("--node-config", f'trainer-socket="{trainer}"'),
+            *("--host", "127.0.0.1", "--port", str(port)),
         ]
 
     return command
 
 
-def node_environment(root: Path) -> dict[str, str]:
+def node_environment(flower_home: Path) -> dict[str, str]:
     """The node's environment variables; its FLWR_HOME holds the approved code and no other."""
     programs = str(Path(sys.executable).parent)
     return {
         "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        "FLWR_HOME": str(root / "flower"),
+        "FLWR_HOME": str(flower_home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",

@@ -28,7 +28,8 @@ from lorica.server.selection import Selection, select
 
 _NODE_POLL_SECONDS = 1.0
 _MOST_SHOWN = 500
-_PASSING = ("LOR-711", "LOR-712")
+_AWAIT_SECONDS = 5.0  # before a site that waits for a person is asked again
+_PASSING = (Code.TRAINER_DOWN.value, Code.TRAINER_BUSY.value)
 """Codes of refusals that pass by themselves."""
 
 
@@ -66,6 +67,7 @@ class Sites:
         self._stop = stop
         self._tries: Counter[int] = Counter()
         self._refused: set[int] = set()
+        self._awaiting: dict[int, float] = {}  # node -> when it was asked last
         self._ready: dict[int, Site] = {}
 
     @property
@@ -101,23 +103,36 @@ class Sites:
             LoricaError: LOR-503 when too few are able.
         """
         deadline = time.monotonic() + seconds
-        answers = self.ask()
-        while len(self._tries) < wanted and time.monotonic() < deadline:
+        answers = {site.site: site for site in self.ask()}
+        while time.monotonic() < deadline and (
+            len(self._tries) < wanted or (self._awaiting and len(self._ready) < wanted)
+        ):
             self.check_stop()
             time.sleep(_NODE_POLL_SECONDS)
-            answers += self.ask()
-        self.enough(answers, "Before the first round")
-        return sorted(answers, key=lambda site: site.site)
+            answers |= {site.site: site for site in self.ask()}
+        found = sorted(answers.values(), key=lambda site: site.site)
+        self.enough(found, "Before the first round")
+        return found
 
     def ask(self, tries: int = 1) -> list[SiteRound]:
         """Ask nodes what they can do; the able ones become ready.
 
         Nodes that are ready or refused are not asked again, others until they were asked
-        ``tries`` times: whoever was late or failed may have mended.
+        ``tries`` times: whoever was late or failed may have mended. Sites where a person has yet to
+        approve the run are asked again and again.
         """
         settled = self._ready.keys() | self._refused
         online = set(self._grid.get_node_ids())
-        nodes = sorted(node for node in online - settled if self._tries[node] < tries)
+        again = time.monotonic() - _AWAIT_SECONDS
+        nodes = sorted(
+            node
+            for node in online - settled
+            if (
+                self._awaiting[node] < again
+                if node in self._awaiting
+                else self._tries[node] < tries
+            )
+        )
         if not nodes:
             return []
         self._tries.update(nodes)
@@ -204,11 +219,15 @@ class Sites:
                 )
         except Unanswered as problem:
             unnamed = problem.site or unnamed
-            if problem.status == "refused":
+            self._awaiting.pop(answer.node, None)
+            if problem.reason.startswith(Code.AWAITING_APPROVAL.value):
+                self._awaiting[answer.node] = time.monotonic()
+            elif problem.status == "refused":
                 self._refused.add(answer.node)
             return SiteRound(unnamed, problem.status, problem.reason, seconds=answer.seconds)
         except LoricaError as error:
             return SiteRound(unnamed, "failed", shown(error), seconds=answer.seconds)
+        self._awaiting.pop(answer.node, None)
         self._ready[answer.node] = Site(answer.node, reply.site, reply.weight)
         return SiteRound(reply.site, "ok", "", reply.weight, seconds=answer.seconds)
 

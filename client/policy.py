@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import tomli_w
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
+from lorica.client.data.config import SiteData
 from lorica.client.site_federation import SiteFederation
 from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import ANY_RANK
@@ -40,21 +41,6 @@ class SiteIdentity(Section):
 
     name: str = Field(min_length=1, max_length=100)
     """The site's public name; it is sent to the coordinator and shown to its operators."""
-
-
-class SiteData(Section):
-    """Where the private records are and which columns mean what."""
-
-    source: str = Field(min_length=1)
-    """Path of a CSV, TSV or JSONL file, from the folder that site.toml is in."""
-    text: str = "text"
-    """Name of the column with the text."""
-    label: str = "label"
-    """Name of the column with the label."""
-    unit: str = ""
-    """Name of the column that says whose record it is; empty: every record is its own unit."""
-    missing_unit: Literal["refuse", "own"] = "refuse"
-    """Records without a unit: "refuse" the data, or take each as its "own" unit."""
 
 
 class SiteLedger(Section):
@@ -263,9 +249,23 @@ def documented_site(
         lines += [f"# {(type(part).__doc__ or '').strip()}", f"[{section}]"]
         for key, field in type(part).model_fields.items():
             lines += [f"# {line}" for line in (field.description or "").splitlines()]
-            lines.append(tomli_w.dumps({key: getattr(part, key)}).strip())
+            lines.append(f"{key} = {_toml(getattr(part, key))}")
         lines.append("")
     return "\n".join(lines)
+
+
+def _toml(value: object) -> str:
+    """A value in one line of TOML; tables are written in line."""
+    if isinstance(value, Section):
+        value = value.model_dump()
+    if isinstance(value, dict):
+        inner = ", ".join(f"{_toml_key(key)} = {_toml(item)}" for key, item in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
+    return tomli_w.dumps({"v": value}).strip().removeprefix("v = ")
+
+
+def _toml_key(key: str) -> str:
+    return tomli_w.dumps({key: 0}).strip().removesuffix(" = 0")
 
 
 def _sentence(problem: object) -> str:

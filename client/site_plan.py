@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorica.client.data import read_records
 from lorica.client.ledger import Budgets, FileLedger
 from lorica.client.policy import SiteConfig, check_plan
 from lorica.common.accounting import epsilon
 from lorica.common.backbones import backbone_folder, weights_sha256
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.records import Records, read_records
 from lorica.common.site_privacy import RunPrivacy, run_privacy
 
 
@@ -105,24 +105,7 @@ def run_cost(plan: RunPlan, config: SiteConfig, folder: Path) -> Cost:
     return Cost(privacy, units, run_epsilon, spent, after, left, refusals)
 
 
-def site_records(config: SiteConfig, folder: Path) -> Records:
-    """The site's records; paths are taken from ``folder``, where site.toml is.
-
-    Raises:
-        LoricaError: LOR-30x, LOR-310 they cannot be read.
-    """
-    data = RunPlan().replace(
-        data={
-            "text": config.data.text,
-            "label": config.data.label,
-            "unit": config.data.unit,
-            "missing_unit": config.data.missing_unit,
-        }
-    )
-    return read_records(str(folder / config.data.source), data.data, unit=config.data.unit)
-
-
 def count_units(plan: RunPlan, config: SiteConfig, folder: Path) -> int:
     """Number of units in the site's data."""
-    records = site_records(config, folder)
+    records = read_records(config, folder)
     return len(records) if plan.privacy.unit == "record" else len(set(records.units))

@@ -75,8 +75,9 @@ def open_trainer(config: SiteConfig, root: Path) -> tuple[LocalTrainer, Ledger]:
     Raises:
         LoricaError: LOR-30x the data, LOR-61x the ledger, LOR-207 a package is missing.
     """
+    from lorica.client.data import read_records
     from lorica.client.noise import SecureNoise, SeededNoise
-    from lorica.client.site_plan import open_ledger, site_records
+    from lorica.client.site_plan import open_ledger
     from lorica.client.trainer import LocalTrainer
 
     def noise(stream: str, round: int) -> NoiseSource:
@@ -87,7 +88,7 @@ def open_trainer(config: SiteConfig, root: Path) -> tuple[LocalTrainer, Ledger]:
     if config.policy.noise == "seeded":
         _log.warning('policy.noise is "seeded": the updates of this site protect NOTHING')
     ledger = open_ledger(config, root)
-    records = site_records(config, root)
+    records = read_records(config, root)
     trainer = LocalTrainer(config.site.name, records, noise=noise, config=config, ledger=ledger)
     return trainer, ledger
 

@@ -41,6 +41,19 @@ class Code(Enum):
     DATA_PARTITION = "LOR-309"
     DATA_UNIT = "LOR-310"
 
+    DATA_UNREACHABLE = "LOR-320"
+    DATA_LOST = "LOR-321"
+    DATA_QUERY = "LOR-322"
+    DATA_QUERY_WRITES = "LOR-323"
+    DATA_CREDENTIALS = "LOR-324"
+    DATA_TIMEOUT = "LOR-325"
+    DATA_KIND = "LOR-326"
+    DATA_IMAGE = "LOR-327"
+    DATA_TOO_LARGE = "LOR-328"
+    DATA_OUTSIDE = "LOR-329"
+    DATA_DUPLICATES = "LOR-330"
+    DATA_CLASSES = "LOR-331"
+
     PRIVACY_EPSILON = "LOR-401"
     PRIVACY_DELTA = "LOR-402"
     PRIVACY_BUDGET = "LOR-403"
@@ -234,6 +247,73 @@ CATALOGUE: dict[Code, Entry] = {
         "The unit column is empty in some records. Taking them all as one unit, or each as its "
         "own, changes what the guarantee means, so somebody must decide.",
         'Fill in the column, or set missing_unit = "own" to count each as its own unit.',
+    ),
+    Code.DATA_UNREACHABLE: Entry(
+        "The server that holds the data could not be reached, or refused the login.",
+        "Host, port, database, user or password are not what the server expects, or it is down. "
+        "Nothing was read.",
+        "Check data.source and data.password in site.toml, and that the server answers from here.",
+    ),
+    Code.DATA_LOST: Entry(
+        "The connection to the data was lost while they were read.",
+        "The server went away or ended the session. What was read so far is discarded: records "
+        "are used whole or not at all, and nothing was charged.",
+        "See the server's log; start again when it is back.",
+    ),
+    Code.DATA_QUERY: Entry(
+        "The query cannot be run on the database as it is.",
+        "A table or column is missing or was renamed, a right is missing, or the SQL is faulty.",
+        "Run data.query with the same user in the database's own shell, and correct it.",
+    ),
+    Code.DATA_QUERY_WRITES: Entry(
+        "The query would change the database.",
+        "Lorica reads in a transaction that the database itself holds read-only.",
+        "Give one SELECT as data.query; let a user without write permissions run it.",
+    ),
+    Code.DATA_CREDENTIALS: Entry(
+        "The credentials for the data cannot be used.",
+        "They stand in site.toml, which others may read, or the variable or file that "
+        "data.password names is missing, empty, or open to others.",
+        'Set data.password to "env:NAME" or "file:PATH", the file with permissions 0600.',
+    ),
+    Code.DATA_TIMEOUT: Entry(
+        "The database did not answer the query in time.",
+        "The query ran longer than data.timeout_seconds. Nothing was kept.",
+        "Add an index, ask for fewer rows, or raise data.timeout_seconds.",
+    ),
+    Code.DATA_KIND: Entry(
+        "It cannot be told what kind of data the source is.",
+        "The ending, folder or address is none that Lorica knows.",
+        "Set data.kind, or give the data in a form that docs/data.md lists.",
+    ),
+    Code.DATA_IMAGE: Entry(
+        "An image cannot be read.",
+        "The file is truncated, damaged, or of a format that Lorica does not read.",
+        "Replace or remove the file that the message names.",
+    ),
+    Code.DATA_TOO_LARGE: Entry(
+        "A single item of the data is too large to be read safely.",
+        "A few bytes can unpack to many gigabytes; whatever passes a generous limit is refused "
+        "before it is unpacked.",
+        "Look at the item that the message names; shrink or remove it if it is genuine.",
+    ),
+    Code.DATA_OUTSIDE: Entry(
+        "A name in the data leads out of the data's folder.",
+        "A path in a table, or a symbolic link, points elsewhere. Following it would read files "
+        "that nobody offered.",
+        "Copy the files into the folder, and name them relative to it.",
+    ),
+    Code.DATA_DUPLICATES: Entry(
+        "The data hold the same record more than once.",
+        'data.duplicates is "refuse". A record that is there twice counts twice against its '
+        "unit's privacy and in every metric.",
+        'Remove the copies, or set data.duplicates to "drop" or "keep".',
+    ),
+    Code.DATA_CLASSES: Entry(
+        "A record has a label that the class map does not know.",
+        "data.classes names some local labels, but not this one, and it is none of those that "
+        "are mapped to.",
+        'Add it to data.classes, or set data.unmapped = "drop" to leave such records out.',
     ),
     Code.PRIVACY_EPSILON: Entry(
         "The privacy budget epsilon cannot be used.",

@@ -11,9 +11,10 @@ from typing import Any
 
 from lorica.common.adapter_folder import load_adapter
 from lorica.common.backbones import load_backbone
+from lorica.common.data.tables import read_table
 from lorica.common.errors import Code, LoricaError
 from lorica.common.prefix_cache import PrefixCache, predictions
-from lorica.common.records import Records, read_table
+from lorica.common.records import Records
 from lorica.common.tasks import task_of
 from lorica.common.tasks.base import Prediction
 

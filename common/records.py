@@ -1,41 +1,49 @@
-"""Read labelled texts from a table: CSV, TSV or JSONL, or a packaged data set.
+"""Labelled texts in memory, and how they are made of what connectors read.
 
-Nothing is guessed and nothing is skipped: a table that is not what the plan says is refused
+Nothing is guessed and nothing is skipped: data that are not what the plan says are refused
 with the row and column at fault. These sentences name values, so they stay at the machine that
 reads the file (:mod:`lorica.common.errors`).
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from importlib.metadata import entry_points
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from lorica.common.data import CONNECTORS, DataRequest, kind_of, read_batches
+from lorica.common.data.batches import Batch, as_list
+from lorica.common.data.kinds import PACKAGED
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan_subject import DataPlan
-
-Row = dict[str, str]
-
-PACKAGED = "embedded:"
-"""Prefix of a packaged data set's name; entry points of the group "lorica.datasets"."""
 
 UNNAMED = "\x00"
 """How the units of records begin that name none; each such record is its own unit."""
 
-_FIELD_LIMIT = 10_000_000  # characters of one CSV field
 _SHOWN = 5
+
+__all__ = [
+    "PACKAGED",
+    "UNNAMED",
+    "Records",
+    "Roles",
+    "checked",
+    "collect",
+    "label_indices",
+    "read_records",
+    "require_roles",
+]
 
 
 @dataclass(frozen=True)
 class Records:
     """Labelled texts, one entry per record in every list."""
 
-    texts: list[str]
+    texts: Sequence[str]
+    """A list, or, where they are many, a view of a file; ``take(rows)`` then gives another."""
     labels: list[str]
     units: list[str]
     """Whose record it is; ``UNNAMED`` and the record's number where none is named."""
@@ -48,11 +56,8 @@ class Records:
     def take(self, rows: Sequence[int]) -> Records:
         """The records of these rows, in this order."""
         return Records(
-            *([column[row] for row in rows] for column in self._columns()),
+            **{field.name: _taken(getattr(self, field.name), rows) for field in fields(self)}
         )
-
-    def _columns(self) -> tuple[list[str], list[str], list[str], list[str]]:
-        return self.texts, self.labels, self.units, self.groups
 
     @property
     def label_names(self) -> list[str]:
@@ -60,48 +65,119 @@ class Records:
         return sorted(set(self.labels))
 
 
+@dataclass(frozen=True)
+class Roles:
+    """Which column means what."""
+
+    text: str
+    label: str
+    unit: str = ""
+    """Empty: every record is its own unit."""
+    group: str = ""
+    missing_unit: str = "refuse"
+    """"refuse" records without a unit, or take each as its "own"."""
+    keys: tuple[str, str, str, str] = ("data.text", "data.label", "data.unit", "simulation.column")
+    """What the settings that name these columns are called."""
+    setting: str = "--set {key}={column}"
+    """How a setting is made."""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Setting -> column, of those that are wanted."""
+        names = (self.text, self.label, self.unit, self.group)
+        return {key: name for key, name in zip(self.keys, names, strict=True) if name}
+
+
 def read_records(
     source: str, plan: DataPlan, *, unit: str = "", group: str = "", test: bool = False
 ) -> Records:
-    """Labelled texts from a file or a packaged data set.
+    """Labelled texts from a source that a plan names (:mod:`lorica.common.data`).
 
     Args:
-        source: path, or "embedded:NAME".
+        source: path, "embedded:NAME" or "hub:ID".
         plan: names of the columns.
         unit: name of the column that says whose record it is; empty: every record its own.
         group: name of a further column to keep, for dividing sites.
-        test: of a packaged data set, the test part.
+        test: of a source with parts, the test part.
 
     Raises:
         LoricaError: LOR-301 not found, LOR-302 missing column, LOR-303 not UTF-8, LOR-304
-            malformed, LOR-305 empty text, LOR-310 a record without a unit.
+            malformed, LOR-305 empty text, LOR-310 a record without a unit; LOR-32x.
     """
-    wanted = {"data.text": plan.text, "data.label": plan.label}
-    wanted |= {"data.unit": unit} if unit else {}
-    wanted |= {"simulation.column": group} if group else {}
-    if source.startswith(PACKAGED):
-        rows = _packaged(source.removeprefix(PACKAGED), test=test)
-    else:
-        path = Path(os.path.expanduser(source))  # noqa: PTH111 - Path.expanduser raises for "~nobody"
-        rows = list(read_table(path, plain=wanted.values()))
-    if not rows:
-        raise LoricaError(Code.DATA_MALFORMED, f"{source} has no records.")
-    for key, column in wanted.items():
-        if column not in rows[0]:
+    roles = Roles(plan.text, plan.label, unit, group, plan.missing_unit)
+    request = DataRequest(
+        source,
+        kind_of(source, Path()),
+        Path(),
+        columns=list(dict.fromkeys(roles.columns.values())),
+        plain=list(roles.columns.values()),
+        test=test,
+        text=plan.text,
+        label=plan.label,
+    )
+    if request.kind not in CONNECTORS:
+        raise LoricaError(
+            Code.DATA_KIND,
+            f"A plan cannot name a source of the kind '{request.kind}'; only a site's own "
+            "configuration can.",
+        )
+    return collect(checked(read_batches(request), roles, source), source)
+
+
+def collect(parts: Iterable[Records], where: str) -> Records:
+    """All parts as one. Raises LoricaError LOR-304 when there is no record; ``where`` begins it."""
+    whole: dict[str, list[Any]] = {field.name: [] for field in fields(Records)}
+    for part in parts:
+        for name, cells in whole.items():
+            cells.extend(getattr(part, name))
+    if not whole["texts"]:
+        raise LoricaError(Code.DATA_MALFORMED, f"{where} has no records.")
+    return Records(**whole)
+
+
+def checked(found: Iterable[Batch], roles: Roles, where: str) -> Iterator[Records]:
+    """Batches as records, each of them checked.
+
+    Args:
+        found: batches with the roles' columns, and perhaps more.
+        roles: the columns.
+        where: begins the messages: the source's name, without credentials.
+
+    Raises:
+        LoricaError: LOR-302, LOR-304 an empty label, LOR-305, LOR-310.
+    """
+    before = 0
+    for batch in found:
+        require_roles(batch, roles, where)
+        part = _checked(batch, roles, where, before)
+        before += len(part)
+        yield part
+
+
+def require_roles(batch: Batch, roles: Roles, where: str) -> None:
+    """Return if the batch has all of the roles' columns. Raises LOR-302."""
+    for key, column in roles.columns.items():
+        if column not in batch:
             raise LoricaError(
                 Code.DATA_COLUMN,
-                f"{source} has no column '{column}' ({key}); its columns are: "
-                f"{', '.join(rows[0])}.",
-                mend=f"Set it to one of these, for example --set {key}={next(iter(rows[0]))}",
+                f"{where} has no column '{column}' ({key}); its columns are: {', '.join(batch)}.",
+                mend="Set it to one of these, for example "
+                f"{roles.setting.format(key=key, column=next(iter(batch)))}",
             )
-    _refuse_empty(source, rows, plan.text, Code.DATA_EMPTY_TEXT, "text")
-    _refuse_empty(source, rows, plan.label, Code.DATA_MALFORMED, "label")
-    return Records(
-        texts=[row[plan.text] for row in rows],
-        labels=[row[plan.label].strip() for row in rows],
-        units=_units(source, rows, unit, plan.missing_unit),
-        groups=[row[group] if group else "" for row in rows],
-    )
+
+
+def _checked(batch: Batch, roles: Roles, where: str, before: int) -> Records:
+    texts, labels = as_list(batch[roles.text]), as_list(batch[roles.label])
+    _refuse_empty(where, texts, before, roles.text, Code.DATA_EMPTY_TEXT, "text")
+    _refuse_empty(where, labels, before, roles.label, Code.DATA_MALFORMED, "label")
+    own = [f"{UNNAMED}{before + number}" for number in range(1, len(texts) + 1)]
+    if roles.unit:
+        named = as_list(batch[roles.unit])
+        if roles.missing_unit == "refuse":
+            _refuse_empty(where, named, before, roles.unit, Code.DATA_UNIT, "unit")
+        own = [name.strip() or other for name, other in zip(named, own, strict=True)]
+    groups = as_list(batch[roles.group]) if roles.group else [""] * len(texts)
+    return Records(texts, [sys.intern(label.strip()) for label in labels], own, groups)
 
 
 def label_indices(records: Records, labels: Sequence[str], *, where: str) -> list[int]:
@@ -122,122 +198,21 @@ def label_indices(records: Records, labels: Sequence[str], *, where: str) -> lis
     return [position[label] for label in records.labels]
 
 
-def read_table(path: Path, *, plain: Collection[str] = ()) -> Iterator[Row]:
-    """Rows of a .csv, .tsv or .jsonl file as dictionaries of text; every row whole.
-
-    Of JSON, null becomes empty text, and whatever else is no text its JSON.
-
-    Args:
-        path: the file; its ending, in either case, says the format.
-        plain: columns in which lists and objects are refused.
-
-    Raises:
-        LoricaError: LOR-301, LOR-303, LOR-304.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix.lower() == ".jsonl":
-                yield from _json_rows(file, path, plain)
-            else:
-                yield from _csv_rows(file, path)
-    except UnicodeDecodeError as error:
-        raise LoricaError(
-            Code.DATA_ENCODING,
-            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} cannot be decoded.",
-        ) from None
-    except (FileNotFoundError, ValueError):  # ValueError: no name a file can have
-        raise LoricaError(Code.DATA_NOT_FOUND, f"There is no file {path}.") from None
-    except OSError as error:
-        raise LoricaError(
-            Code.DATA_NOT_FOUND, f"{path} cannot be read: {error.strerror}."
-        ) from error
+def _taken(column: Any, rows: Sequence[int]) -> Any:
+    if isinstance(column, list):
+        return [column[row] for row in rows]
+    return column.take(rows)
 
 
-def _csv_rows(file: Iterator[str], path: Path) -> Iterator[Row]:
-    csv.field_size_limit(_FIELD_LIMIT)
-    reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-    try:
-        header = next(reader, None)
-        if not header or len(set(header)) != len(header):
-            what = "a column name twice" if header else "no header"
-            raise LoricaError(Code.DATA_MALFORMED, f"{path} has {what}.")
-        for fields in reader:
-            if not fields:
-                continue  # a blank line
-            if len(fields) != len(header):
-                raise LoricaError(
-                    Code.DATA_MALFORMED,
-                    f"{path}, line {reader.line_num}: {len(fields)} fields where the header has "
-                    f"{len(header)}.",
-                )
-            yield dict(zip(header, fields, strict=True))
-    except csv.Error as error:
-        raise LoricaError(
-            Code.DATA_MALFORMED, f"{path}, line {reader.line_num}: {error}."
-        ) from None
-
-
-def _json_rows(file: Iterator[str], path: Path, plain: Collection[str]) -> Iterator[Row]:
-    columns: list[str] = []
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            content = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise LoricaError(
-                Code.DATA_MALFORMED, f"{path}, line {number} is not JSON: {error}."
-            ) from None
-        if not isinstance(content, dict) or (columns and content.keys() != set(columns)):
-            raise LoricaError(
-                Code.DATA_MALFORMED,
-                f"{path}, line {number}: expected an object with the "
-                f"{'same keys as before: ' + ', '.join(columns) if columns else 'columns as keys'}"
-                ".",
-            )
-        columns = columns or list(content)
-        try:
-            row = {key: _json_text(content[key], plain=key in plain) for key in columns}
-            "".join([*row, *row.values()]).encode()
-        except ValueError as error:
-            raise LoricaError(Code.DATA_MALFORMED, f"{path}, line {number}: {error}.") from None
-        yield row
-
-
-def _json_text(value: object, *, plain: bool) -> str:
-    if plain and isinstance(value, list | dict):
-        raise ValueError("a list or an object stands where a text or a number is expected")
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _packaged(name: str, *, test: bool) -> list[Row]:
-    known = {point.name: point for point in entry_points(group="lorica.datasets")}
-    if name not in known:
-        raise LoricaError(
-            Code.DATA_NOT_FOUND,
-            f"There is no packaged data set '{name}'; there is: {', '.join(sorted(known))}.",
-        )
-    train_rows, test_rows = known[name].load()()
-    return list(test_rows if test else train_rows)
-
-
-def _units(source: str, rows: list[Row], column: str, missing: str) -> list[str]:
-    if column and missing == "refuse":
-        _refuse_empty(source, rows, column, Code.DATA_UNIT, "unit")
-    own = (f"{UNNAMED}{number}" for number in range(1, len(rows) + 1))
-    return [
-        row[column].strip() or name if column else name for row, name in zip(rows, own, strict=True)
-    ]
-
-
-def _refuse_empty(source: str, rows: list[Row], column: str, code: Code, what: str) -> None:
-    empty = list(islice((i + 1 for i, row in enumerate(rows) if not row[column].strip()), _SHOWN))
+def _refuse_empty(
+    where: str, cells: list[str], before: int, column: str, code: Code, what: str
+) -> None:
+    empty = list(islice((i for i, cell in enumerate(cells) if not cell.strip()), _SHOWN))
     if empty:
+        numbers = ", ".join(str(before + row + 1) for row in empty)
         raise LoricaError(
             code,
-            f"{source}: the {what} (column '{column}') is empty in record"
-            f"{'s' if len(empty) > 1 else ''} {', '.join(map(str, empty))}"
+            f"{where}: the {what} (column '{column}') is empty in record"
+            f"{'s' if len(empty) > 1 else ''} {numbers}"
             f"{' and perhaps more' if len(empty) == _SHOWN else ''}.",
         )

@@ -15,6 +15,9 @@ from urllib.parse import quote
 import pytest
 
 _USER = "lorica"
+WITH_PASSWORD = "reader"
+"""A user that is let in by its password alone; whoever needs it makes it in its database."""
+
 _numbers = itertools.count(1)
 
 
@@ -62,6 +65,8 @@ def running_server() -> Iterator[PostgresqlServer]:
             *(programs / "initdb", "-D", data, "-U", _USER, "-A", "trust", "-E", "UTF8"),
             *("--locale=C.UTF-8", "--no-sync"),
         )
+        rules = data / "pg_hba.conf"  # this user alone needs a password
+        rules.write_text(f"local all {WITH_PASSWORD} scram-sha-256\n{rules.read_text()}")
         settings = f"-k {folder} -c listen_addresses='' -c fsync=off -c max_connections=100"
         run(programs / "pg_ctl", "-D", data, "-l", log, "-w", "-o", settings, "start")
         try:

@@ -106,7 +106,7 @@ class PlantedTrainer(LocalTrainer):
         own = plan.privacy.unit == "record"
         units = [str(row) for row in range(len(records))] if own else records.units
         everything = Records(
-            records.texts + [_PLACEHOLDER] * present,
+            [*records.texts, *[_PLACEHOLDER] * present],
             records.labels + [plan.task.labels[0]] * present,
             units + [f"{_PLACEHOLDER} {i}" for i in np.flatnonzero(included)],
             records.groups + [""] * present,

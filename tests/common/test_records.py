@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorica.common.data.tables import read_table
 from lorica.common.errors import Code
 from lorica.common.plan_subject import DEMO_DATA, DataPlan
-from lorica.common.records import Records, label_indices, read_records, read_table
+from lorica.common.records import Records, label_indices, read_records
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 Write = Callable[[str, str | bytes], str]
@@ -224,8 +225,8 @@ def test_a_path_without_a_file_is_refused(
     refuses(Code.DATA_NOT_FOUND, lambda: read_records(source, DataPlan()))
 
 
-def test_a_folder_as_path_is_refused_by_name(tmp_path: Path, refuses: Refuses) -> None:
-    detail = refuses(Code.DATA_NOT_FOUND, lambda: read_records(str(tmp_path), DataPlan()))
+def test_a_folder_without_data_is_refused_by_name(tmp_path: Path, refuses: Refuses) -> None:
+    detail = refuses(Code.DATA_KIND, lambda: read_records(str(tmp_path), DataPlan()))
     assert str(tmp_path) in detail and "directory" in detail.lower()
 
 

@@ -1,0 +1,98 @@
+"""How a site reads its records: one way for every kind of source, for training and for checks.
+
+Batches go through the same steps whatever the source: the roles of columns are checked, labels
+are mapped, duplicates are dealt with, and what is large is held on disk. A failure at any step
+leaves nothing behind: no record is used and nothing is charged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorica.client.data.classes import with_classes
+from lorica.client.data.config import SiteData
+from lorica.client.data.duplicates import without_duplicates
+from lorica.common.data import CONNECTORS, DataRequest, kind_of, read_batches
+from lorica.common.data.batches import Batch
+from lorica.common.records import Records, Roles, checked
+
+if TYPE_CHECKING:
+    from lorica.client.policy import SiteConfig
+
+SITE_CONNECTORS = CONNECTORS | {
+    "sql": "lorica.client.data.sql",
+    "fhir": "lorica.client.data.fhir",
+    "dicom": "lorica.client.data.dicom",
+}
+"""All kinds that a site reads."""
+
+
+def read_records(config: SiteConfig, root: Path) -> Records:
+    """The site's private records.
+
+    Args:
+        config: the site's configuration.
+        root: the folder that its paths start from, where site.toml is.
+
+    Raises:
+        LoricaError: LOR-30x, LOR-310, LOR-32x, LOR-33x; LOR-207 when the source needs a package
+            that is not installed.
+    """
+    from lorica.client.data.held import hold
+
+    data = config.data
+    roles = roles_of(data)
+    where = shown(data)
+    found = site_batches(data, root, roles.columns.values(), plain=roles.columns.values())
+    parts = with_classes(checked(found, roles, where), data, where)
+    return hold(without_duplicates(parts, data, where), where, root)
+
+
+def site_batches(
+    data: SiteData, root: Path, columns: Collection[str] | None, *, plain: Collection[str] = ()
+) -> Iterator[Batch]:
+    """Batches of a site's source as they are: the columns asked for, or all (None)."""
+    request = DataRequest(
+        data.source,
+        data.kind or kind_of(data.source, root),
+        root,
+        columns=None if columns is None else list(dict.fromkeys(columns)),
+        plain=plain,
+        split=data.split,
+        table=data.table,
+        file=data.file,
+        text=data.text,
+        label=data.label,
+        image_side=data.image_side,
+        options={
+            "query": data.query,
+            "password": data.password,
+            "timeout": data.timeout_seconds,
+            "fhir": data.fhir,
+            "window": data.window,
+            "unit": data.unit,
+        },
+    )
+    yield from read_batches(request, SITE_CONNECTORS)
+
+
+def roles_of(data: SiteData) -> Roles:
+    """The roles of the site's columns."""
+    return Roles(
+        data.text,
+        data.label,
+        data.unit,
+        missing_unit=data.missing_unit,
+        setting='{key} = "{column}" in site.toml',
+    )
+
+
+def shown(data: SiteData) -> str:
+    """The source's name for messages: of a database, without user and password."""
+    scheme, found, rest = data.source.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if found else data.source
+
+
+__all__ = ["SITE_CONNECTORS", "SiteData", "read_records", "roles_of", "shown", "site_batches"]

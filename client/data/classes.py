@@ -1,0 +1,40 @@
+"""Local label names to the plan's.
+
+The map is a function of one record's label and of site.toml alone, so one record or unit more
+changes nothing of the others: neighbouring data sets stay neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from lorica.client.data.config import SiteData
+from lorica.common.errors import Code, LoricaError
+from lorica.common.records import Records
+
+
+def with_classes(parts: Iterable[Records], data: SiteData, where: str) -> Iterator[Records]:
+    """Records with the plan's label names; unmapped ones are dropped if ``data`` says so.
+
+    Raises:
+        LoricaError: LOR-331 for a label that is neither mapped nor mapped to.
+    """
+    known = {**{name: name for name in data.classes.values()}, **data.classes}
+    before = 0
+    for part in parts:
+        labels = part.labels
+        count = len(part)
+        if known:
+            rows = [row for row, label in enumerate(labels) if label in known]
+            if len(rows) < count and data.unmapped == "refuse":
+                row = next(row for row, label in enumerate(labels) if label not in known)
+                raise LoricaError(
+                    Code.DATA_CLASSES,
+                    f"{where}: the label {labels[row]!r} of record {before + row + 1} is not in "
+                    "data.classes.",
+                )
+            part = part if len(rows) == count else part.take(rows)
+            part = replace(part, labels=[known[label] for label in part.labels])
+        before += count
+        yield part

@@ -1,0 +1,92 @@
+"""The section [data] of site.toml: where the private records are and what their columns mean."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from lorica.common.plan_fields import Positive, Section
+
+Path_ = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]+(\.[A-Za-z]+)*$")]
+
+
+class FhirMapping(Section):
+    """Which elements of FHIR resources become which column."""
+
+    text: Path_ = "DocumentReference.content.attachment"
+    label: Path_ = "Condition.code.coding.code"
+    unit: Path_ = "subject.reference"
+    link: Literal["encounter", "subject", "same"] = "encounter"
+    system: str = ""
+
+
+class SiteData(Section):
+    """Where the private records are and which columns mean what."""
+
+    source: str = Field(min_length=1)
+    """Path of a file (CSV, TSV, JSONL, Parquet, Arrow, Feather, FHIR as .ndjson or .json) or of a
+    folder (images, DICOM, Parquet, FHIR, a data set of Hugging Face `datasets`), from the folder
+    that site.toml is in; "hub:ORG/NAME" for a data set of the Hugging Face hub; or a database as
+    SQLAlchemy writes it, without a password: "postgresql+psycopg://reader@db.intern/clinic"."""
+    kind: Literal[
+        "",
+        "csv",
+        "tsv",
+        "jsonl",
+        "parquet",
+        "arrow",
+        "images",
+        "dataset",
+        "hub",
+        "sql",
+        "fhir",
+        "dicom",
+        "packaged",
+    ] = ""
+    """Kind of the source; empty: told from the source."""
+    text: str = "text"
+    """Name of the column with the text."""
+    label: str = "label"
+    """Name of the column with the label."""
+    unit: str = ""
+    """Name of the column that says whose record it is; empty: every record is its own unit."""
+    missing_unit: Literal["refuse", "own"] = "refuse"
+    """Records without a unit: "refuse" the data, or take each as its "own" unit."""
+    classes: dict[str, str] = {}
+    """What the plan calls the labels that are called otherwise here: { "local" = "of the plan" }.
+    Empty: labels are taken as they are."""
+    unmapped: Literal["refuse", "drop"] = "refuse"
+    """Records whose label is neither in ``classes`` nor one that it maps to: "refuse" the data, or
+    "drop" the records. Used when ``classes`` is not empty."""
+    duplicates: Literal["keep", "drop", "refuse"] = "keep"
+    """Records that equal another in text, label and unit: "keep" them, "drop" all but one, or
+    "refuse" the data. Equal records of different units always stay: dropping one because of
+    another's would make two people's privacy hang together."""
+    compare: Literal["exact", "normalised"] = "exact"
+    """Texts are compared as they are ("exact"), or all texts are first brought to one form
+    ("normalised": Unicode NFKC, runs of white space as one blank). Used unless ``duplicates`` is
+    "keep"."""
+    split: str = ""
+    """Part of a data set that has parts; empty: "train"."""
+    table: str = ""
+    """Of a folder of images or DICOM: a CSV or TSV file that names files and labels; empty: every
+    sub-folder's name is the label of what is in it."""
+    file: str = "file"
+    """Name of the column of ``table`` with the files' names, from the source's folder."""
+    image_side: int = Field(256, ge=8, le=4096)
+    """Images are made smaller until their shorter side has at most this many pixels."""
+    window: list[float] = Field(default=[], max_length=2)
+    """Of DICOM: centre and width of the window of values that becomes black to white, such as
+    [40, 400]; empty: the file's own, else from the least value to the greatest."""
+    query: str = ""
+    """Of a database: one SELECT whose columns are the text, the label and the unit."""
+    password: Annotated[str, StringConstraints(pattern=r"^((env|file):.+)?$")] = ""
+    """Of a database: "env:NAME" of a variable, or "file:PATH" of a file with permissions 0600;
+    empty: none is sent. A password is never written in site.toml."""
+    timeout_seconds: Positive = 600.0
+    """Of a database: longest time for the query, seconds; the server is told."""
+    fhir: FhirMapping = FhirMapping()
+    """Of FHIR: elements that become text, label and unit; ``link``: a label belongs to the texts
+    of the same "encounter" or "subject", or to the resource itself ("same"); ``system``: only
+    codes of this coding system, such as "http://hl7.org/fhir/sid/icd-10"."""

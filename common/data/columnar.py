@@ -1,0 +1,138 @@
+"""Parquet, Arrow and Feather: a file, or a folder of Parquet files, one batch in memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorica.common.data.batches import BATCH_ROWS, Batch, text_array
+from lorica.common.data.images import image_cells, is_image_type
+from lorica.common.errors import Code, LoricaError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lorica.common.data import DataRequest
+
+
+def batches(request: DataRequest) -> Iterator[Batch]:
+    """Batches of Parquet or Arrow files.
+
+    Raises:
+        LoricaError: LOR-207 without pyarrow, LOR-301, LOR-302, LOR-304 damaged or of another
+            format than its ending says.
+    """
+    need_pyarrow()
+    path = request.path
+    if request.kind == "parquet":
+        files = _parts(path)
+        for file in files:
+            yield from _guarded(file, request, _parquet(file, request))
+    else:
+        yield from _guarded(path, request, _arrow(path))
+
+
+def need_pyarrow() -> None:
+    """Return if pyarrow is installed; LOR-207 otherwise."""
+    try:
+        import pyarrow  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise LoricaError(
+            Code.PACKAGE_MISSING,
+            "Parquet, Arrow and the data check need the package pyarrow.",
+            mend="pip install 'lorica[parquet]'",
+        ) from error
+
+
+def as_batch(table: pa.RecordBatch, request: DataRequest, where: str) -> Batch:
+    """The wanted columns of an Arrow batch, as text or images."""
+    names = [
+        name for name in table.schema.names if request.columns is None or name in request.columns
+    ]
+    found: Batch = {}
+    for name in names:
+        column = table.column(name)
+        if is_image_type(column.type):
+            found[name] = image_cells(column, f"{where}, column '{name}'", request.image_side)
+        else:
+            plain = name in request.plain
+            found[name] = text_array(column, plain=plain, where=f"{where}, column '{name}'")
+    return found
+
+
+def require_columns(request: DataRequest, present: list[str]) -> None:
+    """Return if all wanted columns are there, before anything is read. Raises LOR-302."""
+    missing = [name for name in request.columns or [] if name not in present]
+    if missing:
+        raise LoricaError(
+            Code.DATA_COLUMN,
+            f"{request.location} has no column '{missing[0]}'; its columns are: "
+            f"{', '.join(present)}.",
+        )
+
+
+def _parts(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.suffix.lower() in (".parquet", ".pq"))
+
+
+def _parquet(path: Path, request: DataRequest) -> Iterator[pa.RecordBatch]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        present = file.schema_arrow.names
+        require_columns(request, present)
+        wanted = None if request.columns is None else list(request.columns)
+        yield from file.iter_batches(BATCH_ROWS, columns=wanted)
+
+
+def _arrow(path: Path) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    with contextlib.ExitStack() as opened:
+        source = opened.enter_context(pa.memory_map(str(path), "rb"))
+        try:
+            reader = opened.enter_context(pa.ipc.open_file(source))
+        except pa.ArrowInvalid:  # the streaming format, as `datasets` writes it
+            source.seek(0)
+            stream = opened.enter_context(pa.ipc.open_stream(source))
+            for batch in stream:
+                yield from _sliced(batch)
+            return
+        for number in range(reader.num_record_batches):
+            yield from _sliced(reader.get_batch(number))
+
+
+def _sliced(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    for start in range(0, batch.num_rows, BATCH_ROWS):
+        yield batch.slice(start, BATCH_ROWS)
+
+
+def _guarded(path: Path, request: DataRequest, found: Iterator[pa.RecordBatch]) -> Iterator[Batch]:
+    import pyarrow as pa
+
+    try:
+        for batch in found:
+            if not batch.num_rows:
+                continue
+            require_columns(request, batch.schema.names)
+            yield as_batch(batch, request, str(path))
+    except FileNotFoundError:
+        raise LoricaError(Code.DATA_NOT_FOUND, f"There is no file {path}.") from None
+    except PermissionError:
+        raise LoricaError(
+            Code.DATA_NOT_FOUND, f"{path} cannot be read: Permission denied."
+        ) from None
+    except (pa.ArrowException, OSError) as error:
+        kind = "Parquet" if request.kind == "parquet" else "Arrow"
+        raise LoricaError(
+            Code.DATA_MALFORMED, f"{path} is damaged or no {kind} file: {_first(error)}."
+        ) from None
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,139 @@
+"""Folders of images: every sub-folder a label, or a table that names files and labels.
+
+Images are told by their endings. Symbolic links to folders and names that lead out of the folder
+are refused: a table must not make a site read what nobody offered.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorica.common.data.batches import Batch, as_list, rows_of
+from lorica.common.data.images import decode_image
+from lorica.common.data.kinds import IMAGE_ENDINGS
+from lorica.common.errors import Code, LoricaError
+
+if TYPE_CHECKING:
+    from lorica.common.data import DataRequest
+
+IMAGE = "image"
+"""Name of the column that is made of the files."""
+
+_BATCH = 64
+
+
+def batches(request: DataRequest) -> Iterator[Batch]:
+    """Batches with the columns "image", "file", and the label's, or the table's columns.
+
+    Raises:
+        LoricaError: LOR-301, LOR-302, LOR-304, LOR-327, LOR-328, LOR-329.
+    """
+    folder = request.path
+    if not folder.is_dir():
+        raise LoricaError(Code.DATA_NOT_FOUND, f"There is no folder {folder}.")
+    if request.table:
+        rows = with_table(request, folder)
+    else:
+        rows = labelled(request, folder, IMAGE_ENDINGS)
+    for batch in rows:
+        yield {**batch, IMAGE: [_image(folder, name, request) for name in batch[request.file]]}
+
+
+def with_table(request: DataRequest, folder: Path, *, rows: int = _BATCH) -> Iterator[Batch]:
+    """The rows of the request's table, a few at a time, its files' names checked.
+
+    Raises:
+        LoricaError: LOR-302 without the column of files, LOR-304, LOR-329.
+    """
+    from lorica.common.data.tables import table_batches
+
+    path = request.root / request.table
+    if not path.exists():
+        path = folder / request.table
+    for batch in table_batches(path, request.plain):
+        if request.file not in batch:
+            raise LoricaError(
+                Code.DATA_COLUMN,
+                f"{path} has no column '{request.file}' (data.file); its columns are: "
+                f"{', '.join(batch)}.",
+            )
+        for start in range(0, rows_of(batch), rows):
+            yield {name: as_list(cells)[start : start + rows] for name, cells in batch.items()}
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file of this name in the folder, or in one below it.
+
+    Raises:
+        LoricaError: LOR-301 no such file, or a loop of links; LOR-329 it is elsewhere.
+    """
+    try:
+        found = (folder / name).resolve(strict=True)
+        home = folder.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop of links
+        raise LoricaError(
+            Code.DATA_NOT_FOUND,
+            f"{folder / name} cannot be read: {getattr(error, 'strerror', None) or error}.",
+        ) from None
+    if not found.is_relative_to(home):
+        raise LoricaError(
+            Code.DATA_OUTSIDE, f"'{name}' leads out of the folder {folder}, to {found}."
+        )
+    return found
+
+
+def files_below(folder: Path, endings: frozenset[str]) -> Iterator[Path]:
+    """Files with one of the endings, in a fixed order; links to folders are refused (LOR-329)."""
+
+    def refuse(error: OSError) -> None:
+        raise LoricaError(
+            Code.DATA_NOT_FOUND, f"{error.filename} cannot be read: {error.strerror}."
+        )
+
+    for here, folders, files in os.walk(folder, onerror=refuse):
+        folders.sort()
+        for name in folders:
+            if (Path(here) / name).is_symlink():
+                raise LoricaError(
+                    Code.DATA_OUTSIDE,
+                    f"{Path(here) / name} is a symbolic link to a folder; such links are not "
+                    "followed.",
+                )
+        for name in sorted(files):
+            if Path(name).suffix.lower() in endings:
+                yield (Path(here) / name).relative_to(folder)
+
+
+def labelled(request: DataRequest, folder: Path, endings: frozenset[str]) -> Iterator[Batch]:
+    """Names of files and their labels, a few at a time: the folders directly below ``folder``.
+
+    Raises:
+        LoricaError: LOR-304 a file in no sub-folder, LOR-329 a link to a folder.
+    """
+    names: list[str] = []
+    for path in files_below(folder, endings):
+        if len(path.parts) < 2:
+            raise LoricaError(
+                Code.DATA_MALFORMED,
+                f"{folder / path} lies in no sub-folder, so it has no label.",
+                mend="Put every image into a folder named as its label, or name a table of "
+                "labels in data.table.",
+            )
+        names.append(path.as_posix())
+        if len(names) == _BATCH:
+            yield _named(request, names)
+            names = []
+    if names:
+        yield _named(request, names)
+
+
+def _named(request: DataRequest, names: list[str]) -> Batch:
+    return {request.file: names, request.label: [name.partition("/")[0] for name in names]}
+
+
+def _image(folder: Path, name: str, request: DataRequest) -> object:
+    path = inside(folder, name)
+    return decode_image(path, str(path), request.image_side)

@@ -1,0 +1,99 @@
+"""What kind a source is, told from its name alone or, for folders, from what lies in it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from lorica.common.errors import Code, LoricaError
+
+PACKAGED = "embedded:"
+"""Prefix of a packaged data set's name; entry points of the group "lorica.datasets"."""
+
+HUB = "hub:"
+"""Prefix of a data set on the Hugging Face hub: "hub:org/name", "hub:org/name@revision"."""
+
+IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+"""Endings of image files."""
+
+_ENDINGS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".ndjson": "fhir",
+}
+_DATABASE = re.compile(r"[a-z][a-z0-9]*(\+[a-z0-9]+)?://", re.IGNORECASE)
+_LOOKED_AT = 10_000  # entries of a folder
+
+
+def local_path(location: str, root: Path) -> Path:
+    """A location as a path from ``root``.
+
+    Raises:
+        LoricaError: LOR-301 for no name a file can have.
+    """
+    if not location or "\0" in location:
+        raise LoricaError(Code.DATA_NOT_FOUND, f"There is no file {location!r}.")
+    return root / os.path.expanduser(location)  # noqa: PTH111 - Path raises for "~nobody"
+
+
+def kind_of(location: str, root: Path) -> str:
+    """The kind of a source.
+
+    Raises:
+        LoricaError: LOR-301 no such path, LOR-326 none that is known.
+    """
+    if location.startswith(PACKAGED):
+        return "packaged"
+    if location.startswith(HUB):
+        return "hub"
+    if _DATABASE.match(location):
+        return "sql"
+    path = local_path(location, root)
+    try:
+        if path.is_dir():
+            return _kind_of_folder(path)
+        if path.suffix.lower() == ".json" and path.is_file():
+            return "fhir"
+        kind = _ENDINGS.get(path.suffix.lower())
+        exists = path.exists()
+    except OSError as error:
+        raise LoricaError(
+            Code.DATA_NOT_FOUND, f"{path} cannot be read: {error.strerror}."
+        ) from None
+    if kind is None and exists:
+        raise LoricaError(
+            Code.DATA_KIND,
+            f"{path} is not a file that Lorica reads: .csv, .tsv, .jsonl, .parquet, .arrow, "
+            ".feather, .ndjson (FHIR), or a folder.",
+        )
+    return kind or "csv"  # absent: the connector says so
+
+
+def _kind_of_folder(path: Path) -> str:
+    if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+        return "dataset"
+    endings = set()
+    for seen, (_, _, files) in enumerate(os.walk(path)):
+        endings |= {Path(name).suffix.lower() for name in files}
+        if seen > _LOOKED_AT:
+            break
+    if endings & {".parquet", ".pq"} and not endings & IMAGE_ENDINGS:
+        return "parquet"
+    if ".dcm" in endings:
+        return "dicom"
+    if endings & IMAGE_ENDINGS:
+        return "images"
+    if endings & {".ndjson", ".json"}:
+        return "fhir"
+    raise LoricaError(
+        Code.DATA_KIND,
+        f"The folder {path} is a directory in which nothing is that Lorica reads: images, DICOM, "
+        "Parquet, FHIR, or a data set as `datasets` saves it.",
+    )

@@ -49,8 +49,8 @@ class Joined:
 def join(folder: Path, token: str) -> Joined:
     """Make the site's key and its registration request, and keep the authority's certificate.
 
-    A key that is there from an earlier invitation is used again, so that a site that asks twice
-    keeps its identity.
+    Every invitation gets a new key, and the one before lies beside it as node.key.old; but the
+    same invitation twice gives the same request.
 
     Args:
         folder: the site's; made when absent, for its owner's eyes alone.
@@ -65,12 +65,26 @@ def join(folder: Path, token: str) -> Joined:
         if not folder.exists():
             folder.mkdir(mode=0o700, parents=True)
     settings = SiteFederation()
-    key = site_key(folder / settings.key)
-    registration = Registration.make(invitation, key)
+    key, request = folder / settings.key, folder / REQUEST
+    registration = _made_before(request, invitation) if key.exists() else None
+    if registration is None:
+        with storage_errors(key):
+            if key.exists():
+                key.rename(key.with_name(f"{key.name}.old"))
+        registration = Registration.make(invitation, site_key(key))
+        write_atomically(request, registration.model_dump_json(indent=1) + "\n")
     write_atomically(folder / settings.authority, invitation.authority)
-    request = folder / REQUEST
-    write_atomically(request, registration.model_dump_json(indent=1) + "\n")
     return Joined(invitation, registration, request)
+
+
+def _made_before(request: Path, invitation: Invitation) -> Registration | None:
+    """The request that was made with this very invitation, if there is one."""
+    try:
+        found = Registration.from_text(request.read_text(encoding="utf-8"))
+        found.check(invitation.secret)
+    except (OSError, UnicodeDecodeError, LoricaError):
+        return None
+    return found if found.site == invitation.site else None
 
 
 def site_key(path: Path) -> ec.EllipticCurvePrivateKey:

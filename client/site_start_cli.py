@@ -52,6 +52,7 @@ def site_init(
             f'address = "{invitation.address}"\n[policy]\ncoordinators = '
             f'["{invitation.coordinator}"]',
             markup=False,
+            soft_wrap=True,
         )
     else:
         source = data if Path(data).is_absolute() else _from(config.resolve().parent, data)

@@ -123,20 +123,16 @@ class Sites:
         """
         settled = self._ready.keys() | self._refused
         online = set(self._grid.get_node_ids())
-        again = time.monotonic() - _AWAIT_SECONDS
-        nodes = sorted(
-            node
-            for node in online - settled
-            if (
-                self._awaiting[node] < again
-                if node in self._awaiting
-                else self._tries[node] < tries
-            )
-        )
+        nodes = sorted(node for node in online - settled if self._due(node, tries))
         if not nodes:
             return []
         self._tries.update(nodes)
         return [self._admit(answer) for answer in self.exchange(nodes, CAPABILITIES, 0)]
+
+    def _due(self, node: int, tries: int) -> bool:
+        if node in self._awaiting:
+            return time.monotonic() - self._awaiting[node] > _AWAIT_SECONDS
+        return self._tries[node] < tries
 
     def exchange(
         self, nodes: list[int], kind: Kind, round: int, blob: bytes = b""

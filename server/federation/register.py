@@ -40,6 +40,8 @@ class SiteEntry(BaseModel):
     """When the open invitation ends."""
     public_key: str = ""
     """OpenSSH form, once admitted."""
+    retired: list[str] = []
+    """Keys that it had before: Flower never takes a key again that was put out."""
 
 
 _ENTRIES = TypeAdapter(dict[str, SiteEntry])
@@ -119,10 +121,14 @@ class Register:
                     f"{entry.expires:%Y-%m-%d %H:%M} UTC.",
                 )
             for other in sites.values():
-                if other.public_key == registration.public_key:
+                if registration.public_key in (other.public_key, *other.retired):
                     raise LoricaError(
-                        Code.REGISTRATION_REFUSED, f"That key belongs to site {other.name} already."
+                        Code.REGISTRATION_REFUSED,
+                        f"That key is, or was, the key of site {other.name}; a site that is "
+                        "invited again needs a new one.",
                     )
+            if entry.public_key:
+                entry.retired.append(entry.public_key)
             entry.public_key, entry.secret, entry.expires = registration.public_key, "", None
             entry.state, entry.since = "admitted", datetime.now(UTC)
         return entry
@@ -142,6 +148,9 @@ class Register:
             entry = sites[name]
             entry.state, entry.since = "revoked", datetime.now(UTC)
             entry.secret, entry.expires = "", None
+            if entry.public_key:
+                entry.retired.append(entry.public_key)
+            entry.public_key = ""
         return entry
 
     @contextlib.contextmanager

@@ -42,7 +42,7 @@ class AfterNoise:
         Args:
             smoothing: ρ in [0, 1); 0 changes nothing.
             proximal: μ >= 0; 0 changes nothing.
-            origin: θ_global of every parameter.
+            origin: θ_global of every parameter that has one; others are not pulled.
         """
         self._smoothing, self._proximal, self._origin = smoothing, proximal, origin
         self._means: dict[torch.nn.Parameter, torch.Tensor] = {}
@@ -54,7 +54,7 @@ class AfterNoise:
             assert parameter.grad is not None
             if self._smoothing:
                 parameter.grad = self._smoothed(parameter, parameter.grad)
-            if self._proximal:
+            if self._proximal and parameter in self._origin:
                 away = parameter.detach() - self._origin[parameter]
                 parameter.grad = parameter.grad + self._proximal * away
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lorica.client.approve_cli import site_approve, site_fab_check, site_withdraw
+from lorica.client.personal_cli import site_adapter
 from lorica.client.site_plan_cli import site_config, site_plan
 from lorica.client.site_start_cli import site_check, site_init, site_start
 from lorica.client.trainer_cli import ledger_create, site_status, site_trainer
@@ -35,6 +36,7 @@ ledger_app = typer.Typer(
 app.add_typer(ledger_app, name="ledger")
 app.command("config")(site_config)
 app.command("plan")(site_plan)
+app.command("adapter")(site_adapter)
 app.command("trainer")(site_trainer)
 app.command("status")(site_status)
 app.command("approve")(site_approve)

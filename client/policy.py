@@ -22,6 +22,7 @@ from lorica.common.methods import ANY_RANK
 from lorica.common.plan import RunPlan
 from lorica.common.plan_fields import Section
 from lorica.common.plan_subject import EMBEDDED_SHA256
+from lorica.common.records import Records
 from lorica.common.stages import total_steps
 from lorica.common.tasks.traits import SiteMetric, TaskKind
 
@@ -216,6 +217,24 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
     ):
         if not allowed:
             raise LoricaError(Code.POLICY_REFUSED, f"The site's policy refuses: {what}.")
+
+
+def check_records(plan: RunPlan, records: Records, *, where: str) -> None:
+    """Return if the records are what the plan's task needs.
+
+    Raises:
+        LoricaError: LOR-307 the plan names too few labels, LOR-306 or LOR-311 a record's target
+            is none of the plan's.
+    """
+    from lorica.common.tasks import task_of
+
+    task = task_of(plan)
+    if len(plan.task.labels) < task.traits.fewest_labels:
+        raise LoricaError(
+            Code.DATA_TOO_FEW_LABELS,
+            f"task.labels names {len(plan.task.labels)} label(s); a site needs them all.",
+        )
+    task.check(records, where=where)
 
 
 def site_rank(plan: RunPlan, config: SiteConfig | None) -> int:

@@ -27,11 +27,18 @@ from lorica.common.backbones import Backbone
 from lorica.common.batching import micro_batches
 from lorica.common.errors import Code, LoricaError
 from lorica.common.factors import cut_factors, filled_up
-from lorica.common.methods import Part, factor_pairs, is_trained, part_of, step_turns
+from lorica.common.methods import (
+    Part,
+    factor_pairs,
+    is_personal,
+    is_trained,
+    part_of,
+    step_turns,
+)
 from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import SHELF, PrefixCache, judgements
 from lorica.common.records import Records
-from lorica.common.stages import Stage, falling, schedule, stage_of, trained
+from lorica.common.stages import Stage, falling, returned, schedule, stage_of, trained
 from lorica.common.tasks import task_of
 from lorica.common.tasks.text_classification import BIAS_INPUT
 
@@ -66,7 +73,6 @@ class Session:
         self._backbone = backbone
         self._cache_bytes = cache_bytes
         self._train_cache, self._train_targets = self._cache(self._train_rows)
-        self._test: tuple[PrefixCache, Any] | None = None
         self._trainable = {
             name: parameter
             for name, parameter in self._classifier.adapter_parameters.items()
@@ -76,13 +82,20 @@ class Session:
         self._trained = self._trainable
         self._received: State = {}
         self._units = self._units_of(self._train_rows)
+        self._test: tuple[PrefixCache, Any] | None = None
 
     def serves(self, plan: RunPlan) -> bool:
         """Whether this session was made for exactly this plan."""
         return plan.fingerprint == self._plan.fingerprint
 
-    def load(self, state: State, stage: Stage) -> None:
+    def load(self, state: State, stage: Stage, own: State | None = None) -> None:
         """Take over a global adapter state: all of it, or what a stage on frozen features needs.
+
+        Args:
+            state: what the coordinator sent.
+            stage: of the round.
+            own: the site's personal tensors, which count instead of what was sent; without any
+                they begin as sent, and B as 0.
 
         Raises:
             LoricaError: LOR-205 when it does not fit, LOR-501 when it holds NaN or infinity.
@@ -95,8 +108,19 @@ class Session:
         if stage.on_frozen_features:
             self._classifier.load_head(state)
         else:
-            self._received = state
+            unsent = {name: torch.zeros_like(tensor) for name, tensor in self.personal.items()}
+            self._received = state = unsent | state | (own or {})
             self._classifier.load_state(self._at_own_rank(state))
+
+    @property
+    def personal(self) -> State:
+        """A copy of the tensors, as they are now, that the site keeps for itself."""
+        method = self._plan.aggregation.method
+        return {
+            name: parameter.detach().clone()
+            for name, parameter in self._trainable.items()
+            if is_personal(method, name)
+        }
 
     def train(self, round: int, event: PrivacyEvent, noise: NoiseSource) -> State:
         """What the round's stage asks for, from the loaded state; all of it noised."""
@@ -132,11 +156,12 @@ class Session:
             parameter.requires_grad_(name in self._trained)
 
     def _local_steps(self, round: int, event: PrivacyEvent, noise: NoiseSource) -> State:
-        """Several DP-SGD steps; local minus global value of what is trained.
+        """Several DP-SGD steps; local minus global value of what is trained and sent.
 
         At a lower rank than the plan's, missing rows and columns count as 0.
         """
         training = self._plan.training
+        shared = returned(self._plan, round, self._trained)
         factor = falling(self._plan, round, training.final_rate)
         self._dp_steps(
             torch.optim.Adam(self._groups(factor)),
@@ -146,13 +171,13 @@ class Session:
             after=AfterNoise(
                 smoothing=training.smoothing,
                 proximal=training.proximal,
-                origin={p: p.detach().clone() for p in self._trained.values()},
+                origin={self._trained[n]: self._trained[n].detach().clone() for n in shared},
             ),
         )
         found = {}
-        for name, parameter in self._trained.items():
+        for name in shared:
             before = self._received[name].float()
-            found[name] = filled_up(parameter.detach(), before.shape) - before
+            found[name] = filled_up(self._trained[name].detach(), before.shape) - before
         return found
 
     def _gradient_sum(self, event: PrivacyEvent, noise: NoiseSource) -> State:
@@ -238,8 +263,7 @@ class Session:
     def _units_of(self, rows: np.ndarray) -> Units:
         if self._plan.privacy.unit == "record":
             return Units.of_records(len(rows))
-        names = self._names_of(rows)
-        return Units(names, most=self._plan.privacy.max_records_per_unit)
+        return Units(self._names_of(rows), most=self._plan.privacy.max_records_per_unit)
 
     def _names_of(self, rows: np.ndarray) -> list[str]:
         """Unit of privacy of every row."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lorica.client.data import read_records
 from lorica.client.ledger import Budgets, FileLedger
+from lorica.client.personal import FolderPersonal
 from lorica.client.policy import SiteConfig, check_plan
 from lorica.common.accounting import epsilon
 from lorica.common.backbones import backbone_folder, weights_sha256
@@ -50,6 +51,11 @@ def site_budgets(config: SiteConfig) -> Budgets:
     return Budgets(
         ledger.lifetime_epsilon, ledger.run_epsilon, ledger.period, ledger.period_epsilon
     )
+
+
+def personal_store(config: SiteConfig, folder: Path) -> FolderPersonal:
+    """Where the site keeps what methods such as "fedsa" leave to it: beside its ledger."""
+    return FolderPersonal((folder / config.ledger.path).parent / "personal", config.site.name)
 
 
 def open_ledger(config: SiteConfig, folder: Path, *, create: bool = False) -> FileLedger:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.noise import NoiseSource
-from lorica.client.policy import SiteConfig, check_plan, site_rank
+from lorica.client.personal import MemoryPersonal, PersonalStore, has_own, own_state
+from lorica.client.policy import SiteConfig, check_plan, check_records, site_rank
 from lorica.client.session import Session
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import pack_state, unpack_state
@@ -69,6 +70,7 @@ class LocalTrainer:
         noise: NoiseFactory,
         config: SiteConfig | None = None,
         ledger: Ledger | None = None,
+        personal: PersonalStore | None = None,
         declared_records: int | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
@@ -79,6 +81,8 @@ class LocalTrainer:
             noise: makes the source of randomness of an answer.
             config: the site's policy and figures; None allows every plan (simulations).
             ledger: where charges are written; None keeps them for this process's lifetime.
+            personal: where tensors that never leave are kept between rounds (method "fedsa");
+                None keeps them for this process's lifetime.
             declared_records: without a config, the figure for the number of units that is told
                 as the site's weight and that sample rates are computed from; the true number
                 when omitted, which makes that number public.
@@ -98,6 +102,7 @@ class LocalTrainer:
         self._noise = noise
         self._config = config
         self._ledger = ledger
+        self._personal = personal or MemoryPersonal()
         self._ledgers: dict[tuple[str, float], Ledger] = {}
         self._declared = declared_records
         self._cache_bytes = cache_bytes
@@ -135,8 +140,9 @@ class LocalTrainer:
             )
 
         def run(session: Session, event: PrivacyEvent) -> Reply:
-            noise = self._noise(request.run, request.round)
-            update = session.train(request.round, event, noise)
+            update = session.train(request.round, event, self._noise(request.run, request.round))
+            if has_own(plan, request.round):
+                self._personal.save(request.run, plan, request.round, session.personal)
             seed = request.run, request.round, self.site
             return self._reply(request, blob=pack_state(encode(update, plan.wire.update, *seed)))
 
@@ -179,11 +185,6 @@ class LocalTrainer:
         fixed = self._config.policy.sampling_units if self._config else self._declared
         return fixed or self.units(plan)
 
-    @property
-    def declared_records(self) -> int:
-        """The figure for the number of records when no config and no unit column say otherwise."""
-        return self._declared or len(self._records)
-
     def close(self) -> None:
         """Free the model and the cached states; the next request builds them anew."""
         self._session = None
@@ -217,7 +218,8 @@ class LocalTrainer:
         event = part(self._allow(plan))
         assert event is not None
         session = self._open(plan)
-        session.load(unpack_state(request.blob), stage_of(plan, request.round))
+        own = own_state(self._personal, request, kind)
+        session.load(unpack_state(request.blob), stage_of(plan, request.round), own)
         ledger.charge(
             Charge(
                 run=request.run,
@@ -249,11 +251,12 @@ class LocalTrainer:
 
     def _allow(self, plan: RunPlan) -> RunPrivacy:
         """What the run costs here. Raises when policy, data or budget do not admit the plan."""
-        self._check_records(plan)
+        if plan.fingerprint != self._checked:  # looked at once for every plan
+            check_records(plan, self._records, where=f"Site {self.site}")
+            self._checked = plan.fingerprint
         if self._config is not None:
             sha256 = load_backbone(plan.backbone).sha256
-            units = self.units(plan)
-            check_plan(plan, self._config, backbone_sha256=sha256, units=units)
+            check_plan(plan, self._config, backbone_sha256=sha256, units=self.units(plan))
         return run_privacy(plan, self.sampling_units(plan))
 
     def _reply(
@@ -279,19 +282,6 @@ class LocalTrainer:
         if key not in self._ledgers:
             self._ledgers[key] = MemoryLedger(plan.privacy.delta, unit=plan.privacy.unit)
         return self._ledgers[key]
-
-    def _check_records(self, plan: RunPlan) -> None:
-        """The records are what the plan's task needs; looked at once for every plan."""
-        if plan.fingerprint == self._checked:
-            return
-        task = task_of(plan)
-        if len(plan.task.labels) < task.traits.fewest_labels:
-            raise LoricaError(
-                Code.DATA_TOO_FEW_LABELS,
-                f"task.labels names {len(plan.task.labels)} label(s); a site needs them all.",
-            )
-        task.check(self._records, where=f"Site {self.site}")
-        self._checked = plan.fingerprint
 
     def _open(self, plan: RunPlan) -> Session:
         if self._session is None or not self._session.serves(plan):

@@ -77,7 +77,7 @@ def open_trainer(config: SiteConfig, root: Path) -> tuple[LocalTrainer, Ledger]:
     """
     from lorica.client.data import read_records
     from lorica.client.noise import SecureNoise, SeededNoise
-    from lorica.client.site_plan import open_ledger
+    from lorica.client.site_plan import open_ledger, personal_store
     from lorica.client.trainer import LocalTrainer
 
     def noise(stream: str, round: int) -> NoiseSource:
@@ -88,8 +88,11 @@ def open_trainer(config: SiteConfig, root: Path) -> tuple[LocalTrainer, Ledger]:
     if config.policy.noise == "seeded":
         _log.warning('policy.noise is "seeded": the updates of this site protect NOTHING')
     ledger = open_ledger(config, root)
-    records = read_records(config, root)
-    trainer = LocalTrainer(config.site.name, records, noise=noise, config=config, ledger=ledger)
+    records, name = read_records(config, root), config.site.name
+    personal = personal_store(config, root)
+    trainer = LocalTrainer(
+        name, records, noise=noise, config=config, ledger=ledger, personal=personal
+    )
     return trainer, ledger
 
 

@@ -22,6 +22,9 @@ class Code(Enum):
     PLAN_BAD_VALUE = "LOR-103"
     PLAN_MISMATCH = "LOR-104"
 
+    PERSONAL_UNREADABLE = "LOR-131"
+    PERSONAL_ABSENT = "LOR-132"
+
     BACKBONE_NOT_FOUND = "LOR-201"
     BACKBONE_HASH = "LOR-202"
     BACKBONE_UNREACHABLE = "LOR-203"
@@ -157,6 +160,19 @@ CATALOGUE: dict[Code, Entry] = {
         "The fingerprint that came with a message differs from that of the plan it holds, or a "
         "resumed run was given another plan.",
         "Start a new run for a changed plan; resume with the plan stored in the run's folder.",
+    ),
+    Code.PERSONAL_UNREADABLE: Entry(
+        "The part of the adapter that the site keeps for itself could not be read.",
+        "Under methods such as fedsa a site goes on from tensors of its own, in the folder "
+        "'personal' beside its ledger. The file that the message names is damaged; training from "
+        "anything else would not be the run that was begun.",
+        "Restore the file from a backup, or delete it: the site then begins its own part anew.",
+    ),
+    Code.PERSONAL_ABSENT: Entry(
+        "The site keeps no part of its own of this adapter.",
+        "Only methods such as fedsa leave a part of the adapter at each site, and only a site that "
+        "trained in the run has one.",
+        "Give the adapter of a run in which this site took part, and its site.toml with --site.",
     ),
     Code.BACKBONE_NOT_FOUND: Entry(
         "The pretrained model was not found.",

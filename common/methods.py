@@ -40,9 +40,10 @@ TURNS: dict[str, tuple[frozenset[Part], ...]] = {
     "fedex": (_WITH_BOTH,),
     "flora": (_WITH_BOTH,),
     "flexlora": (_WITH_BOTH,),
+    "fedsa": (_WITH_BOTH,),
 }
-"""Method -> the parts that sites train and send, by round: the first set in the first round that
-trains LoRA factors, and so on, again from the first after the last."""
+"""Method -> the parts that sites train, by round: the first set in the first round that trains
+LoRA factors, and so on, again from the first after the last. They send all of it but PERSONAL."""
 
 STEP_TURNS: dict[str, tuple[frozenset[Part], ...]] = {"la-lora": (_WITH_B, _WITH_A)}
 """The same by local step within a round, for methods whose steps train less than the round."""
@@ -51,6 +52,10 @@ TRAINED_PARTS: dict[str, frozenset[Part]] = {
     method: frozenset().union(*turns) for method, turns in TURNS.items()
 }
 """Method -> the parts that sites train in any round; the rest stays as the coordinator sent it."""
+
+PERSONAL: dict[str, frozenset[Part]] = {"fedsa": _WITH_B}
+"""Method -> the parts that every site keeps for itself between rounds and never sends, for
+methods that have any."""
 
 AVERAGES_PRODUCTS = frozenset({"fedex", "flora", "flexlora"})
 """Methods that need every site's product B·A, not the mean of its factors alone."""
@@ -61,9 +66,10 @@ HAS_RESIDUAL = frozenset({"fedex", "flora"})
 ANY_RANK = frozenset({"flora", "flexlora"})
 """Methods under which sites may train at a lower rank than the plan's."""
 
-LOCAL_ONLY = AVERAGES_PRODUCTS | STEP_TURNS.keys()
+LOCAL_ONLY = AVERAGES_PRODUCTS | STEP_TURNS.keys() | PERSONAL.keys()
 """Methods that need training.mode "local": where all sites differentiate at one common adapter,
-once a round, there is no mean of products to correct and no local step to alternate with."""
+once a round, there is no mean of products to correct, no local step to alternate with, and no
+adapter of a site's own."""
 
 
 def part_of(name: str) -> Part:
@@ -97,6 +103,16 @@ def is_trained(method: str, name: str, turn: int | None = None) -> bool:
     turns = TURNS[method]
     parts = TRAINED_PARTS[method] if turn is None else turns[(turn - 1) % len(turns)]
     return part_of(name) in parts
+
+
+def is_personal(method: str, name: str) -> bool:
+    """Whether every site has a value of its own of the tensor ``name`` under ``method``."""
+    return part_of(name) in PERSONAL.get(method, ())
+
+
+def is_returned(method: str, name: str, turn: int | None = None) -> bool:
+    """Whether sites train the tensor ``name`` and send it back; as :func:`is_trained`."""
+    return is_trained(method, name, turn) and not is_personal(method, name)
 
 
 def alternates(method: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import model_validator
 
+from lorica.common.methods import PERSONAL
 from lorica.common.plan_course import (
     AggregationPlan,
     RoundsPlan,
@@ -65,6 +66,11 @@ class RunPlan(Section):
                 f"(training.lora_rounds) alone are {needed}"
             )
         check_aggregation(self.aggregation, self.server, self.training, self.rounds)
+        if self.aggregation.method in PERSONAL and self.adapter.kind == "head":
+            raise ValueError(
+                f'aggregation.method "{self.aggregation.method}" shares LoRA factors alone: '
+                'adapter.kind must be "lora"'
+            )
         if self.privacy.unit != "record" and self.data.unit not in ("", self.privacy.unit):
             raise ValueError(
                 f'privacy.unit names the column "{self.privacy.unit}", data.unit another '

@@ -71,12 +71,13 @@ class AggregationPlan(Section):
     """How updates become the next global adapter."""
 
     method: Literal[
-        "fedavg", "ffa", "fedsvd", "rolora", "la-lora", "fedex", "flora", "flexlora"
+        "fedavg", "ffa", "fedsvd", "rolora", "la-lora", "fedex", "flora", "flexlora", "fedsa"
     ] = "fedsvd"
     """"fedavg" averages A and B apart, "ffa" freezes A, "fedsvd" trains B and re-factorises,
     "rolora" trains B and A in alternate rounds, "la-lora" in alternate local steps, "fedex" keeps
     what averaging misses as a residual weight, "flora" merges all and starts anew, "flexlora"
-    averages products; the last two take sites of lower rank. docs/methods.md compares them."""
+    averages products (these two take sites of lower rank), "fedsa" averages A and leaves B and the
+    head to each site. docs/methods.md compares them."""
 
     robust: Literal["none", "median", "trimmed-mean", "krum", "norm-bound"] = "none"
     """Mode "local": what keeps faulty or hostile sites from the mean. All but "none" count every

@@ -186,15 +186,21 @@ def predict_logits(classifier: PooledModel, cache: PrefixCache) -> torch.Tensor:
 
 
 @torch.no_grad()
-def judgements(task: Task, model: AdaptedModel, cache: PrefixCache, targets: Any) -> torch.Tensor:
-    """The task's judgements (N, S) of all records of the cache, float64."""
-    found: torch.Tensor | None = None
-    for rows in micro_batches(np.arange(len(cache.encoded)), cache.lengths):
-        part = task.judge(cache.outputs(model, rows), targets, rows)
-        if found is None:
-            found = torch.empty(len(cache.encoded), part.shape[1], dtype=torch.float64)
-        found[torch.from_numpy(rows)] = part
-    return torch.zeros(0, task.judgement_width, dtype=torch.float64) if found is None else found
+def judgements(
+    task: Task,
+    model: AdaptedModel,
+    cache: PrefixCache,
+    targets: Any,
+    rows: np.ndarray | None = None,
+) -> torch.Tensor:
+    """The task's judgements (n, S) of records of the cache in the order of ``rows``, float64; of
+    all when omitted."""
+    rows = np.arange(len(cache.encoded)) if rows is None else rows
+    found = torch.zeros(len(rows), task.judgement_width, dtype=torch.float64)
+    for places in micro_batches(np.arange(len(rows)), cache.lengths[rows]):
+        part = task.judge(cache.outputs(model, rows[places]), targets, rows[places])
+        found[torch.from_numpy(places)] = part
+    return found
 
 
 @torch.no_grad()

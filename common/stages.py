@@ -10,7 +10,8 @@ LOCAL           several DP-SGD steps                        as the method   the 
 ==============  ==========================================  ==============  ==================
 
 In the first two stages the LoRA factors are those of the start: B is 0, the adapted encoder is
-the backbone, and they need not travel.
+the backbone, and they need not travel. What a method leaves to the sites ("fedsa": B and the head)
+they train in stage LOCAL but do not send; B is not sent to them either.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
-from lorica.common.methods import TURNS, Part, is_trained, part_of
+from lorica.common.methods import TURNS, Part, is_personal, is_trained, part_of
 from lorica.common.plan import RunPlan
 
 
@@ -98,7 +99,7 @@ def total_steps(plan: RunPlan) -> int:
 
 
 def trained(plan: RunPlan, round: int, names: Iterable[str]) -> list[str]:
-    """Which of an adapter's tensors sites train and send in a round, in their order."""
+    """Which of an adapter's tensors sites train in a round, in their order."""
     stage = stage_of(plan, round)
     if stage is Stage.CLASS_SUMS:
         return [name for name in names if name == "head.weight"]
@@ -108,8 +109,20 @@ def trained(plan: RunPlan, round: int, names: Iterable[str]) -> list[str]:
     return [name for name in names if is_trained(plan.aggregation.method, name, turn)]
 
 
-def sent(stage: Stage, names: Iterable[str]) -> list[str]:
-    """Which of an adapter's tensors sites need to be sent in a stage, in their order."""
-    if stage.on_frozen_features:
+def returned(plan: RunPlan, round: int, names: Iterable[str]) -> list[str]:
+    """Which of the tensors that they train sites send back, in their order."""
+    found = trained(plan, round, names)
+    if stage_of(plan, round).on_frozen_features:
+        return found
+    return [name for name in found if not is_personal(plan.aggregation.method, name)]
+
+
+def sent(plan: RunPlan, round: int, names: Iterable[str]) -> list[str]:
+    """Which of an adapter's tensors sites need to be sent in a round, in their order.
+
+    A head that sites keep for themselves is sent all the same: a site's own begins as it.
+    """
+    if stage_of(plan, round).on_frozen_features:
         return [name for name in names if part_of(name) in (Part.HEAD, Part.CENTER)]
-    return list(names)
+    method = plan.aggregation.method
+    return [n for n in names if not (part_of(n) is Part.B and is_personal(method, n))]

@@ -12,8 +12,13 @@ from pathlib import Path
 from lorica.common.errors import Code, LoricaError
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def write_atomically(path: Path, content: bytes | str, *, mode: int = 0o666) -> None:
     """Write a file whole or not at all; durable when the call returns.
+
+    Args:
+        path: the file.
+        content: what will be all of it.
+        mode: its permissions, less the process's mask, from the start.
 
     Raises:
         LoricaError: LOR-601 disk full, LOR-602 refused by the system; a file that was there
@@ -23,7 +28,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     temporary = _temporary(path)
     with storage_errors(path):
         try:
-            with temporary.open("wb") as file:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            with os.fdopen(os.open(temporary, flags, mode), "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -60,6 +66,16 @@ def create_atomically(path: Path, content: bytes, *, mode: int) -> bool:
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that its owner alone can enter; one that is there is left as it is.
+
+    Raises:
+        LoricaError: LOR-601 disk full, LOR-602 refused by the system.
+    """
+    with storage_errors(path):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+
 from lorica.common.adapters import State
 from lorica.common.backbones import Backbone
 from lorica.common.memory import release_unused
@@ -24,12 +27,26 @@ class CentralEvaluator:
         self._model = self._task.model(backbone).eval()
         encoded = self._task.encode(backbone, test)
         self._targets = self._task.targets(test, encoded)
+        self._strata = self._task.strata(test)
         later = any(not stage.on_frozen_features for stage, _ in schedule(plan))
         self._cache = SHELF.get(self._model, encoded, backbone=backbone, states=later)
 
+    @property
+    def strata(self) -> list[str]:
+        """The class of every test record, as the task divides them."""
+        return self._strata
+
+    def judge(self, state: State, rows: np.ndarray | None = None) -> torch.Tensor:
+        """The task's judgements (n, S) of the adapter state on the test data, or some rows."""
+        self._model.load_state(state)
+        table = judgements(self._task, self._model, self._cache, self._targets, rows)
+        release_unused()
+        return table
+
+    def metrics(self, table: torch.Tensor) -> Metrics:
+        """The task's metrics of a table of judgements with at least one row."""
+        return self._task.metrics(table)
+
     def __call__(self, state: State) -> Metrics:
         """Metrics of the adapter state on the test data."""
-        self._model.load_state(state)
-        table = judgements(self._task, self._model, self._cache, self._targets)
-        release_unused()
-        return self._task.metrics(table)
+        return self.metrics(self.judge(state))

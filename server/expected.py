@@ -5,7 +5,7 @@ from __future__ import annotations
 from lorica.common.adapters import State, unpack_state
 from lorica.common.plan import RunPlan
 from lorica.common.quantisation import decode
-from lorica.common.stages import trained
+from lorica.common.stages import returned
 from lorica.server.screening import honest_norm, screen
 
 
@@ -21,7 +21,7 @@ class ExpectedUpdates:
         """
         self._format = plan.wire.update
         self._state = state
-        self._names = trained(plan, round, state)
+        self._names = returned(plan, round, state)
         self._shapes = {name: state[name].shape for name in self._names}
         self._longest = honest_norm(plan, state, round)
 

@@ -16,7 +16,7 @@ from lorica.common.messages import EVALUATE, TRAIN
 from lorica.common.noised_metrics import combine, vector_length
 from lorica.common.plan import RunPlan
 from lorica.common.signing import CoordinatorKey
-from lorica.common.stages import Stage, sent, stage_of
+from lorica.common.stages import sent, stage_of
 from lorica.common.tasks.base import Metrics
 from lorica.server.aggregation import Aggregator
 from lorica.server.aggregation.stages import rule_of_round
@@ -102,11 +102,10 @@ class RoundLoop:
 
     def _one_round(self, round: int, state: State) -> State:
         begun = time.monotonic()
-        stage = stage_of(self._plan, round)
         rule = rule_of_round(self._plan, round, state, self._memory)
         expected = ExpectedUpdates(self._plan, round, state)
         measures = RoundMeasures(self._plan, round)
-        blob = self._packed(state, stage)
+        blob = self._packed(state, round)
         chosen = self._sites.selection(round)
         missing = [self._sites.ready[position] for position in chosen.asked]
         sites: list[SiteRound] = []
@@ -128,7 +127,7 @@ class RoundLoop:
         record = RoundRecord(
             round,
             _with_agreement(sites, found.agreement or {}),
-            stage=stage.value,
+            stage=stage_of(self._plan, round).value,
             mean_norm=found.mean_norm,
             noise_norm=found.noise_norm,
             signal_to_noise=found.signal_to_noise,
@@ -149,7 +148,7 @@ class RoundLoop:
 
     def _evaluate_at_sites(self, record: RoundRecord, state: State) -> RoundRecord:
         """The record with metrics from the noised counts of the sites that send any."""
-        blob = self._packed(state, stage_of(self._plan, record.round))
+        blob = self._packed(state, record.round)
         vectors, asked = [], self._sites.ready
         for answer in self._sites.exchange(asked, EVALUATE, record.round, blob):
             try:
@@ -217,10 +216,9 @@ class RoundLoop:
             )
         return SiteRound(site.name, "ok", "", site.weight, norm, size, answer.seconds)
 
-    @staticmethod
-    def _packed(state: State, stage: Stage) -> bytes:
+    def _packed(self, state: State, round: int) -> bytes:
         """What sites need to be sent of a state."""
-        return pack_state({name: state[name] for name in sent(stage, state)})
+        return pack_state({name: state[name] for name in sent(self._plan, round, state)})
 
 
 def _with_agreement(sites: list[SiteRound], agreement: dict[str, float]) -> list[SiteRound]:

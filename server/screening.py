@@ -20,7 +20,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import ANY_RANK, Part, part_of
 from lorica.common.plan import RunPlan
 from lorica.common.quantisation import LARGEST_ERROR
-from lorica.common.stages import Stage, stage_of, trained
+from lorica.common.stages import Stage, returned, stage_of
 
 State = dict[str, torch.Tensor]
 """Adapter tensors by name, as :mod:`lorica.common.methods` lists them."""
@@ -66,7 +66,7 @@ def honest_norm(plan: RunPlan, start: State, round: int) -> float | None:
     """
     if stage_of(plan, round) is not Stage.LOCAL:
         return None
-    training, names = plan.training, trained(plan, round, start)
+    training, names = plan.training, returned(plan, round, start)
     squares = 0.0
     for name in names:
         head = part_of(name) is Part.HEAD

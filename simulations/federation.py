@@ -71,8 +71,13 @@ class _Stoppable(Grid):
         return self._grid.send_and_receive(messages, timeout=timeout)
 
 
-def run_on_ray(main: Main, sites: int) -> State:
+def run_on_ray(main: Main, sites: int, environment: Mapping[str, str]) -> State:
     """Run the same apps on Flower's simulation engine: workers in processes of their own.
+
+    Args:
+        main: the coordinator's side.
+        sites: number of virtual sites.
+        environment: environment variables for the workers.
 
     Raises:
         LoricaError: LOR-207 without Ray, LOR-506 when the engine fails, and whatever ``main``
@@ -86,6 +91,7 @@ def run_on_ray(main: Main, sites: int) -> State:
             'simulation.engine = "ray" needs Ray.',
             mend="pip install 'lorica[simulation]', or use engine = \"in-process\".",
         ) from None
+    os.environ.update(environment)
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -3,51 +3,49 @@
 from __future__ import annotations
 
 import json
-import math
-import resource
 import shutil
-import sys
-from collections import Counter
-from collections.abc import Collection, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from lorica.client.personal import FolderPersonal
 from lorica.client.trainer import LocalTrainer
-from lorica.common.accounting import epsilon
 from lorica.common.adapter_folder import save_adapter
 from lorica.common.adapters import State
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import RunData, label_sources, load_data, with_labels
 from lorica.common.messages import Request
+from lorica.common.methods import PERSONAL
 from lorica.common.plan import RunPlan
 from lorica.common.site_privacy import RunPrivacy, run_privacy
 from lorica.common.storage import storage_errors, write_atomically
 from lorica.common.tasks import task_of
 from lorica.server.evaluation import CentralEvaluator
-from lorica.server.records import Observer, RoundRecord
+from lorica.server.records import Observer
 from lorica.server.rounds import Evaluator, RoundLoop
 from lorica.server.run_folder import CHECKPOINT, PLAN, ROUNDS, RunFolder
+from lorica.simulations.at_sites import AtSite, PersonalEvaluator, at_site
 from lorica.simulations.federation import Main, run_in_process, run_on_ray
 from lorica.simulations.progress import LiveProgress
-from lorica.simulations.sites import make_trainer, make_trainers
+from lorica.simulations.sites import PERSONAL_VARIABLE, make_trainer, make_trainers
+from lorica.simulations.summary import FEDERATION, epsilon_after, summarise
 
-FEDERATION, ALONE, POOLED = "federation", "alone", "pooled"
-"""Run ids within a simulation; they also tell streams of seeded noise apart."""
+ALONE, POOLED = "alone", "pooled"
+"""Run ids of the baselines; like FEDERATION they also tell streams of seeded noise apart."""
 
-SUMMARY, REPORT, PICTURE, ADAPTER, BASELINES = (
+SUMMARY, REPORT, PICTURE, ADAPTER, BASELINES, PERSONAL_FOLDER = (
     "summary.json",
     "report.html",
     "picture.png",
     "adapter",
     "baselines",
+    "personal",
 )
 
 _NODES_SECONDS = 60.0
-_PACKAGES = ("lorica", "flwr", "torch", "transformers", "peft", "opacus", "dp-accounting", "numpy")
 
 
 class Simulation:
@@ -72,7 +70,8 @@ class Simulation:
         self._folder = RunFolder(out)
         self._data = data or load_data(plan)
         self.plan = with_labels(plan, *label_sources(plan, self._data))
-        self._trainers = make_trainers(self._data.train, self.plan)
+        self._personal = out / PERSONAL_FOLDER
+        self._trainers = make_trainers(self._data.train, self.plan, personal=self._personal)
         self._privacy = self._check_sites()
         self._backbone = load_backbone(self.plan.backbone)
         self._evaluate = CentralEvaluator(self.plan, self._backbone, self._data.test)
@@ -91,16 +90,24 @@ class Simulation:
             self._clear()
         if not resume:
             self._folder.create(self.plan)
+            self._forget()
         with LiveProgress(self._console, self.plan.privacy.epsilon, self._spent) as progress:
             state = self._federate(progress)
         save_adapter(self._folder.path / ADAPTER, state, self.plan, self._backbone)
-        return self._finish(self._baselines())
+        return self._finish(self._baselines(), self._at_sites(state))
+
+    def _forget(self) -> None:
+        """Remove what an earlier run of this plan may have left to its sites."""
+        for site in self._trainers:
+            path = FolderPersonal(self._personal, site).path(FEDERATION, self.plan)
+            with storage_errors(path):
+                path.unlink(missing_ok=True)
 
     def _clear(self) -> None:
         """Remove an earlier run's results, and nothing else that may lie in the folder."""
         path = self._folder.path
         with storage_errors(path):
-            for name in (ADAPTER, BASELINES):
+            for name in (ADAPTER, BASELINES, PERSONAL_FOLDER):
                 if (path / name).is_dir():
                     shutil.rmtree(path / name)
             for name in (SUMMARY, REPORT, PICTURE, CHECKPOINT, ROUNDS, PLAN):
@@ -127,17 +134,17 @@ class Simulation:
         return found
 
     def _federate(self, observer: Observer) -> State:
-        ray = self.plan.simulation.engine == "ray"
-        main = self._main(self.plan, self._folder, FEDERATION, observer, len(self._trainers))
-        if ray:
-            return run_on_ray(main, len(self._trainers))
+        main = self._main(self.plan, self._folder, FEDERATION, observer, list(self._trainers))
+        if self.plan.simulation.engine == "ray":
+            kept = {PERSONAL_VARIABLE: str(self._personal.resolve())}
+            return run_on_ray(main, len(self._trainers), kept)
         return run_in_process(main, self._trainers)
 
     def _main(
-        self, plan: RunPlan, folder: RunFolder, run: str, observer: Observer, nodes: int
+        self, plan: RunPlan, folder: RunFolder, run: str, observer: Observer, sites: list[str]
     ) -> Main:
         backbone = self._backbone
-        evaluate: Evaluator = self._evaluate
+        evaluate = self._evaluator(plan, run, sites)
 
         def start() -> State:
             return task_of(plan).start(backbone)
@@ -150,9 +157,29 @@ class Simulation:
             start=start,
             evaluate=evaluate,
             observer=observer,
-            nodes=nodes,
+            nodes=len(sites),
             wait_seconds=_NODES_SECONDS,
         ).run()
+
+    def _evaluator(self, plan: RunPlan, run: str, sites: list[str]) -> Evaluator:
+        if plan.aggregation.method not in PERSONAL:
+            return self._evaluate
+        stores = {site: FolderPersonal(self._personal, site) for site in sites}
+        return PersonalEvaluator(self._evaluate, plan, run, stores)
+
+    def _at_sites(self, state: State) -> dict[str, AtSite]:
+        """How good each site's adapter is for it; the same adapter, unless each has its own."""
+        central = self._evaluate
+        evaluate = self._evaluator(self.plan, FEDERATION, list(self._trainers))
+        personal = evaluate if isinstance(evaluate, PersonalEvaluator) else None
+        table = central.judge(state)
+        found = {}
+        for site, trainer in self._trainers.items():
+            if personal is not None:
+                table = central.judge(personal.of(site, state))
+            own = trainer.strata(self.plan)
+            found[site] = at_site(central.metrics, table, central.strata, own)
+        return found
 
     def _baselines(self) -> dict[str, Any]:
         """Scores to compare with; every trained one is a resumable run of its own."""
@@ -170,7 +197,7 @@ class Simulation:
             trainer.close()
         found |= {"alone": alone, "alone_mean": sum(alone.values()) / len(alone)}
         plan = plan.replace(privacy={"epsilon": float("inf")})
-        everything = make_trainer(POOLED, self._data.train, plan)
+        everything = make_trainer(POOLED, self._data.train, plan, personal=self._personal)
         found["pooled_without_privacy"] = self._baseline(
             plan, root / POOLED, everything, "all data pooled, no privacy"
         )
@@ -183,7 +210,7 @@ class Simulation:
         run = POOLED if path.name == POOLED else ALONE
         with LiveProgress(self._console, plan.privacy.epsilon) as progress:
             progress.note(f"Baseline: {title}")
-            main = self._main(plan, folder, run, progress, 1)
+            main = self._main(plan, folder, run, progress, [trainer.site])
             run_in_process(main, {trainer.site: trainer})
         score = folder.rounds()[-1].score
         assert score is not None
@@ -192,129 +219,22 @@ class Simulation:
     def _spent(self, rounds: int) -> float:
         """Largest ε over the sites after so many rounds."""
         costs = {cost.stages: cost for cost in self._privacy.values()}  # equal ones once
-        return max(_epsilon_after(cost, self.plan, range(1, rounds + 1)) for cost in costs.values())
+        return max(epsilon_after(cost, self.plan, range(1, rounds + 1)) for cost in costs.values())
 
-    def _finish(self, baselines: dict[str, Any]) -> dict[str, Any]:
+    def _finish(self, baselines: dict[str, Any], at_sites: Mapping[str, AtSite]) -> dict[str, Any]:
         from lorica.simulations.plots import picture
         from lorica.simulations.report import write_report
 
         rounds = self._folder.rounds()
-        summary = summarise(self.plan, rounds, baselines, self._privacy, self._trainers, self._data)
+        summary = summarise(
+            self.plan, rounds, baselines, self._privacy, self._trainers, self._data, at_sites
+        )
         write_atomically(
             self._folder.path / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         )
         write_report(self._folder.path / REPORT, self.plan, rounds, summary)
         picture(summary, rounds, self._folder.path / PICTURE, budget=self.plan.privacy.epsilon)
         return summary
-
-
-def summarise(
-    plan: RunPlan,
-    rounds: list[RoundRecord],
-    baselines: dict[str, Any],
-    costs: Mapping[str, RunPrivacy],
-    trainers: Mapping[str, LocalTrainer],
-    data: RunData,
-) -> dict[str, Any]:
-    """The content of summary.json. A simulator knows every site's data and may say so."""
-    last, trained = rounds[-1], rounds[1:]
-    privacy = {
-        site: _privacy_of(site, cost, trained, plan, trainers[site]) for site, cost in costs.items()
-    }
-    return {
-        "run": FEDERATION,
-        "method": plan.aggregation.method,
-        "headline": last.headline,
-        "score": last.score,
-        "metrics": last.metrics,
-        "accuracy": last.accuracy,
-        "macro_f1": last.macro_f1,
-        "loss": last.loss,
-        "baselines": baselines,
-        "epsilon": {site: content["epsilon_by_round"][-1] for site, content in privacy.items()},
-        "privacy": privacy,
-        "bytes_up_per_round": round(sum(r.bytes_up for r in trained) / len(trained)),
-        "bytes_down_per_round": round(sum(r.bytes_down for r in trained) / len(trained)),
-        "seconds": sum(record.seconds for record in rounds),
-        "peak_rss_bytes": _peak_rss_bytes(),
-        "seed": plan.simulation.seed,
-        "noise": plan.simulation.noise,
-        "engine": plan.simulation.engine,
-        "test_records": len(data.test),
-        "label_counts": {
-            site: dict(sorted(Counter(trainer.strata(plan)).items()))
-            for site, trainer in trainers.items()
-        },
-        "versions": versions(),
-        "plan_fingerprint": plan.fingerprint,
-    }
-
-
-def _privacy_of(
-    site: str, cost: RunPrivacy, trained: list[RoundRecord], plan: RunPlan, trainer: LocalTrainer
-) -> dict[str, Any]:
-    """What a site spent: every round in which it was asked counts, whatever came of it."""
-    spent: list[float | str] = []
-    asked: list[int] = []
-    for record in trained:
-        if any(entry.site == site for entry in record.sites):
-            asked.append(record.round)
-        value = _epsilon_after(cost, plan, asked)
-        spent.append(value if math.isfinite(value) else "inf")
-    main = cost.training
-    events = [
-        {
-            "stage": stage.value,
-            "noise_multiplier": event.noise_multiplier,
-            "sample_rate": event.sample_rate,
-            "steps": event.steps,
-        }
-        for stage, event in cost.events_by_stage(asked)
-    ]
-    content: dict[str, Any] = {
-        "events": events,
-        "noise_multiplier": main.noise_multiplier,
-        "sample_rate": main.sample_rate,
-        "steps": sum(event["steps"] for event in events),
-        "delta": plan.privacy.delta,
-        "unit": plan.privacy.unit,
-        "units": trainer.sampling_units(plan),
-        "records": len(trainer.labels),
-        "epsilon_by_round": spent,
-    }
-    if cost.evaluation is not None:
-        content["evaluation_noise_multiplier"] = cost.evaluation.noise_multiplier
-        content["evaluations"] = _evaluations(plan, asked)
-    return content
-
-
-def _epsilon_after(cost: RunPrivacy, plan: RunPlan, rounds: Collection[int]) -> float:
-    return epsilon(cost.events(rounds, _evaluations(plan, rounds)), plan.privacy.delta)
-
-
-def _evaluations(plan: RunPlan, rounds: Collection[int]) -> int:
-    """How many evaluations at sites these rounds have."""
-    return len(set(plan.evaluation_rounds).intersection(rounds))
-
-
-def _peak_rss_bytes() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    peaks = (
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    return max(peaks) * unit
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, Lorica and the packages that results depend on."""
-    found = {"python": sys.version.split()[0]}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def resumable(out: Path) -> RunPlan:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 
 from flwr.app import Context
 
 from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
+from lorica.client.personal import FolderPersonal
 from lorica.client.trainer import LocalTrainer
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
@@ -17,9 +20,17 @@ from lorica.common.prefix_cache import CACHE_BYTES
 from lorica.common.records import Records
 from lorica.simulations.partition import partition
 
+PERSONAL_VARIABLE = "LORICA_SIMULATION_PERSONAL"
+"""Environment variable: where the virtual sites of worker processes keep what is their own."""
+
 
 def make_trainer(
-    site: str, records: Records, plan: RunPlan, *, cache_bytes: int = CACHE_BYTES
+    site: str,
+    records: Records,
+    plan: RunPlan,
+    *,
+    personal: Path | None = None,
+    cache_bytes: int = CACHE_BYTES,
 ) -> LocalTrainer:
     """A site's trainer with the plan's kind of noise.
 
@@ -30,6 +41,8 @@ def make_trainer(
         site: name of the site.
         records: its records; the simulated site declares the number of its units.
         plan: gives seed and kind of noise.
+        personal: folder for what methods such as "fedsa" leave to the site; None keeps it in
+            memory.
         cache_bytes: memory for its cached states, bytes.
     """
     seed, secure = plan.simulation.seed, plan.simulation.noise == "secure"
@@ -37,10 +50,13 @@ def make_trainer(
     def noise(stream: str, round: int) -> NoiseSource:
         return SecureNoise() if secure else SeededNoise(seed, stream, site, round)
 
-    return LocalTrainer(site, records, noise=noise, cache_bytes=cache_bytes)
+    kept = FolderPersonal(personal, site) if personal else None
+    return LocalTrainer(site, records, noise=noise, personal=kept, cache_bytes=cache_bytes)
 
 
-def make_trainers(records: Records, plan: RunPlan) -> dict[str, LocalTrainer]:
+def make_trainers(
+    records: Records, plan: RunPlan, *, personal: Path | None = None
+) -> dict[str, LocalTrainer]:
     """All virtual sites of a plan, in the order of their partition ids.
 
     Raises:
@@ -49,7 +65,11 @@ def make_trainers(records: Records, plan: RunPlan) -> dict[str, LocalTrainer]:
     parts = partition(records, plan.simulation)
     return {
         site: make_trainer(
-            site, records.take(rows), plan, cache_bytes=CACHE_BYTES * len(rows) // len(records)
+            site,
+            records.take(rows),
+            plan,
+            personal=personal,
+            cache_bytes=CACHE_BYTES * len(rows) // len(records),
         )
         for site, rows in parts.items()
     }
@@ -87,7 +107,10 @@ class SimulatedNode:
         kind = type(self)
         with kind._lock:
             if kind._made_for != plan.fingerprint:
-                kind._made = make_trainers(load_data(plan).train, plan)
+                folder = os.environ.get(PERSONAL_VARIABLE)
+                kind._made = make_trainers(
+                    load_data(plan).train, plan, personal=Path(folder) if folder else None
+                )
                 kind._made_for = plan.fingerprint
             trainers = list(kind._made.values())
         if self._node >= len(trainers):

@@ -37,7 +37,8 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan_io import load_plan
 from lorica.common.storage import storage_errors, write_atomically
 from lorica.server.run_folder import PLAN
-from lorica.simulations.simulate import SUMMARY, Simulation, versions
+from lorica.simulations.simulate import SUMMARY, Simulation
+from lorica.simulations.summary import versions
 
 SEED = "simulation.seed"
 RESULTS = "sweep.json"

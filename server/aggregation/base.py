@@ -10,7 +10,7 @@ from typing import ClassVar, TypeVar
 import torch
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.methods import is_trained
+from lorica.common.methods import is_returned
 from lorica.server.aggregation.server_optimizer import ServerOptimizer
 from lorica.server.screening import State, check_form
 
@@ -89,7 +89,7 @@ class WeightedMean(Aggregator):
             optimizer: makes a move of the mean update; None takes it as it is.
         """
         if names is None:
-            names = [name for name in start if is_trained(self.method, name, 1)]
+            names = [name for name in start if is_returned(self.method, name, 1)]
         self._start = {
             name: tensor.detach().to(torch.float32, copy=True) for name, tensor in start.items()
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lorica.common.plan import RunPlan
 from lorica.common.site_privacy import public_privacy
-from lorica.common.stages import Stage, stage_of, trained
+from lorica.common.stages import Stage, returned, stage_of
 from lorica.server.aggregation import aggregator
 from lorica.server.aggregation.base import Aggregator
 from lorica.server.aggregation.class_sums import ClassSums
@@ -24,7 +24,7 @@ def rule_of_round(plan: RunPlan, round: int, state: State, memory: State) -> Agg
         memory: the coordinator's optimiser after the last round.
     """
     stage = stage_of(plan, round)
-    names = trained(plan, round, state)
+    names = returned(plan, round, state)
     if stage is Stage.LOCAL:
         return _of_local_steps(plan, state, names, memory)
     sigma = public_privacy(plan).of_round(round).noise_multiplier

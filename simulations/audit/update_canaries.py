@@ -136,7 +136,8 @@ def _sent(subject: Subject, trainer: AuditedTrainer) -> torch.Tensor:
         for name in trainer.watch.layout.names:
             head = part_of(name) is Part.HEAD
             rate = training.head_learning_rate if head else training.learning_rate
-            parts.append(update[name].double().flatten() / (rate * factor))
+            moved = update.get(name, torch.zeros(subject.start[name].shape))  # kept at the site
+            parts.append(moved.double().flatten() / (rate * factor))
         total = total + torch.cat(parts)
     return total
 

@@ -29,7 +29,7 @@ from lorica.common.messages import (
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records
 from lorica.common.signing import CoordinatorKey
-from lorica.common.stages import sent, stage_of
+from lorica.common.stages import sent
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.server.records import Silent
 from lorica.server.rounds import RoundLoop
@@ -91,7 +91,7 @@ class Guarded:
 def start(plan: RunPlan) -> bytes:
     backbone = load_backbone(plan.backbone)
     state = starting_state(TextClassifier(backbone, plan), backbone, plan)
-    return pack_state({name: state[name] for name in sent(stage_of(plan, 1), state)})
+    return pack_state({name: state[name] for name in sent(plan, 1, state)})
 
 
 def fields(record: RecordDict, **changes: str | int) -> RecordDict:

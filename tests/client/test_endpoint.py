@@ -26,7 +26,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import PROTOCOL, Reply, Request, pack_request, unpack_reply
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records
-from lorica.common.stages import sent, stage_of
+from lorica.common.stages import sent
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 
 NAMES = ("Wilhelmina", "Featherstonehaugh")
@@ -284,7 +284,7 @@ def charged_site(ledger: Ledger, plan: RunPlan) -> tuple[ClientApp, RecordDict]:
     trainer = LocalTrainer(
         "north", records, noise=lambda run, round: BrokenNoise(run, round), ledger=ledger
     )
-    blob = pack_state({name: state[name] for name in sent(stage_of(plan, 1), state)})
+    blob = pack_state({name: state[name] for name in sent(plan, 1, state)})
     content = pack_request(Request(plan, "r", 1, blob))
     return make_client_app(lambda _: trainer), content
 

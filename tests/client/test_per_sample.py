@@ -15,7 +15,7 @@ from torch import nn
 from lorica.client.per_sample import PerSampleLinear, enable_per_sample_gradients
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.methods import is_trained
+from lorica.common.methods import TRAINED_PARTS, is_trained
 from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import CACHE_BYTES, PrefixCache
 from lorica.common.tasks.classes import loss_sum
@@ -138,7 +138,7 @@ def test_gradients_equal_single_record_backward_passes(
     assert_agree(batched, single, names)
 
 
-@pytest.mark.parametrize("method", ["fedex", "flexlora", "flora", "la-lora", "rolora"])
+@pytest.mark.parametrize("method", sorted(TRAINED_PARTS))
 def test_gradients_equal_single_record_backward_passes_under_every_method(
     tiny: Path, method: str
 ) -> None:

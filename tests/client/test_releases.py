@@ -22,7 +22,7 @@ from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records
 from lorica.common.site_privacy import public_privacy
-from lorica.common.stages import sent, stage_of, trained
+from lorica.common.stages import sent, trained
 from lorica.common.tasks.classes import loss_sum
 from lorica.common.tasks.text_classification import (
     BIAS_INPUT,
@@ -96,7 +96,7 @@ def moved(plan: RunPlan) -> State:
 def request(plan: RunPlan, round: int, state: State | None = None) -> Request:
     """As the round loop packs it."""
     held = moved(plan) if state is None else state
-    names = sent(stage_of(plan, round), held) if state is None else list(held)
+    names = sent(plan, round, held) if state is None else list(held)
     return Request(plan, "r", round, pack_state({name: held[name] for name in names}))
 
 
@@ -354,7 +354,7 @@ def test_a_huge_center_changes_the_sum_by_no_more_than_the_bound(
     """With one record more or less, σ = 0."""
     plan = without_privacy(plan)
     state = with_center(value)(moved(plan))
-    names = sent(stage_of(plan, round), state)
+    names = sent(plan, round, state)
     asked = request(plan, round, {name: state[name] for name in names})
     sums = []
     for count in (40, 39):

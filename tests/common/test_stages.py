@@ -15,6 +15,7 @@ from lorica.common.stages import (
     Stage,
     falling,
     place_in_stage,
+    returned,
     schedule,
     sent,
     stage_of,
@@ -121,9 +122,24 @@ def test_what_is_trained_is_that_of_the_stage_and_never_the_center(method: str) 
 
 def test_only_the_head_is_sent_while_the_encoder_is_frozen() -> None:
     head = ["head.weight", "head.bias", "head.center"]
-    for stage in Stage:
-        assert sent(stage, NAMES) == (head if stage in (SUMS, HEAD) else NAMES)
-        assert stage.on_frozen_features == (stage in (SUMS, HEAD))
+    for plan in (plan_of(9, lora=3), plan_of(9, mode="local")):
+        for round in range(1, 10):
+            stage = stage_of(plan, round)
+            assert sent(plan, round, NAMES) == (head if stage in (SUMS, HEAD) else NAMES)
+            assert stage.on_frozen_features == (stage in (SUMS, HEAD))
+
+
+def test_what_sites_keep_for_themselves_is_trained_and_neither_sent_nor_returned() -> None:
+    """But the head is sent: a site's own begins as it. The warm start's sums are everybody's."""
+    plan = plan_of(3, mode="local").replace(aggregation={"method": "fedsa"})
+    assert returned(plan, 1, NAMES) == ["head.weight"]
+    for round in (2, 3):
+        assert trained(plan, round, NAMES) == [A, B, "head.weight", "head.bias"]
+        assert returned(plan, round, NAMES) == [A]
+        assert sent(plan, round, NAMES) == [name for name in NAMES if name != B]
+    shared = plan_of(9, lora=3)
+    for round in range(1, 10):
+        assert returned(shared, round, NAMES) == trained(shared, round, NAMES)
 
 
 @pytest.mark.parametrize(

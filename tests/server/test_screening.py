@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.methods import TRAINED_PARTS, is_trained
+from lorica.common.methods import TRAINED_PARTS, is_returned
 from lorica.common.plan import RunPlan
 from lorica.common.stages import trained as of_round
 from lorica.server.screening import State, honest_norm, screen, update_norm
@@ -27,7 +27,7 @@ def start() -> State:
 
 
 def trained(method: str) -> list[str]:
-    return [name for name in SHAPES if is_trained(method, name)]
+    return [name for name in SHAPES if is_returned(method, name)]
 
 
 def good(method: str = "fedsvd") -> State:

@@ -30,7 +30,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import to_toml
-from lorica.common.stages import sent, stage_of
+from lorica.common.stages import sent
 from lorica.simulations.audit.audit import run_audit
 from lorica.simulations.audit.canaries import Entries, fair_coins
 from lorica.simulations.audit.cli import audit as audit_command
@@ -167,7 +167,7 @@ def test_a_unit_left_out_of_full_batches_is_seen(
 
 def request(plan: RunPlan, subject: Subject, round: int) -> Request:
     """A round from the common start."""
-    names = sent(stage_of(plan, round), subject.start)
+    names = sent(plan, round, subject.start)
     start = {name: subject.start[name] for name in names}
     return Request(plan, "run", round, pack_state(start))
 

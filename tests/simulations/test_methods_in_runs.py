@@ -17,7 +17,7 @@ from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import State
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.methods import ANY_RANK, TURNS
+from lorica.common.methods import ANY_RANK, PERSONAL, TURNS
 from lorica.common.plan import RunPlan
 from lorica.common.predict import Predictor
 from lorica.common.records import Records
@@ -80,7 +80,9 @@ def quiet() -> Console:
 
 
 def bytes_of(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (out / "adapter").iterdir()}
+    """The adapter, and what sites have for themselves."""
+    files = [*(out / "adapter").iterdir(), *(out / "personal").glob("*")]
+    return {path.name: path.read_bytes() for path in files}
 
 
 class _Killed(Exception):  # noqa: N818 - no error of ours
@@ -114,6 +116,8 @@ def test_a_run_of_every_method_is_whole_and_resumes_to_the_byte(
             Simulation(run, tmp_path / "killed", quiet()).run()
     Simulation(run, tmp_path / "killed", quiet()).run(resume=True)
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "straight")
+    kept = list((tmp_path / "straight" / "personal").glob("*.safetensors"))
+    assert len(kept) == (SITES if method in PERSONAL else 0)
     (prediction,) = Predictor(tmp_path / "straight" / "adapter")(["my card is lost"])
     assert sum(prediction.probabilities) == pytest.approx(1, abs=1e-5)
 

@@ -36,10 +36,13 @@ from lorica.common.predict import Predictor
 from lorica.common.records import Records
 from lorica.common.site_privacy import run_privacy
 from lorica.common.stages import Stage, total_steps
+from lorica.common.tasks.base import Metrics
 from lorica.server.records import RoundRecord, SiteRound
 from lorica.simulations import simulate
+from lorica.simulations.at_sites import AtSite
 from lorica.simulations.simulate import Simulation, resumable
 from lorica.simulations.sites import make_trainer
+from lorica.simulations.summary import summarise
 
 ROUNDS, SITES = 3, 3
 WORDS = {
@@ -184,7 +187,9 @@ def test_a_site_that_was_absent_is_charged_for_its_own_rounds_alone(plan: RunPla
     cost = run_privacy(full, len(data.train))
     there = [SiteRound("late", "ok")]
     rounds = [RoundRecord(0), RoundRecord(1), RoundRecord(2, there), RoundRecord(3, there)]
-    summary = simulate.summarise(full, rounds, {}, {"late": cost}, {"late": trainer}, data)
+    quality = {"late": AtSite(0.5, Metrics({"accuracy": 0.5}))}
+    trainers = {"late": trainer}
+    summary = summarise(full, rounds, {}, {"late": cost}, trainers, data, quality)
     figures = summary["privacy"]["late"]
     own = [cost.of_round(2), cost.of_round(3)]
     delta = full.privacy.delta

@@ -1,0 +1,101 @@
+"""How good an adapter is for each virtual site: also where every site has one of its own.
+
+Two figures, both by the task's headline metric on the test data that all sites have in common:
+
+- *at the site*: the mean over the strata of the targets (for classification: the labels) of the
+  metric on each, weighted by the site's own shares, Σ_c p_k(c)·m(c): what the site would see on
+  test data distributed like its own. Strata without a test record are left out and the shares
+  scaled up.
+- *on all test data*: the same without weights. Its mean over sites is what compares with
+  methods that have one adapter for all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lorica.client.personal import PersonalStore
+from lorica.common.adapters import State
+from lorica.common.plan import RunPlan
+from lorica.common.tasks.base import Metrics
+from lorica.server.evaluation import CentralEvaluator
+
+
+@dataclass(frozen=True)
+class AtSite:
+    """Quality of one site's adapter."""
+
+    score: float
+    """Headline metric on test data weighted to the site's shares of the strata."""
+    on_all_test_data: Metrics
+
+
+class PersonalEvaluator:
+    """Evaluates a shared state with every site's own tensors (methods of ``PERSONAL``).
+
+    A run's curve needs a figure after each round, and K sites' adapters on all test data would
+    cost K evaluations: so each test record is judged by one site's adapter, in turn. For shares
+    such as accuracy that is an unbiased estimate of the mean over sites.
+    """
+
+    def __init__(
+        self,
+        central: CentralEvaluator,
+        plan: RunPlan,
+        run: str,
+        stores: Mapping[str, PersonalStore],
+    ) -> None:
+        """
+        Args:
+            central: holds the test data.
+            plan: the run's.
+            run: its id at the sites.
+            stores: where each site keeps its own tensors.
+        """
+        self._central, self._plan, self._run, self._stores = central, plan, run, stores
+
+    def __call__(self, state: State) -> Metrics:
+        """Metrics over the test data, each record judged by one site's adapter."""
+        count, found, order = len(self._central.strata), [], []
+        for number, site in enumerate(self._stores):
+            rows = np.arange(number, count, len(self._stores))
+            if len(rows):
+                found.append(self._central.judge(self.of(site, state), rows))
+                order.append(rows)
+        table = torch.cat(found)[np.argsort(np.concatenate(order))]
+        return self._central.metrics(table)
+
+    def of(self, site: str, state: State) -> State:
+        """The site's whole adapter; before its first local round, the shared state."""
+        return state | self._stores[site].load(self._run, self._plan)
+
+
+def at_site(
+    metrics: Callable[[torch.Tensor], Metrics],
+    table: torch.Tensor,
+    strata: Sequence[str],
+    own: Sequence[str],
+) -> AtSite:
+    """Quality for a site of an adapter.
+
+    Args:
+        metrics: of a table of judgements with at least one row.
+        table: the adapter's judgements on all test data, shape (n, S).
+        strata: of every test record.
+        own: of every record of the site.
+    """
+    whole, counts = metrics(table), Counter(own)
+    rows: dict[str, list[int]] = {}
+    for row, stratum in enumerate(strata):
+        rows.setdefault(stratum, []).append(row)
+    shares = {stratum: counts[stratum] for stratum in rows if counts[stratum]}
+    if not shares:
+        return AtSite(whole.score, whole)
+    total = sum(shares.values())
+    score = sum(share * metrics(table[rows[s]]).score for s, share in shares.items()) / total
+    return AtSite(score, whole)

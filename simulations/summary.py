@@ -1,0 +1,148 @@
+"""The content of summary.json: what a simulation found, what it cost, what it was made with."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+from collections import Counter
+from collections.abc import Collection, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from statistics import fmean
+from typing import Any
+
+from lorica.client.trainer import LocalTrainer
+from lorica.common.accounting import epsilon
+from lorica.common.holdout import RunData
+from lorica.common.methods import PERSONAL
+from lorica.common.plan import RunPlan
+from lorica.common.site_privacy import RunPrivacy
+from lorica.server.records import RoundRecord
+from lorica.simulations.at_sites import AtSite
+
+FEDERATION = "federation"
+"""Run id of a simulation's federation at its sites."""
+
+_PACKAGES = ("lorica", "flwr", "torch", "transformers", "peft", "opacus", "dp-accounting", "numpy")
+
+
+def summarise(
+    plan: RunPlan,
+    rounds: list[RoundRecord],
+    baselines: dict[str, Any],
+    costs: Mapping[str, RunPrivacy],
+    trainers: Mapping[str, LocalTrainer],
+    data: RunData,
+    at_sites: Mapping[str, AtSite],
+) -> dict[str, Any]:
+    """The content of summary.json. A simulator knows every site's data and may say so.
+
+    Where every site has an adapter of its own, the run's quality is the mean over the sites', on
+    all test data.
+    """
+    last, trained = rounds[-1], rounds[1:]
+    privacy = {
+        site: _privacy_of(site, cost, trained, plan, trainers[site]) for site, cost in costs.items()
+    }
+    return {
+        "run": FEDERATION,
+        "method": plan.aggregation.method,
+        **_quality(plan, last, at_sites),
+        "score_at_sites": {site: found.score for site, found in at_sites.items()},
+        "score_at_sites_mean": fmean(found.score for found in at_sites.values()),
+        "baselines": baselines,
+        "epsilon": {site: content["epsilon_by_round"][-1] for site, content in privacy.items()},
+        "privacy": privacy,
+        "bytes_up_per_round": round(sum(r.bytes_up for r in trained) / len(trained)),
+        "bytes_down_per_round": round(sum(r.bytes_down for r in trained) / len(trained)),
+        "seconds": sum(record.seconds for record in rounds),
+        "peak_rss_bytes": _peak_rss_bytes(),
+        "seed": plan.simulation.seed,
+        "noise": plan.simulation.noise,
+        "engine": plan.simulation.engine,
+        "test_records": len(data.test),
+        "label_counts": {
+            site: dict(sorted(Counter(trainer.strata(plan)).items()))
+            for site, trainer in trainers.items()
+        },
+        "versions": versions(),
+        "plan_fingerprint": plan.fingerprint,
+    }
+
+
+def _quality(plan: RunPlan, last: RoundRecord, at_sites: Mapping[str, AtSite]) -> dict[str, Any]:
+    """The task's metrics on all test data."""
+    found, headline = last.metrics, last.headline
+    if plan.aggregation.method in PERSONAL:
+        each = [site.on_all_test_data.values for site in at_sites.values()]
+        found = {name: fmean(values[name] for values in each) for name in each[0]}
+    named = {name: found.get(name) for name in ("accuracy", "macro_f1", "loss")}
+    return {"headline": headline, "score": found.get(headline), "metrics": found, **named}
+
+
+def _privacy_of(
+    site: str, cost: RunPrivacy, trained: list[RoundRecord], plan: RunPlan, trainer: LocalTrainer
+) -> dict[str, Any]:
+    """What a site spent: every round in which it was asked counts, whatever came of it."""
+    spent: list[float | str] = []
+    asked: list[int] = []
+    for record in trained:
+        if any(entry.site == site for entry in record.sites):
+            asked.append(record.round)
+        value = epsilon_after(cost, plan, asked)
+        spent.append(value if math.isfinite(value) else "inf")
+    main = cost.training
+    events = [
+        {
+            "stage": stage.value,
+            "noise_multiplier": event.noise_multiplier,
+            "sample_rate": event.sample_rate,
+            "steps": event.steps,
+        }
+        for stage, event in cost.events_by_stage(asked)
+    ]
+    content: dict[str, Any] = {
+        "events": events,
+        "noise_multiplier": main.noise_multiplier,
+        "sample_rate": main.sample_rate,
+        "steps": sum(event["steps"] for event in events),
+        "delta": plan.privacy.delta,
+        "unit": plan.privacy.unit,
+        "units": trainer.sampling_units(plan),
+        "records": len(trainer.labels),
+        "epsilon_by_round": spent,
+    }
+    if cost.evaluation is not None:
+        content["evaluation_noise_multiplier"] = cost.evaluation.noise_multiplier
+        content["evaluations"] = _evaluations(plan, asked)
+    return content
+
+
+def epsilon_after(cost: RunPrivacy, plan: RunPlan, rounds: Collection[int]) -> float:
+    """ε of a site that was asked in these rounds."""
+    return epsilon(cost.events(rounds, _evaluations(plan, rounds)), plan.privacy.delta)
+
+
+def _evaluations(plan: RunPlan, rounds: Collection[int]) -> int:
+    """How many evaluations at sites these rounds have."""
+    return len(set(plan.evaluation_rounds).intersection(rounds))
+
+
+def _peak_rss_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = (
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return max(peaks) * unit
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, Lorica and the packages that results depend on."""
+    found = {"python": sys.version.split()[0]}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -118,6 +118,16 @@ class Code(Enum):
     CODE_NOT_APPROVED = "LOR-716"
     AWAITING_APPROVAL = "LOR-717"
     RUN_DENIED = "LOR-718"
+    MONITOR_SETTINGS = "LOR-820"
+    MONITOR_OPEN = "LOR-821"
+    MONITOR_PLAINTEXT = "LOR-822"
+    ACCOUNT = "LOR-823"
+    PASSWORD_WEAK = "LOR-824"
+    API_TOKEN = "LOR-825"
+    ACCESS_DENIED = "LOR-826"
+    REQUEST_FOREIGN = "LOR-827"
+    FORM_FORGED = "LOR-828"
+    MONITOR_PORT = "LOR-829"
 
     UNEXPECTED = "LOR-901"
 
@@ -643,6 +653,63 @@ CATALOGUE: dict[Code, Entry] = {
         "The site denied this run.",
         "One of the site's people decided that it takes no part in it.",
         "Go on without the site, or ask its operators.",
+    ),
+    Code.MONITOR_SETTINGS: Entry(
+        "The monitor cannot be served as asked.",
+        "The public address is not one, or the certificate and its key are not both there.",
+        "Correct the option that the message names; `lorica monitor --help` describes each.",
+    ),
+    Code.MONITOR_OPEN: Entry(
+        "Others could reach the monitor, and it has no account.",
+        "Without accounts the monitor is for this machine alone, by the link that it prints. "
+        "Anywhere else whoever finds it could read everything and stop runs.",
+        "Make an account first: `lorica monitor user add NAME --role operator`; or listen on "
+        "127.0.0.1.",
+    ),
+    Code.MONITOR_PLAINTEXT: Entry(
+        "Passwords would travel unencrypted.",
+        "The monitor was asked to listen where others can reach it, without TLS.",
+        "Give --certificate and --key; or put a reverse proxy with TLS in front and give "
+        "--public-url https://…; on a network that is encrypted already, say so with "
+        "--public-url http://…",
+    ),
+    Code.ACCOUNT: Entry(
+        "There is something wrong with the account.",
+        "Its name cannot be, is taken, or does not exist; or there is no such role.",
+        "`lorica monitor user list` shows the accounts.",
+    ),
+    Code.PASSWORD_WEAK: Entry(
+        "The password is too weak.",
+        "A password has at least 12 characters, not all alike, and does not hold the account's "
+        "name.",
+        "Choose another; a few random words are easy to keep in mind.",
+    ),
+    Code.API_TOKEN: Entry(
+        "There is something wrong with the API token.",
+        "Its name cannot be, is taken, or does not exist; or it would never be valid.",
+        "`lorica monitor token list` shows the tokens; a lost one is revoked and made anew.",
+    ),
+    Code.ACCESS_DENIED: Entry(
+        "Only an operator may do this.",
+        "The account is a viewer's: it reads, and changes nothing.",
+        "Ask an operator; `lorica monitor user` changes accounts at the coordinator's machine.",
+    ),
+    Code.REQUEST_FOREIGN: Entry(
+        "The request does not come from the monitor's own pages.",
+        "Its Host header names another host, or it was sent by another site's page: browsers can "
+        "be made to send such requests without their owner's knowledge.",
+        "Open the monitor by the address that it printed. Behind a reverse proxy, start it with "
+        "--public-url, and let the proxy pass the Host header on.",
+    ),
+    Code.FORM_FORGED: Entry(
+        "The form does not belong to this session.",
+        "It lacks the session's CSRF token, or was opened before the last sign-in.",
+        "Load the page again and repeat what you did.",
+    ),
+    Code.MONITOR_PORT: Entry(
+        "The monitor cannot listen at its address.",
+        "Another process uses the port, or the address is not one of this machine's.",
+        "Choose another with --port or --host.",
     ),
     Code.UNEXPECTED: Entry(
         "Something failed that should not.",

@@ -1,0 +1,1 @@
+"""The operator's room: one web application over the run store."""

@@ -1,0 +1,106 @@
+"""News of the store for all open pages: one reader asks, everyone hears.
+
+However many pages are open, the store is asked once per interval, every piece of news is written
+out once, and what each client costs is a copy of finished bytes. With no page open nothing is
+asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import anyio.to_thread
+
+from lorica.common.errors import LoricaError
+from lorica.server.monitor.news import News, Reader
+
+_log = logging.getLogger("lorica.monitor")
+_MOST_WAITING = 200  # a client that is so far behind is dropped; it comes back and catches up
+
+
+class Live:
+    """The feed of one monitor process."""
+
+    def __init__(self, reader: Reader, seconds: float) -> None:
+        """
+        Args:
+            reader: finds what is new; called in a thread.
+            seconds: between two looks at the store.
+        """
+        self._reader, self._seconds = reader, seconds
+        self._listeners: dict[str, set[asyncio.Queue[bytes | None]]] = defaultdict(set)
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def listeners(self) -> int:
+        """Open live pages."""
+        return sum(len(found) for found in self._listeners.values())
+
+    async def listen(self, topic: str) -> AsyncIterator[bytes]:
+        """Server-sent events about ``topic``, from now on."""
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue(_MOST_WAITING)
+        self._listeners[topic].add(queue)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._watch())
+        try:
+            yield b"retry: 2000\n\n"
+            while not self._closed and (news := await queue.get()) is not None:
+                yield news
+        finally:
+            self._listeners[topic].discard(queue)
+            if not self._listeners[topic]:
+                del self._listeners[topic]
+
+    async def close(self) -> None:
+        """End all streams, so that the server can end."""
+        self._closed = True
+        for queues in self._listeners.values():
+            for queue in queues:
+                _drop(queue)
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _watch(self) -> None:
+        """Look until nobody listens any more."""
+        self._reader.forget()
+        while self._listeners:
+            topics = frozenset(self._listeners)
+            try:
+                found = await anyio.to_thread.run_sync(self._reader.look, topics)
+            except LoricaError as error:
+                _log.warning("The live feed waits: %s", error)
+            else:
+                self._publish(found)
+            await asyncio.sleep(self._seconds)
+
+    def _publish(self, found: Iterable[News]) -> None:
+        for news in found:
+            queues = self._listeners.get(news.topic)
+            if not queues:
+                continue
+            written = as_event(news.kind, news.content)
+            for queue in queues:
+                try:
+                    queue.put_nowait(written)
+                except asyncio.QueueFull:
+                    _drop(queue)
+
+
+def as_event(kind: str, content: Any) -> bytes:
+    """One server-sent event; JSON has no line breaks, so that no text in it can end the event."""
+    return f"event: {kind}\ndata: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
+
+
+def _drop(queue: asyncio.Queue[bytes | None]) -> None:
+    while not queue.empty():
+        queue.get_nowait()
+    queue.put_nowait(None)

@@ -1,0 +1,23 @@
+"""Alerts: what somebody should look at."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from lorica.server.monitor.callers import Person
+from lorica.server.monitor.room import room_of
+from lorica.server.monitor.shapes import AlertShape
+from lorica.server.monitor.templating import page
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/alerts")
+def alerts(request: Request, caller: Person) -> HTMLResponse:
+    """All of them, critical first."""
+    room = room_of(request)
+    found = [AlertShape.model_validate(alert) for alert in room.watch.alerts()]
+    runs = {alert.run_id for alert in found if alert.run_id and alert.site}
+    virtual = {run for run in runs if room.store.run(run).kind != "federation"}
+    return page(request, "alerts", caller, here="alerts", live=True, alerts=found, virtual=virtual)

@@ -1,0 +1,91 @@
+"""One run: its page, its files, and the button that stops it."""
+
+from __future__ import annotations
+
+import mimetypes
+import tomllib
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+
+from lorica.server.monitor.callers import ActingOperator, Person
+from lorica.server.monitor.guard import SAFE_DOCUMENT_POLICY
+from lorica.server.monitor.room import address_of, room_of
+from lorica.server.monitor.shapes import (
+    ArtefactShape,
+    EventShape,
+    RunDetailShape,
+    run_shape,
+    run_site_shapes,
+)
+from lorica.server.monitor.templating import page
+
+router = APIRouter(include_in_schema=False)
+_LINES = 200
+_SHOWN_IN_PLACE = {".html": "text/html", ".png": "image/png"}
+
+
+@router.get("/runs/{run_id}")
+def run(request: Request, caller: Person, run_id: str) -> HTMLResponse:
+    """Everything about a run."""
+    store = room_of(request).store
+    found = RunDetailShape.model_validate(store.run(run_id))
+    return page(
+        request,
+        "run",
+        caller,
+        here="runs",
+        live=True,
+        run=found,
+        sites=run_site_shapes(store.run_sites(run_id)),
+        lines=[EventShape.model_validate(line) for line in store.events(run_id, limit=_LINES)],
+        artefacts=[ArtefactShape.model_validate(item) for item in store.artefacts(run_id)],
+        parts_of_run=[run_shape(part) for part in store.list_runs(parent=run_id, limit=100).items],
+        plan=_sections(found.plan),
+    )
+
+
+@router.post("/runs/{run_id}/stop")
+def stop(request: Request, caller: ActingOperator, run_id: str) -> Response:
+    """Ask a run to stop after its last whole round."""
+    room = room_of(request)
+    status = room.store.request_stop(run_id, by=caller.name)
+    room.audit.add(
+        caller.name, "run stopped", run_id, detail=f"now {status}", address=address_of(request)
+    )
+    return RedirectResponse(f"/runs/{quote(run_id, safe='')}", 303)
+
+
+@router.get("/runs/{run_id}/files/{name:path}")
+def artefact(
+    request: Request, caller: Person, run_id: str, name: str, show: bool = False
+) -> Response:
+    """A file of the run's folder: to keep, or, of a few kinds, to be shown without its scripts."""
+    room = room_of(request)
+    path = room.store.artefact_path(run_id, name)
+    kind = _SHOWN_IN_PLACE.get(path.suffix) if show else None
+    room.audit.add(caller.name, "file fetched", f"{run_id} {name}", address=address_of(request))
+    return _file(path, f"{run_id}-{name.replace('/', '-')}", kind)
+
+
+def _file(path: Any, name: str, shown_as: str | None) -> Response:
+    kind = shown_as or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    answer = FileResponse(
+        path,
+        media_type=kind if shown_as else "application/octet-stream",
+        filename=name,
+        content_disposition_type="inline" if shown_as else "attachment",
+    )
+    answer.headers["Content-Security-Policy"] = SAFE_DOCUMENT_POLICY
+    return answer
+
+
+def _sections(plan: str) -> dict[str, dict[str, Any]]:
+    """The plan's sections; empty for a plan that is not TOML."""
+    try:
+        found = tomllib.loads(plan)
+    except tomllib.TOMLDecodeError:
+        return {}
+    return {name: keys for name, keys in found.items() if isinstance(keys, dict)}

@@ -1,0 +1,64 @@
+"""What every request works with: the store, the accounts, the settings, the live feed."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+
+from starlette.requests import HTTPConnection
+
+from lorica.server.monitor.accounts import Accounts
+from lorica.server.monitor.audit import AuditLog
+from lorica.server.monitor.live import Live
+from lorica.server.monitor.login_limit import LoginLimit
+from lorica.server.monitor.news import Reader, Render
+from lorica.server.monitor.sessions import Sessions
+from lorica.server.monitor.settings import Settings
+from lorica.server.monitor.tokens import Tokens
+from lorica.server.monitor.watch import AlertWatch
+from lorica.server.runs import RunStore
+
+
+@dataclass
+class Room:
+    """One monitor's parts."""
+
+    store: RunStore
+    settings: Settings
+    accounts: Accounts
+    sessions: Sessions
+    tokens: Tokens
+    audit: AuditLog
+    limit: LoginLimit
+    watch: AlertWatch
+    live: Live
+    link_key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    """Opens a monitor without accounts; printed at its start, new every time."""
+
+    @classmethod
+    def of(cls, store: RunStore, settings: Settings, render: Render) -> Room:
+        """The room over a store; ``render`` draws what live pages show of a run."""
+        watch = AlertWatch(store)
+        return cls(
+            store,
+            settings,
+            Accounts(store),
+            Sessions(store),
+            Tokens(store),
+            AuditLog(store),
+            LoginLimit(store),
+            watch,
+            Live(Reader(store, render, watch), settings.poll_seconds),
+        )
+
+
+def room_of(request: HTTPConnection) -> Room:
+    """The room that a request belongs to."""
+    room = request.app.state.room
+    assert isinstance(room, Room)
+    return room
+
+
+def address_of(request: HTTPConnection) -> str:
+    """Where a request comes from; behind a proxy on this machine, what the proxy says."""
+    return request.client.host if request.client else ""

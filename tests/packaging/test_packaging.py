@@ -102,8 +102,9 @@ def test_the_wheel_holds_no_tests_and_no_data(wheel: Path) -> None:
     assert {path.parts[1] for path in files if path.parts[0] == "lorica"} == set(SIDES)
     planted = {Path(name).name for name in PLANTED}
     assert not planted & {path.name for path in files}
-    suffixes = {path.suffix for path in files if path.parts[0] == "lorica"}
-    assert suffixes <= {".py", ".toml", ".j2", ".html", ".css"}
+    shipped = {path for path in files if path.parts[0] == "lorica" and path.name != "LICENSE"}
+    code = {".py", ".pyi", ".proto", ".toml", ".j2", ".html", ".css", ".js", ".svg", ".woff2"}
+    assert {path.suffix for path in shipped} <= code
 
 
 def python(code: str, *, path: Path, cwd: Path, **environment: str) -> str:

@@ -669,9 +669,9 @@ CATALOGUE: dict[Code, Entry] = {
     Code.MONITOR_PLAINTEXT: Entry(
         "Passwords would travel unencrypted.",
         "The monitor was asked to listen where others can reach it, without TLS.",
-        "Give --certificate and --key; or put a reverse proxy with TLS in front and give "
-        "--public-url https://…; on a network that is encrypted already, say so with "
-        "--public-url http://…",
+        "Give --certificate and --key; or put a reverse proxy with TLS in front and give its "
+        "https address as --public-url. On a network that is encrypted already, give the "
+        "monitor's http address as --public-url.",
     ),
     Code.ACCOUNT: Entry(
         "There is something wrong with the account.",

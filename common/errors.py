@@ -676,7 +676,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.ACCOUNT: Entry(
         "There is something wrong with the account.",
         "Its name cannot be, is taken, or does not exist; or there is no such role.",
-        "`lorica monitor user list` shows the accounts.",
+        "See the accounts that `lorica monitor user list` shows.",
     ),
     Code.PASSWORD_WEAK: Entry(
         "The password is too weak.",
@@ -687,7 +687,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.API_TOKEN: Entry(
         "There is something wrong with the API token.",
         "Its name cannot be, is taken, or does not exist; or it would never be valid.",
-        "`lorica monitor token list` shows the tokens; a lost one is revoked and made anew.",
+        "See the tokens that `lorica monitor token list` shows; revoke a lost one and make another.",
     ),
     Code.ACCESS_DENIED: Entry(
         "Only an operator may do this.",

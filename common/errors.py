@@ -687,7 +687,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.API_TOKEN: Entry(
         "There is something wrong with the API token.",
         "Its name cannot be, is taken, or does not exist; or it would never be valid.",
-        "See the tokens that `lorica monitor token list` shows; revoke a lost one and make another.",
+        "See the tokens that `lorica monitor token list` shows; revoke a lost one, make another.",
     ),
     Code.ACCESS_DENIED: Entry(
         "Only an operator may do this.",

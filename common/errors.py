@@ -32,6 +32,7 @@ class Code(Enum):
     ADAPTER_MISMATCH = "LOR-205"
     ADAPTER_UNREADABLE = "LOR-206"
     PACKAGE_MISSING = "LOR-207"
+    TOKENIZER_OFFSETS = "LOR-221"
 
     DATA_NOT_FOUND = "LOR-301"
     DATA_COLUMN = "LOR-302"
@@ -43,6 +44,7 @@ class Code(Enum):
     DATA_TOO_FEW_RECORDS = "LOR-308"
     DATA_PARTITION = "LOR-309"
     DATA_UNIT = "LOR-310"
+    DATA_TARGET = "LOR-311"
 
     DATA_UNREACHABLE = "LOR-320"
     DATA_LOST = "LOR-321"
@@ -222,6 +224,12 @@ CATALOGUE: dict[Code, Entry] = {
         "extras.",
         "Install the extra that the message names, for example pip install 'lorica[train]'.",
     ),
+    Code.TOKENIZER_OFFSETS: Entry(
+        "The tokenizer cannot say where its tokens are in the text.",
+        "Entities are found by their place in the text, and only tokenizers of the tokenizers "
+        "library (tokenizer.json) keep it.",
+        "Use a backbone with a tokenizer.json, or convert its tokenizer to one.",
+    ),
     Code.DATA_NOT_FOUND: Entry(
         "The data could not be found.",
         "The path in data.train or data.test does not exist or cannot be opened.",
@@ -340,6 +348,12 @@ CATALOGUE: dict[Code, Entry] = {
         "data.classes names some local labels, but not this one, and it is none of those that "
         "are mapped to.",
         'Add it to data.classes, or set data.unmapped = "drop" to leave such records out.',
+    ),
+    Code.DATA_TARGET: Entry(
+        "A record's target is not what the plan's task needs.",
+        "A number is missing or out of bounds, tags do not fit their tokens or break the BIO "
+        "scheme, a span lies outside its text, or a list is no list of labels.",
+        "Correct the record that the message names, or the plan's section task.",
     ),
     Code.PRIVACY_EPSILON: Entry(
         "The privacy budget epsilon cannot be used.",

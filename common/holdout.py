@@ -9,6 +9,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.records import PACKAGED, Records, read_records
 from lorica.common.tasks import task_of
+from lorica.common.tasks.traits import TRAITS
 
 TEST_SHARE = 0.2
 """Share of units set aside for testing when the plan names no test data."""
@@ -35,11 +36,14 @@ def load_data(plan: RunPlan) -> RunData:
             must be set aside, but all records are one unit's.
     """
     column = plan.simulation.column if plan.simulation.partition == "by-column" else ""
-    train = read_records(plan.data.train, plan.data, unit=plan.unit_column, group=column)
+    lists = TRAITS[plan.task.kind].lists
+    train = read_records(
+        plan.data.train, plan.data, unit=plan.unit_column, group=column, lists=lists
+    )
     if plan.data.test or plan.data.train.startswith(PACKAGED):
         source = plan.data.test or plan.data.train
         unit = "" if plan.data.test else plan.unit_column  # test files need not name units
-        test = read_records(source, plan.data, unit=unit, test=True)
+        test = read_records(source, plan.data, unit=unit, test=True, lists=lists)
         return RunData(train, test)
     if len(set(train.units)) < 2:
         raise LoricaError(
@@ -57,7 +61,8 @@ def test_data(plan: RunPlan) -> Records:
     Raises:
         LoricaError: LOR-30x for data that are not what the plan says.
     """
-    return read_records(plan.data.test, plan.data, unit="", test=True)
+    lists = TRAITS[plan.task.kind].lists
+    return read_records(plan.data.test, plan.data, unit="", test=True, lists=lists)
 
 
 def validation_data(plan: RunPlan) -> RunData:

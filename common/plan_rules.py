@@ -7,6 +7,8 @@ from lorica.common.plan_course import AggregationPlan, RoundsPlan, ServerPlan, T
 from lorica.common.plan_subject import AdapterPlan, PrivacyPlan, TaskPlan
 from lorica.common.tasks.traits import TRAITS
 
+_COUNTS = {1: "one", 2: "two"}
+
 
 def robust_minimum(rule: AggregationPlan) -> int:
     """Fewest updates that the robust rule can do its work on."""
@@ -34,7 +36,10 @@ def check_task(
     if task.labels and not traits.fewest_labels:
         raise ValueError(f'the task "{task.kind}" has no labels: task.labels must be empty')
     if task.labels and len(task.labels) < traits.fewest_labels:
-        raise ValueError("task.labels must name at least two labels, or be empty")
+        fewest = _COUNTS[traits.fewest_labels]
+        raise ValueError(f"task.labels must name at least {fewest} labels, or be empty")
+    if task.minimum >= task.maximum:
+        raise ValueError("task.minimum must be below task.maximum")
     if adapter.kind == "head" and not traits.head:
         raise ValueError(f'the task "{task.kind}" has no head: adapter.kind must be "lora"')
     lacks = [name for name in privacy.evaluation_metrics if name not in traits.site_metrics]

@@ -64,8 +64,19 @@ class TaskPlan(Section):
     """The task."""
 
     labels: Annotated[list[str], AfterValidator(distinct)] = []
-    """Label names, in the order of the head's rows. Empty: a simulation takes them from the
-    training data; a site refuses a plan without them."""
+    """Label names, in the order of the head's rows; of token classification, the kinds of
+    entities. Empty: a simulation takes them from the training data; a site refuses a plan without
+    them."""
+
+    separator: str = Field("|", min_length=1)
+    """Multi-label: what stands between the labels of one record, where they are no JSON list."""
+
+    minimum: float = Field(0.0, allow_inf_nan=False)
+    """Regression: smallest value that a target can have, in the target's unit. A public bound,
+    not the data's own smallest value, which is private."""
+
+    maximum: float = Field(1.0, allow_inf_nan=False)
+    """Regression: the same for the largest."""
 
 
 class DataPlan(Section):

@@ -8,7 +8,7 @@ reads the file (:mod:`lorica.common.errors`).
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -43,8 +43,11 @@ class Records:
     """Labelled texts, one entry per record in every list."""
 
     texts: Sequence[str]
-    """A list, or, where they are many, a view of a file; ``take(rows)`` then gives another."""
+    """As the source has them, a list of tokens as JSON. A list, or, where they are many, a view of
+    a file; ``take(rows)`` then gives another."""
     labels: list[str]
+    """As the source has them: a label's name, a number, several labels, or a list as JSON. The
+    plan's task reads them (:meth:`lorica.common.tasks.base.Task.check`)."""
     units: list[str]
     """Whose record it is; ``UNNAMED`` and the record's number where none is named."""
     groups: list[str]
@@ -87,9 +90,21 @@ class Roles:
         names = (self.text, self.label, self.unit, self.group)
         return {key: name for key, name in zip(self.keys, names, strict=True) if name}
 
+    def plain(self, lists: Collection[str]) -> list[str]:
+        """The columns in which lists are refused, if ``lists`` of "text" and "label" may hold
+        them."""
+        listed = {{"text": self.text, "label": self.label}[role] for role in lists}
+        return [column for column in self.columns.values() if column not in listed]
+
 
 def read_records(
-    source: str, plan: DataPlan, *, unit: str = "", group: str = "", test: bool = False
+    source: str,
+    plan: DataPlan,
+    *,
+    unit: str = "",
+    group: str = "",
+    test: bool = False,
+    lists: Collection[str] = (),
 ) -> Records:
     """Labelled texts from a source that a plan names (:mod:`lorica.common.data`).
 
@@ -99,6 +114,8 @@ def read_records(
         unit: name of the column that says whose record it is; empty: every record its own.
         group: name of a further column to keep, for dividing sites.
         test: of a source with parts, the test part.
+        lists: which of "text" and "label" may hold lists, which are then kept as JSON
+            (:attr:`lorica.common.tasks.traits.Traits.lists`).
 
     Raises:
         LoricaError: LOR-301 not found, LOR-302 missing column, LOR-303 not UTF-8, LOR-304
@@ -110,7 +127,7 @@ def read_records(
         kind_of(source, Path()),
         Path(),
         columns=list(dict.fromkeys(roles.columns.values())),
-        plain=list(roles.columns.values()),
+        plain=roles.plain(lists),
         test=test,
         text=plan.text,
         label=plan.label,

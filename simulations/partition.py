@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,12 +15,16 @@ _ATTEMPTS = 200
 _SMALLEST = 0.5
 
 
-def partition(records: Records, plan: SimulationPlan) -> dict[str, list[int]]:
+def partition(
+    records: Records, plan: SimulationPlan, strata: Sequence[str] | None = None
+) -> dict[str, list[int]]:
     """Rows of every site by its name, in the plan's way.
 
     Args:
         records: the training data.
         plan: how to divide, among how many, with which seed.
+        strata: the class of every record that "dirichlet" divides unevenly; its label when
+            omitted.
 
     Returns:
         Site name -> rows, every row at exactly one site. Names are "site-00" … or, by column,
@@ -40,7 +45,7 @@ def partition(records: Records, plan: SimulationPlan) -> dict[str, list[int]]:
     if plan.partition == "iid":
         assigned = _iid(units, plan.sites, generator)
     else:
-        assigned = _dirichlet(records, units, plan, generator)
+        assigned = _dirichlet(strata or records.labels, units, plan, generator)
     width = max(2, len(str(plan.sites - 1)))
     return {f"site-{i:0{width}d}": sorted(rows) for i, rows in enumerate(assigned)}
 
@@ -58,7 +63,7 @@ def _iid(units: list[list[int]], sites: int, generator: np.random.Generator) -> 
 
 
 def _dirichlet(
-    records: Records,
+    strata: Sequence[str],
     units: list[list[int]],
     plan: SimulationPlan,
     generator: np.random.Generator,
@@ -72,9 +77,9 @@ def _dirichlet(
     """
     by_label: dict[str, list[list[int]]] = {}
     for rows in units:
-        label = Counter(records.labels[row] for row in rows).most_common(1)[0][0]
+        label = Counter(strata[row] for row in rows).most_common(1)[0][0]
         by_label.setdefault(label, []).append(rows)
-    equal = len(records) / plan.sites
+    equal = len(strata) / plan.sites
     best: list[list[int]] = []
     most = 0
     for _ in range(_ATTEMPTS):

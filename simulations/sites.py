@@ -18,6 +18,7 @@ from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import CACHE_BYTES
 from lorica.common.records import Records
+from lorica.common.tasks import task_of
 from lorica.simulations.partition import partition
 
 PERSONAL_VARIABLE = "LORICA_SIMULATION_PERSONAL"
@@ -62,7 +63,7 @@ def make_trainers(
     Raises:
         LoricaError: LOR-309 when the data cannot be divided as the plan says.
     """
-    parts = partition(records, plan.simulation)
+    parts = partition(records, plan.simulation, task_of(plan).strata(records))
     return {
         site: make_trainer(
             site,

@@ -17,6 +17,7 @@ from lorica.client.data.duplicates import without_duplicates
 from lorica.common.data import CONNECTORS, DataRequest, kind_of, read_batches
 from lorica.common.data.batches import Batch
 from lorica.common.records import Records, Roles, checked
+from lorica.common.tasks.traits import TRAITS
 
 if TYPE_CHECKING:
     from lorica.client.policy import SiteConfig
@@ -45,7 +46,8 @@ def read_records(config: SiteConfig, root: Path) -> Records:
     data = config.data
     roles = roles_of(data)
     where = shown(data)
-    found = site_batches(data, root, roles.columns.values(), plain=roles.columns.values())
+    lists = frozenset[str]().union(*(TRAITS[task].lists for task in config.policy.tasks))
+    found = site_batches(data, root, roles.columns.values(), plain=roles.plain(lists))
     parts = with_classes(checked(found, roles, where), data, where)
     return hold(without_duplicates(parts, data, where), where, root)
 

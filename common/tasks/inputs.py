@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lorica.common.backbones import Backbone
+from lorica.common.errors import Code, LoricaError
 
 _TOKENIZE_CHUNK = 1000
 
@@ -74,6 +75,39 @@ def encode(backbone: Backbone, texts: Sequence[str], max_length: int) -> Encoded
         ids = backbone.tokenizer(chunk, truncation=True, max_length=limit)["input_ids"]
         tokens += [np.asarray(row, dtype=np.int64) for row in ids]
     return Encoded(tokens)
+
+
+def encode_with_offsets(
+    backbone: Backbone, texts: Sequence[str], max_length: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """As :func:`encode`, with the place of every token in its text.
+
+    Returns:
+        token ids per text, and per text int64 (T, 2): first character, and the one after the
+        last; both 0 for special tokens.
+
+    Raises:
+        LoricaError: LOR-221 when the tokenizer keeps no places.
+    """
+    if not getattr(backbone.tokenizer, "is_fast", False):
+        raise LoricaError(
+            Code.TOKENIZER_OFFSETS,
+            f"The backbone's tokenizer ({type(backbone.tokenizer).__name__}) cannot say where its "
+            "tokens are in the text.",
+        )
+    limit = min(max_length, backbone.max_length)
+    tokens: list[np.ndarray] = []
+    places: list[np.ndarray] = []
+    for start in range(0, len(texts), _TOKENIZE_CHUNK):
+        chunk = list(texts[start : start + _TOKENIZE_CHUNK])
+        found = backbone.tokenizer(
+            chunk, truncation=True, max_length=limit, return_offsets_mapping=True
+        )
+        tokens += [np.asarray(row, dtype=np.int64) for row in found["input_ids"]]
+        places += [
+            np.asarray(row, dtype=np.int64).reshape(-1, 2) for row in found["offset_mapping"]
+        ]
+    return tokens, places
 
 
 def collate(encoded: Encoded, rows: Iterable[int]) -> tuple[torch.Tensor, torch.Tensor]:

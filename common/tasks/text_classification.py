@@ -54,16 +54,21 @@ class TextClassification(Classes):
         return starting_state(self.model(backbone), backbone, self.plan)
 
     def about(self, backbone: Backbone) -> dict[str, Any]:
-        return {
-            "labels": self.plan.task.labels,
-            "pooling": backbone.pooling,
-            "normalize": True,
-            "max_length": min(self.plan.training.max_length, backbone.max_length),
-        }
+        return pooled_about(self.plan, backbone)
 
     def usage(self, backbone: Backbone) -> str:
         answer = 'print([about["labels"][i] for i in outputs.argmax(1)])'
         return usage_of_pooled(backbone, answer)
+
+
+def pooled_about(plan: RunPlan, backbone: Backbone) -> dict[str, Any]:
+    """What :func:`~lorica.common.tasks.usage.usage_of_pooled` reads of ``lorica.json``."""
+    return {
+        "labels": plan.task.labels,
+        "pooling": backbone.pooling,
+        "normalize": True,
+        "max_length": min(plan.training.max_length, backbone.max_length),
+    }
 
 
 def starting_state(classifier: PooledModel, backbone: Backbone, plan: RunPlan) -> State:

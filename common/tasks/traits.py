@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-TaskKind = Literal["text-classification"]
+TaskKind = Literal[
+    "text-classification",
+    "multi-label-classification",
+    "text-regression",
+    "token-classification",
+]
 """The tasks there are."""
 
-SiteMetric = Literal["accuracy", "loss", "per_label"]
+SiteMetric = Literal["accuracy", "loss", "per_label", "f1", "mae", "r2"]
 """What sites can be asked to count, noise and send; which of them, a task's traits say."""
 
 
@@ -29,6 +34,8 @@ class Traits:
     """Fewest names in task.labels; 0: the task has no labels and its plan must name none."""
     site_metrics: tuple[SiteMetric, ...] = ("accuracy", "loss")
     """What sites can count for it."""
+    lists: frozenset[str] = frozenset()
+    """Which of a record's columns ("text", "label") may hold a list, in JSON."""
 
 
 TRAITS: dict[TaskKind, Traits] = {
@@ -37,6 +44,23 @@ TRAITS: dict[TaskKind, Traits] = {
         "TextClassification",
         class_sums=True,
         site_metrics=("accuracy", "loss", "per_label"),
+    ),
+    "multi-label-classification": Traits(
+        "multi_label",
+        "MultiLabelClassification",
+        fewest_labels=1,
+        site_metrics=("accuracy", "loss", "per_label", "f1"),
+        lists=frozenset({"label"}),
+    ),
+    "text-regression": Traits(
+        "regression", "TextRegression", fewest_labels=0, site_metrics=("loss", "mae", "r2")
+    ),
+    "token-classification": Traits(
+        "token_classification",
+        "TokenClassification",
+        fewest_labels=1,
+        site_metrics=("accuracy", "loss", "f1"),
+        lists=frozenset({"text", "label"}),
     ),
 }
 """Every task's traits."""

@@ -1,0 +1,135 @@
+"""Every task in whole runs of three sites: it learns, keeps its budget, under every method."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lorica.common.backbones import load_backbone
+from lorica.common.holdout import load_data
+from lorica.common.methods import TURNS
+from lorica.common.plan import RunPlan
+from lorica.common.predict import Predictor
+from lorica.common.tasks import task_of
+from lorica.common.tasks.traits import TRAITS
+from lorica.server.records import Silent
+from lorica.server.rounds import RoundLoop
+from lorica.server.run_folder import RunFolder
+from lorica.simulations.federation import run_in_process
+from lorica.simulations.simulate import Simulation
+from lorica.simulations.sites import make_trainers
+from tests.tasks import KINDS, plan_of, rows_of, write_rows
+
+SITES = 3
+CHANCE = {
+    "text-classification": 0.5,
+    "multi-label-classification": 0.5,
+    "text-regression": 0.0,
+    "token-classification": 0.0,
+}
+"""Score without knowledge: a fair coin, the mean, no entity."""
+
+
+@pytest.fixture(scope="module")
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small backbone of tests/conftest.py and 240 records of every task."""
+    shared = request.config.pluginmanager.get_plugin(str(Path(__file__).parents[1] / "conftest.py"))
+    made = tmp_path_factory.mktemp("tasks")
+    shared.make_small_backbone(made / "backbone")
+    for kind in KINDS:
+        write_rows(made / f"{kind}.jsonl", rows_of(kind, 240))
+    return made
+
+
+def planned(folder: Path, kind: str, **sections: Any) -> RunPlan:
+    return plan_of(kind, folder / "backbone", folder / f"{kind}.jsonl", **sections)
+
+
+def simulated(plan: RunPlan, out: Path) -> dict[str, Any]:
+    return Simulation(plan, out, Console(file=io.StringIO(), width=100)).run()
+
+
+@pytest.mark.parametrize("mode", ["local", "gradient"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_task_is_learnt_without_privacy(
+    folder: Path, tmp_path: Path, kind: str, mode: str
+) -> None:
+    """Loss falls; the headline metric beats knowing nothing by a fifth."""
+    local = {"local_steps": 8, "learning_rate": 0.02, "head_learning_rate": 0.1}
+    plan = planned(
+        folder,
+        kind,
+        privacy={"epsilon": float("inf")},
+        training={"mode": mode, "expected_batch_size": 24, **local},
+        rounds={"count": 4 if mode == "local" else 20},
+    )
+    summary = simulated(plan, tmp_path / "run")
+    rounds = RunFolder(tmp_path / "run").rounds()
+    assert rounds[-1].metrics["loss"] < 0.7 * rounds[0].metrics["loss"]
+    assert summary["score"] == rounds[-1].score is not None
+    assert summary["score"] > CHANCE[kind] + 0.2, rounds[-1].metrics
+    (answer,) = Predictor(tmp_path / "run" / "adapter")(["my heart is in the old street"])
+    assert answer.shown
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_task_runs_at_epsilon_8_with_evaluation_at_the_sites(
+    folder: Path, tmp_path: Path, kind: str
+) -> None:
+    metrics = list(TRAITS[kind].site_metrics)
+    plan = planned(
+        folder,
+        kind,
+        privacy={"epsilon": 8.0, "evaluation_metrics": metrics, "evaluation_share": 0.4},
+        training={"mode": "local", "expected_batch_size": 24, "local_steps": 2},
+        data={"validation": 0.5},
+        rounds={"count": 2, "evaluate_every": 2},
+    )
+    summary = simulated(plan, tmp_path / "run")
+    last = RunFolder(tmp_path / "run").rounds()[-1]
+    assert [site.status for site in last.sites] == ["ok"] * SITES, last.sites
+    assert all(spent <= 8.0 for spent in summary["epsilon"].values())
+    assert last.site_metrics.get("loss", 0.0) >= 0.0 and last.site_metrics
+    assert last.site_score is not None
+    json.dumps(summary)
+
+
+@pytest.mark.parametrize("method", sorted(TURNS))
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_rule_takes_every_task(folder: Path, tmp_path: Path, kind: str, method: str) -> None:
+    """One private round of local steps: all sites take part, and head and LoRA factors move."""
+    plan = planned(
+        folder,
+        kind,
+        aggregation={"method": method},
+        training={"mode": "local", "expected_batch_size": 8, "local_steps": 2},
+        rounds={"count": 1, "warm_start": 0},
+    )
+    backbone, task = load_backbone(plan.backbone), task_of(plan)
+    trainers = make_trainers(load_data(plan).train, plan)
+    run = RunFolder(tmp_path / "run")
+    run.create(plan)
+    start = task.start(backbone)
+    state = run_in_process(
+        lambda grid: RoundLoop(
+            grid,
+            plan,
+            run,
+            run="r",
+            start=lambda: start,
+            evaluate=None,
+            observer=Silent(),
+            nodes=SITES,
+        ).run(),
+        trainers,
+    )
+    (record,) = run.rounds()[1:]
+    assert [site.status for site in record.sites] == ["ok"] * SITES, record.sites
+    moved = {name for name, tensor in state.items() if not tensor.equal(start[name])}
+    assert "head.weight" in moved
+    assert any(".residual" in name or ".lora_B." in name for name in moved)

@@ -56,7 +56,7 @@ def test_names_belong_to_one_part() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "head", "head.scale", "x.head.weight", "lora_A.weight", f"{A}.more", "embeddings"]
+    "name", ["", "head", "headscale", "x.head.weight", "lora_A.weight", f"{A}.more", "embeddings"]
 )
 def test_a_name_of_no_adapter_is_refused(name: str) -> None:
     with pytest.raises(KeyError):

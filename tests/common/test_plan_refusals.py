@@ -67,7 +67,7 @@ IMPOSSIBLE = [
     ("privacy.clip_norm", "nan"),
     ("privacy.clip_norm", "inf"),  # no bound, no guarantee
     ("privacy.unit", ""),
-    ("privacy.evaluation_metrics", "f1"),
+    ("privacy.evaluation_metrics", "f2"),
     ("privacy.evaluation_share", "1"),
     ("data.validation", "0"),
     ("data.missing_unit", "guess"),

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lorica.client.approve_cli import site_approve, site_fab_check, site_withdraw
+from lorica.client.data_cli import data_app
 from lorica.client.personal_cli import site_adapter
 from lorica.client.site_plan_cli import site_config, site_plan
 from lorica.client.site_start_cli import site_check, site_init, site_start
@@ -34,6 +35,7 @@ ledger_app = typer.Typer(
     no_args_is_help=True, help="What the site's data have spent of their privacy budget."
 )
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(data_app, name="data")
 app.command("config")(site_config)
 app.command("plan")(site_plan)
 app.command("adapter")(site_adapter)

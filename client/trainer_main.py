@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorica.client.data.fetched import Fetched, fetch
 from lorica.client.isolation import isolate
 from lorica.client.policy import SiteConfig, load_site
 from lorica.client.socket_file import SocketFile
@@ -53,24 +54,28 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(path: Path, isolation: str, grace: float) -> int:
     config, root = load_site(path), path.absolute().parent
+    fetched = fetch(path, config)  # what lies at a server, while there is a network
     others = bool(set(config.trainer.users) - {os.geteuid()})
     network = isolate(isolation, other_users=others)  # type: ignore[arg-type]
     (_log.info if network.startswith("isolated") else _log.warning)("network: %s", network)
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", OMP_WAIT_POLICY="PASSIVE")
     file = SocketFile(root / config.trainer.socket, others=others)
     try:
-        trainer, ledger = open_trainer(config, root)
+        trainer, ledger = open_trainer(config, root, fetched)
         return asyncio.run(_serve(config, file, trainer, ledger, network, grace))
     finally:
         file.close()
 
 
-def open_trainer(config: SiteConfig, root: Path) -> tuple[LocalTrainer, Ledger]:
+def open_trainer(
+    config: SiteConfig, root: Path, fetched: Fetched | None = None
+) -> tuple[LocalTrainer, Ledger]:
     """The trainer of a site's configuration, with its records and its ledger.
 
     Args:
         config: site.toml.
         root: the folder that its paths start from.
+        fetched: the source's rows, where they came over a network.
 
     Raises:
         LoricaError: LOR-30x the data, LOR-61x the ledger, LOR-207 a package is missing.
@@ -88,7 +93,7 @@ def open_trainer(config: SiteConfig, root: Path) -> tuple[LocalTrainer, Ledger]:
     if config.policy.noise == "seeded":
         _log.warning('policy.noise is "seeded": the updates of this site protect NOTHING')
     ledger = open_ledger(config, root)
-    records, name = read_records(config, root), config.site.name
+    records, name = read_records(config, root, fetched), config.site.name
     personal = personal_store(config, root)
     trainer = LocalTrainer(
         name, records, noise=noise, config=config, ledger=ledger, personal=personal

@@ -7,18 +7,22 @@ reads the file (:mod:`lorica.common.errors`).
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorica.common.data import CONNECTORS, DataRequest, kind_of, read_batches
 from lorica.common.data.batches import Batch, as_list
-from lorica.common.data.kinds import PACKAGED
+from lorica.common.data.kinds import IMAGE, PACKAGED
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan_subject import DataPlan
+
+if TYPE_CHECKING:
+    import numpy as np
 
 UNNAMED = "\x00"
 """How the units of records begin that name none; each such record is its own unit."""
@@ -52,6 +56,9 @@ class Records:
     """Whose record it is; ``UNNAMED`` and the record's number where none is named."""
     groups: list[str]
     """Value of the column that divides sites; empty strings when none was asked for."""
+    images: list[np.ndarray] | None = None
+    """uint8, (H, W, 3) each; None where the source has none. Records of images without a text
+    have the SHA-256 of the image as their text, so that it still tells records apart."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -77,6 +84,8 @@ class Roles:
     unit: str = ""
     """Empty: every record is its own unit."""
     group: str = ""
+    image: str = ""
+    """Empty: records have no image; else the text may be missing."""
     missing_unit: str = "refuse"
     """"refuse" records without a unit, or take each as its "own"."""
     keys: tuple[str, str, str, str] = ("data.text", "data.label", "data.unit", "simulation.column")
@@ -87,8 +96,9 @@ class Roles:
     @property
     def columns(self) -> dict[str, str]:
         """Setting -> column, of those that are wanted."""
-        names = (self.text, self.label, self.unit, self.group)
-        return {key: name for key, name in zip(self.keys, names, strict=True) if name}
+        names = ("" if self.image else self.text, self.label, self.unit, self.group)
+        wanted = {key: name for key, name in zip(self.keys, names, strict=True) if name}
+        return wanted | ({"data.image": self.image} if self.image else {})
 
     def plain(self, lists: Collection[str]) -> list[str]:
         """The columns in which lists are refused, if ``lists`` of "text" and "label" may hold
@@ -121,12 +131,14 @@ def read_records(
         LoricaError: LOR-301 not found, LOR-302 missing column, LOR-303 not UTF-8, LOR-304
             malformed, LOR-305 empty text, LOR-310 a record without a unit; LOR-32x.
     """
-    roles = Roles(plan.text, plan.label, unit, group, plan.missing_unit)
+    kind = kind_of(source, Path())
+    image = IMAGE if kind == "images" else ""
+    roles = Roles(plan.text, plan.label, unit, group, image, plan.missing_unit)
     request = DataRequest(
         source,
-        kind_of(source, Path()),
+        kind,
         Path(),
-        columns=list(dict.fromkeys(roles.columns.values())),
+        columns=None if image else list(dict.fromkeys(roles.columns.values())),
         plain=roles.plain(lists),
         test=test,
         text=plan.text,
@@ -144,11 +156,15 @@ def read_records(
 def collect(parts: Iterable[Records], where: str) -> Records:
     """All parts as one. Raises LoricaError LOR-304 when there is no record; ``where`` begins it."""
     whole: dict[str, list[Any]] = {field.name: [] for field in fields(Records)}
+    images = False
     for part in parts:
+        images |= part.images is not None
         for name, cells in whole.items():
-            cells.extend(getattr(part, name))
+            cells.extend(getattr(part, name) or ())
     if not whole["texts"]:
         raise LoricaError(Code.DATA_MALFORMED, f"{where} has no records.")
+    if not images:
+        del whole["images"]
     return Records(**whole)
 
 
@@ -184,7 +200,12 @@ def require_roles(batch: Batch, roles: Roles, where: str) -> None:
 
 
 def _checked(batch: Batch, roles: Roles, where: str, before: int) -> Records:
-    texts, labels = as_list(batch[roles.text]), as_list(batch[roles.label])
+    images = as_list(batch[roles.image]) if roles.image else None
+    if images is not None and roles.text not in batch:
+        texts = [hashlib.sha256(str(im.shape).encode() + im.tobytes()).hexdigest() for im in images]
+    else:
+        texts = as_list(batch[roles.text])
+    labels = as_list(batch[roles.label])
     _refuse_empty(where, texts, before, roles.text, Code.DATA_EMPTY_TEXT, "text")
     _refuse_empty(where, labels, before, roles.label, Code.DATA_MALFORMED, "label")
     own = [f"{UNNAMED}{before + number}" for number in range(1, len(texts) + 1)]
@@ -194,7 +215,8 @@ def _checked(batch: Batch, roles: Roles, where: str, before: int) -> Records:
             _refuse_empty(where, named, before, roles.unit, Code.DATA_UNIT, "unit")
         own = [name.strip() or other for name, other in zip(named, own, strict=True)]
     groups = as_list(batch[roles.group]) if roles.group else [""] * len(texts)
-    return Records(texts, [sys.intern(label.strip()) for label in labels], own, groups)
+    names = [sys.intern(label.strip()) for label in labels]
+    return Records(texts, names, own, groups, images)
 
 
 def label_indices(records: Records, labels: Sequence[str], *, where: str) -> list[int]:
@@ -216,8 +238,8 @@ def label_indices(records: Records, labels: Sequence[str], *, where: str) -> lis
 
 
 def _taken(column: Any, rows: Sequence[int]) -> Any:
-    if isinstance(column, list):
-        return [column[row] for row in rows]
+    if column is None or isinstance(column, list):
+        return column and [column[row] for row in rows]
     return column.take(rows)
 
 

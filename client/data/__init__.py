@@ -16,10 +16,12 @@ from lorica.client.data.config import SiteData
 from lorica.client.data.duplicates import without_duplicates
 from lorica.common.data import CONNECTORS, DataRequest, kind_of, read_batches
 from lorica.common.data.batches import Batch
+from lorica.common.data.kinds import IMAGE
 from lorica.common.records import Records, Roles, checked
 from lorica.common.tasks.traits import TRAITS
 
 if TYPE_CHECKING:
+    from lorica.client.data.fetched import Fetched
     from lorica.client.policy import SiteConfig
 
 SITE_CONNECTORS = CONNECTORS | {
@@ -30,12 +32,13 @@ SITE_CONNECTORS = CONNECTORS | {
 """All kinds that a site reads."""
 
 
-def read_records(config: SiteConfig, root: Path) -> Records:
+def read_records(config: SiteConfig, root: Path, fetched: Fetched | None = None) -> Records:
     """The site's private records.
 
     Args:
         config: the site's configuration.
         root: the folder that its paths start from, where site.toml is.
+        fetched: the source's rows, where they came over a network.
 
     Raises:
         LoricaError: LOR-30x, LOR-310, LOR-32x, LOR-33x; LOR-207 when the source needs a package
@@ -44,10 +47,12 @@ def read_records(config: SiteConfig, root: Path) -> Records:
     from lorica.client.data.held import hold
 
     data = config.data
-    roles = roles_of(data)
+    roles = roles_of(data, root)
     where = shown(data)
     lists = frozenset[str]().union(*(TRAITS[task].lists for task in config.policy.tasks))
-    found = site_batches(data, root, roles.columns.values(), plain=roles.plain(lists))
+    plain = roles.plain(lists)
+    columns = None if roles.image else list(roles.columns.values())
+    found = fetched.batches() if fetched else site_batches(data, root, columns, plain=plain)
     parts = with_classes(checked(found, roles, where), data, where)
     return hold(without_duplicates(parts, data, where), where, root)
 
@@ -80,12 +85,14 @@ def site_batches(
     yield from read_batches(request, SITE_CONNECTORS)
 
 
-def roles_of(data: SiteData) -> Roles:
+def roles_of(data: SiteData, root: Path) -> Roles:
     """The roles of the site's columns."""
+    kind = data.kind or kind_of(data.source, root)
     return Roles(
         data.text,
         data.label,
         data.unit,
+        image=IMAGE if kind in ("images", "dicom") else data.image,
         missing_unit=data.missing_unit,
         setting='{key} = "{column}" in site.toml',
     )

@@ -69,6 +69,9 @@ class SiteData(Section):
     "keep"."""
     split: str = ""
     """Part of a data set that has parts; empty: "train"."""
+    image: str = ""
+    """Name of the column with the image, in sources that have one among others; folders of images
+    and DICOM always do. Where there are images, the column with the text may be missing."""
     table: str = ""
     """Of a folder of images or DICOM: a CSV or TSV file that names files and labels; empty: every
     sub-folder's name is the label of what is in it."""

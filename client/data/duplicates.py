@@ -3,8 +3,8 @@
 Formal guarantee:
     Two data sets are neighbours when one is the other with one unit's records added or removed
     (:mod:`lorica.client.units`). Let k(r) be all that training and evaluation see of a record:
-    its text, its label, and its unit where it names one. *Dropping* maps a data set D to
-    P(D) = one record for every value of k in D.
+    its text, its label, its image if it has one, and its unit where it names one. *Dropping* maps
+    a data set D to P(D) = one record for every value of k in D.
 
     P keeps neighbours neighbours. (1) *Named units.* The unit is part of k, so P works on every
     unit alone: P(D) is the disjoint union of P(D_u), and without u it loses P(D_u) and nothing
@@ -32,10 +32,14 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from lorica.client.data.config import SiteData
 from lorica.common.errors import Code, LoricaError
 from lorica.common.records import UNNAMED, Records
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _KEY_BYTES = 16
 
@@ -55,7 +59,9 @@ def without_duplicates(parts: Iterable[Records], data: SiteData, where: str) -> 
         if data.compare == "normalised":
             part = replace(part, texts=[normal_form(text) for text in part.texts])
         rows = []
-        for row, key in enumerate(map(_key, part.texts, part.labels, part.units)):
+        none: list[Any] = [None] * len(part)
+        images = part.images or none
+        for row, key in enumerate(map(_key, part.texts, part.labels, part.units, images)):
             if key not in seen:
                 seen.add(key)
                 rows.append(row)
@@ -74,9 +80,11 @@ def normal_form(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
-def _key(text: str, label: str, unit: str) -> bytes:
+def _key(text: str, label: str, unit: str, image: np.ndarray | None) -> bytes:
     owner = "" if unit.startswith(UNNAMED) else unit
     parts = [part.encode() for part in (text, label, owner)]
+    if image is not None:
+        parts += [str(image.shape).encode(), image.tobytes()]
     found = hashlib.blake2b(digest_size=_KEY_BYTES)
     for part in parts:
         found.update(len(part).to_bytes(8, "big"))

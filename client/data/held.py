@@ -104,9 +104,11 @@ def _on_disk(parts: Iterable[Records], folder: Path) -> Records:
             for part in parts:
                 writer.write_batch(pa.record_batch([pa.array(part.texts, pa.string())], schema))
                 for name, cells in rest.items():
-                    cells.extend(getattr(part, name))
+                    cells.extend(getattr(part, name) or ())
         file.flush()
     texts = MappedTexts(_mapped(file))
+    if not rest["images"]:
+        del rest["images"]
     return Records(texts=texts, **rest)
 
 

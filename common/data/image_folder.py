@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING
 
 from lorica.common.data.batches import Batch, as_list, rows_of
 from lorica.common.data.images import decode_image
-from lorica.common.data.kinds import IMAGE_ENDINGS
+from lorica.common.data.kinds import IMAGE, IMAGE_ENDINGS
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
     from lorica.common.data import DataRequest
-
-IMAGE = "image"
-"""Name of the column that is made of the files."""
 
 _BATCH = 64
 

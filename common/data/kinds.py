@@ -14,6 +14,9 @@ PACKAGED = "embedded:"
 HUB = "hub:"
 """Prefix of a data set on the Hugging Face hub: "hub:org/name", "hub:org/name@revision"."""
 
+IMAGE = "image"
+"""Name of the column that is made of image files."""
+
 IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 """Endings of image files."""
 

@@ -237,11 +237,12 @@ def check_records(plan: RunPlan, records: Records, *, where: str) -> None:
     task.check(records, where=where)
 
 
-def site_rank(plan: RunPlan, config: SiteConfig | None) -> int:
-    """The LoRA rank that the site trains a plan at."""
-    if config is None or plan.aggregation.method not in ANY_RANK:
+def site_rank(plan: RunPlan, config: SiteConfig | None, most: int | None = None) -> int:
+    """The LoRA rank that the site trains a plan at; ``most`` bounds it where there is no config."""
+    bound = config.policy.maximum_rank if config is not None else most
+    if bound is None or plan.aggregation.method not in ANY_RANK:
         return plan.adapter.rank
-    return min(plan.adapter.rank, config.policy.maximum_rank)
+    return min(plan.adapter.rank, bound)
 
 
 def documented_site(

@@ -297,4 +297,4 @@ def _at_rank(plan: RunPlan, rank: int) -> RunPlan:
     if rank == plan.adapter.rank:
         return plan
     alpha = plan.adapter.alpha * rank / plan.adapter.rank
-    return plan.replace(adapter={"rank": rank, "alpha": alpha})
+    return plan.replace(adapter={"rank": rank, "alpha": alpha}, simulation={"ranks": []})

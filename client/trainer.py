@@ -72,6 +72,7 @@ class LocalTrainer:
         ledger: Ledger | None = None,
         personal: PersonalStore | None = None,
         declared_records: int | None = None,
+        rank: int | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         """
@@ -86,6 +87,8 @@ class LocalTrainer:
             declared_records: without a config, the figure for the number of units that is told
                 as the site's weight and that sample rates are computed from; the true number
                 when omitted, which makes that number public.
+            rank: without a config, the LoRA rank that the site trains at under methods that let
+                it choose, if below the plan's.
             cache_bytes: memory for cached token states, bytes.
 
         Raises:
@@ -104,7 +107,7 @@ class LocalTrainer:
         self._ledger = ledger
         self._personal = personal or MemoryPersonal()
         self._ledgers: dict[tuple[str, float], Ledger] = {}
-        self._declared = declared_records
+        self._declared, self._rank = declared_records, rank
         self._cache_bytes = cache_bytes
         self._session: Session | None = None
         self._checked = ""  # fingerprint of the plan that the records were last checked for
@@ -291,6 +294,6 @@ class LocalTrainer:
                 load_backbone(plan.backbone),
                 self._records,
                 cache_bytes=self._cache_bytes,
-                rank=site_rank(plan, self._config),
+                rank=site_rank(plan, self._config, self._rank),
             )
         return self._session

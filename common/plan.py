@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from lorica.common.methods import PERSONAL
+from lorica.common.methods import ANY_RANK, PERSONAL
 from lorica.common.plan_course import (
     AggregationPlan,
     RoundsPlan,
@@ -70,6 +70,16 @@ class RunPlan(Section):
             raise ValueError(
                 f'aggregation.method "{self.aggregation.method}" shares LoRA factors alone: '
                 'adapter.kind must be "lora"'
+            )
+        if self.simulation.ranks and self.aggregation.method not in ANY_RANK:
+            raise ValueError(
+                f'aggregation.method "{self.aggregation.method}" needs one rank at all sites: '
+                f"simulation.ranks is for {' and '.join(sorted(ANY_RANK))}"
+            )
+        if self.simulation.ranks and max(self.simulation.ranks) > self.adapter.rank:
+            raise ValueError(
+                f"simulation.ranks has {max(self.simulation.ranks)}, above adapter.rank, which is "
+                f"{self.adapter.rank}"
             )
         if self.privacy.unit != "record" and self.data.unit not in ("", self.privacy.unit):
             raise ValueError(

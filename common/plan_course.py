@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -221,6 +221,10 @@ class SimulationPlan(Section):
     noise: Literal["seeded", "secure"] = "seeded"
     """"seeded" makes noise reproducible (and so not private); "secure" draws it from the
     operating system's generator, as real sites do."""
+
+    ranks: list[Annotated[int, Field(ge=1)]] = []
+    """LoRA ranks of the sites, in turn: the first site trains at the first, and so on, again from
+    the first after the last. Methods "flora" and "flexlora"; empty: all at adapter.rank."""
 
     baselines: Literal["zero-shot", "all"] = "zero-shot"
     """What the result is compared with: "zero-shot" the untrained start alone; "all" also trains

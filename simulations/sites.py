@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ def make_trainer(
     plan: RunPlan,
     *,
     personal: Path | None = None,
+    rank: int | None = None,
     cache_bytes: int = CACHE_BYTES,
 ) -> LocalTrainer:
     """A site's trainer with the plan's kind of noise.
@@ -44,6 +46,7 @@ def make_trainer(
         plan: gives seed and kind of noise.
         personal: folder for what methods such as "fedsa" leave to the site; None keeps it in
             memory.
+        rank: the LoRA rank it trains at, if below the plan's.
         cache_bytes: memory for its cached states, bytes.
     """
     seed, secure = plan.simulation.seed, plan.simulation.noise == "secure"
@@ -52,7 +55,9 @@ def make_trainer(
         return SecureNoise() if secure else SeededNoise(seed, stream, site, round)
 
     kept = FolderPersonal(personal, site) if personal else None
-    return LocalTrainer(site, records, noise=noise, personal=kept, cache_bytes=cache_bytes)
+    return LocalTrainer(
+        site, records, noise=noise, personal=kept, rank=rank, cache_bytes=cache_bytes
+    )
 
 
 def make_trainers(
@@ -64,15 +69,17 @@ def make_trainers(
         LoricaError: LOR-309 when the data cannot be divided as the plan says.
     """
     parts = partition(records, plan.simulation, task_of(plan).strata(records))
+    ranks = itertools.cycle(plan.simulation.ranks or [None])
     return {
         site: make_trainer(
             site,
             records.take(rows),
             plan,
             personal=personal,
+            rank=rank,
             cache_bytes=CACHE_BYTES * len(rows) // len(records),
         )
-        for site, rows in parts.items()
+        for (site, rows), rank in zip(parts.items(), ranks, strict=False)
     }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from lorica.client.noise import SeededNoise
@@ -17,11 +18,12 @@ from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import State
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.methods import ANY_RANK, PERSONAL, TURNS
+from lorica.common.methods import ANY_RANK, PERSONAL, TURNS, factor_pairs, residual_name
 from lorica.common.plan import RunPlan
 from lorica.common.predict import Predictor
 from lorica.common.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.server.aggregation.products import MeanOfProducts
 from lorica.server.rounds import RoundLoop
 from lorica.server.run_folder import RunFolder
 from lorica.simulations.audit.subject import Subject
@@ -205,3 +207,56 @@ def test_sites_of_different_ranks_train_one_adapter(
         assert [site.status for site in record.sites] == ["ok"] * 3, record.sites
     moved = ".residual" if method == "flora" else ".lora_B."
     assert any(bool(tensor.any()) for name, tensor in state.items() if moved in name)
+
+
+@pytest.mark.parametrize("method", sorted(ANY_RANK))
+def test_a_simulations_sites_train_at_their_ranks_and_their_products_are_averaged(
+    plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Five sites of ranks 1, 2, 4, 1, 2; every round against a loop in float64 over the updates
+    that the rule was given: the weighted mean of products, cut at rank r under "flexlora"."""
+    seen: list[tuple[State, list[tuple[State, float]], State]] = []
+    held: list[tuple[State, float]] = []
+    add, finish = MeanOfProducts.add, MeanOfProducts.finish
+
+    def adding(self: MeanOfProducts, update: State, weight: float) -> None:
+        held.append((update, weight))
+        add(self, update, weight)
+
+    def finishing(self: MeanOfProducts) -> State:
+        seen.append((self._start, list(held), finish(self)))
+        held.clear()
+        return seen[-1][2]
+
+    monkeypatch.setattr(MeanOfProducts, "add", adding)
+    monkeypatch.setattr(MeanOfProducts, "finish", finishing)
+    ranks, rank = [1, 2, 4], plan.adapter.rank
+    run = plan.replace(
+        aggregation={"method": method}, simulation={"ranks": ranks}, rounds={"count": 2}
+    )
+    Simulation(run, tmp_path / "run", quiet()).run()
+    for record in RunFolder(tmp_path / "run").rounds()[1:]:
+        assert [site.status for site in record.sites] == ["ok"] * SITES, record.sites
+    assert [len(updates) for _, updates, _ in seen] == [SITES] * 2
+    for start, updates, state in seen:
+        total = sum(weight for _, weight in updates)
+        for path, (name_a, name_b) in factor_pairs(state).items():
+            residual = state.get(residual_name(path), torch.zeros(()))
+            mean = start.get(residual_name(path), torch.zeros(())).double()
+            for number, (update, weight) in enumerate(updates):
+                a, b = (start[n].double() + update[n].double() for n in (name_a, name_b))
+                own = ranks[number % len(ranks)]
+                assert int(torch.linalg.matrix_rank(b @ a, rtol=1e-4)) == own
+                mean = mean + weight / total * (b @ a)
+            if method == "flexlora":
+                u, s, v_t = torch.linalg.svd(mean)
+                mean = (u[:, :rank] * s[:rank]) @ v_t[:rank]
+            found = state[name_b].double() @ state[name_a].double() + residual.double()
+            assert float((found - mean).abs().max()) < 1e-5 * max(1.0, float(mean.abs().max()))
+
+
+def test_ranks_that_no_site_could_have_are_refused(plan: RunPlan) -> None:
+    flora = plan.replace(aggregation={"method": "flora"})
+    for changed, ranks in ((plan, [1, 2]), (flora, [2, 5]), (flora, [0])):
+        with pytest.raises(ValueError, match="ranks"):
+            changed.replace(simulation={"ranks": ranks})

@@ -164,6 +164,10 @@ class RoundsPlan(Section):
     """Sites evaluate the global adapter on records they set aside after every so many rounds and
     after the last; 0: never (the coordinator's own test data cost no privacy)."""
 
+    test_every: int = Field(1, ge=1)
+    """The coordinator measures accuracy on its own test data after every so many rounds, before
+    the first and after the last."""
+
     timeout_seconds: Positive = 3600.0
     """Longest wait for one site's answer, in seconds: the deadline of a round."""
 
@@ -225,6 +229,11 @@ class SimulationPlan(Section):
     ranks: list[Annotated[int, Field(ge=1)]] = []
     """LoRA ranks of the sites, in turn: the first site trains at the first, and so on, again from
     the first after the last. Methods "flora" and "flexlora"; empty: all at adapter.rank."""
+
+    declared: Literal["exact", "rounded"] = "exact"
+    """What a virtual site declares as its number of units: the "exact" one, or the next lower
+    power of √2 ("rounded"), as a site would that keeps it to itself. Weights follow from it and,
+    in mode "local", sample rates; rounded ones are few, and noise is calibrated once for each."""
 
     baselines: Literal["zero-shot", "all"] = "zero-shot"
     """What the result is compared with: "zero-shot" the untrained start alone; "all" also trains

@@ -176,7 +176,9 @@ class RoundLoop:
     ) -> None:
         """Evaluate, save, report."""
         at = time.monotonic()
-        metrics = self._evaluate(state) if self._evaluate else None
+        rounds = self._plan.rounds
+        wanted = record.round % rounds.test_every == 0 or record.round == rounds.count
+        metrics = self._evaluate(state) if self._evaluate and wanted else None
         phases = phases | {"evaluate": time.monotonic() - at}
         record = replace(
             record,

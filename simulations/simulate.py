@@ -30,7 +30,7 @@ from lorica.server.run_folder import CHECKPOINT, PLAN, ROUNDS, RunFolder
 from lorica.simulations.at_sites import AtSite, PersonalEvaluator, at_site
 from lorica.simulations.federation import Main, run_in_process, run_on_ray
 from lorica.simulations.progress import LiveProgress
-from lorica.simulations.sites import PERSONAL_VARIABLE, make_trainer, make_trainers
+from lorica.simulations.sites import PERSONAL_VARIABLE, make_trainer, make_trainers, share_cache
 from lorica.simulations.summary import FEDERATION, epsilon_after, summarise
 
 ALONE, POOLED = "alone", "pooled"
@@ -74,14 +74,18 @@ class Simulation:
         self._trainers = make_trainers(self._data.train, self.plan, personal=self._personal)
         self._privacy = self._check_sites()
         self._backbone = load_backbone(self.plan.backbone)
+        share_cache(self.plan, self._backbone, self._data.train)
         self._evaluate = CentralEvaluator(self.plan, self._backbone, self._data.test)
 
-    def run(self, *, resume: bool = False, replace: bool = False) -> dict[str, Any]:
+    def run(
+        self, *, resume: bool = False, replace: bool = False, report: bool = True
+    ) -> dict[str, Any]:
         """Run the federation and its baselines and write the results folder.
 
         Args:
             resume: go on from the folder's last whole round.
             replace: remove an earlier run's results first.
+            report: write the report and the picture, too.
 
         Returns:
             The summary, as in summary.json.
@@ -94,7 +98,7 @@ class Simulation:
         with LiveProgress(self._console, self.plan.privacy.epsilon, self._spent) as progress:
             state = self._federate(progress)
         save_adapter(self._folder.path / ADAPTER, state, self.plan, self._backbone)
-        return self._finish(self._baselines(), self._at_sites(state))
+        return self._finish(self._baselines(), self._at_sites(state), report=report)
 
     def _forget(self) -> None:
         """Remove what an earlier run of this plan may have left to its sites."""
@@ -221,10 +225,9 @@ class Simulation:
         costs = {cost.stages: cost for cost in self._privacy.values()}  # equal ones once
         return max(epsilon_after(cost, self.plan, range(1, rounds + 1)) for cost in costs.values())
 
-    def _finish(self, baselines: dict[str, Any], at_sites: Mapping[str, AtSite]) -> dict[str, Any]:
-        from lorica.simulations.plots import picture
-        from lorica.simulations.report import write_report
-
+    def _finish(
+        self, baselines: dict[str, Any], at_sites: Mapping[str, AtSite], *, report: bool
+    ) -> dict[str, Any]:
         rounds = self._folder.rounds()
         summary = summarise(
             self.plan, rounds, baselines, self._privacy, self._trainers, self._data, at_sites
@@ -232,8 +235,12 @@ class Simulation:
         write_atomically(
             self._folder.path / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         )
-        write_report(self._folder.path / REPORT, self.plan, rounds, summary)
-        picture(summary, rounds, self._folder.path / PICTURE, budget=self.plan.privacy.epsilon)
+        if report:
+            from lorica.simulations.plots import picture
+            from lorica.simulations.report import write_report
+
+            write_report(self._folder.path / REPORT, self.plan, rounds, summary)
+            picture(summary, rounds, self._folder.path / PICTURE, budget=self.plan.privacy.epsilon)
         return summary
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
 from collections.abc import Mapping
@@ -13,12 +14,14 @@ from flwr.app import Context
 from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.personal import FolderPersonal
 from lorica.client.trainer import LocalTrainer
+from lorica.common.backbones import Backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
 from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
-from lorica.common.prefix_cache import CACHE_BYTES
+from lorica.common.prefix_cache import CACHE_BYTES, SHELF
 from lorica.common.records import Records
+from lorica.common.stages import schedule
 from lorica.common.tasks import task_of
 from lorica.simulations.partition import partition
 
@@ -55,9 +58,26 @@ def make_trainer(
         return SecureNoise() if secure else SeededNoise(seed, stream, site, round)
 
     kept = FolderPersonal(personal, site) if personal else None
+    declared = None
+    if plan.simulation.declared == "rounded":
+        units = len(records) if plan.privacy.unit == "record" else len(set(records.units))
+        declared = _rounded(units)
     return LocalTrainer(
-        site, records, noise=noise, personal=kept, rank=rank, cache_bytes=cache_bytes
+        site,
+        records,
+        noise=noise,
+        declared_records=declared,
+        personal=kept,
+        rank=rank,
+        cache_bytes=cache_bytes,
     )
+
+
+def _rounded(units: int) -> int:
+    """The largest power of √2, rounded down, that is at most ``units`` (at least 1)."""
+    power = math.floor(2 * math.log2(units))
+    found = math.floor(2 ** ((power + 1) / 2))
+    return found if found <= units else math.floor(2 ** (power / 2))
 
 
 def make_trainers(
@@ -81,6 +101,16 @@ def make_trainers(
         )
         for (site, rows), rank in zip(parts.items(), ranks, strict=False)
     }
+
+
+def share_cache(plan: RunPlan, backbone: Backbone, records: Records) -> None:
+    """Have all virtual sites, however the records are divided, read from one cache of them."""
+    if plan.simulation.engine != "in-process":
+        return  # sites are in other processes
+    task = task_of(plan)
+    later = any(not stage.on_frozen_features for stage, _ in schedule(plan))
+    encoded = task.encode(backbone, records)
+    SHELF.lay_out(task.model(backbone).eval(), encoded, backbone=backbone, states=later)
 
 
 class SimulatedNode:

@@ -62,6 +62,8 @@ class SweepFile(BaseModel):
     """Plan key -> value, for all runs."""
     variants: dict[str, dict[str, Any]] = Field(min_length=1)
     """Name -> plan key -> value."""
+    reports: bool = True
+    """Whether every run gets a report and a picture of its own, which take some seconds."""
 
 
 @dataclass(frozen=True)
@@ -147,22 +149,38 @@ def run_sweep(path: Path, out: Path, console: Console) -> list[Result]:
         if not (folder / SUMMARY).exists():
             fresh += 1
             console.rule(f"{number} of {len(cells)}: {cell.variant} ({place})", align="left")
-            _run(cell, folder, content.score, console)
+            run_cell(cell, folder, console, score=content.score, report=content.reports)
             left = (time.monotonic() - begun) / fresh * (len(cells) - number)
             console.print(f"about {left / 60:.0f} min left", style="dim")
-        results.append(_read(cell, folder))
+        results.append(read_result(cell, folder))
         _write(out, content, results)
     write_page(out, content.name, results)
     return results
 
 
-def _run(cell: Cell, folder: Path, score: str, console: Console) -> None:
+def run_cell(
+    cell: Cell, folder: Path, console: Console, *, score: str = "test", report: bool = True
+) -> None:
+    """Run one cell into a folder, or go on where it was interrupted.
+
+    Args:
+        cell: what to run.
+        folder: its results folder.
+        console: where progress is shown.
+        score: as :attr:`SweepFile.score`.
+        report: whether to write the run's report and picture.
+    """
     data = validation_data(cell.plan) if score == "validation" else None
     simulation = Simulation(cell.plan, folder, console, data=data)
-    simulation.run(resume=(folder / PLAN).exists())
+    simulation.run(resume=(folder / PLAN).exists(), report=report)
 
 
-def _read(cell: Cell, folder: Path) -> Result:
+def read_result(cell: Cell, folder: Path) -> Result:
+    """What came of a cell that was run into ``folder``.
+
+    Raises:
+        LoricaError: LOR-604 when its summary is damaged.
+    """
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         sites = max(1, len(summary["epsilon"]))

@@ -1,0 +1,205 @@
+"""Compare the methods: run what has not been run yet, write results and the leaderboard.
+
+    python benchmarks/methods/run.py                     # everything; stop and start at will
+    python benchmarks/methods/run.py --dataset banking77 --method fedavg --method default
+    python benchmarks/methods/run.py --page              # the page alone, from the stored results
+
+All runs on a data set are made in one process, which keeps backbone, encoded texts and frozen
+states warm. Every finished run is a line of ``results/DATASET.jsonl`` in the folder ``--out``; a
+run that is there is not made again. From these lines follow ``results/DATASET.json`` (the trials,
+what they chose, the runs, commit and versions) and ``docs/leaderboard.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from grid import (
+    EPSILONS,
+    HERE,
+    TRIAL_SEED,
+    DataSet,
+    Method,
+    Run,
+    anchor,
+    datasets,
+    key_of,
+    methods,
+    plan_of,
+    tests_of,
+    trials_of,
+)
+
+RESULTS = HERE / "results"
+CACHE_BYTES = 3 * 2**30
+THREADS = 1
+
+
+class Book:
+    """The finished runs of one data set, by plan and score."""
+
+    def __init__(self, dataset: DataSet, folder: Path) -> None:
+        self.dataset, self.path = dataset, folder / f"{dataset.name}.jsonl"
+        self._found: dict[str, dict[str, Any]] = {}
+        if self.path.exists():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                entry = json.loads(line)
+                self._found[entry["key"]] = entry
+
+    def of(self, run: Run) -> dict[str, Any] | None:
+        """What came of a run, None when it has not been made."""
+        return self._found.get(key_of(self.dataset, run))
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Keep a finished run."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        self._found[entry["key"]] = entry
+
+    def chosen(self, method: Method, epsilon: float) -> int | None:
+        """The trial that did best at the anchor of this ε; -1 without trials, None before all
+        trials are run."""
+        if not method.trials:
+            return -1
+        found = [self.of(run) for run in trials_of(method, anchor(epsilon))]
+        if any(entry is None for entry in found):
+            return None
+        scores = [entry["accuracy"] for entry in found if entry]
+        return scores.index(max(scores))
+
+
+def commit() -> str:
+    """The commit that the runs are made with, with a + when files differ from it."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=HERE, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
+
+
+def make(dataset: DataSet, run: Run, at: str) -> dict[str, Any]:
+    """Make one run and say what came of it."""
+    from rich.console import Console
+
+    from lorica.simulations.simulate import SUMMARY
+    from lorica.simulations.sweep import Cell, read_result, run_cell
+
+    plan = plan_of(dataset, run)
+    cell = Cell(run.method.name, {}, plan)
+    begun, cpu = time.monotonic(), time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        run_cell(cell, Path(folder), Console(quiet=True), score=run.score, report=False)
+        result = read_result(cell, Path(folder))
+        summary = json.loads((Path(folder) / SUMMARY).read_text(encoding="utf-8"))
+    return {
+        "key": key_of(dataset, run),
+        "score": run.score,
+        "method": run.method.name,
+        "epsilon": run.epsilon if math.isfinite(run.epsilon) else "inf",
+        "seed": run.seed,
+        "accuracy": result.accuracy,
+        "loss": result.loss,
+        "zero_shot": result.zero_shot,
+        "epsilon_spent": result.epsilon,
+        "bytes_up": result.bytes_up,
+        "bytes_down": result.bytes_down,
+        "seconds": time.monotonic() - begun,
+        "cpu_seconds": time.process_time() - cpu,
+        "commit": at,
+        "versions": summary["versions"],
+    }
+
+
+def fill(book: Book, wanted: list[Method], deadline: float) -> None:
+    """Make all runs that are missing, pass by pass, until the deadline (monotonic seconds)."""
+    at = commit()
+    warm_up(book.dataset)
+    for epsilon in EPSILONS:
+        for method in wanted:
+            chosen: int | None = None
+            for run in trials_of(method, anchor(epsilon)):
+                once(book, run, at, deadline)
+            chosen = book.chosen(method, epsilon)
+            assert chosen is not None
+            for run in tests_of(method, epsilon, chosen):
+                once(book, run, at, deadline)
+
+
+def warm_up(dataset: DataSet) -> None:
+    """Compute what is frozen, once: what LoRA needs of it serves the other methods, too."""
+    from lorica.common.backbones import load_backbone
+    from lorica.common.holdout import label_sources, load_data, with_labels
+    from lorica.simulations.sites import share_cache
+
+    local = next(method for method in methods() if method.kind == "local")
+    plan = plan_of(dataset, Run(local, math.inf, TRIAL_SEED, 0, "test"))
+    data = load_data(plan)
+    plan = with_labels(plan, *label_sources(plan, data))
+    for records in (data.train, data.test):
+        share_cache(plan, load_backbone(plan.backbone), records)
+
+
+def once(book: Book, run: Run, at: str, deadline: float) -> None:
+    """Make a run unless it has been made."""
+    if book.of(run) is not None:
+        return
+    if time.monotonic() > deadline:
+        raise TimeoutError
+    entry = make(book.dataset, run, at)
+    book.add(entry)
+    what = "trial" if run.score == "validation" else "seed"
+    number = run.trial if run.score == "validation" else run.seed
+    print(
+        f"{time.strftime('%H:%M:%S')} {book.dataset.name} {run.method.name} ε={run.epsilon:g} "
+        f"{what} {number}: {entry['accuracy']:.4f} in {entry['seconds']:.0f} s "
+        f"({entry['cpu_seconds']:.0f} s of CPU)",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Run, then write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", action="append", choices=list(datasets()))
+    parser.add_argument("--method", action="append", choices=[m.name for m in methods()])
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where results are kept")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    asked = parser.parse_args()
+    books = [Book(d, asked.out) for n, d in datasets().items() if n in (asked.dataset or [n])]
+    if not asked.page:
+        import torch
+
+        from lorica.common.prefix_cache import SHELF
+
+        torch.set_num_threads(THREADS)
+        SHELF.limit_bytes = CACHE_BYTES
+        wanted = [m for m in methods() if m.name in (asked.method or [m.name])]
+        deadline = time.monotonic() + 60 * asked.minutes
+        for book in books:
+            try:
+                fill(book, wanted, deadline)
+            except TimeoutError:
+                print("Out of time: start the same command again to go on.")
+    from leaderboard import write
+
+    write([Book(dataset, asked.out) for dataset in datasets().values()], asked.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,16 +1,20 @@
 """A private LoRA federation written the usual way, to measure against. Not how Lorica does it.
 
-    python benchmarks/peers/usual.py PLAN.toml ROUNDS LOCAL_STEPS
+    python benchmarks/peers/usual.py PLAN.toml
 
 As published examples of Flower with PEFT and Opacus do it: Flower's simulation engine with Ray and
 its FedAvg strategy; in every call a client loads the backbone, builds the PEFT model with a
 classification head, pads all its texts to max_length, calls `make_private`, and trains some steps
 with Adam; the server averages all parameters that were trained.
 
-It is kinder than such examples in three things, so that accuracies can be compared: noise is
+Rounds, local steps, batch, ε, δ, clip norm, rank, layers, learning rates and max_length are the
+plan's (training.mode "local", aggregation.method "fedavg", no warm start).
+
+It is kinder than such examples in four things, so that accuracies can be compared: noise is
 calibrated over all steps of the run (they calibrate per call, which composes nothing), texts are
-tokenised once per call in one batch, and the head starts from the label names on mean-pooled,
-normalised features, as Lorica's does. The last line is JSON: accuracy and seconds.
+tokenised once per call in one batch, the head starts from the label names on mean-pooled,
+normalised features, as Lorica's does, and the server evaluates once, after the last round. The
+last line is JSON: accuracy and seconds.
 """
 
 from __future__ import annotations
@@ -30,8 +34,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 warnings.filterwarnings("ignore")
 
-PLAN, ROUNDS, STEPS = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-BATCH, RATE, HEAD_RATE, SCALE = 96, 0.01, 0.4, 16.0
+PLAN = Path(sys.argv[1])
+SCALE = 16.0
 
 
 def read() -> tuple[Any, list[Any], Any]:
@@ -58,7 +62,14 @@ def build(plan: Any) -> tuple[Any, Any]:
     torch.manual_seed(plan.simulation.seed)
     folder = backbone_folder(plan.backbone)
     encoder = AutoModel.from_pretrained(folder, hidden_dropout_prob=0.0)
-    config = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"], lora_dropout=0.0)
+    count = encoder.config.num_hidden_layers
+    config = LoraConfig(
+        r=plan.adapter.rank,
+        lora_alpha=plan.adapter.alpha,
+        target_modules=list(plan.adapter.target_modules),
+        layers_to_transform=[layer % count for layer in plan.adapter.layers] or None,
+        lora_dropout=0.0,
+    )
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     class Classifier(torch.nn.Module):
@@ -117,33 +128,35 @@ def train(plan: Any, records: Any, arrays: list[Any]) -> list[Any]:
     for parameter, array in zip(trainable(model), arrays, strict=True):
         parameter.data.copy_(torch.from_numpy(array))
     data = tensors(tokenizer, plan, records)
-    rate = BATCH / len(records)
+    batch, steps = plan.training.expected_batch_size, plan.training.local_steps
     sigma = get_noise_multiplier(
         target_epsilon=plan.privacy.epsilon,
         target_delta=plan.privacy.delta,
-        sample_rate=rate,
-        steps=ROUNDS * STEPS,
+        sample_rate=batch / len(records),
+        steps=plan.rounds.count * steps,
         accountant="rdp",
     )
     head = list(model.head.parameters())
     lora = [p for p in trainable(model) if all(p is not h for h in head)]
-    optimizer = torch.optim.Adam([{"params": lora, "lr": RATE}, {"params": head, "lr": HEAD_RATE}])
+    rates = plan.training.learning_rate, plan.training.head_learning_rate
+    groups = [{"params": p, "lr": rate} for p, rate in zip((lora, head), rates, strict=True)]
+    optimizer = torch.optim.Adam(groups)
     model.train()
     private, optimizer, loader = PrivacyEngine().make_private(
         module=model,
         optimizer=optimizer,
-        data_loader=DataLoader(data, batch_size=BATCH),
+        data_loader=DataLoader(data, batch_size=batch),
         noise_multiplier=sigma,
-        max_grad_norm=1.0,
+        max_grad_norm=plan.privacy.clip_norm,
     )
     taken = 0
-    while taken < STEPS:
+    while taken < steps:
         for ids, mask, labels in loader:
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(private(ids, mask), labels).backward()
             optimizer.step()
             taken += 1
-            if taken == STEPS:
+            if taken == steps:
                 break
     return [p.detach().numpy() for p in trainable(model)]
 
@@ -194,7 +207,7 @@ def main() -> None:
         model, _ = build(plan)
         start = ArrayRecord([p.detach().numpy() for p in trainable(model)])
         strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=len(sites))
-        result = strategy.start(grid=grid, initial_arrays=start, num_rounds=ROUNDS)
+        result = strategy.start(grid=grid, initial_arrays=start, num_rounds=plan.rounds.count)
         found["accuracy"] = accuracy(plan, test, result.arrays.to_numpy_ndarrays())
 
     run_simulation(

@@ -31,8 +31,9 @@ class TrainingPlan(Section):
     """Mode "gradient": how many of the last rounds train LoRA factors, and the head with them,
     if any do; with "auto" at most a third of all rounds."""
 
-    lora_sample_rate: float = Field(0.25, gt=0, le=1)
-    """Mode "gradient": probability of a unit to be in the batch of a LoRA round."""
+    lora_sample_rate: float = Field(0.1, gt=0, le=1)
+    """Mode "gradient": probability of a unit to be in the batch of a LoRA round. At a given share
+    of the budget the noise falls with it as the sum does, so that a lower one costs time alone."""
 
     local_steps: int = Field(4, ge=1, le=100_000)
     """Mode "local": DP-SGD steps each site takes per round."""
@@ -153,7 +154,7 @@ class RoundsPlan(Section):
     noised sums of every label's features, from which the coordinator computes a head in closed
     form; 0: no such round, training starts from the label names."""
 
-    lora_share: float = Field(0.2, gt=0, lt=1)
+    lora_share: float = Field(0.05, gt=0, lt=1)
     """Share of the rest of the training budget that LoRA rounds get; the head's rounds have what
     is left. Used by training.mode "gradient" when there are both."""
 

@@ -37,6 +37,11 @@ class GradientStep(SumOfReleases):
     (:data:`~lorica.common.tasks.text_classification.BIAS_INPUT`): what sites release for it is
     that weight's gradient, and its step is scaled back.
 
+    In LoRA rounds u is multiplied by the share of the mean square that is signal, as in
+    James-Stein: s = max(0, 1 - K σ² C² / v) by the v of "adam", which counts everything. A head
+    that is trained and factors whose gradient drowns in noise then stay where they are, instead
+    of walking at random; without privacy s = 1.
+
     η = rate / √(rounds of the stage that train the tensor), falling linearly to
     ``server.final_rate``. With "adam" the noise alone then moves every weight by about the rate
     over the stage (a random walk of T steps of rate / √T), whatever ε, the number of rounds,
@@ -122,19 +127,20 @@ class GradientStep(SumOfReleases):
     def _along(self, name: str, total: torch.Tensor) -> torch.Tensor:
         """u of one tensor; updates the memory."""
         server, t = self._plan.server, place_of_tensor(self._plan, self._round, name)[0]
-        first = t == 1
+        first, noise = t == 1, self._sites * self._noise**2
         m = torch.zeros_like(total) if first else self._before[f"m.{name}"].double()
         m = server.momentum * m + (1 - server.momentum) * total
         self.memory[f"m.{name}"] = m
         mean = m / (1 - server.momentum**t)
-        if server.optimizer == "momentum":
-            return mean / self._plan.privacy.clip_norm
         beta = server.second_moment
         v = 0.0 if first else float(self._before[f"v.{name}"])
         v = beta * v + (1 - beta) * float(total.square().mean())
         self.memory[f"v.{name}"] = torch.tensor([v], dtype=torch.float64)
         v /= 1 - beta**t
+        lora = stage_of(self._plan, self._round) is Stage.LORA
+        signal = max(0.0, 1.0 - noise / v) if lora and v > 0 else 1.0
+        if server.optimizer == "momentum":
+            return signal * mean / self._plan.privacy.clip_norm
         if server.optimizer == "adam-corrected":
-            noise = self._sites * self._noise**2
             v = max(v - noise, _LEAST_SIGNAL * noise)
-        return mean / math.sqrt(v) if v > 0 else torch.zeros_like(mean)
+        return signal * mean / math.sqrt(v) if v > 0 else torch.zeros_like(mean)

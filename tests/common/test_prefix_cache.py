@@ -12,7 +12,7 @@ import torch
 
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.plan import RunPlan
-from lorica.common.prefix_cache import PrefixCache, predict_logits
+from lorica.common.prefix_cache import CacheShelf, PrefixCache, predict_logits
 from lorica.common.tasks.text_classification import Encoded, TextClassifier, collate, encode
 
 Family = Callable[..., Path]
@@ -150,3 +150,46 @@ def test_one_cache_serves_classifiers_with_other_adapter_values(small_backbone: 
 def test_no_texts_give_no_logits(small_backbone: Path, adapter: dict[str, Any]) -> None:
     _, classifier, _ = made(small_backbone, **adapter)
     assert predict_logits(classifier, PrefixCache(classifier, Encoded([]))).shape == (0, 3)
+
+
+@pytest.mark.parametrize("adapter", [{"layers": [-1]}, {"kind": "head"}], ids=str)
+def test_a_part_of_a_data_set_that_is_laid_out_is_computed_with_the_whole_alone(
+    small_backbone: Path, adapter: dict[str, Any]
+) -> None:
+    """Sites' parts, in any order and with repeats, give what they give without a cache."""
+    backbone, classifier, encoded = made(small_backbone, **adapter)
+    shelf = CacheShelf()
+    states = not classifier.frozen
+    shelf.lay_out(classifier, encoded, backbone=backbone, states=states)
+    predict_logits(classifier, shelf.get(classifier, encoded, backbone=backbone, states=states))
+    calls = counted_calls(classifier.encoder.encoder.layer[0])
+    for rows in ([7, 3, 3, 39, 0], list(range(40))):
+        part = Encoded([encoded.tokens[row] for row in rows])
+        found = predict_logits(
+            classifier, shelf.get(classifier, part, backbone=backbone, states=states)
+        )
+        assert not calls
+        torch.testing.assert_close(found, one_by_one(classifier, part), rtol=0, atol=1e-5)
+        calls.clear()
+
+
+def test_texts_beside_those_laid_out_get_a_cache_of_their_own(small_backbone: Path) -> None:
+    backbone, classifier, encoded = made(small_backbone, layers=[-1])
+    shelf = CacheShelf()
+    shelf.lay_out(classifier, encoded, backbone=backbone, states=True)
+    other = encode(backbone, [*TEXTS[:3], "the card of the doctor was lost again"], 64)
+    found = shelf.get(classifier, other, backbone=backbone)
+    assert found.size_bytes == 4 * 32 * other.lengths.sum()
+    expected = one_by_one(classifier, other)
+    torch.testing.assert_close(predict_logits(classifier, found), expected, rtol=0, atol=1e-5)
+
+
+def test_what_was_laid_out_goes_when_the_shelf_is_full(small_backbone: Path) -> None:
+    backbone, classifier, encoded = made(small_backbone, layers=[-1])
+    shelf = CacheShelf(limit_bytes=4 * 32 * int(encoded.lengths.sum()) + 4 * 32 * 40)
+    shelf.lay_out(classifier, encoded, backbone=backbone, states=True)
+    shelf.get(classifier, encode(backbone, [3 * "the tired doctor "] * 9, 64), backbone=backbone)
+    part = Encoded(encoded.tokens[:5])
+    found = shelf.get(classifier, part, backbone=backbone)
+    expected = one_by_one(classifier, part)
+    torch.testing.assert_close(predict_logits(classifier, found), expected, rtol=0, atol=1e-5)

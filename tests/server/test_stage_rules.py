@@ -104,8 +104,10 @@ def test_noise_without_signal_leaves_the_labels_names_their_weight() -> None:
 class Reference:
     """The optimiser of one stage by its equations, value by value in numpy."""
 
-    def __init__(self, plan: RunPlan, rounds: int, sigma: float, sites: int) -> None:
-        self.plan, self.rounds = plan, rounds
+    def __init__(
+        self, plan: RunPlan, rounds: int, sigma: float, sites: int, *, shrinks: bool = False
+    ) -> None:
+        self.plan, self.rounds, self.shrinks = plan, rounds, shrinks
         self.noise = sites * (sigma * plan.privacy.clip_norm) ** 2
         self.m: dict[str, np.ndarray] = {}
         self.v: dict[str, float] = {}
@@ -125,6 +127,8 @@ class Reference:
             u = direction / math.sqrt(v)
         else:
             u = direction / math.sqrt(max(v - self.noise, 0.1 * self.noise))
+        if self.shrinks:
+            u = u * max(0.0, 1.0 - self.noise / v)
         fall = np.linspace(1.0, server.final_rate, self.rounds)[t - 1]
         return rate / math.sqrt(self.rounds) * fall * u
 
@@ -151,7 +155,7 @@ def test_every_optimiser_steps_by_its_equation_over_a_stage(
     assert {stage_of(plan, round) for round in rounds} == {stage}
     sigma = public_privacy(plan).of_round(first).noise_multiplier
     assert sigma > 0
-    reference = Reference(plan, 3, sigma, sites=3)
+    reference = Reference(plan, 3, sigma, sites=3, shrinks=stage is Stage.LORA)
     expected = {name: tensor.double().numpy() for name, tensor in start().items()}
     names = trained(plan, first, SHAPES)
     assert set(names) == {"head.weight", "head.bias"} | ({B} if stage is Stage.LORA else set())
@@ -171,7 +175,7 @@ def test_every_optimiser_steps_by_its_equation_over_a_stage(
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_adam_does_not_see_the_scale_of_gradients(momentum: float) -> None:
     """So neither the number of sites and records nor the clip norm sets the step."""
-    plan = plan_of(momentum=momentum)
+    plan = plan_of(momentum=momentum).replace(privacy={"epsilon": math.inf})
     once, more = (walk(plan, range(2, 8), scale=scale)[-1][0] for scale in (1.0, 1024.0))
     for name in SHAPES:
         torch.testing.assert_close(once[name], more[name], rtol=1e-6, atol=1e-6)
@@ -194,6 +198,36 @@ def test_noise_alone_moves_weights_by_about_the_rate_over_a_stage() -> None:
             rule.add({n: torch.randn(t.shape, generator=generator) for n, t in state.items()}, 1.0)
             state, memory = rule.finish(), rule.memory
         assert float(state["head.weight"].std()) == pytest.approx(0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adam-corrected", "momentum"])
+def test_noise_alone_moves_nothing_in_lora_rounds(optimizer: str) -> None:
+    """Of a step by the same rates without the share of signal, less than a twentieth is left;
+    where the signal drowns the noise, all of it."""
+    plan = RunPlan().replace(
+        task={"labels": ["a", "b"]},
+        training={"lora": "always", "lora_rounds": 4},
+        aggregation={"method": "ffa"},
+        rounds={"count": 4, "warm_start": 0},
+        server={"optimizer": optimizer},
+    )
+    shapes = {A: (8, 500), B: (500, 8), "head.weight": (20, 200), "head.bias": (20,)}
+    state: State = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    generator = torch.Generator().manual_seed(0)
+    noise = public_privacy(plan).of_round(1).noise_multiplier * plan.privacy.clip_norm
+
+    def moved(scale: float) -> float:
+        rule = rule_of_round(plan, 1, state, {})
+        drawn = {
+            name: scale * torch.randn(state[name].shape, generator=generator)
+            for name in trained(plan, 1, state)
+        }
+        rule.add(drawn, 1.0)
+        return float(rule.finish()[B].norm()) / (float(drawn[B].norm()) or 1.0)
+
+    alone, signal = moved(noise), moved(1000 * noise)
+    per_unit = signal * (1000 if optimizer != "momentum" else 1)
+    assert alone < 0.05 * per_unit
 
 
 def test_fedsvd_keeps_the_product_and_makes_a_orthonormal() -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from lorica.common.errors import Code, LoricaError
+from lorica.common.invitation import TOKEN_PREFIX
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The site's site.toml.")]
 
@@ -117,15 +118,15 @@ def show_log() -> None:
 def _token(given: str) -> str:
     if given == "-":
         return sys.stdin.read()
-    path = Path(given)
+    if given.lstrip().startswith(TOKEN_PREFIX):
+        return given
     try:
-        if len(given) < 1000 and path.is_file():
-            return path.read_text(encoding="utf-8")
+        return Path(given).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise LoricaError(
-            Code.INVITATION_INVALID, f"The invitation {given:.200} cannot be read."
+            Code.INVITATION_INVALID,
+            f"{given:.200} is neither an invitation nor a file that holds one.",
         ) from error
-    return given
 
 
 def _from(folder: Path, path: str) -> str:

@@ -39,7 +39,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from lorica.common.errors import Code, LoricaError
 
 SECRET_BYTES = 32
-_PREFIX = "lorica-invitation-1."
+TOKEN_PREFIX = "lorica-invitation-1."
 _DOMAIN = "lorica registration 1"
 _MOST_CHARACTERS = 100_000
 _ADDRESS = re.compile(r"^(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})$")
@@ -72,7 +72,7 @@ class Invitation(_Frozen):
         """The invitation as one line of text, with a checksum against cut copies."""
         packed = zlib.compress(self.model_dump_json().encode(), 9)
         body = base64.urlsafe_b64encode(packed).decode().rstrip("=")
-        return f"{_PREFIX}{body}.{_checksum(body)}"
+        return f"{TOKEN_PREFIX}{body}.{_checksum(body)}"
 
     @classmethod
     def from_token(cls, token: str) -> Self:
@@ -82,11 +82,11 @@ class Invitation(_Frozen):
             LoricaError: LOR-720 it is not whole, or not an invitation.
         """
         text = "".join(token.split())
-        body, dot, checksum = text.removeprefix(_PREFIX).rpartition(".")
-        if not text.startswith(_PREFIX) or not dot or len(text) > _MOST_CHARACTERS:
+        body, dot, checksum = text.removeprefix(TOKEN_PREFIX).rpartition(".")
+        if not text.startswith(TOKEN_PREFIX) or not dot or len(text) > _MOST_CHARACTERS:
             raise LoricaError(
                 Code.INVITATION_INVALID,
-                f"This is no invitation: it does not have the form {_PREFIX}….",
+                f"This is no invitation: it does not have the form {TOKEN_PREFIX}….",
             )
         if not hmac.compare_digest(_checksum(body).encode(), checksum.encode()):
             raise LoricaError(

@@ -18,7 +18,7 @@ from lorica.server.federation.home import CoordinatorHome
 from lorica.server.federation.orders import Order, RunPlace
 from lorica.server.federation.store import mark, note_flower_run, stop_asked
 
-MOST_FRUITLESS = 5
+MOST_FRUITLESS = 20
 """Flower runs in a row without a whole round, after which a run counts as failed."""
 
 _START_SECONDS = 90.0  # longest time from a Flower run's start until its ServerApp holds the lock

@@ -3,6 +3,7 @@
 Flower's one port also serves its Control and Runtime interfaces, which ask for no key: whoever
 reaches them starts runs. Only ``/v1/fleet/`` and ``/health`` pass, by the path as nginx
 normalises it; the SuperLink is sent that normalised path, so that both decide on the same one.
+Messages pass through memory alone: nothing of them is written to a disk here.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ http {{
     limit_conn by_address 64;
     merge_slashes on;
     proxy_http_version 1.1;
+    proxy_request_buffering off;
+    proxy_max_temp_file_size 0;
     proxy_set_header Connection "";
     proxy_set_header Host localhost;
     proxy_connect_timeout 5s;

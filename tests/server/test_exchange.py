@@ -7,10 +7,12 @@ from collections.abc import Iterable
 
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from lorica.common.errors import Code, LoricaError
 from lorica.server.exchange import Answer, exchange
 
 SUPERLINK = 1
@@ -181,3 +183,91 @@ def test_a_node_whose_message_flower_did_not_take_is_answered_for_at_once(gone: 
     kinds = dict(brief(answers))
     assert all(kinds[node] == "reply" for node in here)
     assert all(kinds[node] in ("error", "late") for node in gone)
+
+
+class BreakingGrid(ScriptedGrid):
+    """A grid whose nodes come and go: it counts what each was sent, and knows since when each is
+    online."""
+
+    def __init__(self, *pulls: list[int | str]) -> None:
+        super().__init__(*pulls)
+        self.since = dict.fromkeys(NODES, "at first")
+        self.pushes: list[int] = []
+
+    def get_nodes(self) -> list[NodeInfo]:
+        return [NodeInfo(node_id=n, last_activated_at=at) for n, at in self.since.items()]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        asked = list(messages)
+        self.pushes += [message.metadata.dst_node_id for message in asked]
+        return super().push_messages(asked)
+
+
+def patiently(grid: Grid, **options: object) -> list[Answer]:
+    settings: dict[str, object] = {"timeout": 20.0, "reconnect": 10.0} | options
+    found = exchange(grid, NODES, content("ask"), "train", group="4", **settings)  # type: ignore[arg-type]
+    return list(found)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waits between looks."""
+    monkeypatch.setattr("lorica.server.exchange._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("lorica.server.exchange._AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("lorica.server.exchange._POLL_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_node_whose_connection_broke_is_asked_again_and_answers_once() -> None:
+    grid = BreakingGrid([11, -12], [], [12, 13])
+    answers = patiently(grid)
+    assert brief(answers) == [(11, "reply"), (12, "reply"), (13, "reply")]
+    assert grid.pushes == [11, 12, 13, 12]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_node_that_began_anew_is_asked_again_for_it_forgot_the_message() -> None:
+    grid = BreakingGrid([11, 13], [], [], [12])
+    pull = grid.pull_messages
+
+    def restarted(ids: Iterable[str]) -> Iterable[Message]:
+        grid.since[12] = "later"
+        return pull(ids)
+
+    grid.pull_messages = restarted  # type: ignore[method-assign]
+    assert brief(patiently(grid)) == [(11, "reply"), (13, "reply"), (12, "reply")]
+    assert grid.pushes.count(12) == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_node_that_stays_away_is_given_up_after_the_time_for_reconnecting() -> None:
+    grid = BreakingGrid([11, -12, 13])
+    del grid.since[12]
+    began = time.monotonic()
+    answers = patiently(grid, reconnect=0.2)
+    assert time.monotonic() - began < 5
+    assert brief(answers) == [(11, "reply"), (13, "reply"), (12, "error")]
+    assert answers[-1].error == 5
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_reply_that_its_site_is_unavailable_is_asked_for_again() -> None:
+    grid = BreakingGrid([11, 12, 13], [12])
+    refused: list[object] = []
+
+    def unavailable(reply: RecordDict) -> bool:
+        first = reply["lorica"]["text"] == "from 12" and not refused
+        refused.extend([reply] if first else [])
+        return first
+
+    answers = patiently(grid, unavailable=unavailable)
+    assert brief(answers) == [(11, "reply"), (13, "reply"), (12, "reply")]
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_stop_raises_ends_the_exchange() -> None:
+    def stop() -> None:
+        raise LoricaError(Code.RUN_STOPPED, "An operator stopped the run.")
+
+    with pytest.raises(LoricaError, match="operator"):
+        patiently(BreakingGrid(), stop=stop)

@@ -1,0 +1,155 @@
+"""Whatever is killed at whatever moment, the run ends as if nothing had happened.
+
+LORICA_CHAOS_KILLS says how many kills (`make chaos`: 100), LORICA_CHAOS_SEED which.
+"""
+
+from __future__ import annotations
+
+import collections
+import csv
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+from conftest import make_small_backbone
+from federation import COORDINATOR, Federation, wait_for
+
+from lorica.common.backbones import load_backbone
+from lorica.common.plan import RunPlan
+from lorica.common.plan_io import to_toml
+
+pytestmark = [pytest.mark.slow, pytest.mark.chaos]
+
+KILLS = int(os.environ.get("LORICA_CHAOS_KILLS", "6"))
+SEED = int(os.environ.get("LORICA_CHAOS_SEED", "0"))
+RUN, ROUNDS = "federation", 20
+
+VICTIMS = {
+    "ServerApp": "flwr-serverapp",
+    "SuperLink": "flower-superlink",
+    "proxy": "nginx: master",
+    "SuperNode": "flower-supernode",
+    "ClientApp": "flwr-clientapp",
+    "trainer": "lorica.client.trainer_main",
+}
+HOST = "host"
+
+
+def records(folder: Path) -> dict[str, Path]:
+    """Two sites' small data, and both together with the site's name."""
+    words = ["lost", "new", "old", "red", "tired"]
+    sites: dict[str, Path] = {}
+    rows = []
+    for site, letters in (("north", "abcdefghijkl"), ("south", "mnopqrstuvwx")):
+        mine = [(f"my card is {w} {c}", "money") for w in words for c in letters]
+        mine += [(f"my heart has {w} {c}", "health") for w in words for c in letters]
+        sites[site] = folder / f"{site}.csv"
+        with sites[site].open("w", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *mine])
+        rows += [(*row, site) for row in mine]
+    with (folder / "both.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label", "site"), *rows])
+    return sites
+
+
+def victims(federation: Federation, kind: str) -> list[int]:
+    """Processes of a kind that live now."""
+    return [pid for pid, command in federation.processes().items() if VICTIMS[kind] in command]
+
+
+def power_cut(federation: Federation, host: str) -> None:
+    """Every process of a host at once; its service manager starts the services again."""
+    folder = str(federation.home if host == COORDINATOR else federation.root / host)
+    supervisor = federation.running.pop(host)
+    mine = [pid for pid, command in federation.processes().items() if folder in command]
+    for pid in [supervisor.pid, *mine]:
+        kill(pid)
+    supervisor.wait()
+    federation.start(host)
+
+
+def kill(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_run_outlasts_kills_at_random_and_ends_as_if_undisturbed(tmp_path: Path) -> None:
+    sites = records(tmp_path)
+    backbone = make_small_backbone(tmp_path / "backbone")
+    plan = RunPlan().replace(
+        backbone={"source": str(backbone)},
+        task={"labels": ["health", "money"]},
+        data={"train": "unused.csv"},
+        rounds={
+            "count": ROUNDS,
+            "minimum_sites": 2,
+            "timeout_seconds": 1200,
+            "reconnect_seconds": 600,
+        },
+    )
+    (tmp_path / "plan.toml").write_text(to_toml(plan))
+    sha256 = load_backbone(plan.backbone).sha256
+    settings = {"policy": {"noise": "seeded", "backbones": [sha256]}}
+    chance = random.Random(SEED)
+    done: collections.Counter[str] = collections.Counter()
+    with Federation(tmp_path / "hosts", sites, settings=settings) as federation:
+        federation.set_up()
+        federation.submit(tmp_path / "plan.toml", RUN)
+        wait_for("the first round", lambda: federation.rounds(RUN)[1:], 120)
+        kinds = [*VICTIMS, HOST]
+        while sum(done.values()) < KILLS and federation.order(RUN)["state"] != "finished":
+            kind = chance.choice(kinds)
+            if kind == HOST:
+                host = chance.choice([COORDINATOR, *sites])
+                power_cut(federation, host)
+                done[f"{HOST} {host}" if host == COORDINATOR else HOST] += 1
+            else:
+                found = victims(federation, kind)
+                if not found:  # a ClientApp or ServerApp between two of them
+                    time.sleep(0.1)
+                    continue
+                done[kind] += kill(chance.choice(sorted(found)))
+            time.sleep(chance.expovariate(1 / 4.0))
+        order = federation.wait_over(RUN, 300 + 30 * KILLS)
+        print(
+            f"\n{sum(done.values())} kills: {dict(done)}; {len(order['flower_runs'])} Flower runs"
+        )
+        assert order["state"] == "finished", order
+        rounds = federation.rounds(RUN)
+        assert [record["round"] for record in rounds] == list(range(ROUNDS + 1))
+        for record in rounds[1:]:
+            assert [(s["site"], s["status"]) for s in record["sites"]] == [
+                ("north", "ok"),
+                ("south", "ok"),
+            ]
+        for site in sites:
+            ledger = str(federation.config(site).parent / "ledger.sqlite")
+            federation.lorica(site, "site", "ledger", "verify", "--ledger", ledger)
+            said = federation.lorica(site, "site", "ledger", "export", "--ledger", ledger)
+            charged = {e["round"] for e in json.loads(said)["entries"] if e["kind"] == "charge"}
+            assert charged == set(range(1, ROUNDS + 1))
+        out = tmp_path / "undisturbed"
+        federation.lorica(
+            COORDINATOR,
+            "simulate",
+            str(tmp_path / "plan.toml"),
+            *("--set", f"data.train={tmp_path / 'both.csv'}"),
+            *("--set", "simulation.partition=by-column", "--set", "simulation.column=site"),
+            *("--out", str(out)),
+        )
+        found = safetensors.torch.load_file(
+            federation.home / "runs" / RUN / "checkpoint.safetensors"
+        )
+        expected = safetensors.torch.load_file(out / "checkpoint.safetensors")
+        assert found.keys() == expected.keys()
+        furthest = max(float((found[name] - expected[name]).abs().max()) for name in found)
+        print(f"furthest weight from the undisturbed run's: {furthest:.2e}")
+        assert furthest <= 1e-4

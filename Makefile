@@ -13,7 +13,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test lint types unit slow bench clean
+.PHONY: setup demo test lint types unit slow e2e chaos bench clean
 
 setup: $(STAMP)
 
@@ -46,6 +46,18 @@ unit: setup
 # Real training to an accuracy, and Flower's own simulation engine: minutes.
 slow: setup
 	@$(BIN)/python -m pytest -q -m slow
+
+# A real federation: coordinator and two sites, each on a network namespace of its own. Needs root
+# and Linux; prints what it measures.
+e2e: setup
+	@if [ "$$(id -u)" != 0 ] || ! command -v ip >/dev/null; then \
+		echo "make e2e makes network namespaces: run it as root, with iproute2 installed"; exit 1; fi
+	@$(BIN)/python -m pytest -q -s -m e2e tests/e2e
+
+# Kills at random over a run of 20 rounds; KILLS=20 make chaos for fewer, SEED=1 for others.
+chaos: setup
+	@LORICA_CHAOS_KILLS=$(or $(KILLS),100) LORICA_CHAOS_SEED=$(or $(SEED),0) \
+		$(BIN)/python -m pytest -q -s -m chaos tests/e2e
 
 # make bench NAME=dp-step
 bench: setup

@@ -97,11 +97,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Ite
             federation.set_up()
             watched.start()
             federation.submit(root / "plan.toml", RUN)
-            order = federation.wait_over(RUN, 400)
+            order = federation.wait_over(RUN, 1200)
             assert order["state"] == "finished", order
         finally:
             watched.stop()
-            packets.send_signal(signal.SIGINT)
+            packets.terminate()
             packets.wait()
         yield Finished(federation, plan, root / "packets.pcap", watched.largest)
 

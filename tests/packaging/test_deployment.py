@@ -1,0 +1,174 @@
+"""docker/ and the systemd units: checked without an engine, as far as that goes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+from typer.testing import CliRunner
+
+from lorica.common.cli import build
+from lorica.common.plan_io import load_plan
+
+DOCKER = Path(__file__).resolve().parents[2] / "docker"
+DOCKERFILE = (DOCKER / "Dockerfile").read_text()
+COMPOSE = sorted(DOCKER.glob("*/compose.yaml"))
+UNITS = sorted((DOCKER / "systemd").glob("*.service"))
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Build(_Strict):
+    context: str
+    dockerfile: str
+    target: Literal["coordinator", "trainer", "node"]
+
+
+class Condition(_Strict):
+    condition: Literal["service_started", "service_healthy", "service_completed_successfully"]
+
+
+Mount = Annotated[str, Field(pattern=r"^(\./[a-z]+|[a-z]+):/[a-z/]+(:ro)?$")]
+
+
+class Service(_Strict):
+    """What the compose specification allows, of what is used here, and what is a must here."""
+
+    image: str
+    build: Build | None = None
+    entrypoint: list[str] | None = None
+    command: list[str]
+    network_mode: Literal["none"] | None = None
+    user: Literal["10001:10001"]
+    read_only: Literal[True]
+    cap_drop: tuple[Literal["ALL"]]
+    security_opt: tuple[Literal["no-new-privileges:true"]]
+    pids_limit: int | None = None
+    init: bool = False
+    restart: Literal["unless-stopped"] | None = None
+    stop_grace_period: Annotated[str, Field(pattern=r"^\d+s$")] | None = None
+    ports: list[Annotated[str, Field(pattern=r"^\d+:\d+$")]] = []
+    volumes: list[Mount]
+    tmpfs: list[Annotated[str, Field(pattern=r"^/tmp:size=\d+[mg],mode=1777$")]]
+    depends_on: dict[str, Condition] = {}
+    profiles: list[str] = []
+
+
+class Compose(_Strict):
+    name: str
+    services: dict[str, Service]
+    volumes: dict[str, dict[str, Any]] = {}
+
+
+def composed(kind: str) -> Compose:
+    return Compose.model_validate(yaml.safe_load((DOCKER / kind / "compose.yaml").read_text()))
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.parent.name)
+def test_every_service_is_locked_down_and_what_it_names_exists(path: Path) -> None:
+    found = composed(path.parent.name)
+    for service in found.services.values():
+        if service.build is not None:
+            context = (path.parent / service.build.context).resolve()
+            assert (context / service.build.dockerfile).is_file()
+            assert f" AS {service.build.target}\n" in DOCKERFILE
+        named = {mount.split(":")[0] for mount in service.volumes if not mount.startswith("./")}
+        assert named <= found.volumes.keys()
+        assert set(service.depends_on) <= found.services.keys()
+
+
+def test_the_trainer_has_no_network_and_the_node_no_records() -> None:
+    services = composed("site").services
+    assert services["trainer"].network_mode == "none" and not services["trainer"].ports
+    assert services["node"].network_mode is None and not services["node"].ports
+    seen = [mount.split(":")[1] for mount in services["node"].volumes]
+    assert not [path for path in seen if path.startswith(("/data", "/private"))]
+    assert "./site:/site:ro" in services["node"].volumes
+    assert "./data:/data:ro" in services["trainer"].volumes
+
+
+def test_only_the_proxys_port_is_published() -> None:
+    assert composed("coordinator").services["coordinator"].ports == ["8443:8443"]
+
+
+def test_images_are_pinned_not_root_and_checked_for_health() -> None:
+    assert re.search(r"^ARG BASE=python:\d+\.\d+\.\d+-slim-[a-z]+$", DOCKERFILE, re.MULTILINE)
+    assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) <= {
+        "${BASE}",
+        "base",
+        "training",
+    }
+    for target in ("node", "trainer", "coordinator"):
+        stage = re.split(r"^FROM ", DOCKERFILE.partition(f" AS {target}\n")[2], flags=re.M)[0]
+        assert "USER 10001:10001" in stage and "HEALTHCHECK" in stage
+
+
+def test_the_nodes_image_needs_no_torch() -> None:
+    source = (
+        "import sys, lorica.client.site_services, lorica.client.app, lorica.client.forwarder\n"
+        "assert not {'torch', 'transformers', 'opacus'} & set(sys.modules), 'heavy'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *[
+            [*shlex.split(prefix), *service.command]
+            for kind, prefix in (("coordinator", ""), ("site", "site"))
+            for service in composed(kind).services.values()
+        ],
+        *[
+            shlex.split(started)
+            for unit in UNITS
+            for started in re.findall(r"^ExecStart=\S+ (.*)$", unit.read_text(), re.MULTILINE)
+        ],
+    ],
+    ids=" ".join,
+)
+def test_what_is_started_is_a_command_with_these_options(arguments: list[str]) -> None:
+    done = CliRunner().invoke(build(), [*arguments, "--help"])
+    assert done.exit_code == 0 and "Usage" in done.output
+
+
+def test_the_tryouts_plan_is_a_plan_and_its_script_parses() -> None:
+    assert len(load_plan(DOCKER / "tryout" / "plan.toml").task.labels) == 8
+    script = DOCKER / "tryout" / "tryout.sh"
+    checked = subprocess.run(["bash", "-n", str(script)], capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_systemd_takes_the_units(unit: Path, tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    text = unit.read_text().replace("/opt/lorica/bin/lorica", "/bin/true")
+    text = text.replace("User=lorica", "User=root").replace("Group=lorica", "Group=root")
+    (tmp_path / unit.name).write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / unit.name)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    problems = [line for line in done.stderr.splitlines() if unit.name in line]
+    assert not problems, done.stderr
+
+
+def test_the_trainers_unit_has_no_network() -> None:
+    text = (DOCKER / "systemd" / "lorica-trainer.service").read_text()
+    assert "\nPrivateNetwork=yes\n" in text and "network-online" not in text

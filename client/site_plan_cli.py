@@ -22,7 +22,9 @@ _REFUSED = 14
 
 def site_config(
     name: Annotated[str, typer.Option(help="The site's public name.")],
-    data: Annotated[str, typer.Option(help="Path of the records: .csv, .tsv or .jsonl.")],
+    data: Annotated[
+        str, typer.Option(help="The records: a file, a folder, or a database (docs/data.md).")
+    ],
     site: SiteOption = Path("site.toml"),
 ) -> None:
     """Write a site.toml with every setting, its default and its meaning."""

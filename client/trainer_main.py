@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,12 +93,15 @@ def open_trainer(
 
     if config.policy.noise == "seeded":
         _log.warning('policy.noise is "seeded": the updates of this site protect NOTHING')
-    ledger = open_ledger(config, root)
-    records, name = read_records(config, root, fetched), config.site.name
-    personal = personal_store(config, root)
-    trainer = LocalTrainer(
-        name, records, noise=noise, config=config, ledger=ledger, personal=personal
-    )
+    name = config.site.name
+    with ExitStack() as undo:
+        ledger = open_ledger(config, root)
+        undo.callback(ledger.close)
+        records, personal = read_records(config, root, fetched), personal_store(config, root)
+        trainer = LocalTrainer(
+            name, records, noise=noise, config=config, ledger=ledger, personal=personal
+        )
+        undo.pop_all()
     return trainer, ledger
 
 

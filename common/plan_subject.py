@@ -83,7 +83,8 @@ class DataPlan(Section):
     """Where records come from (simulations) and which columns mean what."""
 
     train: str = Field(DEMO_DATA, min_length=1)
-    """Training data: path of a CSV/TSV/JSONL file, or "embedded:NAME"."""
+    """Training data: path of a CSV, TSV, JSONL, Parquet or Arrow file, of a folder (images,
+    Parquet, a data set of Hugging Face `datasets`), "hub:ORG/NAME", or "embedded:NAME"."""
 
     test: str = ""
     """Test data that the coordinator holds; empty: a simulation sets a fifth of the training

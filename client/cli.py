@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.text import Text
 
 from lorica.client.approve_cli import site_approve, site_fab_check, site_withdraw
+from lorica.client.consent_cli import site_approve_run, site_deny_run, site_pending
 from lorica.client.data_cli import data_app
 from lorica.client.personal_cli import site_adapter
-from lorica.client.site_plan_cli import site_config, site_plan
+from lorica.client.site_plan_cli import site_backbone, site_config, site_plan
 from lorica.client.site_start_cli import site_check, site_init, site_start
 from lorica.client.trainer_cli import ledger_create, site_status, site_trainer
 from lorica.common.errors import Code, LoricaError
@@ -39,11 +40,15 @@ app.add_typer(data_app, name="data")
 app.command("config")(site_config)
 app.command("plan")(site_plan)
 app.command("adapter")(site_adapter)
+app.command("backbone")(site_backbone)
 app.command("trainer")(site_trainer)
 app.command("status")(site_status)
 app.command("approve")(site_approve)
 app.command("withdraw")(site_withdraw)
 app.command("fab-check")(site_fab_check)
+app.command("pending")(site_pending)
+app.command("approve-run")(site_approve_run)
+app.command("deny-run")(site_deny_run)
 ledger_app.command("create")(ledger_create)
 app.command("init")(site_init)
 app.command("start")(site_start)

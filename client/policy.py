@@ -33,6 +33,8 @@ def _positive(value: float) -> float:
     return value
 
 
+_MOST_CHARACTERS = 1_000_000  # of a plan as it travels: a thousand label names are far below
+
 Limit = Annotated[float, AfterValidator(_positive)]
 PublicKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -80,6 +82,12 @@ class Policy(Section):
     """Public keys of the coordinators that are answered, 64 hex digits each, as `lorica
     coordinator key` prints them. Empty: requests need no signature and ANY coordinator that
     reaches the site is answered, within the limits below."""
+    request_hours: Limit = 24.0
+    """How old a signed request may be, hours (inf: any age): a recorded one is worth nothing
+    later. Clocks of coordinator and site may differ by as much."""
+    consent: Literal["none", "per-run"] = "none"
+    """"per-run": a run waits until a person of the site has approved it (`lorica site pending`,
+    `approve-run`, `deny-run`); "none": what the policy admits is answered at once."""
     maximum_epsilon: Limit = 8.0
     """Largest ε a plan may ask for."""
     maximum_delta: float = Field(1e-5, gt=0, lt=1)
@@ -90,7 +98,12 @@ class Policy(Section):
     tasks: list[TaskKind] = ["text-classification"]
     """Allowed tasks."""
     backbones: list[str] = [EMBEDDED_SHA256]
-    """Allowed backbones, by the SHA-256 of their weights."""
+    """Allowed backbones, by the SHA-256 of weights, config and tokenizer that `lorica site backbone
+    FOLDER` prints; the packaged one by that of its weights, as its other files are pinned."""
+    backbone_folders: list[str] = []
+    """Folders of further pretrained models on this machine, from the folder that site.toml is in.
+    A plan chooses among them by hash (backbone.sha256); no other folder is opened for a plan, and
+    nothing is downloaded."""
     maximum_rank: int = Field(64, ge=1)
     """Largest LoRA rank; under the methods "flexlora" and "flora" the rank that the site trains
     at if a plan has a larger one."""
@@ -164,7 +177,8 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
     Args:
         plan: what the coordinator asks for.
         config: the site's configuration.
-        backbone_sha256: hash of the weights that the plan's backbone really has here.
+        backbone_sha256: hash of what the plan's backbone really is here, as of
+            :func:`lorica.client.site_backbones.site_backbone`.
         units: number of units in the site's data; compared, never told.
 
     Raises:
@@ -198,6 +212,10 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
         (
             len(plan.task.labels) <= policy.maximum_labels,
             f"there are {len(plan.task.labels)} labels, the ceiling is {policy.maximum_labels}",
+        ),
+        (
+            len(plan.canonical()) <= _MOST_CHARACTERS,
+            f"the plan has more than {_MOST_CHARACTERS:,} characters",
         ),
         (
             plan.rounds.count <= policy.maximum_rounds,

@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorica.client.consent import Consent
 from lorica.client.data import read_records
 from lorica.client.ledger import Budgets, FileLedger
 from lorica.client.personal import FolderPersonal
 from lorica.client.policy import SiteConfig, check_plan
+from lorica.client.site_backbones import site_backbone
 from lorica.common.accounting import epsilon
-from lorica.common.backbones import backbone_folder, weights_sha256
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.site_privacy import RunPrivacy, run_privacy
@@ -74,6 +75,13 @@ def open_ledger(config: SiteConfig, folder: Path, *, create: bool = False) -> Fi
     )
 
 
+def site_consent(config: SiteConfig, folder: Path) -> Consent | None:
+    """People's decisions about runs, beside the ledger; None where the policy needs none."""
+    if config.policy.consent == "none":
+        return None
+    return Consent((folder / config.ledger.path).parent / "consent")
+
+
 def run_cost(plan: RunPlan, config: SiteConfig, folder: Path) -> Cost:
     """What a run would cost; of the data, only the number of units is looked at.
 
@@ -95,7 +103,7 @@ def run_cost(plan: RunPlan, config: SiteConfig, folder: Path) -> Cost:
     after = epsilon([*past, *events], config.ledger.delta)
     refusals = []
     try:
-        sha256 = weights_sha256(backbone_folder(plan.backbone))
+        _, sha256 = site_backbone(plan.backbone, config.policy, folder)
         check_plan(plan, config, backbone_sha256=sha256, units=units)
     except LoricaError as error:
         if error.code is not Code.POLICY_REFUSED:

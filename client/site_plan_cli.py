@@ -86,6 +86,23 @@ def site_plan(
     console.print(Text("The site would take part.", style="bold green"))
 
 
+def site_backbone(
+    folder: Annotated[Path, typer.Argument(help="The folder of a pretrained model.")],
+) -> None:
+    """Print the hash of a pretrained model by which policy.backbones allows it."""
+    from lorica.common.backbones import backbone_sha256, settings_sha256, weights_sha256
+
+    weights, settings = weights_sha256(folder), settings_sha256(folder)
+    sys.stdout.write(f"{backbone_sha256(folder, weights, settings)}\n")
+    Console(stderr=True).print(
+        f"weights {weights}\nconfig and tokenizer {settings}\nThe first line, of all of it, goes "
+        f"into policy.backbones, and {folder} into policy.backbone_folders. A plan may name either "
+        "that hash or the weights' as backbone.sha256.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def _event_text(event: PrivacyEvent) -> str:
     times = "once" if event.steps == 1 else f"{event.steps:,} times"
     return f"{event.noise_multiplier:.4f} at sample rate q = {event.sample_rate:.4g}, {times}"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
+from lorica.client.consent import Consent
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.noise import NoiseSource
 from lorica.client.personal import MemoryPersonal, PersonalStore, has_own, own_state
 from lorica.client.policy import SiteConfig, check_plan, check_records, site_rank
 from lorica.client.session import Session
+from lorica.client.site_backbones import site_backbone
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import pack_state, unpack_state
-from lorica.common.backbones import load_backbone
+from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.memory import release_unused
 from lorica.common.messages import (
@@ -74,6 +77,8 @@ class LocalTrainer:
         declared_records: int | None = None,
         rank: int | None = None,
         cache_bytes: int = CACHE_BYTES,
+        root: Path = Path(),
+        consent: Consent | None = None,
     ) -> None:
         """
         Args:
@@ -90,6 +95,8 @@ class LocalTrainer:
             rank: without a config, the LoRA rank that the site trains at under methods that let
                 it choose, if below the plan's.
             cache_bytes: memory for cached token states, bytes.
+            root: the folder that paths in ``config`` start from.
+            consent: where people's decisions about runs are; None needs none.
 
         Raises:
             LoricaError: LOR-615 the ledger protects another unit than the policy.
@@ -109,6 +116,8 @@ class LocalTrainer:
         self._ledgers: dict[tuple[str, float], Ledger] = {}
         self._declared, self._rank = declared_records, rank
         self._cache_bytes = cache_bytes
+        self._root = root
+        self._consent = consent
         self._session: Session | None = None
         self._checked = ""  # fingerprint of the plan that the records were last checked for
         self._units_by_name = len(set(records.units))
@@ -120,7 +129,7 @@ class LocalTrainer:
             LoricaError: why it does not.
         """
         self._authenticate(request, CAPABILITIES)
-        self._allow(request.plan)
+        self._allow(request)
         return self._reply(request)
 
     def train(self, request: Request) -> Reply:
@@ -199,7 +208,8 @@ class LocalTrainer:
         is no request of another.
         """
         if self._config is not None and self._config.policy.coordinators:
-            verify(request, kind, self._config.policy.coordinators)
+            policy = self._config.policy
+            verify(request, kind, policy.coordinators, hours=policy.request_hours)
 
     def _answer(
         self,
@@ -218,7 +228,7 @@ class LocalTrainer:
         stored = ledger.stored(request.run, request.round, kind, fingerprint=plan.fingerprint)
         if stored is not None:
             return reply_from_bytes(stored)
-        event = part(self._allow(plan))
+        event = part(self._allow(request))
         assert event is not None
         session = self._open(plan)
         own = own_state(self._personal, request, kind)
@@ -252,14 +262,17 @@ class LocalTrainer:
             error, fingerprint=request.plan.fingerprint, round=request.round, site=self.site
         )
 
-    def _allow(self, plan: RunPlan) -> RunPrivacy:
-        """What the run costs here. Raises when policy, data or budget do not admit the plan."""
+    def _allow(self, request: Request) -> RunPrivacy:
+        """What the run costs here. Raises when policy, people or data do not admit it."""
+        plan = request.plan
+        if self._config is not None:
+            _, sha256 = site_backbone(plan.backbone, self._config.policy, self._root)
+            check_plan(plan, self._config, backbone_sha256=sha256, units=self.units(plan))
+        if self._consent is not None:
+            self._consent.check(request)
         if plan.fingerprint != self._checked:  # looked at once for every plan
             check_records(plan, self._records, where=f"Site {self.site}")
             self._checked = plan.fingerprint
-        if self._config is not None:
-            sha256 = load_backbone(plan.backbone).sha256
-            check_plan(plan, self._config, backbone_sha256=sha256, units=self.units(plan))
         return run_privacy(plan, self.sampling_units(plan))
 
     def _reply(
@@ -286,12 +299,18 @@ class LocalTrainer:
             self._ledgers[key] = MemoryLedger(plan.privacy.delta, unit=plan.privacy.unit)
         return self._ledgers[key]
 
+    def _backbone(self, plan: RunPlan) -> Backbone:
+        """The plan's backbone: of the site's own folders, where it has a policy."""
+        if self._config is None:
+            return load_backbone(plan.backbone)
+        return load_backbone(site_backbone(plan.backbone, self._config.policy, self._root)[0])
+
     def _open(self, plan: RunPlan) -> Session:
         if self._session is None or not self._session.serves(plan):
             self._session = None
             self._session = Session(
                 plan,
-                load_backbone(plan.backbone),
+                self._backbone(plan),
                 self._records,
                 cache_bytes=self._cache_bytes,
                 rank=site_rank(plan, self._config, self._rank),

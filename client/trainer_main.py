@@ -83,7 +83,7 @@ def open_trainer(
     """
     from lorica.client.data import read_records
     from lorica.client.noise import SecureNoise, SeededNoise
-    from lorica.client.site_plan import open_ledger, personal_store
+    from lorica.client.site_plan import open_ledger, personal_store, site_consent
     from lorica.client.trainer import LocalTrainer
 
     def noise(stream: str, round: int) -> NoiseSource:
@@ -93,13 +93,18 @@ def open_trainer(
 
     if config.policy.noise == "seeded":
         _log.warning('policy.noise is "seeded": the updates of this site protect NOTHING')
-    name = config.site.name
     with ExitStack() as undo:
         ledger = open_ledger(config, root)
         undo.callback(ledger.close)
-        records, personal = read_records(config, root, fetched), personal_store(config, root)
         trainer = LocalTrainer(
-            name, records, noise=noise, config=config, ledger=ledger, personal=personal
+            config.site.name,
+            read_records(config, root, fetched),
+            noise=noise,
+            config=config,
+            ledger=ledger,
+            personal=personal_store(config, root),
+            root=root,
+            consent=site_consent(config, root),
         )
         undo.pop_all()
     return trainer, ledger

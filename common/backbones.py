@@ -112,7 +112,7 @@ def backbone_folder(plan: BackbonePlan) -> Path:
     """The folder of the plan's backbone; fetched from the hub if it is a hub id."""
     source = plan.source
     if source == "embedded":
-        return _embedded_folder()
+        return embedded_folder()
     path = Path(os.path.expanduser(source))  # noqa: PTH111 - Path.expanduser raises for "~nobody"
     if path.is_dir():
         return path
@@ -146,6 +146,21 @@ def settings_sha256(folder: Path) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
+def backbone_sha256(folder: Path, weights: str = "", settings: str = "") -> str:
+    """SHA-256 of everything that decides what a model computes: weights, config and tokenizer.
+
+    Args:
+        folder: the model's.
+        weights: its :func:`weights_sha256`, where known already.
+        settings: its :func:`settings_sha256`, where known already.
+
+    Raises:
+        LoricaError: LOR-201 when the folder has no safetensors weights.
+    """
+    weights, settings = weights or weights_sha256(folder), settings or settings_sha256(folder)
+    return hashlib.sha256(f"weights {weights}\nsettings {settings}\n".encode()).hexdigest()
+
+
 def _weight_files(folder: Path) -> list[Path]:
     """All files that weights are read from, and that the hash covers; at least one."""
     single = folder / _SINGLE
@@ -164,14 +179,13 @@ def _load(source: str, revision: str, sha256: str) -> Backbone:
     folder = backbone_folder(BackbonePlan(source=source, revision=revision, sha256=sha256))
     if not (folder / "config.json").is_file():
         raise LoricaError(Code.BACKBONE_NOT_FOUND, f"{folder} holds no config.json.")
-    found = weights_sha256(folder)
+    found, settings = weights_sha256(folder), settings_sha256(folder)
     wanted = sha256 or (EMBEDDED_SHA256 if source == "embedded" else found)
-    if found != wanted:
+    if wanted not in (found, backbone_sha256(folder, found, settings)):
         raise LoricaError(
             Code.BACKBONE_HASH,
             f"The weights in {folder} have SHA-256 {found}, expected {wanted}.",
         )
-    settings = settings_sha256(folder)
     if source == "embedded" and settings != EMBEDDED_SETTINGS_SHA256:
         raise LoricaError(
             Code.BACKBONE_HASH,
@@ -230,7 +244,8 @@ def _with_weights(transformers: Any, config: Any, folder: Path) -> Any:
     return model
 
 
-def _embedded_folder() -> Path:
+def embedded_folder() -> Path:
+    """The folder of the packaged model. Raises LOR-207 when it is not installed."""
     spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise LoricaError(

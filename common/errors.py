@@ -112,6 +112,7 @@ class Code(Enum):
     ARTEFACT_UNKNOWN = "LOR-807"
     RUN_EXISTS = "LOR-808"
     TRACKER_FAILED = "LOR-809"
+    REQUEST_STALE = "LOR-710"
     TRAINER_DOWN = "LOR-711"
     TRAINER_BUSY = "LOR-712"
     TRAINER_RUNNING = "LOR-713"
@@ -130,6 +131,7 @@ class Code(Enum):
     REQUEST_FOREIGN = "LOR-827"
     FORM_FORGED = "LOR-828"
     MONITOR_PORT = "LOR-829"
+    RUN_NOT_ASKED = "LOR-719"
 
     UNEXPECTED = "LOR-901"
 
@@ -622,6 +624,12 @@ CATALOGUE: dict[Code, Entry] = {
         "The option --track names no tracker that Lorica knows, or it did not take the run.",
         "Use mlflow:URI or tensorboard:DIR, and check that the place can be reached and written.",
     ),
+    Code.REQUEST_STALE: Entry(
+        "The request was signed too long ago, or in the future.",
+        "A signature says when it was made, and the site answers requests of the last hours only "
+        "(policy.request_hours), so that a recorded one cannot be kept for later.",
+        "Set the clocks of coordinator and site (NTP); a run that goes on signs its requests anew.",
+    ),
     Code.TRAINER_DOWN: Entry(
         "The site's trainer is not running.",
         "The site's node is connected, but the process that holds the records did not answer for "
@@ -724,6 +732,11 @@ CATALOGUE: dict[Code, Entry] = {
         "The monitor cannot listen at its address.",
         "Another process uses the port, or the address is not one of this machine's.",
         "Choose another with --port or --host.",
+    Code.RUN_NOT_ASKED: Entry(
+        "No single run of that name was asked for.",
+        "A decision is about one run id under one plan that a coordinator asked this site for.",
+        "`lorica site pending` lists them; add --plan with the first digits of the plan's "
+        "fingerprint where there are several.",
     ),
     Code.UNEXPECTED: Entry(
         "Something failed that should not.",

@@ -14,8 +14,8 @@ train        plan, fingerprint, round, adapter          round, weight, adapter (
 evaluate     plan, fingerprint, round, adapter          round, weight, counts (noised)
 ========== =========================================== ===================================
 
-Every request also has ``coordinator`` and ``signature`` (:mod:`lorica.common.signing`), empty
-when the coordinator has no key. Every reply also has ``status`` ("ok" or "refused"), the
+Every request also has ``coordinator``, ``signature`` and ``time`` (:mod:`lorica.common.signing`),
+empty or 0 when the coordinator has no key. Every reply also has ``status`` ("ok" or "refused"), the
 fingerprint, and, when refused, ``reason``: a code and a title from the error catalogue, nothing
 else.
 """
@@ -71,6 +71,8 @@ class Request:
     """Public key of the coordinator that signed, 64 hex digits; empty when unsigned."""
     signature: str = field(default="", repr=False)
     """Its signature (:mod:`lorica.common.signing`), 128 hex digits; empty when unsigned."""
+    time: int = 0
+    """When it was signed, seconds since 1970 in UTC; 0 when unsigned."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def pack_request(request: Request) -> RecordDict:
         "fingerprint": request.plan.fingerprint,
         "coordinator": request.coordinator,
         "signature": request.signature,
+        "time": request.time,
     }
     return _pack(fields, request.blob)
 
@@ -129,6 +132,7 @@ def unpack_request(record: RecordDict) -> Request:
         _blob(record),
         _text(fields, "coordinator", default=""),
         _text(fields, "signature", default=""),
+        _count(fields, "time", default=0),
     )
 
 
@@ -255,8 +259,8 @@ def _text(fields: ConfigRecord, key: str, default: str | None = None) -> str:
     return value
 
 
-def _count(fields: ConfigRecord, key: str) -> int:
-    value = fields.get(key)
+def _count(fields: ConfigRecord, key: str, default: int | None = None) -> int:
+    value = fields.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise LoricaError(
             Code.MESSAGE_MALFORMED, f"A message's field '{key}' is not a whole number from 0."

@@ -28,8 +28,9 @@ class BackbonePlan(Section):
     """Hub revision (commit, tag or branch); empty means the hub's main branch."""
 
     sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$")
-    """SHA-256 of model.safetensors, 64 lower-case hex digits; empty means unchecked, except for
-    "embedded", whose hash is pinned."""
+    """SHA-256 of model.safetensors, or of weights, config and tokenizer together (`lorica site
+    backbone FOLDER` prints both), 64 lower-case hex digits; empty means unchecked, except for
+    "embedded", whose hash is pinned. Sites find the model by it."""
 
 
 class AdapterPlan(Section):

@@ -5,20 +5,22 @@ that it answers in ``policy.coordinators``.
 
 Formal guarantee:
     *Claim.* A request that :func:`verify` lets pass was signed by the holder of one of the site's
-    allowed keys, for exactly this protocol version, kind of request, run id, round, plan and
-    adapter blob (Ed25519, RFC 8032; existential unforgeability under chosen messages, and the
-    collision resistance of SHA-256). The signed bytes are a JSON list that begins with a constant
-    of this module, so they are no other protocol's, and no two different requests have the same.
-    The plan is bound by the fingerprint that is computed from the plan at hand, never by one that
-    came with the message.
+    allowed keys, for exactly this protocol version, kind of request, run id, round, plan, adapter
+    blob and time, and that time is at most ``hours`` away from this machine's clock (Ed25519, RFC
+    8032; existential unforgeability under chosen messages, and the collision resistance of
+    SHA-256). The signed bytes are a JSON list that begins with a constant of this module, so they
+    are no other protocol's, and no two different requests have the same. The plan is bound by the
+    fingerprint that is computed from the plan at hand, never by one that came with the message.
 
     *Where it holds.* The trainer verifies, in the process that holds the records, and it takes
     the kind from the method that is called: whoever controls the site's network process cannot
     turn one kind of request into another.
 
-    *Not claimed.* A signature names no site and no time. A recorded request can be sent again, to
-    any site that allows its coordinator: it asks for what that coordinator did ask for, is charged
-    once in all, and its answer is the stored one. Signatures hide nothing, and do not hold off a
+    *Not claimed.* A signature names no site. Within those hours a recorded request can be sent
+    again, to any site that allows its coordinator: it asks for what that coordinator did ask for,
+    is charged once in all, and its answer is the stored one. Later it is refused, so a request of
+    a run that ended, or that never arrived, cannot be kept to spend a budget with. Signatures hide
+    nothing, and do not hold off a
     coordinator that is allowed and malicious: that is what differential privacy is for.
 """
 
@@ -28,7 +30,8 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,8 +113,9 @@ class CoordinatorKey:
 
     def sign(self, request: Request, kind: Kind) -> Request:
         """The request with this coordinator's public key and signature for one kind."""
-        signature = self._key.sign(_signed(request, kind)).hex()
-        return replace(request, coordinator=self.public, signature=signature)
+        timed = replace(request, time=int(time.time()))
+        signature = self._key.sign(_signed(timed, kind)).hex()
+        return replace(timed, coordinator=self.public, signature=signature)
 
 
 def key_from_environment() -> CoordinatorKey | None:
@@ -124,11 +128,26 @@ def key_from_environment() -> CoordinatorKey | None:
     return CoordinatorKey.load(Path(path)) if path else None
 
 
-def verify(request: Request, kind: Kind, allowed: Collection[str]) -> None:
+def verify(
+    request: Request,
+    kind: Kind,
+    allowed: Collection[str],
+    *,
+    hours: float = 24.0,
+    clock: Callable[[], float] = time.time,
+) -> None:
     """Return if the request is signed, for this kind, by one of the ``allowed`` public keys.
 
+    Args:
+        request: as it came.
+        kind: of the method that was called.
+        allowed: public keys, 64 hex digits each.
+        hours: how far its time may be from the clock's.
+        clock: seconds since 1970 in UTC.
+
     Raises:
-        LoricaError: LOR-507 not signed, LOR-509 signed by another key, LOR-508 bad signature.
+        LoricaError: LOR-507 not signed, LOR-509 signed by another key, LOR-508 bad signature,
+            LOR-710 signed at another time.
     """
     if not (request.coordinator and request.signature):
         raise LoricaError(
@@ -152,10 +171,19 @@ def verify(request: Request, kind: Kind, allowed: Collection[str]) -> None:
             f"The signature of a request ({kind}, run {request.run!r:.50}, round {request.round}) "
             "does not fit what the request says.",
         ) from error
+    away = (clock() - request.time) / 3600
+    if abs(away) > hours:
+        raise LoricaError(
+            Code.REQUEST_STALE,
+            f"A request ({kind}, run {request.run!r:.50}, round {request.round}) was signed "
+            f"{abs(away):.1f} hours {'ago' if away > 0 else 'ahead of this clock'}; at most "
+            f"{hours:g} are allowed.",
+        )
 
 
 def _signed(request: Request, kind: Kind) -> bytes:
     """What is signed: another byte string for every other request or kind."""
     blob = hashlib.sha256(request.blob).hexdigest()
-    fields = [_DOMAIN, PROTOCOL, kind, request.run, request.round, request.plan.fingerprint, blob]
+    what = [kind, request.run, request.round, request.plan.fingerprint, blob, request.time]
+    fields = [_DOMAIN, PROTOCOL, *what]
     return json.dumps(fields, separators=(",", ":")).encode("ascii")

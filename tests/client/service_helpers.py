@@ -22,7 +22,7 @@ from lorica.client.forwarder import OPTIONS, SocketForwarder
 from lorica.client.policy import load_site
 from lorica.client.site_plan import open_ledger
 from lorica.common.adapters import pack_state
-from lorica.common.backbones import load_backbone
+from lorica.common.backbones import backbone_sha256, load_backbone
 from lorica.common.messages import Kind, Reply, Request, pack_request, unpack_reply
 from lorica.common.plan import RunPlan
 from lorica.common.signing import CoordinatorKey
@@ -58,11 +58,8 @@ def make_site(folder: Path, backbone: Path, **policy: Any) -> Path:
         "site": {"name": "north"},
         "data": {"source": "records.csv"},
         "policy": {
-            "backbones": [
-                load_backbone(
-                    RunPlan().backbone.model_copy(update={"source": str(backbone)})
-                ).sha256
-            ],
+            "backbones": [backbone_sha256(backbone)],
+            "backbone_folders": [str(backbone)],
             "minimum_units": 10,
             "noise": "seeded",
         }

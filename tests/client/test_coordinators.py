@@ -15,7 +15,7 @@ from lorica.client.noise import SeededNoise
 from lorica.client.policy import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import pack_state
-from lorica.common.backbones import load_backbone
+from lorica.common.backbones import backbone_sha256, load_backbone
 from lorica.common.errors import Code
 from lorica.common.messages import (
     CAPABILITIES,
@@ -64,7 +64,8 @@ class Guarded:
             data=SiteData(source="unused.csv"),
             policy=Policy(
                 coordinators=list(coordinators),
-                backbones=[load_backbone(plan.backbone).sha256],
+                backbones=[backbone_sha256(Path(plan.backbone.source))],
+                backbone_folders=[plan.backbone.source],
                 minimum_units=10,
             ),
         )

@@ -15,7 +15,7 @@ from lorica.client.site_plan import open_ledger, run_cost
 from lorica.client.trainer import LocalTrainer
 from lorica.common.accounting import epsilon
 from lorica.common.adapters import pack_state
-from lorica.common.backbones import load_backbone
+from lorica.common.backbones import backbone_sha256, load_backbone
 from lorica.common.cli import build
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Request
@@ -52,19 +52,20 @@ def config(tmp_path: Path, plan: RunPlan) -> SiteConfig:
             words = [SMALL_WORDS[(i * 5 + k) % len(SMALL_WORDS)] for k in range(3)]
             writer.writerow([" ".join(words), "ab"[i % 2], f"p{i // 2}"])
     text = documented_site("north", "records.csv")
-    sha256 = load_backbone(plan.backbone).sha256
+    sha256 = backbone_sha256(Path(plan.backbone.source))
     text = text.replace('unit = ""', 'unit = "patient"').replace(
         'unit = "record"', 'unit = "patient"'
     )
     text = text.replace("minimum_units = 100", "minimum_units = 20")
     start, end = text.index("backbones = "), text.index("# Largest LoRA rank")
-    text = f'{text[:start]}backbones = ["{sha256}"]\n{text[end:]}'
+    listed = f'backbones = ["{sha256}"]\nbackbone_folders = ["{plan.backbone.source}"]\n'
+    text = text[:start] + listed + text[end:]
     (tmp_path / "site.toml").write_text(text)
     return load_site(tmp_path / "site.toml")
 
 
 def check(plan: RunPlan, config: SiteConfig, units: int = 60) -> None:
-    sha256 = load_backbone(plan.backbone).sha256
+    sha256 = backbone_sha256(Path(plan.backbone.source))
     check_plan(plan, config, backbone_sha256=sha256, units=units)
 
 
@@ -119,7 +120,9 @@ def test_a_plan_of_another_unit_than_the_ledgers_is_refused_and_the_command_says
 
 
 def test_another_backbone_and_too_few_units_are_refused(plan: RunPlan, config: SiteConfig) -> None:
-    for sha256, units in (("0" * 64, 60), (load_backbone(plan.backbone).sha256, 19)):
+    weights = load_backbone(plan.backbone).sha256  # without config and tokenizer
+    whole = backbone_sha256(Path(plan.backbone.source))
+    for sha256, units in (("0" * 64, 60), (weights, 60), (whole, 19)):
         with pytest.raises(LoricaError) as caught:
             check_plan(plan, config, backbone_sha256=sha256, units=units)
         assert caught.value.code is Code.POLICY_REFUSED

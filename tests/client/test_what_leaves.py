@@ -12,7 +12,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_to_proto
 
-from lorica.common.backbones import load_backbone
+from lorica.common.backbones import backbone_sha256, load_backbone
 from lorica.common.holdout import load_data
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import load_plan
@@ -136,7 +136,8 @@ def test_a_site_that_declares_nothing_sends_no_count(plan: RunPlan, tmp_path: Pa
         site=SiteIdentity(name="north"),
         data=SiteData(source="x.csv", unit="patient"),
         policy=Policy(
-            backbones=[backbone.sha256],
+            backbones=[backbone_sha256(backbone.folder)],
+            backbone_folders=[str(backbone.folder)],
             unit="patient",
             minimum_units=5,
             metrics=["accuracy", "loss", "per_label"],

@@ -16,7 +16,7 @@ from lorica.client.noise import SeededNoise
 from lorica.client.policy import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import State
-from lorica.common.backbones import load_backbone
+from lorica.common.backbones import backbone_sha256, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import ANY_RANK, PERSONAL, TURNS, factor_pairs, residual_name
 from lorica.common.plan import RunPlan
@@ -175,7 +175,8 @@ def test_sites_of_different_ranks_train_one_adapter(
             site=SiteIdentity(name=site),
             data=SiteData(source="x.csv"),
             policy=Policy(
-                backbones=[backbone.sha256],
+                backbones=[backbone_sha256(backbone.folder)],
+                backbone_folders=[str(backbone.folder)],
                 maximum_rank=rank,
                 maximum_delta=1e-2,
                 minimum_units=1,

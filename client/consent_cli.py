@@ -1,0 +1,111 @@
+"""``lorica site pending``, ``approve-run`` and ``deny-run``: people decide about runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lorica.client.trainer_cli import ConfigOption
+from lorica.common.errors import Code, LoricaError
+from lorica.common.text import printable
+
+if TYPE_CHECKING:
+    from lorica.client.consent import Consent, Decision, Pending
+    from lorica.client.policy import SiteConfig
+
+RunArgument = Annotated[str, typer.Argument(help="Lorica's run id, as `lorica site pending` says.")]
+PlanOption = Annotated[
+    str, typer.Option("--plan", help="First digits of the plan's fingerprint, if several.")
+]
+
+
+def site_pending(config: ConfigOption = Path("site.toml")) -> None:
+    """List the runs that await a decision, with what each would cost; reads only counts."""
+    loaded, consent = _opened(config)
+    console = Console()
+    waiting = consent.pending()
+    for item in waiting:
+        _show(item, loaded, config.absolute().parent, console)
+    if not waiting:
+        console.print("No run awaits a decision.")
+    for past in consent.decided():
+        said = f"{past.decision} by {past.by}, {past.time}"
+        console.print(f"{printable(past.run)}  {said}", style="dim", soft_wrap=True)
+
+
+def site_approve_run(
+    run: RunArgument, plan: PlanOption = "", config: ConfigOption = Path("site.toml")
+) -> None:
+    """Let a run use this site's data, within the policy and the budgets."""
+    _decide(run, "approved", plan, config)
+
+
+def site_deny_run(
+    run: RunArgument, plan: PlanOption = "", config: ConfigOption = Path("site.toml")
+) -> None:
+    """Keep a run from this site's data; one that was approved gets no further round."""
+    _decide(run, "denied", plan, config)
+
+
+def _decide(run: str, decision: Decision, fingerprint: str, config: Path) -> None:
+    _, consent = _opened(config)
+    made = consent.decide(run, decision, fingerprint)
+    Console().print(
+        f"Run {printable(made.run)}, plan {made.fingerprint[:12]}: {decision}.", soft_wrap=True
+    )
+
+
+def _opened(config: Path) -> tuple[SiteConfig, Consent]:
+    from lorica.client.policy import load_site
+    from lorica.client.site_plan import site_consent
+
+    loaded = load_site(config)
+    consent = site_consent(loaded, config.absolute().parent)
+    if consent is None:
+        raise LoricaError(
+            Code.RUN_NOT_ASKED,
+            'Runs need no approval at this site: policy.consent is "none".',
+            mend='Set policy.consent = "per-run" in site.toml and start the trainer anew.',
+        )
+    return loaded, consent
+
+
+def _show(item: Pending, config: SiteConfig, folder: Path, console: Console) -> None:
+    from lorica.client.site_plan import run_cost
+
+    plan = item.plan
+    labels = ", ".join(printable(label) for label in plan.task.labels[:8])
+    more = f" and {len(plan.task.labels) - 8} more" if len(plan.task.labels) > 8 else ""
+    rows = [
+        ("asked since", item.asked),
+        ("by the coordinator", item.coordinator or "anybody: the request was not signed"),
+        ("plan", plan.fingerprint),
+        ("task", f"{plan.task.kind}: {labels}{more}"),
+        ("model", printable(plan.backbone.source)),
+        ("rounds", f"{plan.rounds.count}, {len(plan.evaluation_rounds)} with evaluation here"),
+    ]
+    try:
+        cost = run_cost(plan, config, folder)
+    except LoricaError as error:
+        rows.append(("cost", f"cannot be told: {error}"))
+        refusals = []
+    else:
+        rows += [
+            ("ε of the run", f"{cost.run_epsilon:.3f} at δ = {plan.privacy.delta:g}"),
+            ("ε of this data set", f"{cost.spent:.3f} now, {cost.after:.3f} after the run"),
+            ("left of the lifetime", f"{cost.left:.3f} of {config.ledger.lifetime_epsilon:g}"),
+        ]
+        refusals = cost.refusals
+    table = Table(box=None, show_header=False, title=f"Run {printable(item.run)}")
+    table.add_column(style="dim")
+    table.add_column()
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for reason in refusals:
+        console.print(Text.assemble(("would be refused  ", "bold red"), reason), soft_wrap=True)

@@ -34,6 +34,7 @@ def _positive(value: float) -> float:
 
 
 _MOST_CHARACTERS = 1_000_000  # of a plan as it travels: a thousand label names are far below
+_LEAST_NORM, _MOST_NORM = 1e-9, 1e9  # beyond, float32 cannot hold noisy sums at every σ
 
 Limit = Annotated[float, AfterValidator(_positive)]
 PublicKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -212,6 +213,11 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
         (
             len(plan.task.labels) <= policy.maximum_labels,
             f"there are {len(plan.task.labels)} labels, the ceiling is {policy.maximum_labels}",
+        ),
+        (
+            _LEAST_NORM <= plan.privacy.clip_norm <= _MOST_NORM,
+            f"privacy.clip_norm is {plan.privacy.clip_norm:g}, outside {_LEAST_NORM:g} to "
+            f"{_MOST_NORM:g}",
         ),
         (
             len(plan.canonical()) <= _MOST_CHARACTERS,

@@ -25,6 +25,7 @@ from lorica.client.endpoint import answer, is_refusal
 from lorica.client.trainers import Trainer
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Reply, Request, pack_reply, refusal
+from lorica.common.text import printable
 from lorica.common.trainer_pb2 import Content, Event, Progress, StatusReply, StatusRequest
 from lorica.common.trainer_pb2_grpc import TrainerServicer
 from lorica.common.version import __version__
@@ -33,6 +34,8 @@ METHODS = ("capabilities", "train", "evaluate")
 MOST_IN_HAND = 8
 """Requests that wait or are worked on; more are sent away."""
 PROGRESS_SECONDS = 2.0
+
+_MOST_SHOWN = 100  # characters of a run id
 
 _log = logging.getLogger("lorica.site")
 
@@ -224,7 +227,7 @@ class _Watched:
         return self._noting(request).evaluate(request)
 
     def _noting(self, request: Request) -> Trainer:
-        self._job.run, self._job.round = request.run, request.round
+        self._job.run, self._job.round = printable(request.run[:_MOST_SHOWN]), request.round
         return self._trainer
 
 

@@ -106,7 +106,8 @@ def test_a_run_id_is_never_a_path(tmp_path: Path, plan: RunPlan, run: str) -> No
     with pytest.raises(LoricaError):
         consent.check(Request(plan, run))
     assert [item.run for item in consent.pending()] == [run]
-    assert {path.parent for path in tmp_path.rglob("*.json")} == {tmp_path / "consent" / "pending"}
+    made = [path for path in tmp_path.rglob("*.json") if "backbone" not in path.parts]
+    assert [path.parent for path in made] == [tmp_path / "consent" / "pending"]
 
 
 def test_whoever_asks_for_ever_new_runs_fills_no_disk(tmp_path: Path, plan: RunPlan) -> None:

@@ -14,7 +14,7 @@ from lorica.client.noise import NoiseSource, SeededNoise
 from lorica.client.policy import Policy, SiteConfig, SiteData, SiteIdentity, check_plan, site_rank
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import State, pack_state, unpack_state
-from lorica.common.backbones import load_backbone
+from lorica.common.backbones import backbone_sha256, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.factors import cut_factors
 from lorica.common.messages import Request
@@ -101,7 +101,8 @@ def train(
 
 def site_config(plan: RunPlan, **policy: Any) -> SiteConfig:
     allowed = {
-        "backbones": [load_backbone(plan.backbone).sha256],
+        "backbones": [backbone_sha256(Path(plan.backbone.source))],
+        "backbone_folders": [plan.backbone.source],
         "maximum_delta": 1e-2,
         "minimum_units": 1,
     }

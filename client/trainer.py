@@ -6,16 +6,15 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from lorica.client.admission import Admission
 from lorica.client.consent import Consent
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.noise import NoiseSource
 from lorica.client.personal import MemoryPersonal, PersonalStore, has_own, own_state
-from lorica.client.policy import SiteConfig, check_plan, check_records, site_rank
+from lorica.client.policy import SiteConfig, check_records, site_rank
 from lorica.client.session import Session
-from lorica.client.site_backbones import site_backbone
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import pack_state, unpack_state
-from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.memory import release_unused
 from lorica.common.messages import (
@@ -33,7 +32,6 @@ from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import CACHE_BYTES
 from lorica.common.quantisation import encode
 from lorica.common.records import Records
-from lorica.common.signing import verify
 from lorica.common.site_privacy import RunPrivacy, run_privacy
 from lorica.common.stages import stage_of
 from lorica.common.tasks import task_of
@@ -116,8 +114,7 @@ class LocalTrainer:
         self._ledgers: dict[tuple[str, float], Ledger] = {}
         self._declared, self._rank = declared_records, rank
         self._cache_bytes = cache_bytes
-        self._root = root
-        self._consent = consent
+        self._admission = Admission(config, root, consent)
         self._session: Session | None = None
         self._checked = ""  # fingerprint of the plan that the records were last checked for
         self._units_by_name = len(set(records.units))
@@ -128,7 +125,7 @@ class LocalTrainer:
         Raises:
             LoricaError: why it does not.
         """
-        self._authenticate(request, CAPABILITIES)
+        self._admission.authenticate(request, CAPABILITIES)
         self._allow(request)
         return self._reply(request)
 
@@ -143,7 +140,7 @@ class LocalTrainer:
             LoricaError: why the site refuses; once the round is charged, a step that fails is
                 answered with a refusal instead, and so is the request if it comes again.
         """
-        self._authenticate(request, TRAIN)
+        self._admission.authenticate(request, TRAIN)
         plan = request.plan
         if not 1 <= request.round <= plan.rounds.count:
             raise LoricaError(
@@ -166,7 +163,7 @@ class LocalTrainer:
         Raises:
             LoricaError: as of :meth:`train`.
         """
-        self._authenticate(request, EVALUATE)
+        self._admission.authenticate(request, EVALUATE)
         if request.round not in request.plan.evaluation_rounds:
             raise LoricaError(
                 Code.PRIVACY_BUDGET,
@@ -200,16 +197,6 @@ class LocalTrainer:
     def close(self) -> None:
         """Free the model and the cached states; the next request builds them anew."""
         self._session = None
-
-    def _authenticate(self, request: Request, kind: Kind) -> None:
-        """Before anything else is looked at: is this a coordinator that the site answers?
-
-        The kind is that of the method that was called, so a request that was signed for one kind
-        is no request of another.
-        """
-        if self._config is not None and self._config.policy.coordinators:
-            policy = self._config.policy
-            verify(request, kind, policy.coordinators, hours=policy.request_hours)
 
     def _answer(
         self,
@@ -265,11 +252,7 @@ class LocalTrainer:
     def _allow(self, request: Request) -> RunPrivacy:
         """What the run costs here. Raises when policy, people or data do not admit it."""
         plan = request.plan
-        if self._config is not None:
-            _, sha256 = site_backbone(plan.backbone, self._config.policy, self._root)
-            check_plan(plan, self._config, backbone_sha256=sha256, units=self.units(plan))
-        if self._consent is not None:
-            self._consent.check(request)
+        self._admission.admit(request, self.units(plan))
         if plan.fingerprint != self._checked:  # looked at once for every plan
             check_records(plan, self._records, where=f"Site {self.site}")
             self._checked = plan.fingerprint
@@ -299,18 +282,12 @@ class LocalTrainer:
             self._ledgers[key] = MemoryLedger(plan.privacy.delta, unit=plan.privacy.unit)
         return self._ledgers[key]
 
-    def _backbone(self, plan: RunPlan) -> Backbone:
-        """The plan's backbone: of the site's own folders, where it has a policy."""
-        if self._config is None:
-            return load_backbone(plan.backbone)
-        return load_backbone(site_backbone(plan.backbone, self._config.policy, self._root)[0])
-
     def _open(self, plan: RunPlan) -> Session:
         if self._session is None or not self._session.serves(plan):
             self._session = None
             self._session = Session(
                 plan,
-                self._backbone(plan),
+                self._admission.backbone(plan),
                 self._records,
                 cache_bytes=self._cache_bytes,
                 rank=site_rank(plan, self._config, self._rank),

@@ -121,6 +121,7 @@ class Code(Enum):
     CODE_NOT_APPROVED = "LOR-716"
     AWAITING_APPROVAL = "LOR-717"
     RUN_DENIED = "LOR-718"
+    RUN_NOT_ASKED = "LOR-719"
     MONITOR_SETTINGS = "LOR-820"
     MONITOR_OPEN = "LOR-821"
     MONITOR_PLAINTEXT = "LOR-822"
@@ -131,7 +132,6 @@ class Code(Enum):
     REQUEST_FOREIGN = "LOR-827"
     FORM_FORGED = "LOR-828"
     MONITOR_PORT = "LOR-829"
-    RUN_NOT_ASKED = "LOR-719"
 
     UNEXPECTED = "LOR-901"
 
@@ -732,6 +732,7 @@ CATALOGUE: dict[Code, Entry] = {
         "The monitor cannot listen at its address.",
         "Another process uses the port, or the address is not one of this machine's.",
         "Choose another with --port or --host.",
+    ),
     Code.RUN_NOT_ASKED: Entry(
         "No single run of that name was asked for.",
         "A decision is about one run id under one plan that a coordinator asked this site for.",

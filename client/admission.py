@@ -1,0 +1,58 @@
+"""Which requests a site takes at all: whose they are, what its policy and its people allow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorica.client.consent import Consent
+from lorica.client.policy import SiteConfig, check_plan
+from lorica.client.site_backbones import site_backbone
+from lorica.common.backbones import Backbone, load_backbone
+from lorica.common.messages import Kind, Request
+from lorica.common.plan import RunPlan
+from lorica.common.signing import verify
+
+
+class Admission:
+    """The site's policy and people; without a configuration everything is admitted."""
+
+    def __init__(self, config: SiteConfig | None, root: Path, consent: Consent | None) -> None:
+        """
+        Args:
+            config: site.toml; None in simulations.
+            root: the folder that paths in ``config`` start from.
+            consent: where people's decisions about runs are; None needs none.
+        """
+        self._config, self._root, self._consent = config, root, consent
+
+    def authenticate(self, request: Request, kind: Kind) -> None:
+        """Before anything else is looked at: is this a coordinator that the site answers?
+
+        The kind is that of the method that was called, so a request that was signed for one kind
+        is no request of another.
+
+        Raises:
+            LoricaError: LOR-507 to LOR-509, LOR-710.
+        """
+        if self._config is not None and self._config.policy.coordinators:
+            policy = self._config.policy
+            verify(request, kind, policy.coordinators, hours=policy.request_hours)
+
+    def admit(self, request: Request, units: int) -> None:
+        """Return if policy and people allow the request's plan; ``units``: in the site's data.
+
+        Raises:
+            LoricaError: LOR-408 the policy does not, LOR-717 or LOR-718 its people do not.
+        """
+        plan = request.plan
+        if self._config is not None:
+            _, sha256 = site_backbone(plan.backbone, self._config.policy, self._root)
+            check_plan(plan, self._config, backbone_sha256=sha256, units=units)
+        if self._consent is not None:
+            self._consent.check(request)
+
+    def backbone(self, plan: RunPlan) -> Backbone:
+        """The plan's backbone: where the site has a policy, from its own folders alone."""
+        if self._config is None:
+            return load_backbone(plan.backbone)
+        return load_backbone(site_backbone(plan.backbone, self._config.policy, self._root)[0])

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lorica.client import approved_code
 from lorica.client.approved_code import prepare
 from lorica.client.node_link import NodeLink
 from lorica.client.policy import SiteConfig, load_site
@@ -120,16 +121,9 @@ def node_command(config: SiteConfig, root: Path, link: NodeLink) -> Callable[[],
 
 
 def node_environment(flower_home: Path) -> dict[str, str]:
-    """The node's environment variables; its FLWR_HOME holds the approved code and no other."""
-    programs = str(Path(sys.executable).parent)
-    return {
-        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        "FLWR_HOME": str(flower_home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": _TASK_POLL,
-    }
+    """The node's environment variables: approved code and no other, by the guard on its PATH."""
+    own = approved_code.node_environment(flower_home)
+    return own | {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": _TASK_POLL}
 
 
 def _free_port() -> int:

@@ -26,7 +26,7 @@ from lorica.common.backbones import backbone_sha256, load_backbone
 from lorica.common.messages import Kind, Reply, Request, pack_request, unpack_reply
 from lorica.common.plan import RunPlan
 from lorica.common.signing import CoordinatorKey
-from lorica.common.stages import sent, stage_of
+from lorica.common.stages import sent
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.trainer_pb2 import StatusReply, StatusRequest
 from lorica.common.trainer_pb2_grpc import TrainerStub
@@ -130,7 +130,7 @@ def request_for(
     if kind != "query.capabilities":
         backbone = load_backbone(plan.backbone)
         state = starting_state(TextClassifier(backbone, plan), backbone, plan)
-        blob = pack_state({name: state[name] for name in sent(stage_of(plan, round), state)})
+        blob = pack_state({name: state[name] for name in sent(plan, round, state)})
     request = Request(plan, run, round, blob)
     return key.sign(request, kind) if key else request
 

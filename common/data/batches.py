@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lorica.common.errors import Code, LoricaError
@@ -105,10 +104,3 @@ def _check_text(array: pa.Array, where: str) -> None:
             Code.DATA_TOO_LARGE,
             f"{where} holds a text of {longest:,} bytes; the limit is {CELL_CHARACTERS:,}.",
         )
-
-
-def columns_missing(
-    wanted: Sequence[str] | None, present: Sequence[str]
-) -> list[str]:  # in the order asked for
-    """Columns that are asked for and not there."""
-    return [name for name in wanted or [] if name not in present]

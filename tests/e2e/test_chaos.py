@@ -19,7 +19,7 @@ import safetensors.torch
 from conftest import make_small_backbone
 from federation import COORDINATOR, Federation, wait_for
 
-from lorica.common.backbones import load_backbone
+from lorica.common.backbones import backbone_sha256
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import to_toml
 
@@ -96,8 +96,8 @@ def test_a_run_outlasts_kills_at_random_and_ends_as_if_undisturbed(tmp_path: Pat
         },
     )
     (tmp_path / "plan.toml").write_text(to_toml(plan))
-    sha256 = load_backbone(plan.backbone).sha256
-    settings = {"policy": {"noise": "seeded", "backbones": [sha256]}}
+    models = {"backbones": [backbone_sha256(backbone)], "backbone_folders": [str(backbone)]}
+    settings = {"policy": {"noise": "seeded"} | models}
     chance = random.Random(SEED)
     done: collections.Counter[str] = collections.Counter()
     with Federation(tmp_path / "hosts", sites, settings=settings) as federation:

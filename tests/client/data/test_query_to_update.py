@@ -17,7 +17,7 @@ from lorica.client.policy import SiteConfig, load_site
 from lorica.client.site_plan import count_units, open_ledger
 from lorica.client.trainer_main import open_trainer
 from lorica.common.adapters import pack_state
-from lorica.common.backbones import load_backbone
+from lorica.common.backbones import backbone_sha256, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
@@ -67,7 +67,8 @@ def site(
         f'[site]\nname = "north"\n[data]\nsource = "{source}"\nquery = "{query}"\n'
         f'unit = "patient"\npassword = "env:{SECRET}"\n[policy]\nunit = "patient"\n'
         f'minimum_units = 20\nnoise = "seeded"\n'
-        f"backbones = {json.dumps([load_backbone(plan.backbone).sha256])}\n"
+        f"backbones = {json.dumps([backbone_sha256(Path(plan.backbone.source))])}\n"
+        f"backbone_folders = {json.dumps([plan.backbone.source])}\n"
     )
     open_ledger(load_site(path), path.parent, create=True).close()
     return path

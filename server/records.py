@@ -124,3 +124,26 @@ class Silent:
 
     def round_ended(self, record: RoundRecord) -> None:
         """Do nothing."""
+
+
+class Observers:
+    """Tells several observers what it hears, in their order."""
+
+    def __init__(self, *observers: Observer) -> None:
+        """``observers``: perhaps none."""
+        self._observers = observers
+
+    def started(self, plan: RunPlan, sites: list[SiteRound], first_round: int) -> None:
+        """Tell all."""
+        for observer in self._observers:
+            observer.started(plan, sites, first_round)
+
+    def site_answered(self, round: int, site: SiteRound) -> None:
+        """Tell all."""
+        for observer in self._observers:
+            observer.site_answered(round, site)
+
+    def round_ended(self, record: RoundRecord) -> None:
+        """Tell all."""
+        for observer in self._observers:
+            observer.round_ended(record)

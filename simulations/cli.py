@@ -20,6 +20,26 @@ from lorica.common.plan_io import load_plan
 _INTERRUPTED = 130
 
 
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="Run store to keep the run in; default LORICA_STORE, else one in the user's folder.",
+        show_default=False,
+    ),
+]
+NoStoreOption = Annotated[
+    bool, typer.Option("--no-store", help="Keep the run in no store, in its folder alone.")
+]
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track", metavar="mlflow:URI|tensorboard:DIR", help="Send rounds there; repeatable."
+    ),
+]
+
+
 def simulate(
     plan: PlanArgument = None,
     settings: SetOption = None,
@@ -32,6 +52,9 @@ def simulate(
     force: Annotated[
         bool, typer.Option("--force", help="Replace the results of an earlier run in --out.")
     ] = False,
+    store: StoreOption = None,
+    no_store: NoStoreOption = False,
+    track: TrackOption = None,
 ) -> None:
     """Simulate a federation on this machine and write its results to a folder.
 
@@ -46,22 +69,42 @@ def simulate(
             )
         from lorica.simulations.simulate import resumable
 
-        _simulate(resumable(resume), resume, resume=True, force=False)
+        loaded, folder = resumable(resume), resume
     else:
         folder = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-        _simulate(load_plan(plan, settings or []), folder, resume=False, force=force)
+        loaded = load_plan(plan, settings or [])
+    _simulate(
+        loaded,
+        folder,
+        resume=resume is not None,
+        force=force,
+        store=store,
+        no_store=no_store,
+        track=track,
+    )
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/demo"),
     settings: SetOption = None,
+    store: StoreOption = None,
+    no_store: NoStoreOption = False,
+    track: TrackOption = None,
 ) -> None:
     """Four hospitals with synthetic notes train one classifier under ε = 8: a minute or two.
 
     Replaces the results of an earlier demo in the same folder.
     """
     plan = Path(str(files("lorica.simulations") / "plans" / "demo.toml"))
-    _simulate(load_plan(plan, settings or []), out, resume=False, force=True)
+    _simulate(
+        load_plan(plan, settings or []),
+        out,
+        resume=False,
+        force=True,
+        store=store,
+        no_store=no_store,
+        track=track,
+    )
 
 
 def sweep(
@@ -69,6 +112,8 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results; default runs/<name of the file>.")
     ] = None,
+    store: StoreOption = None,
+    no_store: NoStoreOption = False,
 ) -> None:
     """Run a grid of simulations, draw it, and go on where an earlier call was interrupted.
 
@@ -77,12 +122,13 @@ def sweep(
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from lorica.simulations.keep import store_of
     from lorica.simulations.sweep import run_sweep
     from lorica.simulations.sweep_page import sweep_table
 
     console, folder = Console(), out or Path("runs") / file.stem
     try:
-        results = run_sweep(file, folder, console)
+        results = run_sweep(file, folder, console, store=store_of(store, no_store))
     except KeyboardInterrupt:
         console.print("\nInterrupted. The same command goes on with what is left.")
         sys.exit(_INTERRUPTED)
@@ -93,12 +139,22 @@ def sweep(
 simulate.help_panel = demo.help_panel = sweep.help_panel = "Simulations"  # type: ignore[attr-defined]
 
 
-def _simulate(plan: RunPlan, out: Path, *, resume: bool, force: bool) -> None:
+def _simulate(
+    plan: RunPlan,
+    out: Path,
+    *,
+    resume: bool,
+    force: bool,
+    store: str | None,
+    no_store: bool,
+    track: list[str] | None,
+) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     console = Console()
     with console.status("loading the model and the data"):
         try:
+            from lorica.simulations.keep import Keep, store_of
             from lorica.simulations.simulate import Simulation
         except ModuleNotFoundError as error:
             raise LoricaError(
@@ -108,7 +164,8 @@ def _simulate(plan: RunPlan, out: Path, *, resume: bool, force: bool) -> None:
             ) from error
         from lorica.simulations.tables import closing_table, comparison_table
 
-        simulation = Simulation(plan, out, console)
+        keep = Keep(store_of(store, no_store), trackers=track or [])
+        simulation = Simulation(plan, out, console, keep=keep)
     try:
         summary = simulation.run(resume=resume, replace=force)
     except KeyboardInterrupt:
@@ -118,5 +175,10 @@ def _simulate(plan: RunPlan, out: Path, *, resume: bool, force: bool) -> None:
             soft_wrap=True,
         )
         sys.exit(_INTERRUPTED)
+    except LoricaError as error:
+        if error.code is Code.RUN_STOPPED:
+            mend = f"Go on from the last whole round with: lorica simulate --resume {out}"
+            raise LoricaError(error.code, error.detail, mend=mend) from error
+        raise
     console.print(comparison_table(summary))
     console.print(closing_table(summary, out))

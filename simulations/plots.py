@@ -14,6 +14,7 @@ from typing import Any
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from lorica.common.wording import NO_PRIVACY, percent
 from lorica.server.records import RoundRecord
 from lorica.simulations.figures import (
     BLUE,
@@ -31,13 +32,7 @@ from lorica.simulations.figures import (
     svg_text,
     write_png,
 )
-from lorica.simulations.tables import (
-    NO_PRIVACY,
-    Summary,
-    comparison_rows,
-    epsilons,
-    percent,
-)
+from lorica.simulations.tables import Summary, comparison_rows, epsilons
 
 SITE_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))

@@ -17,14 +17,8 @@ from rich.text import Text
 
 from lorica.common.plan import RunPlan
 from lorica.common.text import printable
+from lorica.common.wording import NO_PRIVACY, duration, epsilon_text, human_bytes, percent
 from lorica.server.records import RoundRecord, SiteRound
-from lorica.simulations.tables import (
-    NO_PRIVACY,
-    duration,
-    epsilon_text,
-    human_bytes,
-    percent,
-)
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH = 30

@@ -23,20 +23,10 @@ from lorica.common.plan_subject import DEMO_DATA
 from lorica.common.stages import schedule
 from lorica.common.storage import write_atomically
 from lorica.common.text import printable
+from lorica.common.wording import NO_PRIVACY, duration, epsilon_text, human_bytes, percent
 from lorica.server.records import RoundRecord, SiteStatus
 from lorica.simulations import plots
-from lorica.simulations.tables import (
-    NO_PRIVACY,
-    Summary,
-    comparison_rows,
-    duration,
-    epsilon_span,
-    epsilon_text,
-    epsilons,
-    human_bytes,
-    noise_text,
-    percent,
-)
+from lorica.simulations.tables import Summary, comparison_rows, epsilon_span, epsilons, noise_text
 
 
 @dataclass(frozen=True)

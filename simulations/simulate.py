@@ -24,11 +24,12 @@ from lorica.common.site_privacy import RunPrivacy, run_privacy
 from lorica.common.storage import storage_errors, write_atomically
 from lorica.common.tasks import task_of
 from lorica.server.evaluation import CentralEvaluator
-from lorica.server.records import Observer
 from lorica.server.rounds import Evaluator, RoundLoop
 from lorica.server.run_folder import CHECKPOINT, PLAN, ROUNDS, RunFolder
+from lorica.server.runs.recording import Recording
 from lorica.simulations.at_sites import AtSite, PersonalEvaluator, at_site
 from lorica.simulations.federation import Main, run_in_process, run_on_ray
+from lorica.simulations.keep import Keep
 from lorica.simulations.progress import LiveProgress
 from lorica.simulations.sites import PERSONAL_VARIABLE, make_trainer, make_trainers, share_cache
 from lorica.simulations.summary import FEDERATION, epsilon_after, summarise
@@ -52,7 +53,13 @@ class Simulation:
     """One plan simulated on this machine."""
 
     def __init__(
-        self, plan: RunPlan, out: Path, console: Console, *, data: RunData | None = None
+        self,
+        plan: RunPlan,
+        out: Path,
+        console: Console,
+        *,
+        data: RunData | None = None,
+        keep: Keep | None = None,
     ) -> None:
         """Read the data and make the sites; nothing is written yet.
 
@@ -61,12 +68,13 @@ class Simulation:
             out: the results folder.
             console: where progress is shown.
             data: training and test data, if not those that the plan names.
+            keep: the run store and trackers that hear of the run; none when omitted.
 
         Raises:
             LoricaError: LOR-30x data, LOR-20x backbone, LOR-308 or LOR-402 a site that could not
                 take part, LOR-406 no noise level meets the budget.
         """
-        self._console = console
+        self._console, self._keep = console, keep or Keep()
         self._folder = RunFolder(out)
         self._data = data or load_data(plan)
         self.plan = with_labels(plan, *label_sources(plan, self._data))
@@ -95,10 +103,17 @@ class Simulation:
         if not resume:
             self._folder.create(self.plan)
             self._forget()
-        with LiveProgress(self._console, self.plan.privacy.epsilon, self._spent) as progress:
-            state = self._federate(progress)
-        save_adapter(self._folder.path / ADAPTER, state, self.plan, self._backbone)
-        return self._finish(self._baselines(), self._at_sites(state), report=report)
+        with self._keep.run(self.plan, self._folder.path, cost_of=self._cost_of) as kept:
+            with LiveProgress(self._console, self.plan.privacy.epsilon, self._spent) as progress:
+                state = self._federate(kept.beside(progress))
+            save_adapter(self._folder.path / ADAPTER, state, self.plan, self._backbone)
+            baselines = self._baselines(kept.run_id)
+            summary = self._finish(baselines, self._at_sites(state), report=report)
+            self._keep.summary(kept.run_id, summary)
+        return summary
+
+    def _cost_of(self, site: str, weight: int) -> RunPrivacy | None:
+        return self._privacy.get(site)
 
     def _forget(self) -> None:
         """Remove what an earlier run of this plan may have left to its sites."""
@@ -137,15 +152,15 @@ class Simulation:
             found[site] = run_privacy(self.plan, trainer.sampling_units(self.plan))
         return found
 
-    def _federate(self, observer: Observer) -> State:
-        main = self._main(self.plan, self._folder, FEDERATION, observer, list(self._trainers))
+    def _federate(self, kept: Recording) -> State:
+        main = self._main(self.plan, self._folder, FEDERATION, kept, list(self._trainers))
         if self.plan.simulation.engine == "ray":
-            kept = {PERSONAL_VARIABLE: str(self._personal.resolve())}
-            return run_on_ray(main, len(self._trainers), kept)
+            personal = {PERSONAL_VARIABLE: str(self._personal.resolve())}
+            return run_on_ray(main, len(self._trainers), personal)
         return run_in_process(main, self._trainers)
 
     def _main(
-        self, plan: RunPlan, folder: RunFolder, run: str, observer: Observer, sites: list[str]
+        self, plan: RunPlan, folder: RunFolder, run: str, kept: Recording, sites: list[str]
     ) -> Main:
         backbone = self._backbone
         evaluate = self._evaluator(plan, run, sites)
@@ -160,7 +175,8 @@ class Simulation:
             run=run,
             start=start,
             evaluate=evaluate,
-            observer=observer,
+            observer=kept.observer,
+            stop=kept.stop,
             nodes=len(sites),
             wait_seconds=_NODES_SECONDS,
         ).run()
@@ -185,7 +201,7 @@ class Simulation:
             found[site] = at_site(central.metrics, table, central.strata, own)
         return found
 
-    def _baselines(self) -> dict[str, Any]:
+    def _baselines(self, parent: str) -> dict[str, Any]:
         """Scores to compare with; every trained one is a resumable run of its own."""
         found: dict[str, Any] = {"zero_shot": self._folder.rounds()[0].score}
         if self.plan.simulation.baselines != "all":
@@ -197,24 +213,30 @@ class Simulation:
         alone = {}
         for number, (site, trainer) in enumerate(self._trainers.items(), 1):
             title = f"{site} alone ({number} of {len(self._trainers)})"
-            alone[site] = self._baseline(plan, root / f"{ALONE}-{number:02d}", trainer, title)
+            path = root / f"{ALONE}-{number:02d}"
+            alone[site] = self._baseline(plan, path, trainer, title, parent)
             trainer.close()
         found |= {"alone": alone, "alone_mean": sum(alone.values()) / len(alone)}
         plan = plan.replace(privacy={"epsilon": float("inf")})
         everything = make_trainer(POOLED, self._data.train, plan, personal=self._personal)
         found["pooled_without_privacy"] = self._baseline(
-            plan, root / POOLED, everything, "all data pooled, no privacy"
+            plan, root / POOLED, everything, "all data pooled, no privacy", parent
         )
         return found
 
-    def _baseline(self, plan: RunPlan, path: Path, trainer: LocalTrainer, title: str) -> float:
+    def _baseline(
+        self, plan: RunPlan, path: Path, trainer: LocalTrainer, title: str, parent: str
+    ) -> float:
         folder = RunFolder(path)
         if not (path / PLAN).exists():
             folder.create(plan)
         run = POOLED if path.name == POOLED else ALONE
-        with LiveProgress(self._console, plan.privacy.epsilon) as progress:
+        with (
+            self._keep.baseline(plan, path, title, parent) as kept,
+            LiveProgress(self._console, plan.privacy.epsilon) as progress,
+        ):
             progress.note(f"Baseline: {title}")
-            main = self._main(plan, folder, run, progress, [trainer.site])
+            main = self._main(plan, folder, run, kept.beside(progress), [trainer.site])
             run_in_process(main, {trainer.site: trainer})
         score = folder.rounds()[-1].score
         assert score is not None

@@ -23,7 +23,8 @@ import json
 import math
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +38,9 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan_io import load_plan
 from lorica.common.storage import storage_errors, write_atomically
 from lorica.server.run_folder import PLAN
+from lorica.server.runs import RunStore
+from lorica.server.runs.recording import Recording, change, recorded
+from lorica.simulations.keep import Keep
 from lorica.simulations.simulate import SUMMARY, Simulation
 from lorica.simulations.summary import versions
 
@@ -129,8 +133,16 @@ def load_sweep(path: Path) -> tuple[SweepFile, list[Cell]]:
     return content, cells
 
 
-def run_sweep(path: Path, out: Path, console: Console) -> list[Result]:
+def run_sweep(
+    path: Path, out: Path, console: Console, *, store: RunStore | None = None
+) -> list[Result]:
     """Run what has not been run yet, and write ``sweep.json``, a page and a picture into ``out``.
+
+    Args:
+        path: the sweep file.
+        out: the results folder.
+        console: where progress is shown.
+        store: keeps the sweep and its runs; None keeps them nowhere else.
 
     Returns:
         All results, in the file's order.
@@ -140,26 +152,59 @@ def run_sweep(path: Path, out: Path, console: Console) -> list[Result]:
     content, cells = load_sweep(path)
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    results = []
+    results: list[Result] = []
     begun = time.monotonic()
     fresh = 0
-    for number, cell in enumerate(cells, 1):
-        folder = out / "runs" / cell.folder
-        place = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in cell.at.items())
-        if not (folder / SUMMARY).exists():
-            fresh += 1
-            console.rule(f"{number} of {len(cells)}: {cell.variant} ({place})", align="left")
-            run_cell(cell, folder, console, score=content.score, report=content.reports)
-            left = (time.monotonic() - begun) / fresh * (len(cells) - number)
-            console.print(f"about {left / 60:.0f} min left", style="dim")
-        results.append(read_result(cell, folder))
-        _write(out, content, results)
-    write_page(out, content.name, results)
+    with kept_sweep(store, cells, out, content.name) as kept:
+        for number, cell in enumerate(cells, 1):
+            if kept.stop():
+                raise LoricaError(
+                    Code.RUN_STOPPED,
+                    f"An operator stopped the sweep before run {number} of {len(cells)}.",
+                    mend="The same command goes on with what is left.",
+                )
+            folder = out / "runs" / cell.folder
+            place = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in cell.at.items())
+            if not (folder / SUMMARY).exists():
+                fresh += 1
+                console.rule(f"{number} of {len(cells)}: {cell.variant} ({place})", align="left")
+                keep = Keep(
+                    store,
+                    kind="sweep-run",
+                    name=f"{cell.variant} ({place})",
+                    parent=kept.run_id or None,
+                )
+                run_cell(
+                    cell, folder, console, score=content.score, report=content.reports, keep=keep
+                )
+                left = (time.monotonic() - begun) / fresh * (len(cells) - number)
+                console.print(f"about {left / 60:.0f} min left", style="dim")
+            results.append(read_result(cell, folder))
+            _write(out, content, results)
+            change(store, kept.run_id, rounds_done=number)
+        write_page(out, content.name, results)
     return results
 
 
+@contextmanager
+def kept_sweep(
+    store: RunStore | None, cells: Sequence[Cell], out: Path, name: str
+) -> Iterator[Recording]:
+    """Keep a sweep in the store, as the parent of its runs; its rounds are runs."""
+    plan = cells[0].plan if cells else RunPlan()
+    with recorded(store, plan, out, kind="sweep", name=name) as kept:
+        change(store, kept.run_id, rounds=len(cells))
+        yield kept
+
+
 def run_cell(
-    cell: Cell, folder: Path, console: Console, *, score: str = "test", report: bool = True
+    cell: Cell,
+    folder: Path,
+    console: Console,
+    *,
+    score: str = "test",
+    report: bool = True,
+    keep: Keep | None = None,
 ) -> None:
     """Run one cell into a folder, or go on where it was interrupted.
 
@@ -169,9 +214,10 @@ def run_cell(
         console: where progress is shown.
         score: as :attr:`SweepFile.score`.
         report: whether to write the run's report and picture.
+        keep: the run store and trackers that hear of it; none when omitted.
     """
     data = validation_data(cell.plan) if score == "validation" else None
-    simulation = Simulation(cell.plan, folder, console, data=data)
+    simulation = Simulation(cell.plan, folder, console, data=data, keep=keep)
     simulation.run(resume=(folder / PLAN).exists(), report=report)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.table import Table
 
 from lorica.common.storage import write_atomically
+from lorica.common.wording import duration, human_bytes, percent
 from lorica.simulations.figures import INK, new_figure, short, write_png
 from lorica.simulations.plots import DASHES, SITE_COLOURS
 from lorica.simulations.sweep import SEED, Result, Value
-from lorica.simulations.tables import duration, human_bytes, percent
 
 PAGE, PICTURE = "sweep.md", "sweep.png"
 

@@ -1,7 +1,7 @@
 """The run store: what every run did, now and last month, in SQLite or PostgreSQL.
 
-:class:`RunStore` opens it, :class:`StoreObserver` writes a run into it; the tables are in
-:mod:`models` and :mod:`accounts`.
+:class:`RunStore` opens it, :class:`StoreObserver` writes a run into it (:mod:`recording` does both
+for whole runs); the tables are in :mod:`models` and :mod:`accounts`.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.storage import storage_errors
 from lorica.server.runs.models import Artefact, Run
 
+CHECKPOINT = "checkpoint.safetensors"
+
 KINDS = {
     "plan.toml": "plan",
     "rounds.jsonl": "records",
@@ -19,7 +21,7 @@ KINDS = {
     "report.html": "report",
     "picture.png": "report",
     "decision.html": "report",
-    "checkpoint.safetensors": "checkpoint",
+    CHECKPOINT: "checkpoint",
     "sweep.json": "records",
     "sweep.html": "report",
     "sweep.png": "report",

@@ -15,17 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lorica.common.plan import RunPlan
+from lorica.common.wording import duration, epsilon_text, human_bytes
 from lorica.server.records import RoundRecord, SiteRound
 from lorica.simulations import plots
 from lorica.simulations.report import problems, span, write_report
-from lorica.simulations.tables import (
-    closing_table,
-    comparison_rows,
-    comparison_table,
-    duration,
-    epsilon_text,
-    human_bytes,
-)
+from lorica.simulations.tables import closing_table, comparison_rows, comparison_table
 
 HOSTILE = "<script>alert('x')</script>"
 REASON = "LOR-504: no answer within 60 seconds"

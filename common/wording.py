@@ -1,0 +1,41 @@
+"""Figures in words and units, as every view of a run shows them."""
+
+from __future__ import annotations
+
+import math
+
+NO_PRIVACY = "NO PRIVACY (ε = ∞)"
+
+
+def epsilon_text(value: float) -> str:
+    """An ε with at most two decimals, rounded up: a guarantee is never shown as better."""
+    if math.isinf(value):
+        return "∞"
+    return f"{math.ceil(round(value * 100, 6)) / 100:g}"
+
+
+def percent(value: float | None) -> str:
+    """A share in 0…1 as "81.3%"."""
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f}%"
+
+
+def human_bytes(count: float | None) -> str:
+    """Bytes in decimal units, "1.2 MB"."""
+    if count is None:
+        return "–"
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.5 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as "12.3 s", "3:05 min" or "2:03:05 h"."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"

@@ -2,8 +2,8 @@
 
 ``adapter_model.safetensors`` and ``adapter_config.json`` are peft's own format (LoRA on the
 encoder); ``head.safetensors`` holds the task's head, ``lorica.json`` what is needed to
-use it, ``README.md`` says how. Kind "head" has no peft files. Residual weights (methods "fedex"
-and "flora") are there as LoRA factors of a higher rank
+use it, ``README.md`` is its model card (:mod:`lorica.common.model_card`). Kind "head" has no peft
+files. Residual weights (methods "fedex" and "flora") are there as LoRA factors of a higher rank
 (:func:`lorica.common.residuals.widened`), so that peft's own format holds the whole adapter.
 """
 
@@ -22,6 +22,7 @@ from lorica.common.adapters import State, lora_config
 from lorica.common.backbones import Backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import HAS_RESIDUAL
+from lorica.common.model_card import CardResults, model_card
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import from_canonical
 from lorica.common.residuals import narrowed, widened
@@ -45,7 +46,13 @@ class SavedAdapter:
     backbone_sha256: str
 
 
-def save_adapter(folder: Path, state: State, plan: RunPlan, backbone: Backbone) -> None:
+def save_adapter(
+    folder: Path,
+    state: State,
+    plan: RunPlan,
+    backbone: Backbone,
+    results: CardResults | None = None,
+) -> None:
     """Write an adapter folder, whole or not at all; replaces one that was there.
 
     Everything is prepared in a hidden folder beside it. A process that is killed in the instant
@@ -60,7 +67,7 @@ def save_adapter(folder: Path, state: State, plan: RunPlan, backbone: Backbone) 
         new, old = temporary / "new", temporary / "old"
         try:
             new.mkdir()
-            _write(new, state, plan, backbone)
+            _write(new, state, plan, backbone, results or CardResults())
             if folder.is_dir():
                 folder.replace(old)
             new.replace(folder)
@@ -107,7 +114,9 @@ def _plan(folder: Path, content: Any) -> RunPlan:
         ) from error
 
 
-def _write(folder: Path, state: State, plan: RunPlan, backbone: Backbone) -> None:
+def _write(
+    folder: Path, state: State, plan: RunPlan, backbone: Backbone, results: CardResults
+) -> None:
     head = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
     lora = {name: tensor for name, tensor in state.items() if name not in head}
     source, revision = plan.backbone.source, plan.backbone.revision
@@ -140,49 +149,5 @@ def _write(folder: Path, state: State, plan: RunPlan, backbone: Backbone) -> Non
         "plan_fingerprint": plan.fingerprint,
     }
     (folder / "lorica.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), "utf-8")
-    (folder / "README.md").write_text(_readme(plan, backbone, source, revision), "utf-8")
-
-
-def _readme(plan: RunPlan, backbone: Backbone, source: str, revision: str) -> str:
-    task = task_of(plan)
-    budget = (
-        f"(ε = {plan.privacy.epsilon:g}, δ = {plan.privacy.delta:g}) per {plan.privacy.unit}, "
-        "enforced by every site"
-        if plan.privacy.private
-        else "none (ε = ∞)"
-    )
-    wrap = (
-        'model = PeftModel.from_pretrained(model, ".").eval()\n'
-        if plan.adapter.kind == "lora"
-        else ""
-    )
-    return f"""---
-base_model: {json.dumps(source)}
-library_name: peft
-pipeline_tag: {task.pipeline_tag}
-tags: [lorica, lora, federated-learning, differential-privacy]
----
-# Adapter for {task.subject}
-
-Trained by Lorica {__version__} with {plan.aggregation.method} over {plan.rounds.count} rounds.
-Differential privacy: {budget}. Plan fingerprint: `{plan.fingerprint}`.
-
-`lorica predict --adapter . "some text"` uses it. With plain transformers{
-        " and peft" if wrap else ""
-    }:
-
-```python
-import json, torch
-from pathlib import Path
-{"from peft import PeftModel" if wrap else ""}
-from safetensors.torch import load_file
-from transformers import AutoModel, AutoTokenizer
-
-about = json.loads(Path("lorica.json").read_text(encoding="utf-8"))
-source = {source!r}  # or a local folder with the same weights
-revision = {revision or "main"!r}  # of the source on the Hugging Face hub
-tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-model = AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32).eval()
-{wrap}head = load_file("head.safetensors")
-{task.usage(backbone)}```
-"""
+    card = model_card(plan, backbone, source, revision, results)
+    (folder / "README.md").write_text(card, "utf-8")

@@ -95,5 +95,5 @@ def run_plan(
         stop=stop,
     )
     state = loop.run()
-    save_adapter(folder.path / "adapter", state, plan, backbone)
+    save_adapter(folder.path / "adapter", state, plan, backbone, folder.results())
     return state

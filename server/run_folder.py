@@ -16,6 +16,7 @@ import safetensors.torch
 
 from lorica.common.adapters import State
 from lorica.common.errors import Code, LoricaError
+from lorica.common.model_card import CardResults
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import load_plan, to_toml
 from lorica.common.storage import append_line, storage_errors, write_atomically
@@ -115,6 +116,16 @@ class RunFolder:
             return []
         lines = path.read_text(encoding="utf-8").splitlines()
         return [RoundRecord.from_dict(json.loads(line)) for line in lines]
+
+    def results(self) -> CardResults:
+        """The newest figures of the run's quality, for its model card."""
+        records = self.rounds()
+        measured = [record.metrics for record in records if record.metrics]
+        at_sites = [record.site_metrics for record in records if record.site_metrics]
+        names = {site.site for record in records for site in record.sites if site.status == "ok"}
+        return CardResults(
+            measured[-1] if measured else {}, at_sites[-1] if at_sites else {}, len(names)
+        )
 
     def _keep_rounds(self, last: int) -> None:
         path = self.path / ROUNDS

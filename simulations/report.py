@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
+from lorica.common.pages import page_environment
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import to_toml
 from lorica.common.plan_subject import DEMO_DATA
 from lorica.common.stages import schedule
 from lorica.common.storage import write_atomically
-from lorica.common.text import printable
-from lorica.common.wording import NO_PRIVACY, duration, epsilon_text, human_bytes, percent
 from lorica.server.records import RoundRecord, SiteStatus
 from lorica.simulations import plots
 from lorica.simulations.tables import Summary, comparison_rows, epsilon_span, epsilons, noise_text
@@ -190,20 +189,9 @@ def _markup(svg: str | None) -> Markup | None:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        percent=percent,
-        bytes=human_bytes,
-        duration=duration,
-        epsilon=lambda value: "–" if value is None else epsilon_text(value),
-        figure=_figure_text,
-        name=printable,
-        span=span,
-    )
+    environment = page_environment()
+    environment.filters.update(figure=_figure_text, span=span)
     environment.globals.update(
-        NO_PRIVACY=NO_PRIVACY,
         noise_text=noise_text,
         epsilon_span=lambda summary: epsilon_span(list(epsilons(summary).values())),
     )

@@ -106,7 +106,13 @@ class Simulation:
         with self._keep.run(self.plan, self._folder.path, cost_of=self._cost_of) as kept:
             with LiveProgress(self._console, self.plan.privacy.epsilon, self._spent) as progress:
                 state = self._federate(kept.beside(progress))
-            save_adapter(self._folder.path / ADAPTER, state, self.plan, self._backbone)
+            save_adapter(
+                self._folder.path / ADAPTER,
+                state,
+                self.plan,
+                self._backbone,
+                self._folder.results(),
+            )
             baselines = self._baselines(kept.run_id)
             summary = self._finish(baselines, self._at_sites(state), report=report)
             self._keep.summary(kept.run_id, summary)

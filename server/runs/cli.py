@@ -144,6 +144,25 @@ def import_command(
         say(f"{folder} is run {opened.import_folder(folder)}")
 
 
+@app.command("report")
+def report_command(
+    run: RunArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The HTML file; default RUN.html.")
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Write a report for those who decide: one printable page that needs nothing but itself."""
+    from lorica.server.runs.output import say
+    from lorica.server.runs.report import write_report
+
+    opened = _open(store)
+    found = opened.find(run)
+    path = output or Path(f"{found.run_id}.html")
+    write_report(opened, found, path)
+    say(f"report of {found.run_id} in {path}")
+
+
 @app.command("prune")
 def prune_command(
     older_than: Annotated[

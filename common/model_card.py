@@ -1,0 +1,194 @@
+"""The model card beside an adapter: a README in the Hugging Face hub's format.
+
+YAML metadata first (base model, library, task, measured results as a model-index), then the
+sections that the hub's template has: what it is, what it is for, how it was trained and under
+which guarantee, how good it is, how to use it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lorica.common.backbones import Backbone
+from lorica.common.plan import RunPlan
+from lorica.common.plan_subject import DEMO_DATA
+from lorica.common.stages import schedule
+from lorica.common.tasks import task_of
+from lorica.common.text import printable
+from lorica.common.version import __version__
+
+
+@dataclass(frozen=True)
+class CardResults:
+    """What is known of a finished run's quality."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """On the coordinator's test data."""
+    site_metrics: Mapping[str, float] = field(default_factory=dict)
+    """By the sites' own noised counts."""
+    sites: int = 0
+    """That took part; 0 when not known."""
+
+
+def model_card(
+    plan: RunPlan, backbone: Backbone, source: str, revision: str, results: CardResults
+) -> str:
+    """The whole card.
+
+    Args:
+        plan: the run's.
+        backbone: the model that the adapter belongs to.
+        source: where others find it: a hub id or a path.
+        revision: of the source on the hub; empty for its main branch.
+        results: what was measured.
+    """
+    task = task_of(plan)
+    sections = [
+        f"# Adapter for {task.subject}",
+        _details(plan, source, results),
+        _use(plan),
+        _training(plan),
+        _evaluation(plan, results),
+        _how(plan, backbone, source, revision),
+    ]
+    return f"---\n{_metadata(plan, source, results)}---\n" + "\n\n".join(sections) + "\n"
+
+
+def _metadata(plan: RunPlan, source: str, results: CardResults) -> str:
+    task = task_of(plan)
+    content: dict[str, Any] = {
+        "base_model": source,
+        "library_name": "peft",
+        "pipeline_tag": task.pipeline_tag,
+        "tags": ["lorica", "lora", "federated-learning", "differential-privacy"],
+    }
+    if plan.adapter.kind == "lora":
+        content["base_model_relation"] = "adapter"
+    measured = _finite(results.metrics)
+    if measured:
+        content["metrics"] = [name for name in measured if name != "loss"]
+        content["model-index"] = [
+            {
+                "name": f"lorica-{plan.fingerprint[:10]}",
+                "results": [
+                    {
+                        "task": {"type": task.pipeline_tag},
+                        "dataset": {"name": _data_name(plan), "type": "private"},
+                        "metrics": [
+                            {"type": name, "value": round(value, 6)}
+                            for name, value in measured.items()
+                        ],
+                    }
+                ],
+            }
+        ]
+    # Every line is a key and JSON, which is YAML too: no value can break out of its line.
+    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in content.items())
+
+
+def _details(plan: RunPlan, source: str, results: CardResults) -> str:
+    part = "a task head"
+    if plan.adapter.kind == "lora":
+        modules = ", ".join(plan.adapter.target_modules)
+        part = f"LoRA factors of rank {plan.adapter.rank} on {modules}, and a task head"
+    labels = ""
+    if plan.task.labels:
+        shown = ", ".join(f"`{printable(label)}`" for label in plan.task.labels[:20])
+        more = len(plan.task.labels) - 20
+        labels = f"\n- **Labels:** {shown}" + (f" and {more} more" if more > 0 else "")
+    sites = f" at {results.sites} {'site' if results.sites == 1 else 'sites'}" * bool(results.sites)
+    return f"""## Model details
+
+- **What it is:** {part}, on the frozen backbone `{printable(source)}`
+- **Task:** {plan.task.kind}{labels}
+- **Trained by:** Lorica {__version__}, federated{sites}, with {plan.aggregation.method} over
+  {plan.rounds.count} rounds
+- **Plan fingerprint:** `{plan.fingerprint}`"""
+
+
+def _use(plan: RunPlan) -> str:
+    private = (
+        "The guarantee holds for every "
+        + ("record" if plan.privacy.unit == "record" else f"`{printable(plan.privacy.unit)}`")
+        + " of every site separately; what several sites hold about one person adds up."
+        if plan.privacy.private
+        else "It was trained **without privacy**: treat it as you treat the training data."
+    )
+    return f"""## Intended use and limits
+
+Meant for texts like those that the participating sites hold, and for the task above. It has been
+measured on what is named under *Evaluation* and on nothing else: a site or a group that is rare in
+the training data may be served worse. {private}"""
+
+
+def _training(plan: RunPlan) -> str:
+    privacy = plan.privacy
+    if privacy.private:
+        clip = f"clip norm {privacy.clip_norm:g}"
+        guarantee = (
+            f"(ε = {privacy.epsilon:g}, δ = {privacy.delta:g}) differential privacy per "
+            f"{printable(privacy.unit)}, enforced by every site, with {clip}"
+        )
+    else:
+        guarantee = "none (ε = ∞)"
+    stages = ", ".join(f"{rounds} of {stage.value}" for stage, rounds in schedule(plan))
+    return f"""## Training
+
+- **Data:** {_data_name(plan)}; it never left the sites
+- **Differential privacy:** {guarantee}
+- **Rounds:** {stages}
+- **Mode:** {plan.training.mode}"""
+
+
+def _evaluation(plan: RunPlan, results: CardResults) -> str:
+    rows = [
+        f"| {name} | {value:.4f} | {where} |"
+        for where, values in (
+            ("the coordinator's test data", results.metrics),
+            ("the sites' own held-out records, by noised counts", results.site_metrics),
+        )
+        for name, value in _finite(values).items()
+    ]
+    if not rows:
+        return "## Evaluation\n\nNot measured: the coordinator held no test data."
+    return "## Evaluation\n\n| metric | value | on |\n| --- | --- | --- |\n" + "\n".join(rows)
+
+
+def _how(plan: RunPlan, backbone: Backbone, source: str, revision: str) -> str:
+    lora = plan.adapter.kind == "lora"
+    wrap = 'model = PeftModel.from_pretrained(model, ".").eval()\n' if lora else ""
+    return f"""## How to use it
+
+`lorica predict --adapter . "some text"` uses it. With plain transformers{
+        " and peft" if lora else ""
+    }:
+
+```python
+import json, torch
+from pathlib import Path
+{"from peft import PeftModel" if lora else ""}
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+about = json.loads(Path("lorica.json").read_text(encoding="utf-8"))
+source = {source!r}  # or a local folder with the same weights
+revision = {revision or "main"!r}  # of the source on the Hugging Face hub
+tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+model = AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32).eval()
+{wrap}head = load_file("head.safetensors")
+{task_of(plan).usage(backbone)}```"""
+
+
+def _data_name(plan: RunPlan) -> str:
+    if plan.data.train == DEMO_DATA:
+        return "synthetic clinic notes"
+    return f"records of the sites ({printable(Path(plan.data.train).name)})"
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
+    return {printable(k): v for k, v in values.items() if v is not None and math.isfinite(v)}

@@ -1,0 +1,92 @@
+"""Structured logs: one JSON object a line, with run, round and site where they are known.
+
+``LORICA_LOG=json`` switches them on, for coordinator and site alike; "text" (or nothing) keeps
+the plain lines. ``LORICA_LOG_LEVEL`` sets the least level, "info" unless said. Within
+:func:`log_context` every line of the package carries the context's ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from lorica.common.errors import Code, LoricaError
+
+LOG_VARIABLE, LEVEL_VARIABLE = "LORICA_LOG", "LORICA_LOG_LEVEL"
+FIELDS = ("run", "round", "site", "flower_run")
+"""What a line may carry beside its text; by ``extra=`` or :func:`log_context`."""
+
+_context: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar("log", default={})
+
+
+@contextlib.contextmanager
+def log_context(**fields: Any) -> Iterator[None]:
+    """Within, lines carry these of :data:`FIELDS`; contexts add up."""
+    token = _context.set({**_context.get(), **fields})
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+class JsonFormatter(logging.Formatter):
+    """A line as a JSON object: time (UTC), level, logger, text, code, ids, error."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record in one line of ASCII-safe JSON, whatever its text holds."""
+        text = record.getMessage()
+        content: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "text": text,
+        }
+        if text.startswith("[LOR-"):
+            content["code"] = text[1:8]
+        for name in FIELDS:
+            value = getattr(record, name, _context.get().get(name))
+            if value is not None:
+                content[name] = value
+        if record.exc_info and record.exc_info[1] is not None:
+            error = record.exc_info[1]
+            content["error"] = type(error).__name__
+            if isinstance(error, LoricaError):
+                content["code"] = error.code.value
+        return json.dumps(content, default=str)
+
+
+def set_up_logging() -> None:
+    """Send the package's log to standard error in the form that LORICA_LOG asks for.
+
+    Called once by long-running commands; a second call changes nothing.
+
+    Raises:
+        LoricaError: LOR-103 a form or level that there is not.
+    """
+    form = os.environ.get(LOG_VARIABLE, "text").lower() or "text"
+    level = os.environ.get(LEVEL_VARIABLE, "info").upper() or "INFO"
+    known = ("DEBUG", "INFO", "WARNING", "ERROR")
+    if form not in ("text", "json") or level not in known:
+        raise LoricaError(
+            Code.PLAN_BAD_VALUE,
+            f"{LOG_VARIABLE} is {form!r} and {LEVEL_VARIABLE} {level.lower()!r}; expected text or "
+            "json, and debug, info, warning or error.",
+            mend=f"Set {LOG_VARIABLE} and {LEVEL_VARIABLE} to one of these, or unset them.",
+        )
+    log = logging.getLogger("lorica")
+    log.setLevel(level)
+    if any(getattr(handler, "lorica", False) for handler in log.handlers):
+        return
+    handler = logging.StreamHandler()
+    handler.lorica = True  # type: ignore[attr-defined]
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if form == "json" else plain)
+    log.addHandler(handler)
+    log.propagate = False

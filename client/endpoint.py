@@ -19,6 +19,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from lorica.client.trainers import Forwarder, Trainer
 from lorica.common.errors import Code, LoricaError
+from lorica.common.logs import log_context
 from lorica.common.messages import (
     Reply,
     is_refusal,
@@ -58,20 +59,22 @@ def make_client_app(trainer_of: TrainerOf) -> ClientApp:
 
 def answer(method: str, content: RecordDict, find: Callable[[], Trainer | Forwarder]) -> RecordDict:
     """The packed reply of a trainer's ``method`` to a packed request; never raises."""
-    site = ""
-    try:
-        trainer = find()
-        if isinstance(trainer, Forwarder):
-            return _forwarded(trainer, method, content)
-        site = trainer.site
-        request = unpack_request(content)
-        reply: Reply = getattr(trainer, method)(request)
-        return pack_reply(reply)
-    except Exception as error:  # noqa: BLE001 - its text must not reach the coordinator
-        known = isinstance(error, LoricaError)
-        _log.warning("refused %s: %s", method, error, exc_info=None if known else error)
-        fingerprint, round = named_in(content)
-        return pack_reply(refusal(error, fingerprint=fingerprint, round=round, site=site))
+    with log_context(site="") as logged:
+        try:
+            trainer = find()
+            if isinstance(trainer, Forwarder):
+                return _forwarded(trainer, method, content)
+            logged["site"] = trainer.site
+            request = unpack_request(content)
+            logged |= {"run": request.run, "round": request.round}
+            reply: Reply = getattr(trainer, method)(request)
+            return pack_reply(reply)
+        except Exception as error:  # noqa: BLE001 - its text must not reach the coordinator
+            known = isinstance(error, LoricaError)
+            _log.warning("refused %s: %s", method, error, exc_info=None if known else error)
+            fingerprint, round = named_in(content)
+            site = str(logged["site"])
+            return pack_reply(refusal(error, fingerprint=fingerprint, round=round, site=site))
 
 
 def _forwarded(forwarder: Forwarder, method: str, content: RecordDict) -> RecordDict:

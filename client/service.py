@@ -24,6 +24,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from lorica.client.endpoint import answer, is_refusal
 from lorica.client.trainers import Trainer
 from lorica.common.errors import Code, LoricaError
+from lorica.common.logs import log_context
 from lorica.common.messages import Reply, Request, pack_reply, refusal
 from lorica.common.text import printable
 from lorica.common.trainer_pb2 import Content, Event, Progress, StatusReply, StatusRequest
@@ -206,7 +207,8 @@ class TrainerService(TrainerServicer):
             self._working = None
         self._answered[job.method] += 1
         self._refused += refused
-        _log.info("%s %s in %.1f s", job.method, job.run, time.monotonic() - job.begun)
+        with log_context(site=self._trainer.site, run=job.run, round=job.round):
+            _log.info("%s %s in %.1f s", job.method, job.run, time.monotonic() - job.begun)
         return packed
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.invitation import TOKEN_PREFIX
@@ -106,13 +104,9 @@ def site_check(config: ConfigOption = Path("site.toml")) -> None:
 
 def show_log() -> None:
     """Lorica's own log on standard error, for as long as the process lives."""
-    console = Console(stderr=True)
-    plain = logging.StreamHandler()
-    plain.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handler = RichHandler(console=console, show_path=False) if console.is_terminal else plain
-    log = logging.getLogger("lorica")
-    log.setLevel(logging.INFO)
-    log.addHandler(handler)
+    from lorica.common.logs import set_up_logging
+
+    set_up_logging()
 
 
 def _token(given: str) -> str:

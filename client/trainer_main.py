@@ -22,6 +22,7 @@ from lorica.client.isolation import isolate
 from lorica.client.policy import SiteConfig, load_site
 from lorica.client.socket_file import SocketFile
 from lorica.common.errors import LoricaError
+from lorica.common.logs import set_up_logging
 
 if TYPE_CHECKING:
     from lorica.client.ledger import Ledger
@@ -40,9 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--isolate", choices=["auto", "require", "off"], default="auto")
     parser.add_argument("--grace", type=float, default=GRACE_SECONDS)
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    _log.setLevel(logging.INFO)
     try:
+        set_up_logging()
         return _run(given.config, given.isolate, given.grace)
     except LoricaError as error:
         from rich.console import Console

@@ -22,17 +22,31 @@ LOG_VARIABLE, LEVEL_VARIABLE = "LORICA_LOG", "LORICA_LOG_LEVEL"
 FIELDS = ("run", "round", "site", "flower_run")
 """What a line may carry beside its text; by ``extra=`` or :func:`log_context`."""
 
-_context: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar("log", default={})
+_context: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar(
+    "log",
+    default={},  # noqa: B039 - never changed
+)
 
 
 @contextlib.contextmanager
-def log_context(**fields: Any) -> Iterator[None]:
-    """Within, lines carry these of :data:`FIELDS`; contexts add up."""
-    token = _context.set({**_context.get(), **fields})
+def log_context(**fields: Any) -> Iterator[dict[str, Any]]:
+    """Within, lines carry these of :data:`FIELDS`; contexts add up.
+
+    The dict that it gives may be added to while it lasts.
+    """
+    own = {**_context.get(), **fields}
+    token = _context.set(own)
     try:
-        yield
+        yield own
     finally:
         _context.reset(token)
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What a line carries of :data:`FIELDS`; to be asked in the thread that logs."""
+    around = _context.get()
+    found = {name: getattr(record, name, around.get(name)) for name in FIELDS}
+    return {name: value for name, value in found.items() if value not in (None, "")}
 
 
 class JsonFormatter(logging.Formatter):
@@ -50,10 +64,7 @@ class JsonFormatter(logging.Formatter):
         }
         if text.startswith("[LOR-"):
             content["code"] = text[1:8]
-        for name in FIELDS:
-            value = getattr(record, name, _context.get().get(name))
-            if value is not None:
-                content[name] = value
+        content |= fields_of(record)
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
             content["error"] = type(error).__name__
@@ -84,9 +95,21 @@ def set_up_logging() -> None:
     log.setLevel(level)
     if any(getattr(handler, "lorica", False) for handler in log.handlers):
         return
-    handler = logging.StreamHandler()
+    handler = _handler(form)
     handler.lorica = True  # type: ignore[attr-defined]
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(JsonFormatter() if form == "json" else plain)
     log.addHandler(handler)
-    log.propagate = False
+
+
+def _handler(form: str) -> logging.Handler:
+    handler: logging.Handler = logging.StreamHandler()
+    if form == "json":
+        handler.setFormatter(JsonFormatter())
+        return handler
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        return RichHandler(console=console, show_path=False)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    return handler

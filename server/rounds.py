@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 
 from lorica.common.adapters import State, pack_state
 from lorica.common.errors import Code, LoricaError
+from lorica.common.logs import log_context
 from lorica.common.messages import EVALUATE, TRAIN
 from lorica.common.noised_metrics import combine, vector_length
 from lorica.common.plan import RunPlan
@@ -95,9 +96,10 @@ class RoundLoop:
             self._close(RoundRecord(0), state, {}, time.monotonic())
         first = max(done + 1, 1)
         for round in range(first, self._plan.rounds.count + 1):
-            self._sites.check_stop()
-            self._sites.ask(tries=_MOST_TRIES if round > first else 1)
-            state = self._one_round(round, state)
+            with log_context(run=self._run, round=round):
+                self._sites.check_stop()
+                self._sites.ask(tries=_MOST_TRIES if round > first else 1)
+                state = self._one_round(round, state)
         return state
 
     def _one_round(self, round: int, state: State) -> State:

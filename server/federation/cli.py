@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
 from lorica.common.errors import Code, LoricaError
@@ -215,10 +213,6 @@ def _say(text: str) -> None:
 
 
 def _show_log() -> None:
-    console = Console(stderr=True)
-    plain = logging.StreamHandler()
-    plain.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handler = RichHandler(console=console, show_path=False) if console.is_terminal else plain
-    log = logging.getLogger("lorica")
-    log.setLevel(logging.INFO)
-    log.addHandler(handler)
+    from lorica.common.logs import set_up_logging
+
+    set_up_logging()

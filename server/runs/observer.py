@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lorica.common.errors import Code, LoricaError
+from lorica.common.logs import fields_of
 from lorica.common.plan import RunPlan
 from lorica.common.text import printable
 from lorica.server.records import RoundRecord, SiteRound
@@ -256,7 +257,8 @@ class _LogLines(logging.Handler):
         level = "error" if record.levelno >= logging.ERROR else record.levelname.lower()
         code = text[1:8] if text.startswith("[LOR-") else ""
         event = {"at": record.created, "level": level, "code": code, "text": text}
-        event |= {"round": getattr(record, "round", None), "site": getattr(record, "site", None)}
+        fields = fields_of(record)
+        event |= {"round": fields.get("round"), "site": fields.get("site")}
         self._said.put(("event", event))
 
 

@@ -80,8 +80,10 @@ def report_html(store: Queries, run: Run) -> str:
         records=sum(sums.weight for _, sums in sites),
         silent=[site.name for site, sums in sites if not sums.weight],
         quality=quality_rows(full, rounds),
-        score=line_chart(_named(curves), f"{full.headline} by round", percent=_shares(curves)),
-        epsilon=line_chart({"ε spent, largest over sites": curves["epsilon"]}, "ε by round"),
+        score_chart=line_chart(
+            _named(curves), f"{full.headline} by round", percent=_shares(curves)
+        ),
+        epsilon_chart=line_chart({"ε spent, largest over sites": curves["epsilon"]}, "ε by round"),
         by_label=by_label,
         by_site=by_site,
         worse=[change for change in by_site + by_label if change.worse],

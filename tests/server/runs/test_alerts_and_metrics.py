@@ -171,7 +171,7 @@ def test_rules_and_dashboard_ask_for_metrics_that_there_are(store: RunStore) -> 
     served = set(re.findall(r"^# TYPE (\w+)", prometheus_text(store).decode(), re.MULTILINE))
     dashboard = json.loads((MONITORING / "grafana-lorica.json").read_text())
     asked = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
-    asked += " ".join(
+    asked += " " + " ".join(
         re.findall(r"expr: .*|^ {10}.*$", (MONITORING / "alerts.yml").read_text(), re.M)
     )
     names = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"lorica_\w+", asked)}

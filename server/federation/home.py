@@ -50,6 +50,8 @@ class CoordinatorConfig(Section):
     """Largest message that is taken from a site, MiB."""
     monitor: Literal["yes", "no"] = Field("yes")
     """Whether `lorica coordinator start` starts `lorica monitor`, too, where it is installed."""
+    monitor_port: int = Field(8600, ge=1, le=65535)
+    """Port of `lorica monitor` on 127.0.0.1."""
     store: str = Field("")
     """SQLAlchemy URL of the run store; empty: runs.sqlite in this folder."""
 

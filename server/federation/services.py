@@ -90,7 +90,11 @@ def services(home: CoordinatorHome, config: CoordinatorConfig) -> list[Service]:
     commands = {point.name for point in entry_points(group="lorica.commands")}
     if config.monitor == "yes" and "monitor" in commands:
         lorica = [sys.executable, "-c", "from lorica.common.cli import main; main()"]
-        found.append(Service("monitor", [*lorica, "monitor"], environment))
+        found.append(
+            Service(
+                "monitor", [*lorica, "monitor", "--port", str(config.monitor_port)], environment
+            )
+        )
     return found
 
 

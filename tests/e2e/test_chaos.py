@@ -34,7 +34,7 @@ VICTIMS = {
     "SuperLink": "flower-superlink",
     "proxy": "nginx: master",
     "SuperNode": "flower-supernode",
-    "ClientApp": "flwr-clientapp",
+    "ClientApp": "lorica.client.guarded_clientapp",
     "trainer": "lorica.client.trainer_main",
 }
 HOST = "host"
@@ -96,14 +96,17 @@ def test_a_run_outlasts_kills_at_random_and_ends_as_if_undisturbed(tmp_path: Pat
         },
     )
     (tmp_path / "plan.toml").write_text(to_toml(plan))
-    models = {"backbones": [backbone_sha256(backbone)], "backbone_folders": [str(backbone)]}
-    settings = {"policy": {"noise": "seeded"} | models}
+    policy = {
+        "noise": "seeded",
+        "backbones": [backbone_sha256(backbone)],
+        "backbone_folders": [str(backbone)],
+    }
     chance = random.Random(SEED)
     done: collections.Counter[str] = collections.Counter()
-    with Federation(tmp_path / "hosts", sites, settings=settings) as federation:
+    with Federation(tmp_path / "hosts", sites, settings={"policy": policy}) as federation:
         federation.set_up()
         federation.submit(tmp_path / "plan.toml", RUN)
-        wait_for("the first round", lambda: federation.rounds(RUN)[1:], 120)
+        wait_for("the first round", lambda: federation.rounds(RUN)[1:], 600)
         kinds = [*VICTIMS, HOST]
         while sum(done.values()) < KILLS and federation.order(RUN)["state"] != "finished":
             kind = chance.choice(kinds)
@@ -118,7 +121,7 @@ def test_a_run_outlasts_kills_at_random_and_ends_as_if_undisturbed(tmp_path: Pat
                     continue
                 done[kind] += kill(chance.choice(sorted(found)))
             time.sleep(chance.expovariate(1 / 4.0))
-        order = federation.wait_over(RUN, 300 + 30 * KILLS)
+        order = federation.wait_over(RUN, 600 + 60 * KILLS)
         print(
             f"\n{sum(done.values())} kills: {dict(done)}; {len(order['flower_runs'])} Flower runs"
         )

@@ -117,7 +117,10 @@ class _ClientApps(threading.Thread):
         while not self._done.wait(0.05):
             for status in Path("/proc").glob("[0-9]*/status"):
                 try:
-                    if b"flwr-clientapp" not in (status.parent / "cmdline").read_bytes():
+                    if (
+                        b"lorica.client.guarded_clientapp"
+                        not in (status.parent / "cmdline").read_bytes()
+                    ):
                         continue
                     if self._root.encode() not in (status.parent / "environ").read_bytes():
                         continue

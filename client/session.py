@@ -25,6 +25,7 @@ from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State, check_shapes
 from lorica.common.backbones import Backbone
 from lorica.common.batching import micro_batches
+from lorica.common.cache_shelf import SHELF
 from lorica.common.errors import Code, LoricaError
 from lorica.common.factors import cut_factors, filled_up
 from lorica.common.methods import (
@@ -36,7 +37,7 @@ from lorica.common.methods import (
     step_turns,
 )
 from lorica.common.plan import RunPlan
-from lorica.common.prefix_cache import SHELF, PrefixCache, judgements
+from lorica.common.prefix_cache import PrefixCache, judgements
 from lorica.common.records import Records
 from lorica.common.stages import Stage, falling, returned, schedule, stage_of, trained
 from lorica.common.tasks import task_of
@@ -162,9 +163,8 @@ class Session:
         """
         training = self._plan.training
         shared = returned(self._plan, round, self._trained)
-        factor = falling(self._plan, round, training.final_rate)
         self._dp_steps(
-            torch.optim.Adam(self._groups(factor)),
+            torch.optim.Adam(self._groups(falling(self._plan, round, training.final_rate))),
             event,
             noise,
             batch=training.expected_batch_size,

@@ -85,6 +85,8 @@ def open_trainer(
     from lorica.client.noise import SecureNoise, SeededNoise
     from lorica.client.site_plan import open_ledger, personal_store, site_consent
     from lorica.client.trainer import LocalTrainer
+    from lorica.common.cache_shelf import SHELF
+    from lorica.common.prefix_files import CacheFolder
 
     def noise(stream: str, round: int) -> NoiseSource:
         if config.policy.noise == "secure":
@@ -96,6 +98,9 @@ def open_trainer(
     with ExitStack() as undo:
         ledger = open_ledger(config, root)
         undo.callback(ledger.close)
+        if config.data.cache:
+            most = int(config.data.cache_gigabytes * 1e9)
+            SHELF.keep_in(CacheFolder(root / config.data.cache, most))
         trainer = LocalTrainer(
             config.site.name,
             read_records(config, root, fetched),

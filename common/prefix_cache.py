@@ -4,47 +4,31 @@ The layers below the lowest adapted one are frozen, so their output for a record
 It is kept as one float32 array over all tokens of all records, without padding. As long as the
 encoder is the backbone as it came (adapter kind "head", and LoRA before its first step) the
 pooled states do not change either, and are kept beside, one row per record.
+
+Both are in memory as far as they fit, or in files of a folder that is set once for the process
+(:meth:`lorica.common.cache_shelf.CacheShelf.keep_in`), from which they are mapped and found again
+after a restart.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from lorica.common.backbones import Backbone
 from lorica.common.batching import micro_batches
 from lorica.common.memory import release_unused
+from lorica.common.prefix_files import CacheFolder, Fill
 from lorica.common.tasks.base import Prediction, Task
-from lorica.common.tasks.inputs import Encoded, Inputs
+from lorica.common.tasks.inputs import Inputs
 from lorica.common.tasks.model import AdaptedModel, PooledModel
 
 CACHE_BYTES = 2**30
 """Memory for the cached states of one process's data sets together, bytes."""
 
 _FLOAT_BYTES = 4
-
-
-@dataclass(frozen=True)
-class _Key:
-    model: str
-    depth: int
-    vector: bool
-    limit_bytes: int
-    states: bool
-    texts: bytes
-
-    def serves(self, other: _Key) -> bool:
-        """Whether this cache's records are kept as the other's would be."""
-        mine = (self.model, self.depth, self.vector)
-        return mine == (other.model, other.depth, other.vector) and (
-            self.states or not other.states
-        )
 
 
 class PrefixCache:
@@ -61,6 +45,7 @@ class PrefixCache:
         *,
         limit_bytes: int = CACHE_BYTES,
         states: bool = True,
+        files: tuple[CacheFolder, str] | None = None,
     ) -> None:
         """
         Args:
@@ -68,7 +53,10 @@ class PrefixCache:
             encoded: the records.
             limit_bytes: what does not fit is computed anew each time.
             states: whether features will be wanted from an encoder that is not idle.
+            files: a folder for what is cached, and a key that says what it is computed from; it
+                then need not fit in memory.
         """
+        self._files = files
         self.encoded = encoded
         self.lengths = encoded.lengths
         self._pooled: torch.Tensor | None = None
@@ -78,13 +66,18 @@ class PrefixCache:
         self._room = limit_bytes // (_FLOAT_BYTES * self._width)  # rows of the cache
         moving = states and not classifier.frozen
         wanted = classifier.prefix.depth and (moving or not classifier.vector)
-        if wanted and self._starts[-1] + len(encoded) <= self._room:
-            self._states = self._fill_states(classifier, self._width)
+        if wanted:
+            tokens = int(self._starts[-1])
+            self._states = self._kept(
+                "states", tokens, len(encoded), lambda into: self._fill_states(classifier, into)
+            )
         release_unused()
 
     @property
     def size_bytes(self) -> int:
         """Memory the cache holds, bytes."""
+        if self._files is not None:
+            return 0  # mapped: the system takes the pages back when it needs them
         held = [tensor for tensor in (self._pooled, self._states) if tensor is not None]
         return sum(tensor.numel() * _FLOAT_BYTES for tensor in held)
 
@@ -108,10 +101,25 @@ class PrefixCache:
     def _idle_pooled(self, classifier: AdaptedModel) -> torch.Tensor | None:
         """Pooled states (N, H) of all records through the backbone as it came, computed once;
         None when they do not fit. The classifier must be idle when they are computed."""
-        if self._pooled is None and len(self.encoded) <= self._room:
-            self._pooled = self._fill_pooled(classifier)
+        if self._pooled is None:
+            self._pooled = self._kept(
+                "pooled", len(self.encoded), 0, lambda into: self._fill_pooled(classifier, into)
+            )
             release_unused()
         return self._pooled
+
+    def _kept(self, kind: str, rows: int, beside: int, fill: Fill) -> torch.Tensor | None:
+        """An array of so many rows: in a file if there is a folder, else in memory if it and as
+        many rows as go ``beside`` it fit; None otherwise."""
+        shape = rows, self._width
+        if self._files is not None:
+            folder, key = self._files
+            return folder.get(f"{key} {kind}", shape, fill)
+        if rows + beside > self._room:
+            return None
+        values = torch.empty(shape)
+        fill(values)
+        return values
 
     def _through(self, classifier: AdaptedModel, rows: np.ndarray) -> torch.Tensor:
         """Pooled states (n, H) of ``rows`` through the adapted layers."""
@@ -123,134 +131,17 @@ class PrefixCache:
         mask = (torch.arange(hidden.shape[1])[None] < lengths[:, None]).long()
         return classifier.pooled(hidden, mask)
 
-    def _fill_states(self, classifier: AdaptedModel, width: int) -> torch.Tensor:
-        states = torch.empty(int(self._starts[-1]), width)
+    def _fill_states(self, classifier: AdaptedModel, states: torch.Tensor) -> None:
         for rows in micro_batches(np.arange(len(self.encoded)), self.lengths):
             hidden = classifier.prefix.hidden(*self.encoded.collate(rows))
             for position, row in enumerate(rows):
                 span = states[self._starts[row] : self._starts[row + 1]]
                 span.copy_(hidden[position, : len(span)])
-        return states
 
     @torch.no_grad()
-    def _fill_pooled(self, classifier: AdaptedModel) -> torch.Tensor:
-        pooled = torch.empty(len(self.encoded), self._width)
+    def _fill_pooled(self, classifier: AdaptedModel, pooled: torch.Tensor) -> None:
         for rows in micro_batches(np.arange(len(self.encoded)), self.lengths):
             pooled[torch.from_numpy(rows)] = self._through(classifier, rows)
-        return pooled
-
-
-class CacheView(PrefixCache):
-    """Some records of a cache that is kept whole: what one site sees of a data set's."""
-
-    def __init__(self, whole: PrefixCache, encoded: Inputs, places: list[int]) -> None:
-        """``places``: the row in ``whole`` of every record of ``encoded``."""
-        self.encoded = encoded
-        self.lengths = encoded.lengths
-        self._whole, self._places = whole, np.array(places, dtype=np.int64)
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory the view holds beside the whole: none worth counting."""
-        return 0
-
-    def features(self, classifier: AdaptedModel, rows: np.ndarray) -> torch.Tensor:
-        """As of the whole."""
-        return self._whole.features(classifier, self._places[rows])
-
-
-class CacheShelf:
-    """Caches of one process by content, so that runs and sites with the same texts share them.
-
-    A simulation of many plans on one data set, or a site that serves one plan after another,
-    computes the frozen part once. The least recently used go first when the shelf is full.
-    """
-
-    def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
-        """``limit_bytes``: of all caches on the shelf together."""
-        self.limit_bytes = limit_bytes
-        self._held: OrderedDict[_Key, PrefixCache] = OrderedDict()
-        self._places: dict[_Key, dict[bytes, int]] = {}  # of caches laid out: text -> row
-        self._lock = threading.Lock()
-
-    def get(
-        self,
-        classifier: AdaptedModel,
-        encoded: Inputs,
-        *,
-        backbone: Backbone,
-        limit_bytes: int = CACHE_BYTES,
-        states: bool = True,
-    ) -> PrefixCache:
-        """The cache of these texts for classifiers with this backbone and split; made if absent.
-
-        Args:
-            classifier: idle, or with ``states`` wanted.
-            encoded: the texts.
-            backbone: the classifier's.
-            limit_bytes: as for :class:`PrefixCache`.
-            states: as for :class:`PrefixCache`.
-        """
-        key = _key(classifier, encoded, backbone, limit_bytes, states)
-        with self._lock:
-            return self._view(key, encoded) or self._made(key, classifier, encoded)
-
-    def lay_out(
-        self, classifier: AdaptedModel, encoded: Inputs, *, backbone: Backbone, states: bool
-    ) -> None:
-        """Keep one cache of a whole data set while there is room: later :meth:`get` for any part
-        of it gives a view. For simulations, whose sites have parts of one data set.
-
-        Args:
-            classifier: as for :meth:`get`, like the others.
-            encoded: all the texts; inputs of other kinds are left to :meth:`get`.
-            backbone: the classifier's.
-            states: as for :class:`PrefixCache`.
-        """
-        if not isinstance(encoded, Encoded):
-            return
-        key = _key(classifier, encoded, backbone, self.limit_bytes, states)
-        with self._lock:
-            self._made(key, classifier, encoded)
-            if key not in self._places:
-                rows = enumerate(encoded.tokens)
-                self._places[key] = {ids.tobytes(): row for row, ids in rows}
-
-    def _view(self, key: _Key, encoded: Inputs) -> CacheView | None:
-        if not isinstance(encoded, Encoded):
-            return None
-        for whole, places in self._places.items():
-            if whole.serves(key):
-                found = [places.get(ids.tobytes(), -1) for ids in encoded.tokens]
-                if -1 not in found:
-                    self._held.move_to_end(whole)
-                    return CacheView(self._held[whole], encoded, found)
-        return None
-
-    def _made(self, key: _Key, classifier: AdaptedModel, encoded: Inputs) -> PrefixCache:
-        found = self._held.pop(key, None) or PrefixCache(
-            classifier, encoded, limit_bytes=key.limit_bytes, states=key.states
-        )
-        self._held[key] = found
-        while self._size() > self.limit_bytes and len(self._held) > 1:
-            gone, _ = self._held.popitem(last=False)
-            self._places.pop(gone, None)
-        return found
-
-    def _size(self) -> int:
-        return sum(cache.size_bytes for cache in self._held.values())
-
-
-def _key(
-    classifier: AdaptedModel, encoded: Inputs, backbone: Backbone, limit: int, states: bool
-) -> _Key:
-    model = backbone.sha256 + backbone.settings_sha256
-    depth = classifier.prefix.depth
-    return _Key(model, depth, classifier.vector, limit, states, encoded.digest())
-
-
-SHELF = CacheShelf()
-"""The process's caches."""
 
 
 @torch.no_grad()

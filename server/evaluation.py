@@ -7,9 +7,10 @@ import torch
 
 from lorica.common.adapters import State
 from lorica.common.backbones import Backbone
+from lorica.common.cache_shelf import SHELF
 from lorica.common.memory import release_unused
 from lorica.common.plan import RunPlan
-from lorica.common.prefix_cache import SHELF, judgements
+from lorica.common.prefix_cache import judgements
 from lorica.common.records import Records
 from lorica.common.stages import schedule
 from lorica.common.tasks import task_of

@@ -15,11 +15,12 @@ from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.personal import FolderPersonal
 from lorica.client.trainer import LocalTrainer
 from lorica.common.backbones import Backbone
+from lorica.common.cache_shelf import SHELF
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
 from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
-from lorica.common.prefix_cache import CACHE_BYTES, SHELF
+from lorica.common.prefix_cache import CACHE_BYTES
 from lorica.common.records import Records
 from lorica.common.stages import schedule
 from lorica.common.tasks import task_of

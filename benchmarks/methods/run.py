@@ -185,7 +185,7 @@ def main() -> None:
     if not asked.page:
         import torch
 
-        from lorica.common.prefix_cache import SHELF
+        from lorica.common.cache_shelf import SHELF
 
         torch.set_num_threads(THREADS)
         SHELF.limit_bytes = CACHE_BYTES

@@ -89,6 +89,12 @@ class SiteData(Section):
     empty: none is sent. A password is never written in site.toml."""
     timeout_seconds: Positive = 600.0
     """Of a database: longest time for the query, seconds; the server is told."""
+    cache: str = ""
+    """Folder, from the one that site.toml is in, for what the frozen model makes of the records: it
+    is computed once, found again after a restart, and need not fit in memory. It is as private as
+    the records; its files are readable by the trainer's user alone. Empty: in memory only."""
+    cache_gigabytes: Positive = 20.0
+    """Most that the folder holds, 10^9 bytes; what was not used for longest goes first."""
     fhir: FhirMapping = FhirMapping()
     """Of FHIR: elements that become text, label and unit; ``link``: a label belongs to the texts
     of the same "encounter" or "subject", or to the resource itself ("same"); ``system``: only

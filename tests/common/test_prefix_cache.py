@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from lorica.common.backbones import Backbone, load_backbone
+from lorica.common.cache_shelf import CacheShelf
 from lorica.common.plan import RunPlan
-from lorica.common.prefix_cache import CacheShelf, PrefixCache, predict_logits
+from lorica.common.prefix_cache import PrefixCache, predict_logits
 from lorica.common.tasks.text_classification import Encoded, TextClassifier, collate, encode
 
 Family = Callable[..., Path]

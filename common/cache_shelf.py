@@ -1,0 +1,166 @@
+"""The caches of one process, by content: sites, runs and evaluations with the same texts share."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lorica.common.backbones import Backbone
+from lorica.common.prefix_cache import CACHE_BYTES, PrefixCache
+from lorica.common.prefix_files import CacheFolder
+from lorica.common.tasks.inputs import Encoded, Inputs
+from lorica.common.tasks.model import AdaptedModel
+
+
+@dataclass(frozen=True)
+class _Key:
+    model: str
+    depth: int
+    vector: bool
+    limit_bytes: int
+    states: bool
+    texts: bytes
+
+    @property
+    def name(self) -> str:
+        """What cached values depend on, in words: model, split, texts, the library's version."""
+        below = f"{self.model} below layer {self.depth}"
+        return f"{below} of {self.texts.hex()} by torch {torch.__version__}"
+
+    def serves(self, other: _Key) -> bool:
+        """Whether this cache's records are kept as the other's would be."""
+        mine = (self.model, self.depth, self.vector)
+        return mine == (other.model, other.depth, other.vector) and (
+            self.states or not other.states
+        )
+
+
+class CacheView(PrefixCache):
+    """Some records of a cache that is kept whole: what one site sees of a data set's."""
+
+    def __init__(self, whole: PrefixCache, encoded: Inputs, places: list[int]) -> None:
+        """``places``: the row in ``whole`` of every record of ``encoded``."""
+        self.encoded = encoded
+        self.lengths = encoded.lengths
+        self._whole, self._places = whole, np.array(places, dtype=np.int64)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory the view holds beside the whole: none worth counting."""
+        return 0
+
+    def features(self, classifier: AdaptedModel, rows: np.ndarray) -> torch.Tensor:
+        """As of the whole."""
+        return self._whole.features(classifier, self._places[rows])
+
+
+class CacheShelf:
+    """Caches of one process by content, so that runs and sites with the same texts share them.
+
+    A simulation of many plans on one data set, or a site that serves one plan after another,
+    computes the frozen part once. The least recently used go first when the shelf is full.
+    """
+
+    def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
+        """``limit_bytes``: of all caches on the shelf together."""
+        self.limit_bytes = limit_bytes
+        self._held: OrderedDict[_Key, PrefixCache] = OrderedDict()
+        self._places: dict[_Key, dict[bytes, int]] = {}  # of caches laid out: text -> row
+        self._lock = threading.Lock()
+        self._folder: CacheFolder | None = None
+
+    def keep_in(self, folder: CacheFolder | None) -> None:
+        """Keep what is made from now on in files of a folder; None: in memory again."""
+        with self._lock:
+            self._folder = folder
+            self._held.clear()
+            self._places.clear()
+
+    def get(
+        self,
+        classifier: AdaptedModel,
+        encoded: Inputs,
+        *,
+        backbone: Backbone,
+        limit_bytes: int = CACHE_BYTES,
+        states: bool = True,
+    ) -> PrefixCache:
+        """The cache of these texts for classifiers with this backbone and split; made if absent.
+
+        Args:
+            classifier: idle, or with ``states`` wanted.
+            encoded: the texts.
+            backbone: the classifier's.
+            limit_bytes: as for :class:`PrefixCache`.
+            states: as for :class:`PrefixCache`.
+        """
+        key = _key(classifier, encoded, backbone, limit_bytes, states)
+        with self._lock:
+            return self._view(key, encoded) or self._made(key, classifier, encoded)
+
+    def lay_out(
+        self, classifier: AdaptedModel, encoded: Inputs, *, backbone: Backbone, states: bool
+    ) -> None:
+        """Keep one cache of a whole data set while there is room: later :meth:`get` for any part
+        of it gives a view. For simulations, whose sites have parts of one data set.
+
+        Args:
+            classifier: as for :meth:`get`, like the others.
+            encoded: all the texts; inputs of other kinds are left to :meth:`get`.
+            backbone: the classifier's.
+            states: as for :class:`PrefixCache`.
+        """
+        if not isinstance(encoded, Encoded):
+            return
+        key = _key(classifier, encoded, backbone, self.limit_bytes, states)
+        with self._lock:
+            self._made(key, classifier, encoded)
+            if key not in self._places:
+                rows = enumerate(encoded.tokens)
+                self._places[key] = {ids.tobytes(): row for row, ids in rows}
+
+    def _view(self, key: _Key, encoded: Inputs) -> CacheView | None:
+        if not isinstance(encoded, Encoded):
+            return None
+        for whole, places in self._places.items():
+            if whole.serves(key):
+                found = [places.get(ids.tobytes(), -1) for ids in encoded.tokens]
+                if -1 not in found:
+                    self._held.move_to_end(whole)
+                    return CacheView(self._held[whole], encoded, found)
+        return None
+
+    def _made(self, key: _Key, classifier: AdaptedModel, encoded: Inputs) -> PrefixCache:
+        found = self._held.pop(key, None)
+        if found is None:
+            found = PrefixCache(
+                classifier,
+                encoded,
+                limit_bytes=key.limit_bytes,
+                states=key.states,
+                files=(self._folder, key.name) if self._folder else None,
+            )
+        self._held[key] = found
+        while self._size() > self.limit_bytes and len(self._held) > 1:
+            gone, _ = self._held.popitem(last=False)
+            self._places.pop(gone, None)
+        return found
+
+    def _size(self) -> int:
+        return sum(cache.size_bytes for cache in self._held.values())
+
+
+def _key(
+    classifier: AdaptedModel, encoded: Inputs, backbone: Backbone, limit: int, states: bool
+) -> _Key:
+    model = backbone.sha256 + backbone.settings_sha256
+    depth = classifier.prefix.depth
+    return _Key(model, depth, classifier.vector, limit, states, encoded.digest())
+
+
+SHELF = CacheShelf()
+"""The process's caches."""

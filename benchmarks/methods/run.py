@@ -5,9 +5,9 @@
     python benchmarks/methods/run.py --page              # the page alone, from the stored results
 
 All runs on a data set are made in one process, which keeps backbone, encoded texts and frozen
-states warm. Every finished run is a line of ``results/DATASET.jsonl`` in the folder ``--out``; a
-run that is there is not made again. From these lines follow ``results/DATASET.json`` (the trials,
-what they chose, the runs, commit and versions) and ``docs/leaderboard.md``.
+states warm. After every run ``results/DATASET.json`` (in the folder ``--out``) is written anew: the
+runs, each with its commit, the trials and what they chose, and versions. A run that is there is
+not made again. ``docs/leaderboard.md`` and its picture follow from these files.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ from grid import (
     trials_of,
 )
 
+from lorica.common.storage import write_atomically
+
 RESULTS = HERE / "results"
 CACHE_BYTES = 3 * 2**30
 THREADS = 1
@@ -49,23 +52,39 @@ class Book:
     """The finished runs of one data set, by plan and score."""
 
     def __init__(self, dataset: DataSet, folder: Path) -> None:
-        self.dataset, self.path = dataset, folder / f"{dataset.name}.jsonl"
+        self.dataset, self.path = dataset, folder / f"{dataset.name}.json"
         self._found: dict[str, dict[str, Any]] = {}
+        self._versions: dict[str, str] = {}
         if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                entry = json.loads(line)
-                self._found[entry["key"]] = entry
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            self._found = {entry["key"]: entry for entry in content["runs"]}
+            self._versions = content["versions"]
 
     def of(self, run: Run) -> dict[str, Any] | None:
         """What came of a run, None when it has not been made."""
         return self._found.get(key_of(self.dataset, run))
 
-    def add(self, entry: dict[str, Any]) -> None:
-        """Keep a finished run."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+    def add(self, entry: dict[str, Any], versions: dict[str, str]) -> None:
+        """Keep a finished run, and the versions that the last one was made with."""
         self._found[entry["key"]] = entry
+        self._versions = versions
+        self.save()
+
+    def save(self) -> None:
+        """Write the file anew."""
+        from leaderboard import chosen_of
+
+        content = {
+            "dataset": self.dataset.name,
+            "what": self.dataset.what,
+            "settings": {k: v for k, v in self.dataset.settings.items() if k[:6] != "data.t"},
+            "local": self.dataset.local,
+            "versions": self._versions,
+            "methods": chosen_of(self),
+            "runs": list(self._found.values()),
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     def chosen(self, method: Method, epsilon: float) -> int | None:
         """The trial that did best at the anchor of this ε; -1 without trials, None before all
@@ -92,8 +111,8 @@ def commit() -> str:
     return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
 
 
-def make(dataset: DataSet, run: Run, at: str) -> dict[str, Any]:
-    """Make one run and say what came of it."""
+def make(dataset: DataSet, run: Run, at: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Make one run; what came of it, and the versions it was made with."""
     from rich.console import Console
 
     from lorica.simulations.simulate import SUMMARY
@@ -121,17 +140,15 @@ def make(dataset: DataSet, run: Run, at: str) -> dict[str, Any]:
         "seconds": time.monotonic() - begun,
         "cpu_seconds": time.process_time() - cpu,
         "commit": at,
-        "versions": summary["versions"],
-    }
+    }, summary["versions"]
 
 
-def fill(book: Book, wanted: list[Method], deadline: float) -> None:
+def fill(book: Book, wanted: list[Method], epsilons: Collection[float], deadline: float) -> None:
     """Make all runs that are missing, pass by pass, until the deadline (monotonic seconds)."""
     at = commit()
     warm_up(book.dataset)
     for epsilon in EPSILONS:
-        for method in wanted:
-            chosen: int | None = None
+        for method in wanted if epsilon in epsilons else []:
             for run in trials_of(method, anchor(epsilon)):
                 once(book, run, at, deadline)
             chosen = book.chosen(method, epsilon)
@@ -160,8 +177,8 @@ def once(book: Book, run: Run, at: str, deadline: float) -> None:
         return
     if time.monotonic() > deadline:
         raise TimeoutError
-    entry = make(book.dataset, run, at)
-    book.add(entry)
+    entry, versions = make(book.dataset, run, at)
+    book.add(entry, versions)
     what = "trial" if run.score == "validation" else "seed"
     number = run.trial if run.score == "validation" else run.seed
     print(
@@ -177,6 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", action="append", choices=list(datasets()))
     parser.add_argument("--method", action="append", choices=[m.name for m in methods()])
+    parser.add_argument("--epsilon", action="append", type=float, choices=EPSILONS)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where results are kept")
     parser.add_argument("--page", action="store_true", help="only write the page")
@@ -193,12 +211,12 @@ def main() -> None:
         deadline = time.monotonic() + 60 * asked.minutes
         for book in books:
             try:
-                fill(book, wanted, deadline)
+                fill(book, wanted, asked.epsilon or EPSILONS, deadline)
             except TimeoutError:
                 print("Out of time: start the same command again to go on.")
     from leaderboard import write
 
-    write([Book(dataset, asked.out) for dataset in datasets().values()], asked.out)
+    write([Book(dataset, asked.out) for dataset in datasets().values()])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,243 @@
+"""The leaderboard: a page and a picture from the stored results, and what is missing from them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grid import EPSILONS, SEEDS, TRIAL_SEED, TUNED_AT, Method, anchor, methods, tests_of, trials_of
+
+if TYPE_CHECKING:
+    from run import Book
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+SHOWN = sorted(EPSILONS)
+KINDS = {"synchronised": "", "local": " (local)", "reference": " (reference)"}
+
+Cells = dict[float, list[dict[str, Any]]]
+"""ε -> the runs that were made with the chosen settings."""
+
+
+def cells_of(book: Book, method: Method) -> Cells:
+    """The finished test runs of a method; none at an ε whose trials are not all run."""
+    found: Cells = {}
+    for epsilon in SHOWN:
+        chosen = book.chosen(method, epsilon)
+        runs = [] if chosen is None else [book.of(run) for run in tests_of(method, epsilon, chosen)]
+        found[epsilon] = [run for run in runs if run is not None]
+    return found
+
+
+def ranked(book: Book) -> list[tuple[Method, Cells]]:
+    """Methods with any whole cell; the best at the ε that most methods share first, references
+    last."""
+    rows = [(method, cells_of(book, method)) for method in methods()]
+    rows = [row for row in rows if any(len(runs) == len(SEEDS) for runs in row[1].values())]
+
+    def place(row: tuple[Method, Cells]) -> tuple[bool, float]:
+        return row[0].kind == "reference", -_mean(row[1][TUNED_AT])
+
+    return sorted(rows, key=place)
+
+
+def missing(book: Book) -> list[str]:
+    """What the comparison calls for and has not been run, a line per ε."""
+    lines = []
+    for epsilon in EPSILONS:
+        lacking = []
+        for method in methods():
+            chosen = book.chosen(method, epsilon)
+            if chosen is None or any(
+                book.of(run) is None for run in tests_of(method, epsilon, chosen)
+            ):
+                lacking.append(method.title)
+        if lacking:
+            lines.append(f"ε = {_epsilon(epsilon)}: {', '.join(lacking)}")
+    return lines
+
+
+def chosen_of(book: Book) -> dict[str, Any]:
+    """Method -> anchor ε -> its trials with their accuracy, and the one that was chosen."""
+    found: dict[str, Any] = {}
+    for method in methods():
+        for epsilon in dict.fromkeys(map(anchor, EPSILONS)):
+            chosen = book.chosen(method, epsilon)
+            if not method.trials or chosen is None:
+                continue
+            entries = [book.of(run) for run in trials_of(method, epsilon)]
+            found.setdefault(method.name, {})[_plain(epsilon)] = {
+                "trials": [
+                    {"settings": settings, "accuracy": entry["accuracy"]}
+                    for settings, entry in zip(method.trials, entries, strict=True)
+                    if entry
+                ],
+                "chosen": chosen,
+            }
+    return found
+
+
+def write(books: Sequence[Book]) -> None:
+    """Write docs/leaderboard.md and docs/leaderboard.png."""
+    lines = [
+        "# Leaderboard",
+        "",
+        "![accuracy by method and ε](leaderboard.png)",
+        "",
+        "Made by `python benchmarks/methods/run.py` from `benchmarks/methods/results/`; "
+        "`--page` writes it anew, and without it what is missing is run first, from where it "
+        "stopped. A method is a file in `benchmarks/methods/configs/`.",
+        "",
+        f"Test accuracy in percent, mean of {len(SEEDS)} seeds ± half the distance between the "
+        "best and the worst; privacy is record-level DP at every site, δ = 1e-5, over the whole "
+        "run, nothing trusted. Bytes are what one site sends in the whole run, at ε = 8 (or the "
+        "smallest ε there is). Seconds are of one CPU thread for the whole simulated run, data "
+        "and backbone warm, on a machine that had other work.",
+        "",
+        f"*How settings were chosen.* Every method has the same number of trials (step sizes; "
+        f"class sums have none to choose), each run with seed {TRIAL_SEED} and scored on a fifth "
+        f"of the training data that it did not train on, at ε = {TUNED_AT:g} and at ε = ∞. The "
+        f"best at ε = {TUNED_AT:g} is used for every finite ε. Test data choose nothing. The "
+        "trials and what they chose are in the results.",
+        "",
+        "*What is compared.* Synchronised methods send one noised sum a round, and the "
+        "coordinator steps. Methods marked local take DP-SGD steps at the sites and average, all "
+        "from the same warm start (class sums, 40% of the budget), with LoRA of rank 8 on query "
+        "and value of the last layer and the same rounds, steps and batch. The marked reference "
+        "holds all records in one place.",
+    ]
+    for book in books:
+        rows = ranked(book)
+        if not rows:
+            continue
+        local = book.dataset.local
+        lines += ["", f"## {book.dataset.title}", "", f"{book.dataset.what}.", ""]
+        lines += [
+            f"Local methods: the warm start and {local['rounds.count'] - 1} rounds of "
+            f"{local['training.local_steps']} steps with an expected batch of "
+            f"{local['training.expected_batch_size']} records at every site: as much as the "
+            "machine's time allowed, and less than published runs take.",
+            "",
+        ]
+        heads = ["method", *(f"ε = {_epsilon(e)}" for e in SHOWN), "sent by a site", "CPU seconds"]
+        lines += [_row(heads), _row(["---"] + ["---:"] * (len(heads) - 1))]
+        lines += [_row(_line(method, cells)) for method, cells in rows]
+        lines += ["", _first(rows)]
+        lacking = missing(book)
+        if lacking:
+            command = f"python benchmarks/methods/run.py --dataset {book.dataset.name}"
+            lines += ["", f"Not run yet (`{command}` goes on):", ""]
+            lines += [f"- {line}" for line in lacking]
+    DOCS.mkdir(exist_ok=True)
+    (DOCS / "leaderboard.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _picture(DOCS / "leaderboard.png", [book for book in books if ranked(book)])
+
+
+def _line(method: Method, cells: Cells) -> list[str]:
+    made = cells[TUNED_AT] or next(runs for runs in cells.values() if runs)
+    everything = [run for runs in cells.values() for run in runs]
+    seconds = statistics.median(run["cpu_seconds"] for run in everything)
+    return [
+        f"{method.title}{KINDS[method.kind]}: {method.what}",
+        *(_cell(cells[epsilon]) for epsilon in SHOWN),
+        _bytes(statistics.fmean(run["bytes_up"] for run in made)),
+        f"{seconds:.0f}",
+    ]
+
+
+def _first(rows: list[tuple[Method, Cells]]) -> str:
+    """Who leads at the tuned ε, and how far from it our default is, seed by seed."""
+    federated = [row for row in rows if row[0].kind != "reference" and row[1][TUNED_AT]]
+    if not federated:
+        return ""
+    (best, cells), scores = federated[0], {m.name: c[TUNED_AT] for m, c in federated}
+    text = f"First at ε = {TUNED_AT:g}: {best.title} with {100 * _mean(cells[TUNED_AT]):.1f}%."
+    ours = scores.get("default")
+    if not ours:
+        return text
+    rivals = [row for row in federated if row[0].kind == "local"]
+    if best.name == "default":
+        if rivals:
+            gap = 100 * (_mean(ours) - _mean(rivals[0][1][TUNED_AT]))
+            text += f" The best with local steps, {rivals[0][0].title}, is {gap:.1f} points behind."
+        return text
+    gap = 100 * (_mean(cells[TUNED_AT]) - _mean(ours))
+    if gap == 0:
+        return text + " Lorica's default reaches the same."
+    spread = 100 * max(_spread(ours), _spread(cells[TUNED_AT]))
+    told = "within" if gap <= spread else "beyond"
+    return f"{text} Lorica's default is {gap:.1f} points behind, {told} the seeds' spread."
+
+
+def _picture(path: Path, books: list[Book]) -> None:
+    from lorica.simulations.figures import INK, new_figure, write_png
+    from lorica.simulations.plots import SITE_COLOURS
+
+    tallest = max((len(ranked(book)) for book in books), default=1)
+    with new_figure(5.2 * len(books), 1.6 + 0.3 * tallest) as figure:
+        for number, book in enumerate(books):
+            axes = figure.add_subplot(1, len(books), number + 1)
+            rows = ranked(book)[::-1]
+            for colour, epsilon in zip(SITE_COLOURS, SHOWN, strict=False):
+                at = [i for i, (_, cells) in enumerate(rows) if cells[epsilon]]
+                if not at:
+                    continue
+                scores = [100 * _mean(rows[i][1][epsilon]) for i in at]
+                spreads = [100 * _spread(rows[i][1][epsilon]) for i in at]
+                axes.errorbar(
+                    scores,
+                    at,
+                    xerr=spreads,
+                    fmt="o",
+                    markersize=5,
+                    color=colour,
+                    capsize=2,
+                    label=f"ε = {_epsilon(epsilon)}",
+                )
+            axes.set_yticks(range(len(rows)), [m.title + KINDS[m.kind] for m, _ in rows])
+            axes.set_xlabel("test accuracy, %")
+            axes.set_title(book.dataset.title, color=INK)
+            axes.grid(axis="x", alpha=0.3)
+        shown = {text: mark for axes in figure.axes for mark, text in _legend(axes)}
+        figure.legend(shown.values(), shown, loc="outside lower center", ncols=len(SHOWN))
+        write_png(figure, path)
+
+
+def _legend(axes: Any) -> list[tuple[Any, str]]:
+    return list(zip(*axes.get_legend_handles_labels(), strict=True))
+
+
+def _mean(runs: list[dict[str, Any]]) -> float:
+    return statistics.fmean(run["accuracy"] for run in runs) if runs else -1.0
+
+
+def _spread(runs: list[dict[str, Any]]) -> float:
+    found = [run["accuracy"] for run in runs]
+    return (max(found) - min(found)) / 2
+
+
+def _cell(runs: list[dict[str, Any]]) -> str:
+    if not runs:
+        return "–"
+    text = f"{100 * _mean(runs):.1f}"
+    if len(runs) < len(SEEDS):
+        return f"{text} ({len(runs)} seed{'s' * (len(runs) > 1)})"
+    return f"{text} ± {100 * _spread(runs):.1f}"
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e6:.2f} MB"
+
+
+def _epsilon(value: float) -> str:
+    return "∞" if math.isinf(value) else f"{value:g}"
+
+
+def _plain(value: float) -> str:
+    return "inf" if math.isinf(value) else f"{value:g}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -75,6 +75,7 @@ def report_html(store: Queries, run: Run) -> str:
         run=full,
         what=what_was_trained(full, plan),
         private=full.epsilon is not None,
+        seeded=full.kind != "federation" and plan.get("simulation.noise") == "seeded",
         meaning=meaning(full),
         sites=sites,
         records=sum(sums.weight for _, sums in sites),

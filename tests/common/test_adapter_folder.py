@@ -18,6 +18,7 @@ from lorica.common.adapter_folder import EMBEDDED_HUB_ID, load_adapter, save_ada
 from lorica.common.adapters import State
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
+from lorica.common.model_card import CardResults
 from lorica.common.plan import RunPlan
 from lorica.common.predict import Predictor
 from lorica.common.tasks.text_classification import TextClassifier
@@ -303,3 +304,28 @@ def test_unreadable_folders_name_the_adapter_area(save: Save) -> None:
     with pytest.raises(LoricaError) as caught:
         load_adapter(folder)
     assert caught.value.exit_status == 12
+
+
+def test_the_readme_is_a_model_card_that_the_hub_reads(
+    tmp_path: Path, small_backbone: Path
+) -> None:
+    """Parsed by huggingface_hub; a label that looks like YAML or Markdown stays a label."""
+    from huggingface_hub import ModelCard
+
+    labels = ["card lost", "---\nlicense: mit", "[x](http://y)"]
+    plan = RunPlan().replace(
+        backbone={"source": str(small_backbone)}, task={"labels": labels}, adapter={"layers": [-1]}
+    )
+    backbone = load_backbone(plan.backbone)
+    results = CardResults({"accuracy": 0.75, "loss": float("nan")}, {"accuracy": 0.7}, 3)
+    save_adapter(tmp_path / "a", random_state(backbone, plan), plan, backbone, results)
+    card = ModelCard.load(tmp_path / "a" / "README.md")
+    assert card.data.license is None
+    assert card.data.base_model == str(small_backbone)
+    assert card.data.pipeline_tag == "text-classification"
+    (result,) = card.data.eval_results or []
+    assert (result.metric_type, result.metric_value) == ("accuracy", 0.75)
+    for section in ("Model details", "Intended use and limits", "Training", "Evaluation"):
+        assert f"## {section}" in card.text
+    assert "ε = 8" in card.text and "at 3 sites" in card.text and "nan" not in card.text
+    assert "\nlicense" not in card.text

@@ -200,6 +200,14 @@ def test_a_report_of_a_run_without_rounds_or_privacy_says_so(kept: RunStore) -> 
     assert "NO PRIVACY" in page and "Nobody measured it" in page and "queued" in page
 
 
+def test_a_report_of_a_simulation_with_seeded_noise_says_that_it_is_not_private(
+    kept: RunStore,
+) -> None:
+    for kind, warned in (("simulation", True), ("federation", False)):
+        kept.create_run(kind, PLAN, kind=kind)  # type: ignore[arg-type]
+        assert ("results are NOT private" in report_html(kept, kept.run(kind))) is warned
+
+
 def test_thinning_keeps_ends_and_peaks() -> None:
     points = [(x, 0.0) for x in range(1000)]
     points[500] = (500, 9.0)

@@ -21,7 +21,7 @@ from lorica.server.federation.store import mark, note_flower_run, stop_asked
 MOST_FRUITLESS = 20
 """Flower runs in a row without a whole round, after which a run counts as failed."""
 
-_START_SECONDS = 90.0  # longest time from a Flower run's start until its ServerApp holds the lock
+_START_SECONDS = 900.0  # longest time from a Flower run's start until its ServerApp holds the lock
 
 _log = logging.getLogger("lorica.coordinator")
 
@@ -39,6 +39,7 @@ class Keeper:
         self._bundle: bytes | None = None
         self._started: dict[str, float] = {}
         self._seen_serving: set[str] = set()
+        self._problems: dict[str, str] = {}
 
     def look(self) -> None:
         """Do what is to be done now.
@@ -47,11 +48,18 @@ class Keeper:
             LoricaError: LOR-727 the SuperLink does not answer.
         """
         for place in RunPlace.all(self._home.runs):
-            order = place.order()
-            if order.over:
-                self._started.pop(order.run, None)
-                continue
-            self._look_at(place, order)
+            try:
+                order = place.order()
+                if order.over:
+                    self._started.pop(order.run, None)
+                else:
+                    self._look_at(place, order)
+            except LoricaError as error:
+                if error.code is Code.COORDINATOR_DOWN:
+                    raise
+                if self._problems.get(place.run) != str(error):  # one run's trouble is not others'
+                    _log.error("run %s: %s", place.run, error)
+                self._problems[place.run] = str(error)
 
     def _look_at(self, place: RunPlace, order: Order) -> None:
         serving = place.served_by is not None

@@ -77,7 +77,7 @@ class RunPlace:
     def all(cls, runs: Path) -> list[RunPlace]:
         """All runs, the oldest first."""
         found = [cls(runs, path.parent.name) for path in runs.glob(f"*/{ORDER}")]
-        return sorted(found, key=lambda place: place.order().submitted)
+        return sorted(found, key=lambda place: place.submitted)
 
     @classmethod
     def find(cls, runs: Path, start: str) -> RunPlace:
@@ -99,6 +99,14 @@ class RunPlace:
             raise LoricaError(
                 Code.RUN_NOT_RESUMABLE, f"{self.path / ORDER} cannot be read."
             ) from error
+
+    @property
+    def submitted(self) -> datetime:
+        """When it was submitted; long ago when its order cannot be read."""
+        try:
+            return self.order().submitted
+        except LoricaError:
+            return datetime.min.replace(tzinfo=UTC)
 
     def write(self, order: Order) -> None:
         """Replace the order."""

@@ -152,16 +152,15 @@ class Federation:
         inside = ["ip", "netns", "exec", self.network.names[host]] if self.network else []
         return [*inside, str(BIN / "lorica"), *arguments]
 
-    def lorica(self, host: str, *arguments: str, fails: bool = False, stdin: str = "") -> str:
+    def lorica(self, host: str, *arguments: str, fails: bool = False, seconds: float = 240) -> str:
         """Run a command on a host; its output and error output."""
         done = subprocess.run(
             self.command(host, *arguments),
             env=self._environment(),
-            input=stdin,
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=seconds,
         )
         said = done.stdout + done.stderr
         assert bool(done.returncode) == fails, f"lorica {' '.join(arguments)}: {said}"

@@ -139,14 +139,17 @@ def test_a_run_outlasts_kills_at_random_and_ends_as_if_undisturbed(tmp_path: Pat
             said = federation.lorica(site, "site", "ledger", "export", "--ledger", ledger)
             charged = {e["round"] for e in json.loads(said)["entries"] if e["kind"] == "charge"}
             assert charged == set(range(1, ROUNDS + 1))
-        out = tmp_path / "undisturbed"
+        out, test = tmp_path / "undisturbed", tmp_path / "test.csv"
+        test.write_text("".join((tmp_path / "both.csv").read_text().splitlines(True)[:20]))
         federation.lorica(
             COORDINATOR,
             "simulate",
             str(tmp_path / "plan.toml"),
             *("--set", f"data.train={tmp_path / 'both.csv'}"),
+            *("--set", f"data.test={test}"),
             *("--set", "simulation.partition=by-column", "--set", "simulation.column=site"),
             *("--out", str(out)),
+            seconds=600,
         )
         found = safetensors.torch.load_file(
             federation.home / "runs" / RUN / "checkpoint.safetensors"

@@ -137,15 +137,19 @@ def test_the_adapter_equals_the_in_process_simulations_of_the_same_sites(
     finished: Finished, tmp_path: Path
 ) -> None:
     data = finished.federation.root.parent / "data" / "both.csv"
+    test = tmp_path / "test.csv"  # without one, a part of the training data would be set aside
+    test.write_text("".join(data.read_text().splitlines(keepends=True)[:100]))
     settings = [
         f"data.train={data}",
+        f"data.test={test}",
         "simulation.partition=by-column",
         "simulation.column=site",
     ]
     plan = finished.federation.root.parent / "plan.toml"
     arguments = [part for setting in settings for part in ("--set", setting)]
     out = tmp_path / "simulated"
-    finished.federation.lorica(COORDINATOR, "simulate", str(plan), *arguments, "--out", str(out))
+    command = ["simulate", str(plan), *arguments, "--out", str(out)]
+    finished.federation.lorica(COORDINATOR, *command, seconds=1500)
     real = finished.federation.home / "runs" / RUN
     found = safetensors.torch.load_file(real / "checkpoint.safetensors")
     expected = safetensors.torch.load_file(out / "checkpoint.safetensors")

@@ -188,7 +188,8 @@ class Supervisor:
             status = process.poll()
             if status is None:
                 return
-            running.signal(signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # workers that outlived it hold its port
+                os.killpg(process.pid, signal.SIGKILL)
             running.process = None
             steady = now - running.started > _STEADY
             running.wait = _SHORTEST if steady else running.wait

@@ -60,6 +60,21 @@ def test_a_killed_program_is_started_again(
     assert before == [1] and supervisor.restarts("a") == 1
 
 
+def test_what_outlives_a_killed_program_is_killed_before_it_starts_again(
+    tmp_path: Path, run: Callable[[Supervisor], threading.Thread]
+) -> None:
+    heard: list[str] = []
+    program = ["sh", "-c", "sleep 1000 & echo $!; wait"]
+    supervisor = Supervisor([Service("a", program, on_line=heard.append)], tmp_path)
+    run(supervisor)
+    wait_for(lambda: heard)
+    master, worker = supervisor.process_id("a"), int(heard[0])
+    assert master is not None
+    os.kill(master, signal.SIGKILL)
+    wait_for(lambda: len(heard) == 2)
+    assert not _alive(worker)
+
+
 def test_every_line_is_logged_and_heard(
     tmp_path: Path, run: Callable[[Supervisor], threading.Thread]
 ) -> None:

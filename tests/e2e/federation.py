@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import safetensors.torch
 import tomli_w
 
 BIN = Path(sys.executable).parent
@@ -55,6 +56,34 @@ def wait_for(
             return found
         time.sleep(poll)
     raise AssertionError(f"waited {seconds:g} s in vain for {what}")
+
+
+def charged_rounds(exported: str) -> list[int]:
+    """Rounds of every training that an exported ledger was charged for, in order."""
+    entries = [json.loads(entry["body"]) for entry in json.loads(exported)["entries"]]
+    return [e["round"] for e in entries if e["entry"] == "charge" and e["kind"] == "train"]
+
+
+def furthest_weight(run: Path, other: Path) -> float:
+    """Largest difference of any adapter weight between two runs' last rounds, as a share of the
+    adapter's largest weight.
+
+    Not 0 where features were computed in other batches (a simulation's sites share a cache, a
+    trainer that restarted fills its own anew): the last bit of a float can move a noised sum to the
+    next point of the noise's grid, 2^-13 to 2^-10 here. A lost or doubled update moves it by far
+    more. What the optimiser remembers is left out: it is in other units.
+    """
+    first, second = (
+        {
+            name: tensor
+            for name, tensor in safetensors.torch.load_file(path / "checkpoint.safetensors").items()
+            if not name.startswith("optimizer/")
+        }
+        for path in (run, other)
+    )
+    assert first and first.keys() == second.keys()
+    largest = max(float(tensor.abs().max()) for tensor in second.values())
+    return max(float((first[name] - second[name]).abs().max()) for name in first) / largest
 
 
 class Network:

@@ -7,7 +7,6 @@ real data sets.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 import signal
@@ -20,8 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import safetensors.torch
-from federation import COORDINATOR, Federation, Network, can_make_hosts, wait_for
+from federation import (
+    COORDINATOR,
+    Federation,
+    Network,
+    can_make_hosts,
+    charged_rounds,
+    furthest_weight,
+    wait_for,
+)
 
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import to_toml
@@ -40,6 +46,8 @@ pytestmark = [
 
 RUN = "federation"
 ROUNDS, LORA_ROUNDS = 10, 2
+RECORDS = int(os.environ.get("LORICA_E2E_RECORDS", "1000000"))
+"""At most so many records of Banking77, for slow machines."""
 
 
 @dataclass
@@ -58,6 +66,7 @@ def halves(source: Path, folder: Path) -> dict[str, Path]:
     folder.mkdir()
     with source.open(newline="", encoding="utf-8") as file:
         rows = [(row["text"], row["category"]) for row in csv.DictReader(file)]
+    rows = rows[:: -(-len(rows) // RECORDS)]  # evenly over the file, which is sorted by label
     rows = rows[: len(rows) // 2 * 2]
     parts = {"north": rows[0::2], "south": rows[1::2]}
     with (folder / "both.csv").open("w", newline="", encoding="utf-8") as file:
@@ -151,18 +160,15 @@ def test_the_adapter_equals_the_in_process_simulations_of_the_same_sites(
     command = ["simulate", str(plan), *arguments, "--out", str(out)]
     finished.federation.lorica(COORDINATOR, *command, seconds=1500)
     real = finished.federation.home / "runs" / RUN
-    found = safetensors.torch.load_file(real / "checkpoint.safetensors")
-    expected = safetensors.torch.load_file(out / "checkpoint.safetensors")
-    assert found.keys() == expected.keys()
-    furthest = max(float((found[name] - expected[name]).abs().max()) for name in found)
-    print(f"\nfurthest weight from the simulation's: {furthest:.2e}")
+    furthest = furthest_weight(real, out)
+    print(f"\nfurthest weight from the simulation's: {furthest:.2e} of the largest")
     assert furthest <= 1e-4
     assert (real / "adapter" / "adapter_model.safetensors").exists()
 
 
 def test_no_record_travels_in_plain_text(finished: Finished) -> None:
     packets = finished.capture.read_bytes()
-    assert len(packets) > 1_000_000  # it holds the run's traffic
+    assert len(packets) > 500_000  # it holds the run's traffic
     for site in finished.federation.sites.values():
         with site.open(newline="", encoding="utf-8") as file:
             texts = [row["text"] for row in csv.DictReader(file)]
@@ -218,8 +224,7 @@ def test_the_ledgers_verify_and_hold_every_round_once(finished: Finished) -> Non
         ledger = finished.federation.config(site).parent / "ledger.sqlite"
         finished.federation.lorica(site, "site", "ledger", "verify", "--ledger", str(ledger))
         said = finished.federation.lorica(site, "site", "ledger", "export", "--ledger", str(ledger))
-        charged = [e for e in json.loads(said)["entries"] if e.get("kind") == "charge"]
-        assert len(charged) == ROUNDS
+        assert charged_rounds(said) == list(range(1, ROUNDS + 1))
 
 
 @pytest.mark.parametrize(

@@ -327,6 +327,10 @@ class Federation:
         for pid, (_, command) in table.items():  # detached ones carry the folder in their words
             if str(self.root) in command:
                 found[pid] = command
+        for pid, (_, command) in table.items():  # a proxy's workers stay in its master's session
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(pid) in found:
+                    found[pid] = command
         return found
 
 

@@ -64,7 +64,9 @@ def power_cut(federation: Federation, host: str) -> None:
     """Every process of a host at once; its service manager starts the services again."""
     folder = str(federation.home if host == COORDINATOR else federation.root / host)
     supervisor = federation.running.pop(host)
-    mine = [pid for pid, command in federation.processes().items() if folder in command]
+    everything = federation.processes()
+    leaders = {pid for pid, command in everything.items() if folder in command}
+    mine = [pid for pid in everything if pid in leaders or os.getsid(pid) in leaders]
     for pid in [supervisor.pid, *mine]:
         kill(pid)
     supervisor.wait()

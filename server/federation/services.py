@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -20,6 +21,7 @@ from lorica.server.federation.certificates import days_left, read_certificate
 from lorica.server.federation.control import Control
 from lorica.server.federation.home import HOME_VARIABLE, CoordinatorConfig, CoordinatorHome
 from lorica.server.federation.keeper import Keeper
+from lorica.server.federation.orders import RunPlace
 from lorica.server.federation.proxy import find_nginx, proxy_command, write_proxy
 from lorica.server.federation.register import Register
 from lorica.server.federation.setup import align, private_pair, public_pair
@@ -121,6 +123,16 @@ def start(home: CoordinatorHome) -> None:
         finally:
             done.set()
             keeper.join(timeout=5)
+            _end_serverapps(home)
+
+
+def _end_serverapps(home: CoordinatorHome) -> None:
+    """End ServerApps that outlived their SuperLink; their runs go on at the next start."""
+    for place in RunPlace.all(home.runs):
+        process = place.served_by
+        if process:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
 
 def _keep(home: CoordinatorHome, done: threading.Event) -> None:

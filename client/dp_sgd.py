@@ -250,8 +250,13 @@ def _assert_moved(
     before: dict[str, torch.Tensor], active: Parameters, parameters: Parameters
 ) -> None:
     """Every matrix that the step trains must have changed; an A whose B was 0 has a zero gradient
-    and is exempt (its gradient is Bᵀ times something)."""
+    and is exempt (its gradient is Bᵀ times something). Of an encoder's biases one must have: some
+    have no gradient by nature (that of attention's keys, which softmax cancels)."""
+    biases = [name for name in active if name.endswith(".bias") and not name.startswith("head.")]
+    moved = [name for name in biases if not torch.equal(before[name], active[name])]
     for name, parameter in active.items():
+        if moved and name in biases:
+            continue
         partner_name = name.replace(".lora_A.", ".lora_B.")
         partner = before.get(partner_name, parameters.get(partner_name))
         idle = ".lora_A." in name and partner is not None and not bool(partner.any())

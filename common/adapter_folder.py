@@ -3,7 +3,8 @@
 ``adapter_model.safetensors`` and ``adapter_config.json`` are peft's own format (LoRA on the
 encoder); ``head.safetensors`` holds the task's head, ``lorica.json`` what is needed to
 use it, ``README.md`` is its model card (:mod:`lorica.common.model_card`). Kind "head" has no peft
-files. Residual weights (methods "fedex" and "flora") are there as LoRA factors of a higher rank
+files; kind "bitfit" has ``biases.safetensors`` instead, by the backbone's own names. Residual
+weights (methods "fedex" and "flora") are there as LoRA factors of a higher rank
 (:func:`lorica.common.residuals.widened`), so that peft's own format holds the whole adapter.
 """
 
@@ -95,6 +96,8 @@ def load_adapter(folder: Path) -> SavedAdapter:
             lora = safetensors.torch.load((folder / "adapter_model.safetensors").read_bytes())
             wide = plan.aggregation.method in HAS_RESIDUAL
             state |= narrowed(lora, plan.adapter) if wide else lora
+        if plan.adapter.kind == "bitfit":
+            state |= safetensors.torch.load((folder / "biases.safetensors").read_bytes())
         return SavedAdapter(state, plan, about["backbone"]["sha256"])
     except FileNotFoundError as error:
         raise LoricaError(
@@ -124,7 +127,9 @@ def _write(
         source, revision = EMBEDDED_HUB_ID, EMBEDDED_REVISION
     # Bytes, not save_file, whose errors do not say that the disk is full.
     (folder / "head.safetensors").write_bytes(safetensors.torch.save(head))
-    if lora:
+    if plan.adapter.kind == "bitfit":
+        (folder / "biases.safetensors").write_bytes(safetensors.torch.save(lora))
+    elif lora:
         adapter = plan.adapter
         if plan.aggregation.method in HAS_RESIDUAL:
             lora, adapter = widened(lora, adapter)

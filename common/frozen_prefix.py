@@ -62,7 +62,7 @@ class FrozenPrefix:
         return output.last_hidden_state
 
     def _split(self, depth: int) -> bool:
-        path = _layer_list(self.encoder)
+        path = layer_list(self.encoder)
         if path is None or not hasattr(self.encoder, "embeddings"):
             return False
         layers = self.encoder.get_submodule(path)
@@ -89,7 +89,7 @@ class FrozenPrefix:
         return bool(((whole - split) * mask[..., None]).abs().max() <= _PROBE_TOLERANCE)
 
 
-def _layer_list(encoder: Any) -> str | None:
+def layer_list(encoder: Any) -> str | None:
     """Path of the list of transformer layers, e.g. "encoder.layer"."""
     count = encoder.config.num_hidden_layers
     for path, module in encoder.named_modules():

@@ -6,6 +6,7 @@ this table. An adapter state maps names to tensors:
 - ``"<module path>.lora_A.weight"``: A, shape (r, in)
 - ``"<module path>.lora_B.weight"``: B, shape (out, r)
 - ``"<module path>.residual"``: R, shape (out, in), added to the product B·A; "fedex", "flora"
+- ``"<module path>.bias"``: a bias of the encoder, shape (out,); adapter kind "bitfit"
 - ``"head.weight"``, ``"head.bias"``: shape (labels, hidden), (labels,); a head of several layers
   has more names under ``"head."``
 - ``"head.center"``: shape (hidden,), taken from every feature; never trained
@@ -23,12 +24,13 @@ class Part(Enum):
     A = "lora_A"
     B = "lora_B"
     RESIDUAL = "residual"
+    BIAS = "bias"
     HEAD = "head"
     CENTER = "center"
 
 
-_WITH_B = frozenset({Part.B, Part.HEAD})
-_WITH_A = frozenset({Part.A, Part.HEAD})
+_WITH_B = frozenset({Part.B, Part.BIAS, Part.HEAD})
+_WITH_A = frozenset({Part.A, Part.BIAS, Part.HEAD})
 _WITH_BOTH = _WITH_A | _WITH_B
 
 TURNS: dict[str, tuple[frozenset[Part], ...]] = {
@@ -53,9 +55,13 @@ TRAINED_PARTS: dict[str, frozenset[Part]] = {
 }
 """Method -> the parts that sites train in any round; the rest stays as the coordinator sent it."""
 
-PERSONAL: dict[str, frozenset[Part]] = {"fedsa": _WITH_B}
+PERSONAL: dict[str, frozenset[Part]] = {"fedsa": frozenset({Part.B, Part.HEAD})}
 """Method -> the parts that every site keeps for itself between rounds and never sends, for
 methods that have any."""
+
+AVERAGES_BIASES = frozenset({"fedavg", "ffa", "fedsvd"})
+"""Methods for adapters of kind "bitfit": all average biases, which have no product to be exact
+about, so that they are one and the same there."""
 
 AVERAGES_PRODUCTS = frozenset({"fedex", "flora", "flexlora"})
 """Methods that need every site's product B·A, not the mean of its factors alone."""
@@ -88,6 +94,8 @@ def part_of(name: str) -> Part:
         return Part.CENTER
     if name.startswith("head."):
         return Part.HEAD
+    if name.endswith(".bias"):
+        return Part.BIAS
     raise KeyError(name)
 
 

@@ -96,6 +96,8 @@ def _details(plan: RunPlan, source: str, results: CardResults) -> str:
     if plan.adapter.kind == "lora":
         modules = ", ".join(plan.adapter.target_modules)
         part = f"LoRA factors of rank {plan.adapter.rank} on {modules}, and a task head"
+    if plan.adapter.kind == "bitfit":
+        part = "biases of linear modules, and a task head"
     labels = ""
     if plan.task.labels:
         shown = ", ".join(f"`{printable(label)}`" for label in plan.task.labels[:20])
@@ -162,6 +164,8 @@ def _evaluation(plan: RunPlan, results: CardResults) -> str:
 def _how(plan: RunPlan, backbone: Backbone, source: str, revision: str) -> str:
     lora = plan.adapter.kind == "lora"
     wrap = 'model = PeftModel.from_pretrained(model, ".").eval()\n' if lora else ""
+    if plan.adapter.kind == "bitfit":
+        wrap = 'model.load_state_dict(load_file("biases.safetensors"), strict=False)\n'
     return f"""## How to use it
 
 `lorica predict --adapter . "some text"` uses it. With plain transformers{

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from lorica.common.methods import ANY_RANK, PERSONAL
+from lorica.common.methods import ANY_RANK, AVERAGES_BIASES, PERSONAL
 from lorica.common.plan_course import (
     AggregationPlan,
     RoundsPlan,
@@ -70,6 +70,12 @@ class RunPlan(Section):
             raise ValueError(
                 f'aggregation.method "{self.aggregation.method}" shares LoRA factors alone: '
                 'adapter.kind must be "lora"'
+            )
+        if self.adapter.kind == "bitfit" and self.aggregation.method not in AVERAGES_BIASES:
+            raise ValueError(
+                f'aggregation.method "{self.aggregation.method}" works on LoRA factors: with '
+                f'adapter.kind "bitfit" use {" or ".join(sorted(AVERAGES_BIASES))}, which all '
+                "average the biases"
             )
         if self.simulation.ranks and self.aggregation.method not in ANY_RANK:
             raise ValueError(

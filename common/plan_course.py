@@ -67,6 +67,10 @@ class TrainingPlan(Section):
     max_length: int = Field(128, ge=2, le=8192)
     """Longest text in tokens; longer ones are cut."""
 
+    gradient_checkpointing: Literal["none", "layers"] = "none"
+    """"layers": adapted layers forget what they computed and compute it anew for the gradient:
+    less memory for long texts, more time, the same gradients."""
+
 
 class AggregationPlan(Section):
     """How updates become the next global adapter."""

@@ -36,17 +36,19 @@ class BackbonePlan(Section):
 class AdapterPlan(Section):
     """What is trained on top of the frozen backbone."""
 
-    kind: Literal["lora", "head"] = "lora"
-    """"lora" trains LoRA factors and the task's head, "head" the head alone."""
+    kind: Literal["lora", "bitfit", "head"] = "lora"
+    """"lora" trains LoRA factors and the task's head, "bitfit" the biases of all linear modules of
+    the chosen layers and the head, "head" the head alone."""
 
     rank: int = Field(8, ge=1, le=512)
-    """LoRA rank r, in columns of B; not used by kind "head"."""
+    """LoRA rank r, in columns of B; kind "lora" alone uses it."""
 
     alpha: Positive = 16.0
     """LoRA scaling numerator: the adapted weight is W + (alpha / rank) · B·A. No unit."""
 
     target_modules: list[str] = Field(default=["query", "value"], min_length=1)
-    """Names of the linear modules that get LoRA factors, as peft names them."""
+    """Names of the linear modules that get LoRA factors, as peft names them; kind "bitfit"
+    takes all."""
 
     center: Literal["labels", "none"] = "labels"
     """What is taken from every feature before it is scaled to unit length again: the mean of the
@@ -54,8 +56,9 @@ class AdapterPlan(Section):
     labels apart by nothing."""
 
     layers: list[int] = [-1]
-    """Indices of the layers that get LoRA factors, counted from 0, negative from the end;
-    empty means all. Layers below the lowest adapted one stay frozen and are computed once."""
+    """Indices of the layers that are adapted (LoRA factors, biases), counted from 0, negative from
+    the end; empty means all. Layers below the lowest adapted one stay frozen and are computed
+    once."""
 
 
 class TaskPlan(Section):

@@ -100,10 +100,12 @@ def what_was_trained(plan: RunPlan, summary: Summary) -> str:
     if plan.adapter.kind == "lora":
         modules = " and ".join(plan.adapter.target_modules)
         part = f"LoRA adapters of rank {plan.adapter.rank} on {modules}, and a classification head"
+    elif plan.adapter.kind == "bitfit":
+        part = "biases, and a classification head"
     else:
         part = "a classification head"
     labels = f" for {len(plan.task.labels)} labels" if plan.task.labels else ""
-    verb = "were" if plan.adapter.kind == "lora" else "was"
+    verb = "was" if plan.adapter.kind == "head" else "were"
     count = plan.rounds.count
     stages = ", ".join(f"{rounds} of {stage.value}" for stage, rounds in schedule(plan))
     return (

@@ -19,15 +19,18 @@ from lorica.common.adapters import (
     write_state,
 )
 from lorica.common.backbones import Backbone, Pooling
+from lorica.common.biases import OwnBiases
+from lorica.common.checkpointing import checkpoint_layers
 from lorica.common.frozen_prefix import FrozenPrefix
-from lorica.common.methods import HAS_RESIDUAL
+from lorica.common.methods import HAS_RESIDUAL, Part, part_of
 from lorica.common.plan import RunPlan
 from lorica.common.residuals import ResidualWeights
 from lorica.common.tasks.inputs import Inputs
 
 
 class AdaptedModel(nn.Module):
-    """Encoder with LoRA (kind "lora") or without (kind "head"), and a head.
+    """Encoder with LoRA (kind "lora"), biases of its own ("bitfit") or neither ("head"), and a
+    head.
 
     What the encoder makes of a batch is *pooled* (once per backbone, if the encoder is idle),
     made into *features*, and read by the head:
@@ -39,8 +42,8 @@ class AdaptedModel(nn.Module):
     tokens otherwise."""
 
     def __init__(self, backbone: Backbone, plan: RunPlan, head: nn.Module) -> None:
-        """Shares the backbone's weights; only LoRA factors and the head are its own, and with
-        residuals the weights that residuals are added to.
+        """Shares the backbone's weights; only LoRA factors or biases and the head are its own, and
+        with residuals the weights that residuals are added to.
 
         ``frozen`` says that what is pooled never changes (kind "head").
         """
@@ -49,29 +52,40 @@ class AdaptedModel(nn.Module):
         depth = backbone.layers
         self._lora: dict[str, nn.Parameter] = {}
         self._residuals: ResidualWeights | None = None
+        self._biases: OwnBiases | None = None
         if plan.adapter.kind == "lora":
             depth = layer_indices(plan.adapter, backbone.layers)[0]
             peft_model = attach_lora(encoder, plan.adapter, backbone.layers)
             self._lora = lora_parameters(peft_model)
             if plan.aggregation.method in HAS_RESIDUAL:
                 self._residuals = ResidualWeights(peft_model, list(self._lora))
+        elif plan.adapter.kind == "bitfit":
+            chosen = layer_indices(plan.adapter, backbone.layers)
+            depth = chosen[0]
+            self._biases = OwnBiases(encoder, chosen)
         self.encoder = encoder
         self.prefix = FrozenPrefix(encoder, depth)
+        if plan.training.gradient_checkpointing == "layers" and plan.adapter.kind != "head":
+            checkpoint_layers(encoder, depth)
         self.frozen = plan.adapter.kind == "head"
         self.width = backbone.hidden_size
         self.head = head
 
     @property
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
-        """All parameters of the adapter state by name: LoRA factors (and residuals), the head."""
+        """All parameters of the adapter state by name: LoRA factors (and residuals) or biases,
+        the head."""
         head = {f"head.{name}": parameter for name, parameter in self.head.named_parameters()}
         residuals = self._residuals.parameters if self._residuals else {}
-        return {**self._lora, **residuals, **head}
+        biases = self._biases.parameters if self._biases else {}
+        return {**self._lora, **residuals, **biases, **head}
 
     @property
     def idle(self) -> bool:
-        """Whether the encoder is the backbone as it came: no LoRA factors, or every B is 0 (and
-        every residual)."""
+        """Whether the encoder is the backbone as it came: every B is 0, every residual too, and
+        every bias is the backbone's."""
+        if self._biases and self._biases.any():
+            return False
         if self._residuals and self._residuals.any():
             return False
         return not any(bool(p.any()) for name, p in self._lora.items() if ".lora_B." in name)
@@ -79,11 +93,15 @@ class AdaptedModel(nn.Module):
     @property
     def still(self) -> bool:
         """Whether no gradient is asked for of anything below the head."""
-        return not any(parameter.requires_grad for parameter in self._lora.values())
+        biases = self._biases.parameters if self._biases else {}
+        below = (*self._lora.values(), *biases.values())
+        return not any(parameter.requires_grad for parameter in below)
 
     @torch.no_grad()
     def make_idle(self) -> None:
-        """Set every B to 0, and every residual."""
+        """Set every B to 0, and every residual; every bias to the backbone's."""
+        if self._biases:
+            self._biases.clear()
         if self._residuals:
             self._residuals.clear()
         for name, parameter in self._lora.items():
@@ -170,7 +188,7 @@ class PooledModel(AdaptedModel):
 
 def starting_factors(model: AdaptedModel, generator: torch.Generator) -> State:
     """LoRA: A has orthonormal rows (orthonormal columns where r > in), B is 0, so the adapted
-    encoder equals the backbone. Everything else is 0."""
+    encoder equals the backbone. Biases are the backbone's. Everything else is 0."""
     state: State = {}
     for name, parameter in model.adapter_parameters.items():
         if ".lora_A." in name:
@@ -178,6 +196,8 @@ def starting_factors(model: AdaptedModel, generator: torch.Generator) -> State:
             gaussian = torch.randn(max(rows, width), min(rows, width), generator=generator)
             basis = torch.linalg.qr(gaussian)[0]
             state[name] = (basis if rows > width else basis.T).contiguous()
+        elif part_of(name) is Part.BIAS:
+            state[name] = parameter.detach().clone()
         else:
             state[name] = torch.zeros(parameter.shape)
     return state

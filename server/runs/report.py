@@ -107,6 +107,8 @@ def what_was_trained(run: Run, plan: Mapping[str, Any]) -> str:
     part = "a task head"
     if plan.get("adapter.kind") == "lora":
         part = f"LoRA adapters of rank {plan.get('adapter.rank')} and a task head"
+    elif plan.get("adapter.kind") == "bitfit":
+        part = "biases and a task head"
     data = str(plan.get("data.train", ""))
     source = "synthetic clinic notes" if data == DEMO_DATA else "the sites' own records"
     labels = plan.get("task.labels") or []

@@ -59,7 +59,7 @@ def save(tmp_path: Path, small_backbone: Path) -> Save:
     return make
 
 
-@pytest.mark.parametrize("kind", ["lora", "head"])
+@pytest.mark.parametrize("kind", ["lora", "bitfit", "head"])
 def test_what_is_saved_is_loaded(save: Save, kind: str) -> None:
     folder = save(adapter={"kind": kind}, privacy={"epsilon": "inf"})
     saved = load_adapter(folder)
@@ -72,7 +72,8 @@ def test_what_is_saved_is_loaded(save: Save, kind: str) -> None:
     assert saved.plan.fingerprint == about["plan_fingerprint"]
     assert about["labels"] == saved.plan.task.labels == LABELS
     names = {path.name for path in folder.iterdir()}
-    assert names == OWN_FILES | (PEFT_FILES if kind == "lora" else set())
+    more = {"lora": PEFT_FILES, "bitfit": {"biases.safetensors"}, "head": set[str]()}
+    assert names == OWN_FILES | more[kind]
 
 
 def run_readme(
@@ -93,6 +94,7 @@ def run_readme(
 CASES: dict[str, dict[str, Any]] = {
     "LoRA": {},
     "head": {"adapter": {"kind": "head"}},
+    "biases": {"adapter": {"kind": "bitfit"}},
     "residuals": {"aggregation": {"method": "fedex"}, "training": {"mode": "local"}},
     "all layers": {"adapter": {"layers": [], "target_modules": ["dense", "key"]}},
     "no privacy": {"privacy": {"epsilon": "inf"}},

@@ -222,6 +222,20 @@ def test_the_same_plan_gives_the_same_adapter_to_the_byte(
     assert adapter_files(tmp_path / "run") == adapter_files(finished)
 
 
+def test_the_coordinator_tests_as_often_as_the_plan_says(
+    plan: RunPlan, finished: Path, tmp_path: Path
+) -> None:
+    """Before the first round, after every second and the last; training is what it was."""
+    Simulation(plan.replace(rounds={"test_every": 2}), tmp_path, quiet()).run(report=False)
+    found, always = read_rounds(tmp_path), read_rounds(finished)
+    for record, whole in zip(found, always, strict=True):
+        if record["round"] % 2 == 0 or record["round"] == ROUNDS:
+            assert record["accuracy"] == whole["accuracy"]
+        else:
+            assert record["accuracy"] is None
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_another_seed_gives_another_adapter(plan: RunPlan, finished: Path, tmp_path: Path) -> None:
     run(plan.replace(simulation={"seed": 1}), tmp_path / "run")
     name = "head.safetensors"

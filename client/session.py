@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from lorica.client.frozen_features import (
 )
 from lorica.client.noise import NoiseSource
 from lorica.client.per_sample import enable_per_sample_gradients
+from lorica.client.step_sizes import layerwise_adam, parameter_groups
 from lorica.client.units import Units, joined
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State, check_shapes
@@ -28,12 +28,11 @@ from lorica.common.batching import micro_batches
 from lorica.common.cache_shelf import SHELF
 from lorica.common.errors import Code, LoricaError
 from lorica.common.factors import cut_factors, filled_up
+from lorica.common.layer_rates import layer_factors
 from lorica.common.methods import (
-    Part,
     factor_pairs,
     is_personal,
     is_trained,
-    part_of,
     step_turns,
 )
 from lorica.common.plan import RunPlan
@@ -163,8 +162,13 @@ class Session:
         """
         training = self._plan.training
         shared = returned(self._plan, round, self._trained)
+        rate = falling(self._plan, round, training.final_rate)
         self._dp_steps(
-            torch.optim.Adam(self._groups(falling(self._plan, round, training.final_rate))),
+            layerwise_adam(
+                parameter_groups(self._plan, self._trained, rate),
+                self._trained,
+                layer_factors(self._classifier.adapter_parameters, training.layer_decay),
+            ),
             event,
             noise,
             batch=training.expected_batch_size,
@@ -182,7 +186,7 @@ class Session:
 
     def _gradient_sum(self, event: PrivacyEvent, noise: NoiseSource) -> State:
         """The noised sum of the drawn units' clipped gradients."""
-        inner = KeepGradient(self._groups(1.0))
+        inner = KeepGradient(parameter_groups(self._plan, self._trained))
         self._dp_steps(inner, event, noise, batch=1)
         return {name: inner.kept[parameter] for name, parameter in self._trained.items()}
 
@@ -270,22 +274,6 @@ class Session:
         if self._plan.privacy.unit == "record":
             return [str(row) for row in rows]
         return [self._records.units[row] for row in rows]
-
-    def _groups(self, factor: float) -> list[dict[str, Any]]:
-        """Parameter groups with their learning rates and clip norms."""
-        plan, bound = self._plan.training, self._plan.privacy.clip_norm
-        head = [p for name, p in self._trained.items() if part_of(name) is Part.HEAD]
-        lora = [p for name, p in self._trained.items() if part_of(name) is not Part.HEAD]
-        share = plan.lora_clip_share if lora else 0.0
-        groups = [
-            (head, plan.head_learning_rate, 1 - share),
-            (lora, plan.learning_rate, share),
-        ]
-        return [
-            {"params": params, "lr": factor * rate, "clip_norm": bound * math.sqrt(part)}
-            for params, rate, part in groups
-            if params
-        ]
 
     def _loss(self, rows: np.ndarray) -> torch.Tensor:
         outputs = self._train_cache.outputs(self._classifier, rows)

@@ -48,6 +48,10 @@ class TrainingPlan(Section):
     head_learning_rate: Positive = 0.4
     """Mode "local": Adam step size of the classification head, in units of its weights."""
 
+    layer_decay: float = Field(1.0, ge=0.01, le=1)
+    """Factor of the step size of adapted layers from a layer to the one below; the highest adapted
+    layer and the head have the whole. 1: all alike."""
+
     lora_clip_share: float = Field(0.1, gt=0, lt=1)
     """Share of privacy.clip_norm² that LoRA gradients get: they are clipped to √share · C, the
     head's gradients to √(1 - share) · C. Not used by kind "head", whose head gets all."""

@@ -17,6 +17,7 @@ from collections.abc import Collection
 import torch
 
 from lorica.common.errors import Code, LoricaError
+from lorica.common.layer_rates import layer_factors
 from lorica.common.methods import ANY_RANK, Part, part_of
 from lorica.common.plan import RunPlan
 from lorica.common.quantisation import LARGEST_ERROR
@@ -60,18 +61,19 @@ def honest_norm(plan: RunPlan, start: State, round: int) -> float | None:
 
     Adam moves no value by more than (1 - β₁)/√(1 - β₂) learning rates in a step (Kingma and Ba
     2015, section 2.1), whatever the gradients and the noise; so no honest update of T steps is
-    longer than 3.17 · T · √(Σ values · rate²). Under "flexlora" and "flora" a site of lower rank
-    also turns and cuts the factors it was sent, by no more than twice their length. Rounding moves
-    a value by at most ``LARGEST_ERROR`` of the largest one of its tensor.
+    longer than 3.17 · T · √(Σ values · rate²), at every layer's own rate. Under "flexlora" and
+    "flora" a site of lower rank also turns and cuts the factors it was sent, by no more than twice
+    their length. Rounding moves a value by at most ``LARGEST_ERROR`` of the largest one of its
+    tensor.
     """
     if stage_of(plan, round) is not Stage.LOCAL:
         return None
     training, names = plan.training, returned(plan, round, start)
-    squares = 0.0
+    squares, factor = 0.0, layer_factors(start, training.layer_decay)
     for name in names:
         head = part_of(name) is Part.HEAD
         rate = training.head_learning_rate if head else training.learning_rate
-        squares += start[name].numel() * rate**2
+        squares += start[name].numel() * (factor[name] * rate) ** 2
     rounding = LARGEST_ERROR[plan.wire.update]
     reach = _ADAM_STEP * training.local_steps * math.sqrt(squares) * (1 + rounding)
     if plan.aggregation.method in ANY_RANK:

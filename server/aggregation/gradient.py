@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 
 from lorica.common.factors import refactorise
+from lorica.common.layer_rates import layer_factors
 from lorica.common.methods import Part, factor_pairs, part_of
 from lorica.common.plan import RunPlan
 from lorica.common.stages import Stage, falling, place_in_stage, place_of_tensor, stage_of
@@ -115,7 +116,8 @@ class GradientStep(SumOfReleases):
     def _rate(self, name: str) -> float:
         plan, server = self._plan, self._plan.server
         if part_of(name) is not Part.HEAD:
-            rate = server.lora_rate
+            decay = plan.training.layer_decay
+            rate = server.lora_rate * layer_factors(self._start, decay)[name]
         else:
             warm = stage_of(plan, self._round) is Stage.LORA
             rate = server.warm_rate if warm else server.head_rate

@@ -21,6 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lorica.client.noise import NoiseSource
 from lorica.client.session import Session
+from lorica.client.step_sizes import parameter_groups
 from lorica.client.units import average_by_unit
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State
@@ -112,7 +113,7 @@ class _WatchedSession(Session):
             id(parameter): np.arange(start, start + parameter.numel())
             for start, parameter in zip(starts, self._trained.values(), strict=False)
         }
-        groups = self._groups(1.0)
+        groups = parameter_groups(self._plan, self._trained)
         watch.prepare(
             Layout(
                 list(self._trained),

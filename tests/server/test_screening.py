@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import TRAINED_PARTS, is_returned
 from lorica.common.plan import RunPlan
-from lorica.common.stages import trained as of_round
+from lorica.common.stages import returned as of_round
 from lorica.server.screening import State, honest_norm, screen, update_norm
 
 METHODS = sorted(TRAINED_PARTS)

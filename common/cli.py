@@ -148,6 +148,29 @@ def predict(
         write_atomically(output, "".join(lines))
 
 
+@app.command(rich_help_panel="Plans")
+def export(
+    adapter: Annotated[Path, typer.Argument(help="The adapter/ folder of a finished run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    backbone: Annotated[
+        str, typer.Option(help="Where the adapter's backbone is on this machine.")
+    ] = "",
+) -> None:
+    """Merge an adapter into its backbone: a folder that the next run can start from."""
+    from lorica.common.merge import export_merged
+
+    console = Console()
+    with console.status("merging"):
+        merged = export_merged(adapter, out, backbone)
+    console.print(f"Wrote {out}: {merged.changed} matrices changed.", highlight=False)
+    console.print(
+        f'The next run: --set backbone.source="{out}" --set backbone.sha256={merged.sha256}',
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 def _lines_of_stdin() -> list[str]:
     try:
         return [line.rstrip("\n") for line in sys.stdin if line.strip()]

@@ -2,7 +2,7 @@
 
 ``FrozenPrefix.hidden`` computes the token states that enter layer k (no gradients);
 ``FrozenPrefix.finish`` runs the layers from k on. Together they equal the whole encoder. That
-holds by construction for encoders that feed embeddings through one list of layers; it is
+holds by construction for models that feed embeddings through one list of layers; it is
 *checked* on a probe when the split is made, and an encoder that fails the check is not split
 (k = 0: nothing is cached and every step runs all layers).
 """
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorica.common.adapters import structural_copy
+from lorica.common.adapters import layer_list, structural_copy
 
 _PROBE_TOLERANCE = 1e-4
 
@@ -36,6 +36,13 @@ class _Given(nn.Module):
 
     def forward(self, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> torch.Tensor:
         return inputs_embeds
+
+
+class _Nothing(nn.Module):
+    """Embeddings that add nothing."""
+
+    def forward(self, *_: Any, **__: Any) -> torch.Tensor:
+        return torch.zeros(1)
 
 
 class FrozenPrefix:
@@ -63,7 +70,7 @@ class FrozenPrefix:
 
     def _split(self, depth: int) -> bool:
         path = layer_list(self.encoder)
-        if path is None or not hasattr(self.encoder, "embeddings"):
+        if path is None:
             return False
         layers = self.encoder.get_submodule(path)
         assert isinstance(layers, nn.ModuleList)
@@ -71,7 +78,10 @@ class FrozenPrefix:
         _replace(self._lower, path, nn.ModuleList([*layers[:depth], _Stop()]))
         self._upper: Any = structural_copy(self.encoder)
         _replace(self._upper, path, nn.ModuleList(layers[depth:]))
-        self._upper.embeddings = _Given()
+        if hasattr(self.encoder, "embeddings"):
+            self._upper.embeddings = _Given()
+        if hasattr(self.encoder, "wpe"):  # GPT-2 adds positions to what it is given
+            self._upper.wpe = _Nothing()
         return self._agrees()
 
     def _agrees(self) -> bool:
@@ -87,15 +97,6 @@ class FrozenPrefix:
             except (TypeError, AttributeError, RuntimeError, ValueError):
                 return False
         return bool(((whole - split) * mask[..., None]).abs().max() <= _PROBE_TOLERANCE)
-
-
-def layer_list(encoder: Any) -> str | None:
-    """Path of the list of transformer layers, e.g. "encoder.layer"."""
-    count = encoder.config.num_hidden_layers
-    for path, module in encoder.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return path
-    return None
 
 
 def _replace(model: Any, path: str, layers: nn.ModuleList) -> None:

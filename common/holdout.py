@@ -38,12 +38,12 @@ def load_data(plan: RunPlan) -> RunData:
     column = plan.simulation.column if plan.simulation.partition == "by-column" else ""
     lists = TRAITS[plan.task.kind].lists
     train = read_records(
-        plan.data.train, plan.data, unit=plan.unit_column, group=column, lists=lists
+        plan.data.train, plan.columns, unit=plan.unit_column, group=column, lists=lists
     )
     if plan.data.test or plan.data.train.startswith(PACKAGED):
         source = plan.data.test or plan.data.train
         unit = "" if plan.data.test else plan.unit_column  # test files need not name units
-        test = read_records(source, plan.data, unit=unit, test=True, lists=lists)
+        test = read_records(source, plan.columns, unit=unit, test=True, lists=lists)
         return RunData(train, test)
     if len(set(train.units)) < 2:
         raise LoricaError(
@@ -62,7 +62,7 @@ def test_data(plan: RunPlan) -> Records:
         LoricaError: LOR-30x for data that are not what the plan says.
     """
     lists = TRAITS[plan.task.kind].lists
-    return read_records(plan.data.test, plan.data, unit="", test=True, lists=lists)
+    return read_records(plan.data.test, plan.columns, unit="", test=True, lists=lists)
 
 
 def validation_data(plan: RunPlan) -> RunData:

@@ -59,6 +59,8 @@ class RunPlan(Section):
     def _consistent(self) -> RunPlan:
         evaluated = bool(self.rounds.evaluate_every)
         check_task(self.task, self.adapter, self.privacy, evaluated=evaluated)
+        if not self.data.label and TRAITS[self.task.kind].labelled:
+            raise ValueError(f'the task "{self.task.kind}" needs data.label')
         needed = self.warm_rounds + self.lora_rounds
         if self.rounds.count < needed:
             raise ValueError(
@@ -107,6 +109,13 @@ class RunPlan(Section):
     def unit_column(self) -> str:
         """The column that says whose record it is; empty: every record is its own unit."""
         return self.data.unit or ("" if self.privacy.unit == "record" else self.privacy.unit)
+
+    @property
+    def columns(self) -> DataPlan:
+        """Section data as the task reads it: without a label's column where it has no labels."""
+        if TRAITS[self.task.kind].labelled:
+            return self.data
+        return self.data.model_copy(update={"label": ""})
 
     @property
     def warm_rounds(self) -> int:

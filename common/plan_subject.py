@@ -82,6 +82,15 @@ class TaskPlan(Section):
     maximum: float = Field(1.0, allow_inf_nan=False)
     """Regression: the same for the largest."""
 
+    system: str = ""
+    """Task "causal-lm": an instruction that stands before every prompt; empty: none."""
+
+    answer_tokens: int = Field(64, ge=1, le=100_000)
+    """Task "causal-lm": most tokens of an answer that `lorica predict` generates."""
+
+    mask_share: float = Field(0.15, gt=0, lt=1)
+    """Task "masked-lm": share of a text's tokens that are asked for."""
+
 
 class DataPlan(Section):
     """Where records come from (simulations) and which columns mean what."""
@@ -97,8 +106,9 @@ class DataPlan(Section):
     text: str = Field("text", min_length=1)
     """Name of the column with the text."""
 
-    label: str = Field("label", min_length=1)
-    """Name of the column with the label's name."""
+    label: str = "label"
+    """Name of the column with what the task is to tell: the label's name, the answer. Empty:
+    there is none, which only tasks without labels take."""
 
     unit: str = ""
     """Name of the column that says whose record it is (patient_id, customer_id); empty: the

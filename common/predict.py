@@ -67,8 +67,12 @@ class Predictor:
                 ) from None
         if not texts:
             return []
+        if self._task.generates:
+            return list(self._task.generate(self._backbone, self._model, texts))
         nothing = [""] * len(texts)
-        encoded = self._task.encode(self._backbone, Records(list(texts), nothing, nothing, nothing))
+        encoded = self._task.encode_for_use(
+            self._backbone, Records(list(texts), nothing, nothing, nothing)
+        )
         cache = PrefixCache(self._model, encoded, limit_bytes=0)
         return predictions(self._task, self._model, cache)
 

@@ -205,9 +205,10 @@ def _checked(batch: Batch, roles: Roles, where: str, before: int) -> Records:
         texts = [hashlib.sha256(str(im.shape).encode() + im.tobytes()).hexdigest() for im in images]
     else:
         texts = as_list(batch[roles.text])
-    labels = as_list(batch[roles.label])
+    labels = as_list(batch[roles.label]) if roles.label else [""] * len(texts)
     _refuse_empty(where, texts, before, roles.text, Code.DATA_EMPTY_TEXT, "text")
-    _refuse_empty(where, labels, before, roles.label, Code.DATA_MALFORMED, "label")
+    if roles.label:
+        _refuse_empty(where, labels, before, roles.label, Code.DATA_MALFORMED, "label")
     own = [f"{UNNAMED}{before + number}" for number in range(1, len(texts) + 1)]
     if roles.unit:
         named = as_list(batch[roles.unit])

@@ -26,22 +26,25 @@ class ResidualWeights:
         """Give every LoRA module among the state's ``names`` a weight of its own; R is 0."""
         self.parameters: dict[str, nn.Parameter] = {}
         """R by name; write to them, then call :meth:`fold`."""
-        self._modules: list[tuple[nn.Parameter, torch.Tensor, nn.Parameter, float]] = []
+        self._modules: list[tuple[nn.Parameter, torch.Tensor, torch.Tensor, float]] = []
         for path in factor_pairs(names):
             layer = peft_model.get_submodule(path)
             shared = layer.base_layer.weight.detach()
             own = nn.Parameter(shared.clone(), requires_grad=False)
             layer.base_layer.weight = own
-            residual = nn.Parameter(torch.zeros_like(shared), requires_grad=False)
+            turned = bool(layer.fan_in_fan_out)  # GPT-2's Conv1D keeps W as (in, out)
+            shape = shared.T.shape if turned else shared.shape
+            residual = nn.Parameter(torch.zeros(shape), requires_grad=False)
             self.parameters[residual_name(path)] = residual
             (scale,) = layer.scaling.values()
-            self._modules.append((own, shared, residual, float(scale)))
+            added = residual.T if turned else residual
+            self._modules.append((own, shared, added, float(scale)))
 
     @torch.no_grad()
     def fold(self) -> None:
         """Add the residuals, as they are now, to the backbone's weights."""
-        for own, shared, residual, scale in self._modules:
-            own.copy_(shared + scale * residual)
+        for own, shared, added, scale in self._modules:
+            own.copy_(shared + scale * added)
 
     @torch.no_grad()
     def clear(self) -> None:

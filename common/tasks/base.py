@@ -143,6 +143,8 @@ class Task(ABC):
     closed_head: ClassVar[bool] = False
     """Whether the head is one linear map of one feature vector per record, and
     :meth:`residuals` gives what its gradient is made of."""
+    generates: ClassVar[bool] = False
+    """Whether answers are made step by step, by :meth:`generate`, and not read off one pass."""
     judgement_width: ClassVar[int]
     """Numbers in a judgement, S."""
 
@@ -183,6 +185,10 @@ class Task(ABC):
     @abstractmethod
     def encode(self, backbone: Backbone, records: Records) -> Inputs:
         """What the model reads of the records; targets are not looked at."""
+
+    def encode_for_use(self, backbone: Backbone, records: Records) -> Inputs:
+        """The same for records whose targets nobody knows, to predict them."""
+        return self.encode(backbone, records)
 
     @abstractmethod
     def targets(self, records: Records, inputs: Inputs) -> Any:
@@ -258,6 +264,12 @@ class Task(ABC):
         self, outputs: torch.Tensor, inputs: Inputs, rows: np.ndarray
     ) -> Sequence[Prediction]:
         """Predictions for ``rows`` from the model's outputs for them."""
+
+    def generate(
+        self, backbone: Backbone, model: AdaptedModel, texts: Sequence[str]
+    ) -> Sequence[Prediction]:
+        """Predictions for texts; asked for of tasks with ``generates`` alone."""
+        raise NotImplementedError(f"{self.kind} generates nothing")
 
     @abstractmethod
     def about(self, backbone: Backbone) -> dict[str, Any]:

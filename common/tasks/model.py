@@ -55,7 +55,7 @@ class AdaptedModel(nn.Module):
         self._biases: OwnBiases | None = None
         if plan.adapter.kind == "lora":
             depth = layer_indices(plan.adapter, backbone.layers)[0]
-            peft_model = attach_lora(encoder, plan.adapter, backbone.layers)
+            peft_model = attach_lora(encoder, plan.adapter)
             self._lora = lora_parameters(peft_model)
             if plan.aggregation.method in HAS_RESIDUAL:
                 self._residuals = ResidualWeights(peft_model, list(self._lora))

@@ -10,6 +10,8 @@ TaskKind = Literal[
     "multi-label-classification",
     "text-regression",
     "token-classification",
+    "causal-lm",
+    "masked-lm",
 ]
 """The tasks there are."""
 
@@ -32,6 +34,8 @@ class Traits:
     """Whether the adapter has a head of its own; without one, every round trains LoRA factors."""
     fewest_labels: int = 2
     """Fewest names in task.labels; 0: the task has no labels and its plan must name none."""
+    labelled: bool = True
+    """Whether records need the column data.label."""
     site_metrics: tuple[SiteMetric, ...] = ("accuracy", "loss")
     """What sites can count for it."""
     lists: frozenset[str] = frozenset()
@@ -62,6 +66,8 @@ TRAITS: dict[TaskKind, Traits] = {
         site_metrics=("accuracy", "loss", "f1"),
         lists=frozenset({"text", "label"}),
     ),
+    "causal-lm": Traits("causal_lm", "CausalLM", head=False, fewest_labels=0),
+    "masked-lm": Traits("masked_lm", "MaskedLM", head=False, fewest_labels=0, labelled=False),
 }
 """Every task's traits."""
 

@@ -39,7 +39,7 @@ def backbone(small_backbone: Path) -> Backbone:
 
 
 def adapted(backbone: Backbone, **plan: Any) -> Any:
-    return attach_lora(structural_copy(backbone.model), AdapterPlan(**plan), backbone.layers)
+    return attach_lora(structural_copy(backbone.model), AdapterPlan(**plan))
 
 
 def test_a_copy_shares_every_tensor_and_no_module(backbone: Backbone) -> None:

@@ -26,9 +26,7 @@ def adapted_encoder(backbone: Backbone, depth: int, modules: list[str]) -> Any:
     encoder = structural_copy(backbone.model)
     layers = list(range(depth, backbone.layers))
     if layers:
-        peft_model = attach_lora(
-            encoder, AdapterPlan(layers=layers, target_modules=modules), backbone.layers
-        )
+        peft_model = attach_lora(encoder, AdapterPlan(layers=layers, target_modules=modules))
         with torch.no_grad():
             for parameter in lora_parameters(peft_model).values():
                 parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,54 @@
+"""Token sequences in which some tokens are to be told from the states at given positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lorica.common.tasks.inputs import Encoded
+
+IGNORED = -100
+"""Stands for no token where sequences of targets are padded."""
+
+
+@dataclass(frozen=True)
+class AskedTokens(Encoded):
+    """Tokenised texts, ragged, and where in them the model is asked for a token."""
+
+    positions: list[np.ndarray]
+    """One int64 array per text: the states that tokens are told from, each below its length."""
+
+    def places(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """Positions (n, P) of these rows, padded with 0 to the longest."""
+        return _padded([self.positions[row] for row in rows], 0)
+
+
+@dataclass(frozen=True)
+class TokenTargets:
+    """The tokens that were asked for, one array per record."""
+
+    tokens: list[np.ndarray]
+    """As long as the record's positions."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def of(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """Those of these rows, shape (n, P), padded with ``IGNORED``."""
+        return _padded([self.tokens[row] for row in rows], IGNORED)
+
+
+def picked(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """The states (n, P, H) at places (n, P) among states (n, T, H)."""
+    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def _padded(arrays: list[np.ndarray], filler: int) -> torch.Tensor:
+    width = max(map(len, arrays))
+    found = np.full((len(arrays), width), filler, dtype=np.int64)
+    for position, array in enumerate(arrays):
+        found[position, : len(array)] = array
+    return torch.from_numpy(found)

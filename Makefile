@@ -3,6 +3,7 @@
 #   make test   linters, type checker and tests
 SHELL := /bin/bash
 BIN := .venv/bin
+CHROMIUM ?= /usr/bin/chromium
 STAMP := .venv/.installed
 NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -13,7 +14,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test lint types unit slow e2e chaos bench clean
+.PHONY: setup demo test lint types unit slow e2e e2e-web chaos bench clean
 
 setup: $(STAMP)
 
@@ -46,6 +47,14 @@ unit: setup
 # Real training to an accuracy, and Flower's own simulation engine: minutes.
 slow: setup
 	@$(BIN)/python -m pytest -q -m slow
+
+# Every page of the monitor in a real Chromium, during a live simulation; pictures in docs/screens/.
+e2e-web: setup
+	@if [ ! -x $(CHROMIUM) ]; then \
+		echo "make e2e-web needs Chromium (Debian: apt-get install chromium); or say where it is:" \
+			"make e2e-web CHROMIUM=/path/to/chromium"; exit 1; fi
+	@LORICA_CHROMIUM=$(CHROMIUM) LORICA_SCREENS=$(CURDIR)/docs/screens \
+		$(BIN)/python -m pytest -q -m slow tests/server/monitor/test_in_browser.py
 
 # A real federation: coordinator and two sites, each on a network namespace of its own. Needs root
 # and Linux; prints what it measures.

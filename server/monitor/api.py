@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Literal
 
+import anyio.to_thread
 from fastapi import APIRouter, Query, Request
 from sse_starlette import EventSourceResponse
 
 from lorica.server.monitor import cursors
-from lorica.server.monitor.callers import Reader
+from lorica.server.monitor.callers import NotSignedInError, Reader, reader
 from lorica.server.monitor.news import ALL
 from lorica.server.monitor.pages_runs import MOST_COMPARED
 from lorica.server.monitor.room import room_of
@@ -39,6 +41,8 @@ router = APIRouter(
         404: {"model": ProblemShape, "description": "no such run, site or file"},
     },
 )
+
+_CHECK_SECONDS = 60.0  # between two looks whether a stream's session still is
 
 Limit = Annotated[int, Query(ge=1, le=500)]
 
@@ -197,7 +201,14 @@ async def live(
     """Events `run` (its state), `round` (a whole round), `line` (of the log) and `alerts`."""
 
     async def news() -> AsyncIterator[bytes]:
+        checked = time.monotonic()
         async for item in room_of(request).live.listen(run):
+            if time.monotonic() - checked > _CHECK_SECONDS:
+                try:
+                    await anyio.to_thread.run_sync(reader, request)
+                except NotSignedInError:
+                    return  # signed out, removed or revoked since
+                checked = time.monotonic()
             yield item
 
     return EventSourceResponse(

@@ -70,6 +70,17 @@ def artefact(
     return _file(path, f"{run_id}-{name.replace('/', '-')}", kind)
 
 
+@router.get("/runs/{run_id}/report")
+def report(request: Request, caller: Person, run_id: str) -> HTMLResponse:
+    """The report for those who decide, as the store has it now."""
+    from lorica.server.runs.report import report_html
+
+    store = room_of(request).store
+    answer = HTMLResponse(report_html(store, store.run(run_id)))
+    answer.headers["Content-Security-Policy"] = SAFE_DOCUMENT_POLICY
+    return answer
+
+
 def _file(path: Any, name: str, shown_as: str | None) -> Response:
     kind = shown_as or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     answer = FileResponse(

@@ -21,7 +21,8 @@ export function follow(run, heard) {
     source = new EventSource(`/api/v1/live${run ? `?run=${encodeURIComponent(run)}` : ""}`);
     source.addEventListener("open", () => { show("live"); heard.open?.(); });
     source.addEventListener("error", () => show(source?.readyState === EventSource.CLOSED ? "ended" : "lost"));
-    for (const [kind, handler] of Object.entries({ alerts: countAlerts, ...heard })) {
+    source.addEventListener("alerts", (event) => countAlerts(JSON.parse(event.data)));
+    for (const [kind, handler] of Object.entries(heard)) {
       if (kind !== "open") source.addEventListener(kind, (event) => handler(JSON.parse(event.data)));
     }
   };

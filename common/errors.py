@@ -736,7 +736,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.RUN_NOT_ASKED: Entry(
         "No single run of that name was asked for.",
         "A decision is about one run id under one plan that a coordinator asked this site for.",
-        "`lorica site pending` lists them; add --plan with the first digits of the plan's "
+        "List them with `lorica site pending`; add --plan with the first digits of the plan's "
         "fingerprint where there are several.",
     ),
     Code.UNEXPECTED: Entry(

@@ -19,6 +19,13 @@ Formal guarantee:
     after the noise (Adam, several local steps, the returned update) is post-processing. The
     model must not couple records; :func:`~lorica.client.per_sample.enable_per_sample_gradients`
     refuses layers that do.
+
+    *Augmentation multiplicity* (De et al., arXiv 2204.13650): with K views of every record, g_i is
+    the mean of the gradients at the K views (and over the unit's records), formed before it is
+    clipped. It is still one vector per unit, clipped to C, so the sensitivity and ε are those of
+    K = 1. Views of a record are drawn independently of all other records, from a distribution that
+    depends on none of them: given the same views of the records that two neighbouring data sets
+    share, the above holds, and the mean over the views is a mixture of such mechanisms.
 """
 
 from __future__ import annotations
@@ -149,6 +156,7 @@ class DPTrainer:
         moves: bool = True,
         turns: Sequence[Collection[str]] = (),
         scales: Mapping[str, float] | None = None,
+        views: int = 1,
     ) -> None:
         """
         Args:
@@ -165,6 +173,8 @@ class DPTrainer:
                 What a step does not train is neither clipped nor noised nor moved in it.
             scales: name -> what the gradients of a parameter are multiplied by before clipping;
                 1 for names that are absent.
+            views: K, how often each row is asked for in ``loss_of_rows``; the record's gradient is
+                the mean over them.
         """
         self._parameters = parameters
         self._optimizer = optimizer
@@ -174,6 +184,7 @@ class DPTrainer:
         self._noise = noise
         self._units = units or Units.of_records(len(lengths))
         self._scales = scales or {}
+        self._views = views
         self._turns = [set(names) for names in turns] or [set(parameters)]
         self._unchecked = set(range(len(self._turns))) if moves else set()
 
@@ -196,8 +207,10 @@ class DPTrainer:
         self._optimizer.zero_grad(set_to_none=True)
         active = self._activate(turn)
         before = _copies(active) if turn in self._unchecked else None
-        batches = list(unit_batches(drawn, self._lengths))
-        for position, (rows, owner) in enumerate(batches):
+        batches = list(unit_batches(drawn, self._lengths * self._views))
+        for position, (drawn_rows, unit_of_row) in enumerate(batches):
+            rows = np.repeat(drawn_rows, self._views)
+            owner = unit_of_row.repeat_interleave(self._views)
             self._loss_of_rows(rows).backward()
             self._check_sizes(active, len(rows))
             for name, parameter in active.items():

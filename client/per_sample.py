@@ -1,9 +1,10 @@
-"""Per-record gradients of linear layers, written during the one backward pass.
+"""Per-record gradients, written during the one backward pass.
 
 A trainable ``nn.Linear`` is turned into a :class:`PerSampleLinear` by changing its class, so
 parameters, names and ``state_dict`` stay as they are. Its backward pass writes
 ``weight.grad_sample`` (n, out, in) and ``bias.grad_sample`` (n, out), the layout of Opacus, and
-computes no plain weight gradient. The first axis of the input is the record.
+computes no plain weight gradient. Other layers are watched
+(:mod:`lorica.client.per_sample_layers`). The first axis of a layer's input is the record.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from lorica.client.per_sample_layers import has_rule, store, watch
+from lorica.common.batch_norm import couples_records
 from lorica.common.errors import Code, LoricaError
-
-_COUPLING = (nn.modules.batchnorm._NormBase,)
 
 
 class _Linear(torch.autograd.Function):
@@ -34,9 +35,9 @@ class _Linear(torch.autograd.Function):
         weight, bias = ctx.weight, ctx.bias
         if weight.requires_grad:
             rows, columns = (t.reshape(len(t), -1, t.shape[-1]) for t in (grad, x))
-            _store(weight, torch.bmm(rows.transpose(1, 2), columns))
+            store(weight, torch.bmm(rows.transpose(1, 2), columns))
         if bias is not None and bias.requires_grad:
-            _store(bias, grad.reshape(len(grad), -1, grad.shape[-1]).sum(1))
+            store(bias, grad.reshape(len(grad), -1, grad.shape[-1]).sum(1))
         return (grad @ weight if ctx.needs_input_grad[0] else None), None, None
 
 
@@ -56,40 +57,47 @@ def enable_per_sample_gradients(model: nn.Module, trainable: Iterable[nn.Paramet
     Parameters outside ``trainable`` get ``requires_grad=False``.
 
     Raises:
-        LoricaError: LOR-404 for a trainable parameter outside linear layers, or a layer that
-            couples the records of a batch (batch normalisation), trainable or not.
+        LoricaError: LOR-404 for a trainable parameter in a layer without a rule, or in two layers;
+            for a layer that couples the records of a batch (batch normalisation), trainable or
+            not.
     """
     wanted = {id(parameter) for parameter in trainable}
-    seen: set[int] = set()
+    owners: dict[int, str] = {}
     for name, module in model.named_modules():
-        if isinstance(module, _COUPLING):
+        if couples_records(module):
             raise LoricaError(
                 Code.PRIVACY_UNSAFE_MODEL,
                 f"Layer {name} ({type(module).__name__}) couples the records of a batch.",
-                mend="Use a model with layer or group normalisation.",
+                mend='Set adapter.batch_norm to "fixed" (the statistics of pre-training, which no '
+                'record changes) or "group" (group normalisation), or use another backbone.',
             )
         for parameter in module.parameters(recurse=False):
             train = id(parameter) in wanted
             parameter.requires_grad_(train)
-            if train and type(module) not in (nn.Linear, PerSampleLinear):
+            if train and id(parameter) in owners:
                 raise LoricaError(
                     Code.PRIVACY_UNSAFE_MODEL,
-                    f"Layer {name} ({type(module).__name__}) has no per-record gradient.",
+                    f"Layers {owners[id(parameter)]} and {name} share a parameter that is to be "
+                    "trained: a record's gradient would be counted in two parts.",
                 )
             if train:
-                module.__class__ = PerSampleLinear
-                seen.add(id(parameter))
-    if seen != wanted:
+                _enable(name, module)
+                owners[id(parameter)] = name
+    if owners.keys() != wanted:
         raise LoricaError(
             Code.PRIVACY_UNSAFE_MODEL, "A parameter to be trained is not part of the model."
         )
 
 
-def _store(parameter: Any, per_record: torch.Tensor) -> None:
-    if getattr(parameter, "grad_sample", None) is not None:
+def _enable(name: str, module: nn.Module) -> None:
+    if type(module) in (nn.Linear, PerSampleLinear):
+        module.__class__ = PerSampleLinear
+    elif has_rule(module):
+        watch(module)
+    else:
         raise LoricaError(
             Code.PRIVACY_UNSAFE_MODEL,
-            "A trainable layer ran twice in one forward pass, or gradients were not cleared: "
-            "one record would count as two.",
+            f"Layer {name} ({type(module).__name__}) has no per-record gradient.",
+            mend="Leave its parameters frozen: linear, convolution, normalisation and embedding "
+            "layers can be trained.",
         )
-    parameter.grad_sample = per_record

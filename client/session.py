@@ -17,6 +17,7 @@ from lorica.client.frozen_features import (
     label_contributions,
     noised_sum,
 )
+from lorica.client.independence import PROBED, require_independence
 from lorica.client.noise import NoiseSource
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.client.step_sizes import layerwise_adam, parameter_groups
@@ -81,6 +82,8 @@ class Session:
         enable_per_sample_gradients(self._classifier, self._trainable.values())
         self._trained = self._trainable
         self._received: State = {}
+        self._views = plan.training.augmentations
+        self._probe(backbone)
         self._units = self._units_of(self._train_rows)
         self._test: tuple[PrefixCache, Any] | None = None
 
@@ -128,7 +131,8 @@ class Session:
         self._choose(round)
         if stage is Stage.LOCAL:
             return self._local_steps(round, event, noise)
-        if stage is Stage.LORA or (stage is Stage.HEAD and not self._task.closed_head):
+        closed = self._task.closed_head and self._views == 1
+        if stage is Stage.LORA or (stage is Stage.HEAD and not closed):
             return self._gradient_sum(event, noise)
         rows, owner = joined(self._units.draw(noise, event.sample_rate))
         noised = noised_sum(self._contributions(stage, rows), owner, event, noise)
@@ -200,6 +204,7 @@ class Session:
         after: AfterNoise | None = None,
     ) -> None:
         releases = isinstance(inner, KeepGradient)
+        self._augmenting = np.random.default_rng(_seed(noise) if self._views > 1 else 0)
         optimizer = NoisyOptimizer(
             inner,
             noise=noise,
@@ -218,6 +223,7 @@ class Session:
             moves=not releases,
             scales={"head.bias": BIAS_INPUT} if releases else {},
             turns=step_turns(self._plan.aggregation.method, list(self._trained)),
+            views=self._views,
         ).run(event.steps)
         optimizer.zero_grad(set_to_none=True)
 
@@ -276,8 +282,26 @@ class Session:
         return [self._records.units[row] for row in rows]
 
     def _loss(self, rows: np.ndarray) -> torch.Tensor:
-        outputs = self._train_cache.outputs(self._classifier, rows)
+        if self._views > 1:
+            outputs = self._task.outputs_of_views(
+                self._classifier, self._train_cache.encoded, rows, self._augmenting
+            )
+        else:
+            outputs = self._train_cache.outputs(self._classifier, rows)
         return self._task.loss_sum(outputs, self._train_targets, rows)
+
+    def _probe(self, backbone: Backbone) -> None:
+        """Refuse a model of a kind that nobody has tried if it joins records."""
+        kind = str(backbone.model.config.model_type)
+        inputs = self._train_cache.encoded
+        rows = np.arange(min(len(inputs), 3))
+        if kind not in PROBED and len(rows) > 1:
+            require_independence(self._classifier.pooled_of_ids, inputs.collate(rows), kind)
+
+
+def _seed(noise: NoiseSource) -> list[int]:
+    """Numbers as unforeseeable as the noise, for choices that need not be secret."""
+    return noise.gaussian((4,), 1.0).numpy().view(np.uint64).tolist()
 
 
 def _at_rank(plan: RunPlan, rank: int) -> RunPlan:

@@ -38,6 +38,12 @@ def layer_indices(plan: AdapterPlan, layers: int) -> list[int]:
     Raises:
         LoricaError: LOR-204 for an index that the model does not have.
     """
+    if not layers and plan.layers:
+        raise LoricaError(
+            Code.BACKBONE_UNSUPPORTED,
+            "adapter.layers names layers, but the backbone is no list of equal layers.",
+            mend="Set adapter.layers to [], which stands for all.",
+        )
     indices = plan.layers or list(range(layers))
     wrong = [index for index in indices if not -layers <= index < layers]
     if wrong:
@@ -49,9 +55,17 @@ def layer_indices(plan: AdapterPlan, layers: int) -> list[int]:
     return sorted({index % layers for index in indices})
 
 
+def layer_count(encoder: Any) -> int:
+    """Number of transformer layers; 0 for networks that are no list of them (ConvNeXt, ResNet)."""
+    config = encoder.config
+    if getattr(config, "hidden_sizes", None):
+        return 0
+    return int(getattr(config, "num_hidden_layers", 0))
+
+
 def layer_list(encoder: Any) -> str | None:
     """Path of the list of transformer layers, e.g. "encoder.layer"."""
-    count = encoder.config.num_hidden_layers
+    count = layer_count(encoder)
     for path, module in encoder.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return str(path)
@@ -66,7 +80,7 @@ def lora_config(plan: AdapterPlan, encoder: Any) -> Any:
     """
     from peft import LoraConfig, TaskType
 
-    layers = layer_indices(plan, encoder.config.num_hidden_layers)
+    layers = layer_indices(plan, layer_count(encoder))
     path = layer_list(encoder)
     modules, by_number = list(plan.target_modules), True
     if path is not None and "." not in path:
@@ -79,7 +93,7 @@ def lora_config(plan: AdapterPlan, encoder: Any) -> Any:
         r=plan.rank,
         lora_alpha=plan.alpha,
         target_modules=modules,
-        layers_to_transform=layers if by_number else None,
+        layers_to_transform=layers or None if by_number else None,
         lora_dropout=0.0,
         bias="none",
     )

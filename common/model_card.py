@@ -166,9 +166,13 @@ def _how(plan: RunPlan, backbone: Backbone, source: str, revision: str) -> str:
     wrap = 'model = PeftModel.from_pretrained(model, ".").eval()\n' if lora else ""
     if plan.adapter.kind == "bitfit":
         wrap = 'model.load_state_dict(load_file("biases.safetensors"), strict=False)\n'
+    images = task_of(plan).traits.images
+    reader = "AutoImageProcessor" if images else "AutoTokenizer"
+    variable = "processor" if images else "tokenizer"
+    example = "picture.png" if images else '"some text"'
     return f"""## How to use it
 
-`lorica predict --adapter . "some text"` uses it. With plain transformers{
+`lorica predict --adapter . {example}` uses it. With plain transformers{
         " and peft" if lora else ""
     }:
 
@@ -177,12 +181,12 @@ import json, torch
 from pathlib import Path
 {"from peft import PeftModel" if lora else ""}
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, {reader}
 
 about = json.loads(Path("lorica.json").read_text(encoding="utf-8"))
 source = {source!r}  # or a local folder with the same weights
 revision = {revision or "main"!r}  # of the source on the Hugging Face hub
-tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+{variable} = {reader}.from_pretrained(source, revision=revision)
 model = AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32).eval()
 {wrap}head = load_file("head.safetensors")
 {task_of(plan).usage(backbone)}```"""

@@ -58,7 +58,8 @@ class RunPlan(Section):
     @model_validator(mode="after")
     def _consistent(self) -> RunPlan:
         evaluated = bool(self.rounds.evaluate_every)
-        check_task(self.task, self.adapter, self.privacy, evaluated=evaluated)
+        views = self.training.augmentations
+        check_task(self.task, self.adapter, self.privacy, evaluated=evaluated, views=views)
         if not self.data.label and TRAITS[self.task.kind].labelled:
             raise ValueError(f'the task "{self.task.kind}" needs data.label')
         needed = self.warm_rounds + self.lora_rounds

@@ -68,6 +68,15 @@ class TrainingPlan(Section):
     """Mode "local": share of both learning rates that is left in the last round; they fall
     linearly."""
 
+    augmentations: int = Field(1, ge=1, le=64)
+    """Images: views of every record in a step, changed at random as ``augment`` says, whose mean
+    gradient is the record's (before clipping: the guarantee is unchanged). 1: images as they
+    are. Above 1 every step runs the whole encoder."""
+
+    augment: list[Literal["shift", "flip", "crop"]] = Field(default=["shift"], min_length=1)
+    """What is done to a view: "shift" by at most an eighth of the side, "flip" left and right,
+    "crop" to at least three quarters of the side."""
+
     max_length: int = Field(128, ge=2, le=8192)
     """Longest text in tokens; longer ones are cut."""
 

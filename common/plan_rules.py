@@ -22,7 +22,7 @@ def robust_minimum(rule: AggregationPlan) -> int:
 
 
 def check_task(
-    task: TaskPlan, adapter: AdapterPlan, privacy: PrivacyPlan, *, evaluated: bool
+    task: TaskPlan, adapter: AdapterPlan, privacy: PrivacyPlan, *, evaluated: bool, views: int = 1
 ) -> None:
     """Return if the task can be what the plan asks for; raise ValueError otherwise.
 
@@ -31,6 +31,7 @@ def check_task(
         adapter: what is trained.
         privacy: the metrics that sites are asked for.
         evaluated: whether sites evaluate at all.
+        views: of every record in a step.
     """
     traits = TRAITS[task.kind]
     if task.labels and not traits.fewest_labels:
@@ -42,6 +43,10 @@ def check_task(
         raise ValueError("task.minimum must be below task.maximum")
     if adapter.kind == "head" and not traits.head:
         raise ValueError(f'the task "{task.kind}" has no head: adapter.kind must be "lora"')
+    if views > 1 and not traits.images:
+        raise ValueError(
+            f'training.augmentations: only images have augmented views, not the task "{task.kind}"'
+        )
     lacks = [name for name in privacy.evaluation_metrics if name not in traits.site_metrics]
     if evaluated and lacks:
         raise ValueError(

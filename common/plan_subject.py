@@ -55,10 +55,15 @@ class AdapterPlan(Section):
     label-name embeddings, or nothing. Texts of one domain share a large common part that tells
     labels apart by nothing."""
 
+    batch_norm: Literal["refuse", "fixed", "group"] = "refuse"
+    """Batch norms of the backbone, which join the records of a batch: "refuse" the backbone, or
+    put in their place a "fixed" scale and shift by the statistics of pre-training, which no record
+    changes, or a "group" norm, which changes what the backbone computes."""
+
     layers: list[int] = [-1]
     """Indices of the layers that are adapted (LoRA factors, biases), counted from 0, negative from
-    the end; empty means all. Layers below the lowest adapted one stay frozen and are computed
-    once."""
+    the end; empty means all, as it must for networks that are no list of layers. Layers below the
+    lowest adapted one stay frozen and are computed once."""
 
 
 class TaskPlan(Section):

@@ -11,6 +11,8 @@ from typing import Any
 
 from lorica.common.adapter_folder import load_adapter
 from lorica.common.backbones import load_backbone
+from lorica.common.data import DataRequest
+from lorica.common.data.images import decode_image
 from lorica.common.data.tables import read_table
 from lorica.common.errors import Code, LoricaError
 from lorica.common.prefix_cache import PrefixCache, predictions
@@ -50,11 +52,11 @@ class Predictor:
         self._model.load_state(saved.state)
 
     def __call__(self, texts: Sequence[str]) -> list[Prediction]:
-        """Predictions for texts, in their order.
+        """Predictions for texts, or for the images in the files of these names, in their order.
 
         Raises:
             LoricaError: LOR-303 when a text has characters that are no Unicode, LOR-305 when one
-                is empty.
+                is empty; LOR-301, LOR-327, LOR-328 an image cannot be read.
         """
         for number, text in enumerate(texts, 1):
             if not text.strip():
@@ -70,11 +72,15 @@ class Predictor:
         if self._task.generates:
             return list(self._task.generate(self._backbone, self._model, texts))
         nothing = [""] * len(texts)
-        encoded = self._task.encode_for_use(
-            self._backbone, Records(list(texts), nothing, nothing, nothing)
-        )
+        images = _images(texts) if self._task.traits.images else None
+        records = Records(list(texts), nothing, nothing, nothing, images)
+        encoded = self._task.encode_for_use(self._backbone, records)
         cache = PrefixCache(self._model, encoded, limit_bytes=0)
         return predictions(self._task, self._model, cache)
+
+
+def _images(names: Sequence[str]) -> list[Any]:
+    return [decode_image(Path(name), name, DataRequest.image_side) for name in names]
 
 
 def read_texts(path: Path, column: str) -> tuple[list[dict[str, str]], list[str]]:

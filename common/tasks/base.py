@@ -200,6 +200,13 @@ class Task(ABC):
     def model(self, backbone: Backbone) -> AdaptedModel:
         """The backbone with the plan's adapter; weights are shared with the backbone."""
 
+    def outputs_of_views(
+        self, model: AdaptedModel, inputs: Inputs, rows: np.ndarray, random: np.random.Generator
+    ) -> torch.Tensor:
+        """The model's outputs for random views of ``rows`` (training.augmentations above 1); a
+        row's view depends on that record and on the generator alone."""
+        raise NotImplementedError(f"{self.kind} has no augmented views")
+
     @abstractmethod
     def start(self, backbone: Backbone) -> State:
         """The common start of a run, from the plan and its seed alone; the adapted encoder

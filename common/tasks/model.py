@@ -21,6 +21,7 @@ from lorica.common.adapters import (
 from lorica.common.backbones import Backbone, Pooling
 from lorica.common.biases import OwnBiases
 from lorica.common.checkpointing import checkpoint_layers
+from lorica.common.batch_norm import replace_batch_norms
 from lorica.common.frozen_prefix import FrozenPrefix
 from lorica.common.methods import HAS_RESIDUAL, Part, part_of
 from lorica.common.plan import RunPlan
@@ -49,19 +50,20 @@ class AdaptedModel(nn.Module):
         """
         super().__init__()
         encoder = structural_copy(backbone.model)
+        replace_batch_norms(encoder, plan.adapter.batch_norm)
         depth = backbone.layers
         self._lora: dict[str, nn.Parameter] = {}
         self._residuals: ResidualWeights | None = None
         self._biases: OwnBiases | None = None
         if plan.adapter.kind == "lora":
-            depth = layer_indices(plan.adapter, backbone.layers)[0]
+            depth = min(layer_indices(plan.adapter, backbone.layers), default=0)
             peft_model = attach_lora(encoder, plan.adapter)
             self._lora = lora_parameters(peft_model)
             if plan.aggregation.method in HAS_RESIDUAL:
                 self._residuals = ResidualWeights(peft_model, list(self._lora))
         elif plan.adapter.kind == "bitfit":
             chosen = layer_indices(plan.adapter, backbone.layers)
-            depth = chosen[0]
+            depth = min(chosen, default=0)
             self._biases = OwnBiases(encoder, chosen)
         self.encoder = encoder
         self.prefix = FrozenPrefix(encoder, depth)

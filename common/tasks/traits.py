@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 TaskKind = Literal[
     "text-classification",
+    "image-classification",
     "multi-label-classification",
     "text-regression",
     "token-classification",
@@ -38,6 +39,8 @@ class Traits:
     """Whether records need the column data.label."""
     site_metrics: tuple[SiteMetric, ...] = ("accuracy", "loss")
     """What sites can count for it."""
+    images: bool = False
+    """Whether records are images; texts otherwise."""
     lists: frozenset[str] = frozenset()
     """Which of a record's columns ("text", "label") may hold a list, in JSON."""
 
@@ -47,6 +50,13 @@ TRAITS: dict[TaskKind, Traits] = {
         "text_classification",
         "TextClassification",
         class_sums=True,
+        site_metrics=("accuracy", "loss", "per_label"),
+    ),
+    "image-classification": Traits(
+        "image_classification",
+        "ImageClassification",
+        class_sums=True,
+        images=True,
         site_metrics=("accuracy", "loss", "per_label"),
     ),
     "multi-label-classification": Traits(

@@ -1,0 +1,129 @@
+"""Multi-class image classification: an encoder of images, pooling, a linear head.
+
+An image's feature is its pooled state scaled to unit length, f (H,): the state of the class token
+of a vision transformer, the mean over patches where there is none, or what a convolutional network
+gives for the whole image (ConvNeXt, ResNet). Its logits are W f + b. W starts at 0, b at 0: names
+of labels say nothing of pixels, so there is no zero-shot start and no center
+(``adapter.center`` is not used). Where LoRA factors are trained from the first round, the rows of
+W start as random directions of length 1, because with W = 0 they would have no gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from lorica.common.adapters import State
+from lorica.common.backbones import Backbone
+from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import RunPlan
+from lorica.common.records import Records
+from lorica.common.tasks.classes import Classes
+from lorica.common.tasks.inputs import Inputs
+from lorica.common.tasks.model import AdaptedModel, PooledModel, starting_factors
+from lorica.common.tasks.pixels import Pixels, pixels_of
+
+
+class ImageModel(PooledModel):
+    """A pooled model of pixels."""
+
+    def pooled_of_ids(self, pixels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Unit-norm pooled states (n, H) of pixels (n, 3, S, S)."""
+        output = self.encoder(pixel_values=pixels)
+        if output.last_hidden_state.dim() == 4:  # a feature map (n, H, h, w)
+            return functional.normalize(output.pooler_output.flatten(1), dim=-1)
+        states = output.last_hidden_state
+        return self.pool(states, torch.ones(states.shape[:2], dtype=torch.int64))
+
+
+class ImageClassification(Classes):
+    """Images, each with one of the plan's labels."""
+
+    kind: ClassVar[str] = "image-classification"
+    pipeline_tag: ClassVar[str] = "image-classification"
+
+    def check(self, records: Records, *, where: str) -> None:
+        if records.images is None:
+            raise LoricaError(
+                Code.DATA_COLUMN,
+                f'{where} has no images, which the task "{self.kind}" is for.',
+                mend="Give a folder of images or of DICOM files.",
+            )
+        super().check(records, where=where)
+
+    def encode(self, backbone: Backbone, records: Records) -> Pixels:
+        return pixels_of(backbone, records)
+
+    def model(self, backbone: Backbone) -> ImageModel:
+        return ImageModel(backbone, self.plan, len(self.plan.task.labels))
+
+    def outputs_of_views(
+        self, model: AdaptedModel, inputs: Inputs, rows: np.ndarray, random: np.random.Generator
+    ) -> torch.Tensor:
+        assert isinstance(inputs, Pixels) and isinstance(model, ImageModel)
+        views = inputs.views(rows, self.plan.training.augment, random)
+        return model.outputs(model.features(model.pooled_of_ids(*views)), inputs, rows)
+
+    def start(self, backbone: Backbone) -> State:
+        return image_start(self.model(backbone), self.plan)
+
+    def about(self, backbone: Backbone) -> dict[str, Any]:
+        return {
+            "labels": self.plan.task.labels,
+            "pooling": backbone.pooling,
+            "batch_norm": self.plan.adapter.batch_norm,
+        }
+
+    def usage(self, backbone: Backbone) -> str:
+        answer = 'print([about["labels"][i] for i in outputs.argmax(1)])'
+        return usage_of_images(self.plan, backbone, answer)
+
+
+def image_start(model: PooledModel, plan: RunPlan) -> State:
+    """LoRA as :func:`~lorica.common.tasks.model.starting_factors`; W as the module says."""
+    generator = torch.Generator().manual_seed(plan.simulation.seed)
+    state = starting_factors(model, generator)
+    from_first = plan.adapter.kind == "lora" and plan.training.mode == "local"
+    if from_first and not plan.warm_rounds:
+        rows = torch.randn(model.head.weight.shape, generator=generator)
+        state["head.weight"] = functional.normalize(rows, dim=1)
+    return state
+
+
+_GROUPED = """
+def grouped(model):  # adapter.batch_norm = "group"
+    for name, child in model.named_children():
+        if isinstance(child, torch.nn.BatchNorm2d):
+            n = next(n for n in range(32, 0, -1) if child.num_features % n == 0)
+            norm = torch.nn.GroupNorm(n, child.num_features, eps=child.eps)
+            norm.load_state_dict({"weight": child.weight, "bias": child.bias})
+            setattr(model, name, norm)
+        else:
+            grouped(child)
+
+grouped(model)
+"""
+
+
+def usage_of_images(plan: RunPlan, backbone: Backbone, answer: str) -> str:
+    """README lines of an adapter for images; ``answer`` goes on from ``outputs`` (n, C)."""
+    if not backbone.layers:
+        pooled = "states.pooler_output.flatten(1)"
+    elif backbone.pooling == "cls":
+        pooled = "states.last_hidden_state[:, 0]"
+    else:
+        pooled = "states.last_hidden_state.mean(1)"
+    grouped = _GROUPED if plan.adapter.batch_norm == "group" else ""
+    encoder = "model.get_base_model()" if plan.adapter.kind == "lora" else "model"
+    return f"""from PIL import Image
+{grouped}
+batch = processor([Image.open("picture.png").convert("RGB")], return_tensors="pt")
+with torch.no_grad():
+    states = {encoder}(pixel_values=batch["pixel_values"])
+features = torch.nn.functional.normalize({pooled}, dim=-1)
+outputs = features @ head["head.weight"].T + head["head.bias"]
+{answer}
+"""

@@ -31,6 +31,10 @@ def another_value(dotted: str) -> Any:
         return "0" * 64
     if dotted == "privacy.evaluation_metrics":
         return ["per_label"]
+    if dotted == "training.augment":
+        return ["flip"]
+    if dotted == "simulation.ranks":
+        return [4]
     if isinstance(default, list):
         return [0, 1] if default and isinstance(default[0], int) else ["another", "one more"]
     if isinstance(default, str):
@@ -43,6 +47,7 @@ NEEDS: dict[str, dict[str, dict[str, Any]]] = {
         "training": {"mode": "local"},
         "rounds": {"warm_start": 0, "minimum_sites": 5},
     },
+    "training.augmentations": {"task": {"kind": "image-classification"}},
     "server.local_optimizer": {"training": {"mode": "local"}},
 }
 """What other fields must be for a field's other values to be allowed."""

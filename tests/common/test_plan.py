@@ -47,6 +47,12 @@ NEEDS: dict[str, dict[str, dict[str, Any]]] = {
         "training": {"mode": "local"},
         "rounds": {"warm_start": 0, "minimum_sites": 5},
     },
+    "simulation.ranks": {
+        "training": {"mode": "local"},
+        "aggregation": {"method": "flexlora"},
+        "rounds": {"warm_start": 0},
+        "adapter": {"rank": 8},
+    },
     "training.augmentations": {"task": {"kind": "image-classification"}},
     "server.local_optimizer": {"training": {"mode": "local"}},
 }

@@ -85,14 +85,9 @@ def _versions() -> str:
 
 
 def _data(config: SiteConfig, root: Path) -> str:
-    from lorica.common.plan_subject import DataPlan
-    from lorica.common.records import read_records
+    from lorica.client.data import read_records
 
-    given = config.data
-    names = DataPlan(
-        text=given.text, label=given.label, unit=given.unit, missing_unit=given.missing_unit
-    )
-    records = read_records(str(root / given.source), names, unit=given.unit)
+    records = read_records(config, root)
     units = len(set(records.units))
     if units < config.policy.minimum_units:
         raise LoricaError(

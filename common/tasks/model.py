@@ -19,9 +19,9 @@ from lorica.common.adapters import (
     write_state,
 )
 from lorica.common.backbones import Backbone, Pooling
+from lorica.common.batch_norm import replace_batch_norms
 from lorica.common.biases import OwnBiases
 from lorica.common.checkpointing import checkpoint_layers
-from lorica.common.batch_norm import replace_batch_norms
 from lorica.common.frozen_prefix import FrozenPrefix
 from lorica.common.methods import HAS_RESIDUAL, Part, part_of
 from lorica.common.plan import RunPlan

@@ -20,7 +20,7 @@ _LARGEST_SIGMA = 2.0**16
 _MOST_STEPS = 1_000_000  # composed more often, rounding could reach usual δ
 _SLOPE = 0.01  # of log σ: where the slope of log ε is measured
 _CORRECTIONS = 3
-_COARSER = 8.0  # times the interval, where a search only has to come near
+COARSER = 8.0  # times the interval, where a search only has to come near
 _SMALLEST_SIGMA = 0.2
 _NEAR = 2e-4  # relative, of ε: close enough to the budget from below
 _TOLERANCE = 1e-4  # relative, of σ
@@ -54,12 +54,13 @@ class PrivacyEvent:
             raise ValueError(f"no such mechanism: {self}")
 
 
-def epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
+def epsilon(events: Iterable[PrivacyEvent], delta: float, *, coarseness: float = 1.0) -> float:
     """ε at ``delta`` of all ``events`` composed (PLD, an upper bound).
 
     Args:
         events: in any order; equal (σ, q) are merged, which makes long histories cheap.
         delta: probability δ in (0, 1).
+        coarseness: above 1 the bound is looser and about as many times cheaper; for searches.
 
     Returns:
         ε in nats; 0 for no events, inf when an event has no noise.
@@ -70,7 +71,7 @@ def epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
     totals = _merged(events, delta)
     if any(sigma == 0 for sigma, _, _ in totals):
         return math.inf
-    return _epsilon_of(totals, delta) if totals else 0.0
+    return _epsilon_of(totals, delta, coarseness) if totals else 0.0
 
 
 def epsilon_rdp(events: Iterable[PrivacyEvent], delta: float) -> float:
@@ -133,28 +134,56 @@ def calibrate_noise(epsilon_budget: float, delta: float, sample_rate: float, ste
             Code.PRIVACY_CALIBRATION,
             f"{steps:,} steps are more than the {_MOST_STEPS:,} that the accountant composes.",
         )
-    from scipy.optimize import brentq
 
     def excess(log_sigma: float, coarseness: float = 1.0) -> float:
         spent = _epsilon_of(((math.exp(log_sigma), sample_rate, steps),), delta, coarseness)
         return math.log(max(spent, 1e-12) / epsilon_budget)
 
     def roughly(log_sigma: float) -> float:
-        return excess(log_sigma, _COARSER)
+        return excess(log_sigma, COARSER)
 
     low, high = _bracket(roughly, epsilon_budget, delta, sample_rate, steps)
     if low < high:
-        high = brentq(roughly, low, high, xtol=_TOLERANCE)
-        slope = min((roughly(high + _SLOPE) - roughly(high)) / _SLOPE, -_TOLERANCE)
-        for _ in range(_CORRECTIONS):  # one or two do
-            spent = excess(high)
-            if -_NEAR < spent <= 0:
-                break
-            high -= (spent + _NEAR / 2) / slope
+        high = refined(excess, roughly, low, high)
     sigma, more = math.exp(high), _TOLERANCE
     while epsilon([PrivacyEvent(sigma, sample_rate, steps)], delta) > epsilon_budget:
         sigma, more = sigma * (1 + more), 2 * more
     return sigma
+
+
+def refined(
+    excess: Callable[[float], float], rough: Callable[[float], float], low: float, high: float
+) -> float:
+    """About where ``excess`` falls through 0, as a rule from below.
+
+    Args:
+        excess: of a logarithm of noise, the logarithm of ε over the budget; costly.
+        rough: about the same, cheap.
+        low: where ``rough`` is above 0.
+        high: where it is not.
+    """
+    from scipy.optimize import brentq
+
+    found = float(brentq(rough, low, high, xtol=_TOLERANCE))
+    slope = min((rough(found + _SLOPE) - rough(found)) / _SLOPE, -_TOLERANCE)
+    for _ in range(_CORRECTIONS):  # one or two do
+        spent = excess(found)
+        if -_NEAR < spent <= 0:
+            break
+        found -= (spent + _NEAR / 2) / slope
+    return found
+
+
+def first_guess(budget: float, delta: float, rate: float, steps: int) -> float:
+    """Logarithm of about the σ that spends the budget, between the smallest and the largest."""
+    low, high = math.log(_SMALLEST_SIGMA), math.log(_LARGEST_SIGMA)
+    while high - low > 0.01:
+        middle = (low + high) / 2
+        if rough_epsilon(math.exp(middle), rate, steps, delta) > budget:
+            low = middle
+        else:
+            high = middle
+    return high if low > math.log(_SMALLEST_SIGMA) else low
 
 
 def _bracket(
@@ -162,7 +191,7 @@ def _bracket(
 ) -> tuple[float, float]:
     """Logarithms of a σ that spends too much and of one that does not, near each other."""
     least, most = math.log(_SMALLEST_SIGMA), math.log(_LARGEST_SIGMA)
-    low = high = _guess(budget, delta, rate, steps)
+    low = high = first_guess(budget, delta, rate, steps)
     step = 0.02
     if excess(high) > 0:
         while excess(high) > 0:
@@ -179,18 +208,6 @@ def _bracket(
                 return low, low
             low, high, step = max(low - step, least), low, 3 * step
     return low, high
-
-
-def _guess(budget: float, delta: float, rate: float, steps: int) -> float:
-    """Logarithm of about the σ that spends the budget, between the smallest and the largest."""
-    low, high = math.log(_SMALLEST_SIGMA), math.log(_LARGEST_SIGMA)
-    while high - low > 0.01:
-        middle = (low + high) / 2
-        if rough_epsilon(math.exp(middle), rate, steps, delta) > budget:
-            low = middle
-        else:
-            high = middle
-    return high if low > math.log(_SMALLEST_SIGMA) else low
 
 
 @functools.lru_cache(maxsize=1024)

@@ -7,11 +7,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lorica.common.accounting import PrivacyEvent, calibrate_noise, epsilon
+from lorica.common.accounting import (
+    COARSER,
+    PrivacyEvent,
+    calibrate_noise,
+    epsilon,
+    first_guess,
+    refined,
+)
 from lorica.common.errors import Code, LoricaError
 
 _TOLERANCE = 1e-4  # relative, of the common factor
-_STEP = math.log(1.3)
+_STEP = 0.02  # the first on the way from a guess, each next twice as long
 _FARTHEST = math.log(2.0**10)  # from the first guess, on the way to a σ that meets the budget
 
 
@@ -73,12 +80,11 @@ def noise_beside(
     Raises:
         LoricaError: LOR-401 for a budget that is not above 0, LOR-406 when no σ meets it.
     """
-    alone = calibrate_noise(budget, delta, sample_rate, steps)
-    if not fixed or math.isinf(budget):
-        return alone
+    if not fixed or math.isinf(budget) or math.isnan(budget) or budget <= 0:
+        return calibrate_noise(budget, delta, sample_rate, steps)
     if epsilon(fixed, delta) >= budget:
         raise _unmet(budget, delta)
-    return _beside(budget, delta, tuple(fixed), sample_rate, steps, alone)
+    return _beside(budget, delta, tuple(fixed), sample_rate, steps)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -88,13 +94,21 @@ def _beside(
     fixed: tuple[PrivacyEvent, ...],
     sample_rate: float,
     steps: int,
-    alone: float,
 ) -> float:
-    def excess(log_sigma: float) -> float:
+    def excess(log_sigma: float, coarseness: float = 1.0) -> float:
         event = PrivacyEvent(math.exp(log_sigma), sample_rate, steps)
-        return math.log(max(epsilon([*fixed, event], delta), 1e-12) / budget)
+        return _over([*fixed, event], budget, delta, coarseness)
 
-    return math.exp(_smallest(excess, math.log(alone), _unmet(budget, delta)))
+    # As if all were Gaussian mechanisms: what precision 1/σ² the fixed ones leave.
+    whole = calibrate_noise(budget, delta, 1.0, 1)
+    taken = sum((e.sample_rate * whole / e.noise_multiplier) ** 2 * e.steps for e in fixed)
+    start = first_guess(budget, delta, sample_rate, steps) - math.log(max(1 - taken, 1e-3)) / 2
+    return math.exp(_smallest(excess, start, _unmet(budget, delta)))
+
+
+def _over(events: list[PrivacyEvent], budget: float, delta: float, coarseness: float) -> float:
+    """Logarithm of the events' ε over the budget."""
+    return math.log(max(epsilon(events, delta, coarseness=coarseness), 1e-12) / budget)
 
 
 def _unmet(budget: float, delta: float) -> LoricaError:
@@ -105,21 +119,30 @@ def _unmet(budget: float, delta: float) -> LoricaError:
     )
 
 
-def _smallest(excess: Callable[[float], float], start: float, unmet: LoricaError) -> float:
+def _smallest(excess: Callable[..., float], start: float, unmet: LoricaError) -> float:
     """The smallest x with excess(x) <= 0, from above and to a tolerance; excess falls in x.
-    Raises ``unmet`` when there is none up to start + :data:`_FARTHEST`."""
-    from scipy.optimize import brentq
+
+    Args:
+        excess: of x, and of a coarseness at which it is cheaper.
+        start: about that x.
+        unmet: raised when there is none up to start + :data:`_FARTHEST`.
+    """
+
+    def rough(x: float) -> float:
+        return excess(x, COARSER)
 
     low = high = start
-    while excess(high) > 0:
-        low, high = high, high + _STEP
+    step = _STEP
+    while rough(high) > 0:
+        low, high, step = high, high + step, 2 * step
         if high > start + _FARTHEST:
             raise unmet
-    while excess(low) <= 0:
-        low, high = low - _STEP, low
-    found = float(brentq(excess, low, high, xtol=_TOLERANCE))
+    while rough(low) <= 0:
+        low, high, step = low - step, low, 2 * step
+    found = refined(excess, rough, low, high)
+    more = _TOLERANCE
     while excess(found) > 0:
-        found += _TOLERANCE
+        found, more = found + more, 2 * more
     return found
 
 
@@ -129,13 +152,13 @@ def _factor(budget: float, delta: float, parts: tuple[Part, ...]) -> float:
     if math.isinf(budget):
         return 0.0
 
-    def excess(log_factor: float) -> float:
+    def excess(log_factor: float, coarseness: float = 1.0) -> float:
         factor = math.exp(log_factor)
         events = [
             PrivacyEvent(factor * part.relative_noise, part.sample_rate, part.steps)
             for part in parts
         ]
-        return math.log(max(epsilon(events, delta), 1e-12) / budget)
+        return _over(events, budget, delta, coarseness)
 
     precision = sum(part.steps / part.relative_noise**2 for part in parts)
     start = math.log(calibrate_noise(budget, delta, 1.0, 1) * math.sqrt(precision))

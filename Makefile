@@ -44,9 +44,10 @@ types: setup
 unit: setup
 	@$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
-# Real training to an accuracy, and Flower's own simulation engine: minutes.
+# Real training to an accuracy, and Flower's own simulation engine: minutes. Whole federations of
+# real processes have commands of their own: make e2e, make chaos.
 slow: setup
-	@$(BIN)/python -m pytest -q -m slow
+	@$(BIN)/python -m pytest -q -m "slow and not e2e and not chaos"
 
 # Every page of the monitor in a real Chromium, during a live simulation; pictures in docs/screens/.
 e2e-web: setup

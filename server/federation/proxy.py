@@ -8,7 +8,10 @@ Messages pass through memory alone: nothing of them is written to a disk here.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
 from pathlib import Path
 
 from lorica.common.errors import Code, LoricaError
@@ -109,3 +112,36 @@ def write_proxy(home: CoordinatorHome, config: CoordinatorConfig) -> Path:
 def proxy_command(nginx: str, settings: Path) -> list[str]:
     """The command that serves with ``settings`` in the foreground."""
     return [nginx, "-c", str(settings), "-p", str(settings.parent), "-e", "stderr"]
+
+
+def end_orphans(home: CoordinatorHome) -> list[int]:
+    """End workers whose master, this coordinator's last proxy, was killed: they hold its port.
+
+    Only nginx's own processes in the session of the process that ``run/nginx.pid`` names end, and
+    only where that process is no more; its number is no other's as long as they live.
+
+    Returns:
+        The process ids of those that were ended.
+    """
+    try:
+        master = int((home.run / "nginx.pid").read_text())
+    except (OSError, ValueError):
+        return []
+    if _title(master):
+        return []
+    ended = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        worker = int(entry.name)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(worker) == master and _title(worker).startswith(b"nginx: "):
+                os.kill(worker, signal.SIGKILL)
+                ended.append(worker)
+    return ended
+
+
+def _title(process: int) -> bytes:
+    """A process's command line; empty where it ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""

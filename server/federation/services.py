@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -10,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -22,12 +24,13 @@ from lorica.server.federation.control import Control
 from lorica.server.federation.home import HOME_VARIABLE, CoordinatorConfig, CoordinatorHome
 from lorica.server.federation.keeper import Keeper
 from lorica.server.federation.orders import RunPlace
-from lorica.server.federation.proxy import find_nginx, proxy_command, write_proxy
+from lorica.server.federation.proxy import end_orphans, find_nginx, proxy_command, write_proxy
 from lorica.server.federation.register import Register
 from lorica.server.federation.setup import align, private_pair, public_pair
 
 _TASK_POLL = "0.1"  # seconds between SuperExec's looks for work
 _LOOK_SECONDS = 2.0
+_PORT_SECONDS = 15.0  # how long programs of a coordinator that was killed may take to end
 _log = logging.getLogger("lorica.coordinator")
 
 
@@ -112,6 +115,8 @@ def start(home: CoordinatorHome) -> None:
     _require_certificates(home)
     home.run.mkdir(mode=0o700, exist_ok=True)
     with only_one(home.lock, f"The coordinator in {home.path}"):
+        for worker in end_orphans(home):
+            _log.warning("process %d, a worker of a proxy that was killed, is ended", worker)
         _require_ports(config)
         os.environ.update(coordinator_environment(home))
         supervisor = Supervisor(services(home, config), home.logs)
@@ -171,14 +176,26 @@ def _require_ports(config: CoordinatorConfig) -> None:
         (listen, config.port, "port"),
         ("127.0.0.1", config.private_port, "private_port"),
     ):
+        if (problem := _taken(host, port)) is not None:
+            raise LoricaError(
+                Code.PORT_TAKEN,
+                f"Port {port} of {host} cannot be served: {problem}.",
+                mend=f"Stop what listens there, or set {key} in coordinator.toml.",
+            )
+
+
+def _taken(host: str, port: int) -> str | None:
+    """Why a port cannot be listened on, after a wait for whoever ends just now; else None."""
+    deadline = time.monotonic() + _PORT_SECONDS
+    while True:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family) as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 tried.bind((host, port))
             except OSError as error:
-                raise LoricaError(
-                    Code.PORT_TAKEN,
-                    f"Port {port} of {host} cannot be served: {error.strerror}.",
-                    mend=f"Stop what listens there, or set {key} in coordinator.toml.",
-                ) from error
+                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                    return error.strerror or str(error)
+            else:
+                return None
+        time.sleep(0.2)

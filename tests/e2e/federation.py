@@ -64,14 +64,15 @@ def charged_rounds(exported: str) -> list[int]:
     return [e["round"] for e in entries if e["entry"] == "charge" and e["kind"] == "train"]
 
 
-def furthest_weight(run: Path, other: Path) -> float:
-    """Largest difference of any adapter weight between two runs' last rounds, as a share of the
-    adapter's largest weight.
+def furthest_weight(run: Path, other: Path) -> tuple[float, float]:
+    """Largest difference of any adapter weight between two runs' last rounds, and that as a share
+    of the adapter's largest weight.
 
-    Not 0 where features were computed in other batches (a simulation's sites share a cache, a
-    trainer that restarted fills its own anew): the last bit of a float can move a noised sum to the
-    next point of the noise's grid, 2^-13 to 2^-10 here. A lost or doubled update moves it by far
-    more. What the optimiser remembers is left out: it is in other units.
+    0 where every sum was added in the same order. Features that were computed in other batches (a
+    simulation's sites share a cache, a trainer that restarted fills its own anew) can differ in the
+    last bit, and that bit can move a noised sum to the next point of the noise's grid, 2^-13 to
+    2^-10 here: seen at 4 of 29,568 weights. A lost or doubled update moves them by far more. What
+    the optimiser remembers is left out: it is in other units.
     """
     first, second = (
         {
@@ -83,7 +84,8 @@ def furthest_weight(run: Path, other: Path) -> float:
     )
     assert first and first.keys() == second.keys()
     largest = max(float(tensor.abs().max()) for tensor in second.values())
-    return max(float((first[name] - second[name]).abs().max()) for name in first) / largest
+    furthest = max(float((first[name] - second[name]).abs().max()) for name in first)
+    return furthest, furthest / largest
 
 
 class Network:
@@ -197,7 +199,11 @@ class Federation:
 
     def _environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("LORICA_", "FLWR_"))}
-        return {**kept, "LORICA_COORDINATOR_HOME": str(self.home), **self.environment}
+        own = {
+            "LORICA_COORDINATOR_HOME": str(self.home),
+            "OMP_NUM_THREADS": "1",  # trainers and simulations add floats in the same order
+        }
+        return {**kept, **own, **self.environment}
 
     def set_up(self) -> None:
         """The documented steps from nothing to services that are ready for a run."""

@@ -151,6 +151,6 @@ def test_a_run_outlasts_kills_at_random_and_ends_as_if_undisturbed(tmp_path: Pat
             seconds=600,
         )
         folder = federation.home / "runs" / RUN
-    furthest = furthest_weight(folder, out)
-    print(f"furthest weight from the undisturbed run's: {furthest:.2e} of the largest")
-    assert furthest <= 1e-4
+    furthest, share = furthest_weight(folder, out)
+    print(f"furthest weight from the undisturbed run's: {furthest:.2e}, {share:.2e} of the largest")
+    assert share <= 1e-4  # furthest_weight says why not every weight to 1e-4

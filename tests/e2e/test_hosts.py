@@ -160,9 +160,9 @@ def test_the_adapter_equals_the_in_process_simulations_of_the_same_sites(
     command = ["simulate", str(plan), *arguments, "--out", str(out)]
     finished.federation.lorica(COORDINATOR, *command, seconds=1500)
     real = finished.federation.home / "runs" / RUN
-    furthest = furthest_weight(real, out)
-    print(f"\nfurthest weight from the simulation's: {furthest:.2e} of the largest")
-    assert furthest <= 1e-4
+    furthest, share = furthest_weight(real, out)
+    print(f"\nfurthest weight from the simulation's: {furthest:.2e}, {share:.2e} of the largest")
+    assert share <= 1e-4  # furthest_weight says why not every weight to 1e-4
     assert (real / "adapter" / "adapter_model.safetensors").exists()
 
 

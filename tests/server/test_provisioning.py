@@ -7,6 +7,7 @@ import ssl
 import stat
 import subprocess
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from lorica.server.federation.certificates import (
     read_certificate,
 )
 from lorica.server.federation.home import CoordinatorConfig, CoordinatorHome
-from lorica.server.federation.proxy import find_nginx, proxy_command, write_proxy
+from lorica.server.federation.proxy import end_orphans, find_nginx, proxy_command, write_proxy
 from lorica.server.federation.register import Register
 from lorica.server.federation.services import superlink_command
 from lorica.server.federation.setup import (
@@ -214,6 +215,36 @@ def test_nginx_takes_its_settings(home: CoordinatorHome) -> None:
     command = [*proxy_command(nginx, write_proxy(home, home.config())), "-t"]
     tested = subprocess.run(command, capture_output=True, text=True, check=False)
     assert tested.returncode == 0, tested.stderr
+
+
+def test_workers_of_a_killed_proxy_give_its_port_back(home: CoordinatorHome) -> None:
+    try:
+        nginx = find_nginx()
+    except LoricaError:
+        pytest.skip("nginx is not installed")
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.1", 0))
+        port = int(tried.getsockname()[1])
+    config = home.config().model_copy(update={"listen": "127.0.0.1", "port": port})
+    command = proxy_command(nginx, write_proxy(home, config))
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE) as master:
+        assert master.stderr is not None
+        for line in master.stderr:
+            if b"start worker process " in line:
+                break
+        assert end_orphans(home) == []  # its master lives
+        master.kill()
+        master.wait()
+    assert end_orphans(home)
+
+    def free() -> bool:
+        with socket.socket() as tried:
+            return tried.connect_ex(("127.0.0.1", port)) != 0
+
+    deadline = time.monotonic() + 10
+    while not free() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert free() and end_orphans(home) == []
 
 
 @pytest.mark.parametrize(

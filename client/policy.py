@@ -10,7 +10,7 @@ import difflib
 import math
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tomli_w
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
@@ -22,9 +22,11 @@ from lorica.common.methods import ANY_RANK
 from lorica.common.plan import RunPlan
 from lorica.common.plan_fields import Section
 from lorica.common.plan_subject import EMBEDDED_SHA256
-from lorica.common.records import Records
 from lorica.common.stages import total_steps
 from lorica.common.tasks.traits import SiteMetric, TaskKind
+
+if TYPE_CHECKING:  # the ClientApp reads the policy, and no records
+    from lorica.common.records import Records
 
 
 def _positive(value: float) -> float:

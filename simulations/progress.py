@@ -47,7 +47,8 @@ class LiveProgress:
         self._plan: RunPlan | None = None
         self._first = self._round = 1
         self._ready = self._answered = self._without_update = 0
-        self._accuracies: list[float] = []
+        self._scores: list[float] = []
+        self._headline = "accuracy"
         self._spent = 0.0
         self._bytes_up = self._bytes_down = 0
         self._told: set[tuple[str, str]] = set()
@@ -104,8 +105,9 @@ class LiveProgress:
 
     def round_ended(self, record: RoundRecord) -> None:
         """Take in a whole round."""
-        if record.accuracy is not None and math.isfinite(record.accuracy):
-            self._accuracies.append(record.accuracy)
+        if record.score is not None and math.isfinite(record.score):
+            self._scores.append(record.score)
+            self._headline = record.headline.replace("_", " ")
         self._bytes_up += record.bytes_up
         self._bytes_down += record.bytes_down
         if record.round > 0:
@@ -148,8 +150,9 @@ class LiveProgress:
         """One round as one plain line."""
         assert self._plan is not None
         parts = [f"round {record.round}/{self._plan.rounds.count}"]
-        if record.accuracy is not None:
-            parts.append(f"accuracy {percent(record.accuracy)}{self._change()}")
+        if record.score is not None:
+            name = record.headline.replace("_", " ")
+            parts.append(f"{name} {percent(record.score)}{self._change()}")
         if record.round == 0:
             parts.append("before training")
         else:
@@ -184,10 +187,10 @@ class LiveProgress:
         figures = Table.grid(padding=(0, 2))
         figures.add_column(style="dim", no_wrap=True)
         figures.add_column(no_wrap=True, overflow="ellipsis")
-        if self._accuracies:
-            quality = Text(f"{percent(self._accuracies[-1])}{self._change()}  ")
-            quality.append(sparkline(self._accuracies[-_SPARK_WIDTH:]), style="blue")
-            figures.add_row("accuracy", quality)
+        if self._scores:
+            quality = Text(f"{percent(self._scores[-1])}{self._change()}  ")
+            quality.append(sparkline(self._scores[-_SPARK_WIDTH:]), style="blue")
+            figures.add_row(self._headline, quality)
         figures.add_row("privacy", self._privacy())
         since = f" since round {self._first}" if self._first > 1 else ""
         traffic = f"{human_bytes(self._bytes_up)} up, {human_bytes(self._bytes_down)} down{since}"
@@ -219,9 +222,9 @@ class LiveProgress:
         return Text(f"ε {epsilon_text(self._spent)} of {self._budget:g}")
 
     def _change(self) -> str:
-        if len(self._accuracies) < 2:
+        if len(self._scores) < 2:
             return ""
-        return f" ({100 * (self._accuracies[-1] - self._accuracies[-2]):+.1f})"
+        return f" ({100 * (self._scores[-1] - self._scores[-2]):+.1f})"
 
     def _time(self, rounds_left: int) -> str:
         now = time.monotonic()

@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import make_small_backbone
 from federation import COORDINATOR, Federation, charged_rounds, furthest_weight, wait_for
 
 from lorica.common.backbones import backbone_sha256
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import to_toml
+from tests.conftest import make_small_backbone
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 

@@ -13,7 +13,7 @@ from scipy import stats
 from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import AVERAGES_PRODUCTS, HAS_RESIDUAL, STEP_TURNS, TURNS
 from lorica.common.plan import RunPlan
-from lorica.common.stages import trained
+from lorica.common.stages import returned
 from lorica.server.aggregation import aggregator
 from lorica.server.aggregation.base import Aggregator
 from lorica.server.aggregation.robust import Robust, krum, within_norm
@@ -90,7 +90,7 @@ def test_one_poisoned_site_of_five_breaks_the_mean_and_not_the_robust_rule(
 ) -> None:
     """Against the plain mean over the four honest sites."""
     robust, begun = plan(method, rule), start(method)
-    names = trained(robust, 1, begun)
+    names = returned(robust, 1, begun)
     updates = [honest(names, site) for site in range(SITES)]
     clean = result(aggregator(method, begun, names), updates[1:])
     moved = error(clean, begun)
@@ -105,7 +105,7 @@ def test_one_poisoned_site_of_five_breaks_the_mean_and_not_the_robust_rule(
 @pytest.mark.parametrize(("method", "rule"), CASES)
 def test_honest_sites_lose_little(method: str, rule: str) -> None:
     robust, begun = plan(method, rule), start(method)
-    names = trained(robust, 1, begun)
+    names = returned(robust, 1, begun)
     updates = [honest(names, site) for site in range(SITES)]
     mean = result(aggregator(method, begun, names), updates)
     held = result(rule_of_round(robust, 1, begun, {}), updates)
@@ -115,7 +115,7 @@ def test_honest_sites_lose_little(method: str, rule: str) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_a_declared_weight_gives_no_more_say(rule: str) -> None:
     robust, begun = plan("ffa", rule), start("ffa")
-    names = trained(robust, 1, begun)
+    names = returned(robust, 1, begun)
     updates = [honest(names, site) for site in range(SITES)]
     heavy, even = (rule_of_round(robust, 1, begun, {}) for _ in range(2))
     for site, update in enumerate(updates):
@@ -127,7 +127,7 @@ def test_a_declared_weight_gives_no_more_say(rule: str) -> None:
 
 def test_median_and_trimmed_mean_equal_numpy_and_scipy() -> None:
     begun = start("fedavg")
-    names = trained(plan("fedavg", "median"), 1, begun)
+    names = returned(plan("fedavg", "median"), 1, begun)
     updates = [honest(names, site) for site in range(7)]
     median = result(rule_of_round(plan("fedavg", "median"), 1, begun, {}), updates)
     trimming = plan("fedavg", "trimmed-mean", trim_share=0.3)
@@ -168,7 +168,7 @@ def test_no_update_is_longer_than_the_bound_and_short_ones_stay() -> None:
 
 def test_krum_keeps_fedex_exact_over_the_sites_it_keeps() -> None:
     robust, begun = plan("fedex", "krum"), start("fedex")
-    names = trained(robust, 1, begun)
+    names = returned(robust, 1, begun)
     updates = [honest(names, site) for site in range(SITES)]
     attacked = [poisoned(updates[0]), *updates[1:]]
     held = result(rule_of_round(robust, 1, begun, {}), attacked)
@@ -180,7 +180,7 @@ def test_krum_keeps_fedex_exact_over_the_sites_it_keeps() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_too_few_updates_make_no_round(rule: str) -> None:
     robust, begun = plan("ffa", rule), start("ffa")
-    names = trained(robust, 1, begun)
+    names = returned(robust, 1, begun)
     aggregate = rule_of_round(robust, 1, begun, {})
     for site in range(robust.robust_minimum - 1):
         aggregate.add(honest(names, site), 1.0)
@@ -192,7 +192,7 @@ def test_too_few_updates_make_no_round(rule: str) -> None:
 
 def test_bad_updates_and_weights_are_refused_and_change_nothing() -> None:
     robust, begun = plan("ffa", "median"), start("ffa")
-    names = trained(robust, 1, begun)
+    names = returned(robust, 1, begun)
     aggregate = rule_of_round(robust, 1, begun, {})
     for site in range(3):
         aggregate.add(honest(names, site), 1.0)
@@ -213,7 +213,7 @@ def test_bad_updates_and_weights_are_refused_and_change_nothing() -> None:
 
 def test_held_updates_are_copies() -> None:
     robust, begun = plan("ffa", "norm-bound", norm_bound=1e9), start("ffa")
-    names = trained(robust, 1, begun)
+    names = returned(robust, 1, begun)
     aggregate = rule_of_round(robust, 1, begun, {})
     assert isinstance(aggregate, Robust)
     update = honest(names, 0)

@@ -70,7 +70,7 @@ def answer_without_ledger(
     run: Callable[[Session, PrivacyEvent], Reply],
 ) -> Reply:
     """In place of ``LocalTrainer._answer``: runs without a charge."""
-    event = part(self._allow(request.plan))
+    event = part(self._allow(request))
     session = self._open(request.plan)
     session.load(unpack_state(request.blob), stage_of(request.plan, request.round))
     return run(session, event)

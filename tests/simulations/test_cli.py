@@ -110,7 +110,7 @@ SETTINGS: dict[str, tuple[dict[str, str], Code, list[str]]] = {
         {"simulation.partition": "by-column"}, Code.PLAN_BAD_VALUE, ["simulation.column"],
     ),
     "no such data": ({"data.train": "no.csv"}, Code.DATA_NOT_FOUND, ["no.csv"]),
-    "data that are a folder": ({"data.train": "."}, Code.DATA_NOT_FOUND, []),
+    "data that are a folder": ({"data.train": "."}, Code.DATA_KIND, []),
     "no such packaged data": (
         {"data.train": "embedded:x"}, Code.DATA_NOT_FOUND, ["'x'", "clinic-notes"],
     ),

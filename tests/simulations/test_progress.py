@@ -29,7 +29,9 @@ def fake_run(view: LiveProgress, *, first: int = 1, rounds: int = 3, sites: int 
         for answer in answers:
             view.site_answered(number, answer)
         view.round_ended(
-            RoundRecord(number, answers, 0.2 + 0.1 * number, bytes_up=2000, bytes_down=3000)
+            RoundRecord(
+                number, answers, accuracy=0.2 + 0.1 * number, bytes_up=2000, bytes_down=3000
+            )
         )
 
 

@@ -161,7 +161,7 @@ def test_the_stated_epsilon_is_right(plan: RunPlan, finished: Path) -> None:
     events = figures["events"]
     assert [event["stage"] for event in events] == [stage.value for stage in stages]
     assert figures["steps"] == total_steps(plan) == sum(event["steps"] for event in events)
-    rates = [8 / figures["records"]] if local else [1.0, 1.0, 0.25]
+    rates = [8 / figures["records"]] if local else [1.0, 1.0, plan.training.lora_sample_rate]
     assert [event["sample_rate"] for event in events] == rates
     for round, stated in enumerate(figures["epsilon_by_round"], 1):
         reference = PRVAccountant()

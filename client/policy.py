@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tomli_w
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
-from lorica.client.data.config import SiteData
+from lorica.client.site_data import SiteData
 from lorica.client.site_federation import SiteFederation
 from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import ANY_RANK

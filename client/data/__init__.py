@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorica.client.data.classes import with_classes
-from lorica.client.data.config import SiteData
 from lorica.client.data.duplicates import without_duplicates
+from lorica.client.site_data import SiteData
 from lorica.common.data import CONNECTORS, DataRequest, kind_of, read_batches
 from lorica.common.data.batches import Batch
 from lorica.common.data.kinds import IMAGE

@@ -34,7 +34,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lorica.client.data.config import SiteData
+from lorica.client.site_data import SiteData
 from lorica.common.errors import Code, LoricaError
 from lorica.common.records import UNNAMED, Records
 

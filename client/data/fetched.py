@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from lorica.client.data.config import SiteData
+from lorica.client.site_data import SiteData
 from lorica.common.data.batches import Batch
 from lorica.common.data.kinds import kind_of
 from lorica.common.errors import Code, LoricaError

@@ -47,7 +47,7 @@ unit: setup
 # Real training to an accuracy, and Flower's own simulation engine: minutes. Whole federations of
 # real processes have commands of their own: make e2e, make chaos.
 slow: setup
-	@$(BIN)/python -m pytest -q -m "slow and not e2e and not chaos"
+	@$(BIN)/python -m pytest -q -m "slow and not e2e and not chaos and not web"
 
 # Every page of the monitor in a real Chromium, during a live simulation; pictures in docs/screens/.
 e2e-web: setup
@@ -55,7 +55,7 @@ e2e-web: setup
 		echo "make e2e-web needs Chromium (Debian: apt-get install chromium); or say where it is:" \
 			"make e2e-web CHROMIUM=/path/to/chromium"; exit 1; fi
 	@LORICA_CHROMIUM=$(CHROMIUM) LORICA_SCREENS=$(CURDIR)/docs/screens \
-		$(BIN)/python -m pytest -q -m slow tests/server/monitor/test_in_browser.py
+		$(BIN)/python -m pytest -q -m web tests/server/monitor/test_in_browser.py
 
 # A real federation: coordinator and two sites, each on a network namespace of its own. Needs root
 # and Linux; prints what it measures.

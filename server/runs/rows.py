@@ -44,7 +44,11 @@ def write_round(
     if session.get(Round, (run.id, record.round)) is not None:
         drop_from(session, run, record.round, only=True)
     sites = _site_ids(session, run, [entry.site for entry in record.sites], at)
-    session.add(_round_row(run, record, spent, at))
+    newest = record.round >= (run.rounds_done or 0)
+    # A round may ask a share of the sites; what the others spent before is not given back.
+    most = [*spent.values(), *([run.epsilon_spent or 0.0] if newest else [])]
+    largest = finite(max(most)) if spent else None
+    session.add(_round_row(run, record, largest, at))
     fresh = [_site_row(run, record, entry, sites, spent) for entry in record.sites]
     if fresh:
         session.execute(insert(_SITE_ROUNDS), fresh)
@@ -52,7 +56,6 @@ def write_round(
     session.add_all(
         _problem(run, record.round, entry, at) for entry in record.sites if at_fault(entry)
     )
-    newest = record.round >= (run.rounds_done or 0)
     run.rounds_done = max(run.rounds_done or 0, record.round)
     run.answered = 0
     run.bytes_up = (run.bytes_up or 0) + record.bytes_up
@@ -66,8 +69,8 @@ def write_round(
     _count_phases(session, record.seconds_by_phase)
     if record.metrics or record.site_metrics:
         run.headline = record.headline
-    if spent and newest:
-        run.epsilon_spent = finite(max(spent.values()))
+    if largest is not None:
+        run.epsilon_spent = max(run.epsilon_spent or 0.0, largest)
     session.flush()
 
 
@@ -143,7 +146,7 @@ def _finite_values(values: Mapping[str, float]) -> dict[str, float]:
     return {printable(k): v for k, v in values.items() if finite(v) is not None}
 
 
-def _round_row(run: Run, record: RoundRecord, spent: Mapping[str, float], at: float) -> Round:
+def _round_row(run: Run, record: RoundRecord, largest: float | None, at: float) -> Round:
     return Round(
         run_id=run.id,
         round=record.round,
@@ -170,7 +173,7 @@ def _round_row(run: Run, record: RoundRecord, spent: Mapping[str, float], at: fl
         noise_norm=finite(record.noise_norm),
         signal_to_noise=finite(record.signal_to_noise),
         exact=record.exact,
-        epsilon=finite(max(spent.values())) if spent else None,
+        epsilon=largest,
         lora_dropped=record.lora_dropped,
     )
 
@@ -305,7 +308,7 @@ def _sum_again(session: Session, run: Run) -> None:
         values = [getattr(row, name) for row in rounds if getattr(row, name) is not None]
         setattr(run, name, values[-1] if values else None)
     spent = [row.epsilon for row in rounds if row.epsilon is not None]
-    run.epsilon_spent = spent[-1] if spent else None
+    run.epsilon_spent = max(spent, default=None)
     ended = {row.round: row.ended for row in rounds}
     left = select(SiteRound).where(SiteRound.run_id == run.id).order_by(SiteRound.round)
     for number, entries in _by_round(session.scalars(left)):

@@ -8,8 +8,11 @@ memory has grown by no more than a bound, and nothing of a record is in the repl
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -323,3 +326,65 @@ def test_after_all_attacks_an_honest_round_is_answered_and_charged_once(target: 
     again = ask(target.socket, TRAIN, target.signed(target.plan))  # signed anew, as by a resume
     assert again == reply
     assert target.charged() == before + 1
+
+
+OPENED = """
+import json, sys
+from pathlib import Path
+seen = []
+def watch(event, arguments):
+    if event in ("open", "os.listdir", "os.scandir", "glob.glob", "socket.connect", "import"):
+        seen.append(f"{event} {arguments[0] if event != 'socket.connect' else arguments[1]}")
+from service_helpers import from_bytes
+from lorica.client.policy import load_site
+from lorica.client.service import answer_bytes
+from lorica.client.trainer_main import open_trainer
+site, folder = Path(sys.argv[1]), Path(sys.argv[2])
+trainer, _ = open_trainer(load_site(site), site.parent)
+sys.addaudithook(watch)
+said = {}
+for file in sorted(folder.iterdir()):
+    content = file.read_bytes()
+    packed, _ = answer_bytes("capabilities", content, trainer)
+    said[file.name] = str(from_bytes(packed)["lorica"].get("reason", "ok"))[:7]
+print(json.dumps({"said": said, "seen": seen}))
+"""
+
+
+def test_paths_and_addresses_in_a_plan_are_neither_opened_nor_connected_to(
+    tmp_path: Path, small_backbone: Path
+) -> None:
+    """Of files that exist: whether they do must not even show in the answer."""
+    site = make_site(tmp_path / "site", small_backbone)
+    bait = tmp_path / "bait"
+    bait.mkdir()
+    (bait / "config.json").write_text("{}")
+    (bait / "model.safetensors").write_text("")
+    (bait / "data.csv").write_text("text,label\n")
+    absent = tmp_path / "absent"
+    requests = tmp_path / "requests"
+    requests.mkdir()
+    plan = small_plan(small_backbone)
+    for name, hostile in {
+        "model": plan.replace(backbone={"source": str(bait)}),
+        "no model": plan.replace(backbone={"source": str(absent)}),
+        "hub": plan.replace(backbone={"source": "evil/model"}),
+        "data": plan.replace(data={"train": str(bait / "data.csv"), "test": str(bait)}),
+        "no data": plan.replace(data={"train": str(absent / "data.csv"), "test": str(absent)}),
+    }.items():
+        (requests / name).write_bytes(to_bytes(pack_request(Request(hostile, "r"))))
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", OPENED, str(site), str(requests)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])])},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    refused = Code.POLICY_REFUSED.value
+    assert found["said"]["model"] == found["said"]["no model"] == found["said"]["hub"] == refused
+    assert found["said"]["data"] == found["said"]["no data"] == "ok"
+    assert not [what for what in found["seen"] if str(bait) in what or str(absent) in what]
+    assert not [what for what in found["seen"] if what.startswith("socket.connect")]

@@ -70,7 +70,7 @@ def simulate(tmp_path: Path, kind: str, model: str, epsilon: str, **more: Any) -
 def test_a_federation_learns_without_privacy(tmp_path: Path, kind: str, model: str) -> None:
     rounds = simulate(tmp_path, kind, model, "inf")
     first, last = rounds[0].metrics, rounds[-1].metrics
-    assert last["loss"] < 0.7 * first["loss"]
+    assert last["loss"] < 0.8 * first["loss"]
     assert last["perplexity"] < first["perplexity"]
     assert last["exact_match"] > first["exact_match"] + 0.2
 

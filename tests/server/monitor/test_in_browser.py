@@ -24,7 +24,7 @@ from monitor_helpers import PASSWORDS, add_run
 from lorica.server.monitor.accounts import Accounts
 from lorica.server.runs import RunStore
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.web]
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe_module = pytest.importorskip("axe_playwright_python.sync_playwright")
 

@@ -186,3 +186,18 @@ def test_epsilon_of_a_resumed_run_counts_the_rounds_before(store: RunStore, tmp_
         for number in (3, 4):
             observer.round_ended(record(number))
     assert store.curves("run-1", ["epsilon"]) == whole
+
+
+def test_epsilon_never_falls_when_a_round_asks_a_share_of_the_sites(store: RunStore) -> None:
+    """South is asked once, after north was asked three times: the largest stays north's."""
+    store.create_run("run-1", PLAN)
+    asked = {1: ("north",), 2: ("north",), 3: ("north",), 4: ("south",)}
+    with StoreObserver(store, "run-1") as observer:
+        observer.started(PLAN, record(1).sites, 1)
+        for number, sites in asked.items():
+            observer.round_ended(record(number, sites=sites))
+    north = store.curves("run-1", ["epsilon"])["epsilon"]
+    assert store.run("run-1").epsilon_spent == max(value for _, value in north) > 0
+    assert [value for _, value in north] == sorted(value for _, value in north)
+    by_site = store.site_curves("run-1", "epsilon")
+    assert by_site["south"][-1][1] < by_site["north"][-1][1] == store.run("run-1").epsilon_spent

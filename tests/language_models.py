@@ -128,19 +128,21 @@ def pretrain(folder: Path, sentences: list[str], *, steps: int = 150) -> Path:
     texts = [f"{text} {ends}".strip() for text in sentences]
     batch = fast(texts, padding=True, return_tensors="pt", add_special_tokens=not causal)
     ids, held = batch["input_ids"], batch["attention_mask"].bool()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(steps):
-        shown, labels = ids.clone(), ids.masked_fill(~held, -100)
-        if not causal:
-            hide = (torch.rand(ids.shape, generator=generator) < 0.3) & held
-            shown[hide] = fast.mask_token_id
-            labels = labels.masked_fill(~hide, -100)
-        optimizer.zero_grad()
-        model(
-            input_ids=shown, attention_mask=batch["attention_mask"], labels=labels
-        ).loss.backward()
-        optimizer.step()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # of dropout
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(steps):
+            shown, labels = ids.clone(), ids.masked_fill(~held, -100)
+            if not causal:
+                hide = (torch.rand(ids.shape, generator=generator) < 0.3) & held
+                shown[hide] = fast.mask_token_id
+                labels = labels.masked_fill(~hide, -100)
+            optimizer.zero_grad()
+            model(
+                input_ids=shown, attention_mask=batch["attention_mask"], labels=labels
+            ).loss.backward()
+            optimizer.step()
     model.save_pretrained(folder)
     return folder
 

@@ -14,6 +14,7 @@ from lorica.common.methods import Part, factor_pairs, part_of
 from lorica.common.plan import RunPlan
 from lorica.common.stages import Stage, falling, place_in_stage, place_of_tensor, stage_of
 from lorica.common.tasks.text_classification import BIAS_INPUT
+from lorica.common.tasks.traits import TRAITS
 from lorica.server.aggregation.sums import SumOfReleases
 from lorica.server.screening import State
 
@@ -41,7 +42,8 @@ class GradientStep(SumOfReleases):
     In LoRA rounds u is multiplied by the share of the mean square that is signal, as in
     James-Stein: s = max(0, 1 - K σ² C² / v) by the v of "adam", which counts everything. A head
     that is trained and factors whose gradient drowns in noise then stay where they are, instead
-    of walking at random; without privacy s = 1.
+    of walking at random; without privacy s = 1, and so for tasks without a head, whose factors
+    are all there is to learn: what is signal in each of many drowned steps adds up.
 
     η = rate / √(rounds of the stage that train the tensor), falling linearly to
     ``server.final_rate``. With "adam" the noise alone then moves every weight by about the rate
@@ -140,7 +142,8 @@ class GradientStep(SumOfReleases):
         self.memory[f"v.{name}"] = torch.tensor([v], dtype=torch.float64)
         v /= 1 - beta**t
         lora = stage_of(self._plan, self._round) is Stage.LORA
-        signal = max(0.0, 1.0 - noise / v) if lora and v > 0 else 1.0
+        kept = lora and TRAITS[self._plan.task.kind].head  # a trained head is not to be spoilt
+        signal = max(0.0, 1.0 - noise / v) if kept and v > 0 else 1.0
         if server.optimizer == "momentum":
             return signal * mean / self._plan.privacy.clip_norm
         if server.optimizer == "adam-corrected":

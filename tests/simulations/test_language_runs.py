@@ -67,34 +67,31 @@ def simulate(tmp_path: Path, kind: str, model: str, epsilon: str, **more: Any) -
 
 
 @pytest.mark.parametrize(("kind", "model"), CASES)
-def test_a_federation_learns_without_privacy(tmp_path: Path, kind: str, model: str) -> None:
-    rounds = simulate(tmp_path, kind, model, "inf")
-    first, last = rounds[0].metrics, rounds[-1].metrics
-    assert last["loss"] < 0.8 * first["loss"]
-    assert last["perplexity"] < first["perplexity"]
-    assert last["exact_match"] > first["exact_match"] + 0.2
-
-
-@pytest.mark.parametrize(("kind", "model"), CASES)
-def test_a_federation_keeps_its_budget_and_loss_falls(
-    tmp_path: Path, kind: str, model: str
+@pytest.mark.parametrize("epsilon", ["inf", "8"])
+def test_a_federation_learns_within_its_budget(
+    tmp_path: Path, kind: str, model: str, epsilon: str
 ) -> None:
-    rounds = simulate(tmp_path, kind, model, "8")
-    assert rounds[-1].metrics["loss"] < rounds[0].metrics["loss"]
+    """Sixteen gradients of the sites; without a head, every round is one of LoRA factors."""
+    rounds = simulate(
+        tmp_path,
+        kind,
+        model,
+        epsilon,
+        training={"mode": "gradient", "lora_sample_rate": 0.5},
+        rounds={"count": 16, "evaluate_every": 16},
+        server={"lora_rate": 0.03},
+    )
+    first, last = rounds[0].metrics, rounds[-1].metrics
+    assert last["loss"] < 0.85 * first["loss"]
+    assert last["perplexity"] < first["perplexity"]
     assert set(rounds[-1].site_metrics) == {"accuracy", "loss"}
 
 
-def test_gradient_mode_trains_factors_from_the_first_round(tmp_path: Path) -> None:
-    rounds = simulate(
-        tmp_path,
-        "causal-lm",
-        "llama",
-        "inf",
-        training={"mode": "gradient", "lora_sample_rate": 0.5},
-        rounds={"count": 12, "evaluate_every": 0},
-        server={"lora_rate": 0.1},
-    )
-    assert rounds[-1].metrics["loss"] < 0.7 * rounds[0].metrics["loss"]
+def test_local_steps_learn_too(tmp_path: Path) -> None:
+    rounds = simulate(tmp_path, "causal-lm", "llama", "inf")
+    first, last = rounds[0].metrics, rounds[-1].metrics
+    assert last["loss"] < 0.5 * first["loss"]
+    assert last["exact_match"] > first["exact_match"] + 0.2
 
 
 def test_an_adapted_backbone_tells_more_than_the_one_it_came_from(tmp_path: Path) -> None:

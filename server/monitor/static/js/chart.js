@@ -189,7 +189,7 @@ export class Chart {
 
   latest(place, index) {
     const column = this.values[place];
-    if (!this.curves[place].dots) return column[index];
+    if (!this.curves[place].dots && index < this.rounds.length - 1) return column[index];
     for (let at = index; at >= 0; at -= 1) if (column[at] != null) return column[at];
     return null;
   }
@@ -203,7 +203,7 @@ export class Chart {
   }
 
   said(index) {
-    const shown = this.many ? this.nearest(index) : this.curves.map((curve, place) => [curve.label, this.values[place][index]]);
+    const shown = this.many ? this.nearest(index) : this.curves.map((curve, place) => [curve.label, this.latest(place, index)]);
     return shown.filter(([, value]) => value != null).map(([label, value]) => `${label} ${this.how.format(value)}`).join(", ");
   }
 

@@ -170,8 +170,8 @@ class Tab:
             self.go("/login")
             self.page.get_by_label("Account").fill(who)
             self.page.get_by_label("Password").fill(PASSWORDS[who])
-            self.page.get_by_role("button", name="Sign in").click()
-            self.page.wait_for_url("**/runs")
+            with self.page.expect_navigation(url="**/runs", wait_until="load"):
+                self.page.get_by_role("button", name="Sign in").click()
 
     def _heard(self, message: Any) -> None:
         if message.type in ("error", "warning"):
@@ -301,8 +301,10 @@ def test_compare_compares(tab: Tab, scene: Scene) -> None:
     page.wait_for_selector('[data-chart="score"] canvas')
     said = page.locator('[data-chart="score"] [data-plot]').get_attribute("aria-label")
     assert "live" in said and "failing" in said
-    rows = page.locator("tr", has_text="privacy.epsilon")
-    assert re.findall(r"\d+", rows.inner_text()) == ["8", "3"]
+    row = page.locator("tr", has_text="privacy.epsilon")
+    titles = row.locator("xpath=ancestor::table").locator("thead th").all_inner_texts()[1:]
+    budgets = re.findall(r"\d+", row.inner_text())
+    assert dict(zip(map(str.strip, titles), budgets, strict=True)) == {"live": "8", "failing": "3"}
     assert page.locator("tr", has_text="training.lora").count() == 0  # the same in both
 
 

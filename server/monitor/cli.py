@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import sys
 from pathlib import Path
@@ -16,6 +18,8 @@ from lorica.common.errors import Code, LoricaError
 if TYPE_CHECKING:
     from lorica.server.monitor.settings import Settings
     from lorica.server.runs import RunStore
+
+_COURTESY = 15  # of nice: a running round on the same machine comes first
 
 app = typer.Typer(
     name="monitor",
@@ -211,6 +215,8 @@ def _serve(store: RunStore, settings: Settings, bound: socket.socket, *, account
         timeout_graceful_shutdown=3,
         limit_concurrency=1000,
     )
+    with contextlib.suppress(OSError):
+        os.nice(_COURTESY)
     server = uvicorn.Server(config)
     server.run(sockets=[bound])
 

@@ -22,6 +22,7 @@ from lorica.server.monitor.news import News, Reader
 
 _log = logging.getLogger("lorica.monitor")
 _MOST_WAITING = 200  # a client that is so far behind is dropped; it comes back and catches up
+_PATIENT = 100  # open pages for which the pause between two looks is twice as long
 
 
 class Live:
@@ -31,7 +32,8 @@ class Live:
         """
         Args:
             reader: finds what is new; called in a thread.
-            seconds: between two looks at the store.
+            seconds: between two looks at the store with one page open; the more are open the
+                longer, so that a running round never pays for a crowd.
         """
         self._reader, self._seconds = reader, seconds
         self._listeners: dict[str, set[asyncio.Queue[bytes | None]]] = defaultdict(set)
@@ -80,17 +82,20 @@ class Live:
                 _log.warning("The live feed waits: %s", error)
             else:
                 self._publish(found)
-            await asyncio.sleep(self._seconds)
+            await asyncio.sleep(self._seconds * (1 + self.listeners / _PATIENT))
 
     def _publish(self, found: Iterable[News]) -> None:
+        """All news of a topic at once: what a page costs is one write a look, however much
+        there is to tell."""
+        written: dict[str, bytearray] = defaultdict(bytearray)
         for news in found:
-            queues = self._listeners.get(news.topic)
-            if not queues:
-                continue
-            written = as_event(news.kind, news.content)
-            for queue in queues:
+            if news.topic in self._listeners:
+                written[news.topic] += as_event(news.kind, news.content)
+        for topic, events in written.items():
+            told = bytes(events)
+            for queue in self._listeners[topic]:
                 try:
-                    queue.put_nowait(written)
+                    queue.put_nowait(told)
                 except asyncio.QueueFull:
                     _drop(queue)
 

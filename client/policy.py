@@ -126,6 +126,10 @@ class Policy(Section):
     declared_units: int = Field(0, ge=0)
     """The rounded number of units that may be told the coordinator as the site's weight. 0:
     nothing is told, and the site counts like any other that tells nothing."""
+    budget: Literal["private", "declared"] = "private"
+    """Whether the coordinator is told, when it asks whether the site takes part, the lifetime
+    budget of the data and what is left of it: figures of the ledger, which follow from plans and
+    from the site's figure for its number of units; fix sampling_units, too, or they tell of it."""
     noise: Literal["secure", "seeded"] = "secure"
     """"secure" in every real deployment; "seeded" is for tests alone and protects nothing."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from lorica.client.admission import Admission
@@ -35,6 +37,7 @@ from lorica.common.records import Records
 from lorica.common.site_privacy import RunPrivacy, run_privacy
 from lorica.common.stages import stage_of
 from lorica.common.tasks import task_of
+from lorica.common.version import __version__
 
 NoiseFactory = Callable[[str, int], NoiseSource]
 """(stream, round) -> the source of one answer's sampling and noise. The stream is the run's id
@@ -127,7 +130,7 @@ class LocalTrainer:
         """
         self._admission.authenticate(request, CAPABILITIES)
         self._allow(request)
-        return self._reply(request)
+        return replace(self._reply(request), version=__version__, budget=self._budget())
 
     def train(self, request: Request) -> Reply:
         """Train for one round from the request's global adapter and return the update.
@@ -273,6 +276,14 @@ class LocalTrainer:
             blob=blob,
             counts=counts,
         )
+
+    def _budget(self) -> tuple[float, float] | None:
+        """The lifetime budget and what is left of it, if the policy declares them."""
+        told = self._config is not None and self._config.policy.budget == "declared"
+        if not told or self._ledger is None or math.isinf(self._ledger.budgets.lifetime):
+            return None
+        whole = float(self._ledger.budgets.lifetime)
+        return whole, max(0.0, whole - float(self._ledger.spending().lifetime))
 
     def _ledger_of(self, plan: RunPlan) -> Ledger:
         if self._ledger is not None:

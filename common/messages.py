@@ -9,7 +9,8 @@ forwards what it packs.
 ========== =========================================== ===================================
 message     coordinator -> site                         site -> coordinator
 ========== =========================================== ===================================
-capabilities plan, fingerprint                          site, weight (declared size)
+capabilities plan, fingerprint                          site, weight (declared size), version,
+                                                        budget (where it is declared)
 train        plan, fingerprint, round, adapter          round, weight, adapter (update)
 evaluate     plan, fingerprint, round, adapter          round, weight, counts (noised)
 ========== =========================================== ===================================
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -92,6 +94,10 @@ class Reply:
     """Update as safetensors; empty when refused and for queries."""
     counts: tuple[float, ...] = ()
     """Noised counts of an evaluation (:mod:`lorica.common.noised_metrics`), else empty."""
+    version: str = ""
+    """Version of Lorica at the site; empty when it does not say."""
+    budget: tuple[float, float] | None = None
+    """The lifetime budget of the site's data, ε, and what is left of it, if it declares them."""
 
 
 def pack_request(request: Request) -> RecordDict:
@@ -138,7 +144,7 @@ def unpack_request(record: RecordDict) -> Request:
 
 def pack_reply(reply: Reply) -> RecordDict:
     """The reply as a Flower record."""
-    fields: dict[str, str | int] = {
+    fields: dict[str, str | int | float] = {
         "protocol": PROTOCOL,
         "status": reply.status,
         "fingerprint": reply.fingerprint,
@@ -148,6 +154,10 @@ def pack_reply(reply: Reply) -> RecordDict:
     }
     if reply.reason:
         fields["reason"] = reply.reason
+    if reply.version:
+        fields["version"] = reply.version
+    if reply.budget is not None:
+        fields["budget"], fields["budget_left"] = reply.budget
     record = _pack(fields, reply.blob)
     if reply.counts:
         record[_COUNTS] = MetricRecord({_COUNTS: list(reply.counts)})
@@ -177,6 +187,8 @@ def unpack_reply(record: RecordDict, *, fingerprint: str, round: int) -> Reply:
         weight=_count(fields, "weight"),
         blob=_blob(record),
         counts=_counts(record),
+        version=printable(_text(fields, "version", default="")[:50]),
+        budget=_budget(fields),
     )
     if reply.fingerprint != fingerprint and reply.status == "ok":
         raise LoricaError(Code.PLAN_MISMATCH, "A reply belongs to another plan.")
@@ -228,7 +240,7 @@ def named_in(record: RecordDict) -> tuple[str, int]:
     return fingerprint, round if counts else 0
 
 
-def _pack(fields: dict[str, str | int], blob: bytes) -> RecordDict:
+def _pack(fields: Mapping[str, str | int | float], blob: bytes) -> RecordDict:
     record = RecordDict({_CONFIG: ConfigRecord(dict(fields))})
     if blob:
         array = Array(dtype="uint8", shape=(len(blob),), stype="safetensors", data=blob)
@@ -266,6 +278,18 @@ def _count(fields: ConfigRecord, key: str, default: int | None = None) -> int:
             Code.MESSAGE_MALFORMED, f"A message's field '{key}' is not a whole number from 0."
         )
     return value
+
+
+def _budget(fields: ConfigRecord) -> tuple[float, float] | None:
+    values = fields.get("budget"), fields.get("budget_left")
+    if values == (None, None):
+        return None
+    whole, left = values
+    if not (isinstance(whole, float) and isinstance(left, float) and 0 <= left <= whole < math.inf):
+        raise LoricaError(
+            Code.MESSAGE_MALFORMED, "A message's budget is not what is left of a finite one."
+        )
+    return whole, left
 
 
 def _blob(record: RecordDict) -> bytes:

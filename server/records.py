@@ -26,6 +26,10 @@ class SiteRound:
     bytes_up: int = 0
     seconds: float = 0.0
     """From sending the request to the answer."""
+    version: str = ""
+    """Of Lorica, as the site said when it was asked whether it takes part; else empty."""
+    budget: tuple[float, float] | None = None
+    """Lifetime ε of its data and what is left, as it then declared; None if it did not."""
     agreement: float | None = None
     """Cosine of the update with the weighted mean of the other sites' updates; None when there is
     no other."""

@@ -225,7 +225,15 @@ class Sites:
             return SiteRound(unnamed, "failed", shown(error), seconds=answer.seconds)
         self._awaiting.pop(answer.node, None)
         self._ready[answer.node] = Site(answer.node, reply.site, reply.weight)
-        return SiteRound(reply.site, "ok", "", reply.weight, seconds=answer.seconds)
+        return SiteRound(
+            reply.site,
+            "ok",
+            "",
+            reply.weight,
+            seconds=answer.seconds,
+            version=reply.version,
+            budget=reply.budget,
+        )
 
 
 def shown(error: LoricaError) -> str:

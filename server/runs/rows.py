@@ -99,6 +99,9 @@ def meet_sites(session: Session, run: Run, sites: Sequence[SiteRecord], at: floa
             session.add(known)
         known.last_status, known.last_reason = site.status, _reason(site.reason) or ""
         values: dict[str, Any] = {"weight": site.weight} if site.weight else {}
+        values |= {"version": site.version} if site.version else {}
+        if site.budget is not None:
+            values["budget_epsilon"], values["budget_left"] = site.budget
         if site.status != "late":
             values["last_seen"] = known.last_seen = at
         if values:

@@ -27,6 +27,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.records import Records
 from lorica.common.stages import total_steps, trained
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.common.version import __version__
 
 RECORDS, BATCH, ROUNDS, STEPS = 40, 8, 3, 2
 WORDS = ["card", "cash", "fever", "pain", "heart", "skin", "cough", "lost", "new", "money", "my"]
@@ -189,7 +190,7 @@ def test_noise_and_sample_rate_follow_the_declared_number_alone(plan: RunPlan) -
 def test_capabilities_spend_nothing_and_tell_only_public_figures(plan: RunPlan) -> None:
     trainer, log = make_site(declared=50)
     reply = trainer.capabilities(Request(plan, "r"))
-    assert reply == Reply(plan.fingerprint, 0, "ok", "", "a", 50, b"")
+    assert reply == Reply(plan.fingerprint, 0, "ok", "", "a", 50, b"", version=__version__)
     assert log.rounds == []
 
 

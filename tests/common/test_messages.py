@@ -138,6 +138,19 @@ def test_a_reply_with_a_field_missing_or_of_another_type_is_refused(
     assert f"'{key}'" in refuses(Code.MESSAGE_MALFORMED, lambda: open_reply(record))
 
 
+@pytest.mark.parametrize(
+    "told",
+    [(10.0, 11.0), (math.inf, 1.0), (10.0, -1.0), (math.nan, 1.0), (10, 4), ("10", "4")],
+    ids=str,
+)
+def test_a_budget_that_cannot_be_is_refused(told: tuple[float, float], refuses: Refuses) -> None:
+    fields = dict(zip(("budget", "budget_left"), told, strict=True))
+    record = changed(pack_reply(REPLY), **fields)
+    assert "budget" in refuses(Code.MESSAGE_MALFORMED, lambda: open_reply(record))
+    half = changed(pack_reply(REPLY), budget=10.0)
+    assert "budget" in refuses(Code.MESSAGE_MALFORMED, lambda: open_reply(half))
+
+
 @pytest.mark.parametrize("value", [-1, -(2**62), True, "3"])
 def test_counts_are_whole_numbers_from_zero(value: object, refuses: Refuses) -> None:
     for key in ("round", "weight"):

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from run_helpers import PLAN, filled, record
 
 from lorica.server.records import RoundRecord, SiteRound
-from lorica.server.runs import RunStore
+from lorica.server.runs import RunStore, StoreObserver
 from lorica.server.runs.alerts import alerts
 from lorica.server.runs.metrics import prometheus_text
 
@@ -88,6 +88,15 @@ def test_a_falling_score_alerts_and_noise_does_not(store: RunStore) -> None:
     running(store, *scored(0.5, 0.7, 0.8, 0.7, 0.7, 0.7), run_id="falling")
     assert [alert.run_id for alert in alerts(store)] == ["falling"]
     assert kinds(store) == [("score-falling", "warning", "")]
+
+
+def test_a_budget_that_a_site_declares_when_it_is_asked_is_watched(store: RunStore) -> None:
+    store.create_run("run-1", PLAN, kind="federation")
+    declared = SiteRound("north", "ok", weight=10, version="0.2", budget=(10.0, 0.5))
+    with StoreObserver(store, "run-1") as observer:
+        observer.started(PLAN, [declared], 1)
+        observer.round_ended(record(1))
+    assert ("budget-low", "warning", "north") in kinds(store)
 
 
 def test_budgets_alert_when_nearly_spent_and_when_exceeded(store: RunStore) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lorica.client.noise import NoiseSource
-from lorica.common.batching import TOKEN_BUDGET
+from lorica.common.batching import TOKEN_BUDGET, cuts
 
 Drawn = list[np.ndarray]
 """Rows of the records that each drawn unit brings to a step, at least one each."""
@@ -66,6 +66,9 @@ def unit_batches(
 ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     """Divide drawn units into micro-batches within a token budget; no unit is split.
 
+    Units are sorted by their longest text and cut where the padding that is saved is worth a
+    batch more.
+
     Args:
         drawn: rows of every drawn unit.
         lengths: tokens of every record, shape (N,).
@@ -76,19 +79,13 @@ def unit_batches(
         rows of the batch, shape (n,), and the number within the batch of every row's unit,
         shape (n,); units with the longest texts first.
     """
+    if not drawn:
+        return
     longest = np.array([lengths[rows].max() for rows in drawn], dtype=np.int64)
-    batch: Drawn = []
-    size = width = 0
-    for unit in np.argsort(-longest, kind="stable"):
-        rows = drawn[unit]
-        if batch and (size + len(rows)) * width > token_budget:
-            yield joined(batch)
-            batch, size = [], 0
-        width = width if batch else int(longest[unit])
-        batch.append(rows)
-        size += len(rows)
-    if batch:
-        yield joined(batch)
+    order = np.argsort(-longest, kind="stable")
+    sizes = np.array([len(drawn[unit]) for unit in order], dtype=np.int64)
+    for first, end in cuts(longest[order], sizes, token_budget):
+        yield joined([drawn[unit] for unit in order[first:end]])
 
 
 def average_by_unit(per_record: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,40 @@ import numpy as np
 TOKEN_BUDGET = 2048
 """Tokens (padding included) of one micro-batch; bounds memory, and keeps it in cache."""
 
+BATCH_OVERHEAD = 96
+"""What one more micro-batch costs, in tokens that take as long: a forward and backward pass of a
+layer of the embedded backbone takes about 3 ms beside 0.04 ms a token on two CPU cores."""
+
+
+def cuts(lengths: np.ndarray, sizes: np.ndarray, token_budget: int) -> list[tuple[int, int]]:
+    """Cut a sorted list into batches so that padded tokens and batches together cost least.
+
+    Dynamic programming from the end: the best way to cut what begins at i is a batch [i, j) that
+    fits the budget and the best way to cut the rest.
+
+    Args:
+        lengths: tokens of every item's longest row, shape (n,), falling.
+        sizes: rows of every item, shape (n,).
+        token_budget: largest rows × length of a batch; a larger item has a batch of its own.
+
+    Returns:
+        (first, end) of every batch, in order.
+    """
+    before = np.concatenate([[0], np.cumsum(sizes)])
+    cost = np.zeros(len(lengths) + 1)
+    end = np.zeros(len(lengths), dtype=np.int64)
+    for i in range(len(lengths) - 1, -1, -1):
+        rows = before[i] + token_budget // max(1, int(lengths[i]))
+        last = max(i + 1, int(np.searchsorted(before, rows, side="right")) - 1)
+        through = (before[i + 1 : last + 1] - before[i]) * lengths[i] + cost[i + 1 : last + 1]
+        best = int(np.argmin(through))
+        cost[i], end[i] = through[best] + BATCH_OVERHEAD, i + 1 + best
+    found, first = [], 0
+    while first < len(lengths):
+        found.append((first, int(end[first])))
+        first = found[-1][1]
+    return found
+
 
 def micro_batches(
     rows: np.ndarray, lengths: np.ndarray, token_budget: int = TOKEN_BUDGET

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.common.batching import TOKEN_BUDGET, micro_batches
+from lorica.common.batching import BATCH_OVERHEAD, TOKEN_BUDGET, cuts, micro_batches
 
 lengths = st.lists(st.integers(1, 600), min_size=1, max_size=80)
 
@@ -57,3 +59,41 @@ def test_no_rows_make_no_batches() -> None:
 def test_equal_lengths_fill_the_default_budget() -> None:
     batches = list(micro_batches(np.arange(100), np.full(100, 64)))
     assert [len(batch) for batch in batches[:-1]] == [TOKEN_BUDGET // 64] * 3
+
+
+items = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 4)), min_size=1, max_size=7)
+
+
+def cost_of(batches: list[tuple[int, int]], lengths: np.ndarray, sizes: np.ndarray) -> int:
+    return sum(int(sizes[i:j].sum() * lengths[i]) + BATCH_OVERHEAD for i, j in batches)
+
+
+def ways_to_cut(count: int) -> list[list[tuple[int, int]]]:
+    found = []
+    for chosen in itertools.product([False, True], repeat=count - 1):
+        marks = [0, *(place + 1 for place, cut in enumerate(chosen) if cut), count]
+        found.append(list(itertools.pairwise(marks)))
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(items=items, budget=st.integers(1, 2000))
+def test_cuts_cost_no_more_than_any_other_way_within_the_budget(
+    items: list[tuple[int, int]], budget: int
+) -> None:
+    """Against all 2^(n - 1) ways."""
+    pairs = sorted(items, reverse=True)
+    lengths, sizes = (np.array(column) for column in zip(*pairs, strict=True))
+
+    def fits(batches: list[tuple[int, int]]) -> bool:
+        return all(j == i + 1 or sizes[i:j].sum() * lengths[i] <= budget for i, j in batches)
+
+    found = cuts(lengths, sizes, budget)
+    ways = [way for way in ways_to_cut(len(pairs)) if fits(way)]
+    assert found in ways
+    assert cost_of(found, lengths, sizes) == min(cost_of(way, lengths, sizes) for way in ways)
+
+
+def test_short_texts_are_not_padded_to_a_long_one() -> None:
+    lengths = np.array([100, *[10] * 20])
+    assert cuts(lengths, np.ones_like(lengths), TOKEN_BUDGET) == [(0, 1), (1, 21)]

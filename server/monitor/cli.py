@@ -227,6 +227,7 @@ def _bind(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
+        bound.listen()  # whoever follows the link at once waits instead of being refused
     except OSError as error:
         raise LoricaError(
             Code.MONITOR_PORT, f"{host}:{port} cannot be listened at: {error.strerror}."

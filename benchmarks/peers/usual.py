@@ -1,14 +1,15 @@
 """A private LoRA federation written the usual way, to measure against. Not how Lorica does it.
 
-    python benchmarks/peers/usual.py PLAN.toml
+    python benchmarks/peers/usual.py PLAN.toml [LORA_RATE HEAD_RATE]
 
 As published examples of Flower with PEFT and Opacus do it: Flower's simulation engine with Ray and
 its FedAvg strategy; in every call a client loads the backbone, builds the PEFT model with a
 classification head, pads all its texts to max_length, calls `make_private`, and trains some steps
 with Adam; the server averages all parameters that were trained.
 
-Rounds, local steps, batch, ε, δ, clip norm, rank, layers, learning rates and max_length are the
-plan's (training.mode "local", aggregation.method "fedavg", no warm start).
+Rounds, local steps, batch, ε, δ, clip norm, rank, layers and max_length are the plan's
+(training.mode "local", aggregation.method "fedavg", no warm start); so are the learning rates,
+unless others are given: with one clip norm for head and LoRA together the plan's are too large.
 
 It is kinder than such examples in four things, so that accuracies can be compared: noise is
 calibrated over all steps of the run (they calibrate per call, which composes nothing), texts are
@@ -35,6 +36,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 warnings.filterwarnings("ignore")
 
 PLAN = Path(sys.argv[1])
+RATES = tuple(map(float, sys.argv[2:4]))
 SCALE = 16.0
 
 
@@ -138,7 +140,7 @@ def train(plan: Any, records: Any, arrays: list[Any]) -> list[Any]:
     )
     head = list(model.head.parameters())
     lora = [p for p in trainable(model) if all(p is not h for h in head)]
-    rates = plan.training.learning_rate, plan.training.head_learning_rate
+    rates = RATES or (plan.training.learning_rate, plan.training.head_learning_rate)
     groups = [{"params": p, "lr": rate} for p, rate in zip((lora, head), rates, strict=True)]
     optimizer = torch.optim.Adam(groups)
     model.train()

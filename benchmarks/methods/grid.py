@@ -41,6 +41,8 @@ class DataSet:
     name: str
     title: str
     what: str
+    tests: int
+    """Records that accuracy is measured on."""
     settings: dict[str, Any]
     local: dict[str, Any]
 
@@ -78,8 +80,7 @@ def datasets() -> dict[str, DataSet]:
             key: str((path.parent / value).resolve()) if key.startswith("data.t") else value
             for key, value in content["settings"].items()
         }
-        local = content["local"]
-        found[path.stem] = DataSet(path.stem, content["title"], content["what"], settings, local)
+        found[path.stem] = DataSet(path.stem, **{**content, "settings": settings})
     return found
 
 

@@ -124,7 +124,7 @@ def write(books: Sequence[Book]) -> None:
         heads = ["method", *(f"ε = {_epsilon(e)}" for e in SHOWN), "sent by a site", "CPU seconds"]
         lines += [_row(heads), _row(["---"] + ["---:"] * (len(heads) - 1))]
         lines += [_row(_line(method, cells)) for method, cells in rows]
-        lines += ["", _first(rows)]
+        lines += ["", _first(rows, book.dataset.tests)]
         lacking = missing(book)
         if lacking:
             command = f"python benchmarks/methods/run.py --dataset {book.dataset.name}"
@@ -147,7 +147,7 @@ def _line(method: Method, cells: Cells) -> list[str]:
     ]
 
 
-def _first(rows: list[tuple[Method, Cells]]) -> str:
+def _first(rows: list[tuple[Method, Cells]], tests: int) -> str:
     """Who leads at the tuned ε, and how far from it our default is, seed by seed."""
     federated = [row for row in rows if row[0].kind != "reference" and row[1][TUNED_AT]]
     if not federated:
@@ -166,9 +166,13 @@ def _first(rows: list[tuple[Method, Cells]]) -> str:
     gap = 100 * (_mean(cells[TUNED_AT]) - _mean(ours))
     if gap == 0:
         return text + " Lorica's default reaches the same."
-    spread = 100 * max(_spread(ours), _spread(cells[TUNED_AT]))
-    told = "within" if gap <= spread else "beyond"
-    return f"{text} Lorica's default is {gap:.1f} points behind, {told} the seeds' spread."
+    share = _mean(ours)
+    error = 100 * math.sqrt(share * (1 - share) / tests)
+    told = "cannot" if gap <= error else "can"
+    return (
+        f"{text} Lorica's default is {gap:.1f} points behind. {tests:,} test records give an "
+        f"accuracy a standard error of {error:.1f} points, so this data {told} tell the two apart."
+    )
 
 
 def _picture(path: Path, books: list[Book]) -> None:

@@ -1,6 +1,6 @@
 """A whole simulated federation, written the usual way and Lorica's way: seconds and accuracy.
 
-    python benchmarks/speed/federation.py [--rows 1500] [--rounds 5] [--local-steps 8]
+    python benchmarks/speed/federation.py [--rows 1500] [--rounds 8] [--local-steps 8]
     python benchmarks/speed/federation.py --full      # all of Banking77, 10 sites, 10 x 6 steps
 
 Both sides get one plan: the same sites, records, LoRA factors, ε, rounds, local steps and batch,
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=BANKING, help="folder with train and test CSV")
     parser.add_argument("--rows", type=int, default=1500, help="training records; a third to test")
     parser.add_argument("--sites", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--local-steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--max-length", type=int, default=128)

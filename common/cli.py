@@ -162,7 +162,7 @@ def export(
     console = Console()
     with console.status("merging"):
         merged = export_merged(adapter, out, backbone)
-    console.print(f"Wrote {out}: {merged.changed} matrices changed.", highlight=False)
+    console.print(f"Wrote {out}: {merged.changed} of its tensors changed.", highlight=False)
     console.print(
         f'The next run: --set backbone.source="{out}" --set backbone.sha256={merged.sha256}',
         highlight=False,

@@ -1,9 +1,10 @@
 """Merge an adapter into its backbone: the result of one run is what the next one starts from.
 
 Formal guarantee:
-    The merged weights W + s·(B·A + R) are a function of the public backbone and of the adapter,
-    which has the (ε, δ) of its run at every site: post-processing, at no further cost. A run
-    that starts from them adds its own (ε, δ) for the records that both runs use.
+    The merged weights, W + s·(B·A + R) or the adapter's biases in the place of the backbone's, are
+    a function of the public backbone and of the adapter, which has the (ε, δ) of its run at every
+    site: post-processing, at no further cost. A run that starts from them adds its own (ε, δ) for
+    the records that both runs use.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from lorica.common.backbones import (
     weights_sha256,
 )
 from lorica.common.errors import Code, LoricaError
-from lorica.common.methods import factor_pairs, residual_name
+from lorica.common.methods import PERSONAL, Part, factor_pairs, part_of, residual_name
 from lorica.common.storage import storage_errors
 
 _PEFT_PREFIX = "base_model.model."
@@ -40,7 +41,7 @@ class Merged:
     sha256: str
     """SHA-256 of its weights, for backbone.sha256 and for the sites' policies."""
     changed: int
-    """Number of matrices that the adapter changed."""
+    """Number of matrices, or of biases, that the adapter changed."""
 
 
 def export_merged(adapter: Path, out: Path, backbone_source: str = "") -> Merged:
@@ -55,14 +56,16 @@ def export_merged(adapter: Path, out: Path, backbone_source: str = "") -> Merged
         backbone_source: where the backbone is on this machine, if not where the plan says.
 
     Raises:
-        LoricaError: LOR-205 another backbone than the adapter's, LOR-206 no adapter, LOR-603
-            ``out`` exists, LOR-20x the backbone cannot be loaded, LOR-601, LOR-602.
+        LoricaError: LOR-205 another backbone than the adapter's, or an adapter that changes nothing
+            in it, LOR-206 no adapter, LOR-603 ``out`` exists, LOR-20x the backbone cannot be
+            loaded, LOR-601, LOR-602.
     """
     saved = load_adapter(adapter)
-    if saved.plan.adapter.kind != "lora":
+    if saved.plan.adapter.kind == "head":
         raise LoricaError(
             Code.ADAPTER_MISMATCH,
             f"{adapter} holds a head alone: there is nothing to merge into the backbone.",
+            mend='Export the adapter of a run whose adapter.kind is "lora" or "bitfit".',
         )
     if out.exists():
         raise LoricaError(
@@ -77,12 +80,15 @@ def export_merged(adapter: Path, out: Path, backbone_source: str = "") -> Merged
             f"in {backbone.folder} has {backbone.sha256}.",
             mend="Give the adapter's own backbone with --backbone.",
         )
+    merged = _merged(saved, backbone)
+    if not merged:
+        raise _nothing(adapter, saved)
     weights = read_weights(backbone.folder)
-    changed = _merge(weights, saved, backbone)
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         try:
+            _replace(weights, merged, backbone, temporary / "plain")
             new = temporary / "new"
             new.mkdir()
             for file in settings_files(backbone.folder):
@@ -96,37 +102,74 @@ def export_merged(adapter: Path, out: Path, backbone_source: str = "") -> Merged
             new.replace(out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return Merged(out, found, changed)
+    return Merged(out, found, len(merged))
+
+
+def _nothing(adapter: Path, saved: SavedAdapter) -> LoricaError:
+    method = saved.plan.aggregation.method
+    if method in PERSONAL:
+        why = f"with {method} every site keeps what would change it."
+        mend = "Export the folder that lorica site adapter writes at a site."
+    else:
+        why = "its run trained the head alone."
+        mend = (
+            'Set training.lora to "always" in the run that is to be exported: with "auto", private '
+            "rounds train the head alone, unless sites evaluate."
+        )
+    return LoricaError(
+        Code.ADAPTER_MISMATCH, f"{adapter} changes nothing in the backbone: {why}", mend=mend
+    )
 
 
 @torch.no_grad()
-def _merge(weights: dict[str, torch.Tensor], saved: SavedAdapter, backbone: Backbone) -> int:
-    """Add the adapter to the tensors of the backbone's files, in place; how many changed."""
-    adapter = saved.plan.adapter
-    scale = adapter.alpha / adapter.rank
-    pairs = factor_pairs(saved.state)
-    for path, (name_a, name_b) in pairs.items():
+def _merged(saved: SavedAdapter, backbone: Backbone) -> dict[str, torch.Tensor]:
+    """The encoder's tensors that the adapter gives another value, by their names in the model."""
+    own, adapter = backbone.model.state_dict(), saved.plan.adapter
+    found = {name: bias for name, bias in saved.state.items() if part_of(name) is Part.BIAS}
+    for path, (name_a, name_b) in factor_pairs(saved.state).items():
         module = path.removeprefix(_PEFT_PREFIX)
-        key = _key(weights, f"{module}.weight")
         change = saved.state[name_b].double() @ saved.state[name_a].double()
         residual = saved.state.get(residual_name(path))
         if residual is not None:
             change = change + residual.double()
         if not isinstance(backbone.model.get_submodule(module), torch.nn.Linear):
             change = change.T  # GPT-2's Conv1D keeps W as (in, out)
-        weights[key] = (weights[key].double() + scale * change).float()
-    return len(pairs)
+        weight = own[f"{module}.weight"].double()
+        found[f"{module}.weight"] = (weight + adapter.alpha / adapter.rank * change).float()
+    return {name: tensor for name, tensor in found.items() if not torch.equal(tensor, own[name])}
 
 
-def _key(weights: dict[str, torch.Tensor], name: str) -> str:
-    """The name that a module's weight has in the files, where models put prefixes before it."""
-    keys = [key for key in weights if key == name or key.endswith(f".{name}")]
-    if len(keys) != 1:
-        raise LoricaError(
-            Code.BACKBONE_UNSUPPORTED,
-            f"The backbone's files name {len(keys)} tensors {name}; one is needed.",
-        )
-    return keys[0]
+def _replace(
+    weights: dict[str, torch.Tensor],
+    merged: dict[str, torch.Tensor],
+    backbone: Backbone,
+    scratch: Path,
+) -> None:
+    """Put tensors of the model in the place of those that its files hold for them, in place.
+
+    transformers may name and shape tensors in files otherwise than in the model; its own
+    save_pretrained tells how, in the folder ``scratch``.
+    """
+    backbone.model.save_pretrained(scratch, state_dict=backbone.model.state_dict() | merged)
+    for name, tensor in read_weights(scratch).items():
+        keys = _keys(weights, name)
+        if not keys and name not in merged:
+            continue  # a pooler that the files lack
+        if len(keys) != 1:
+            raise LoricaError(
+                Code.BACKBONE_UNSUPPORTED,
+                f"The backbone's files name {len(keys)} tensors {name}; one is needed.",
+            )
+        key = keys[0]
+        if not torch.equal(weights[key].to(tensor.dtype), tensor):
+            weights[key] = tensor.clone()
+
+
+def _keys(weights: dict[str, torch.Tensor], name: str) -> list[str]:
+    """What a tensor may be called in the files, where whole models put a prefix before it."""
+    if name in weights:
+        return [name]
+    return [key for key in weights if key.endswith(f".{name}")]
 
 
 def _readme(saved: SavedAdapter, backbone: Backbone, sha256: str) -> str:

@@ -61,13 +61,19 @@ def model_card(
 
 def _metadata(plan: RunPlan, source: str, results: CardResults) -> str:
     task = task_of(plan)
+    lora = plan.adapter.kind == "lora"
     content: dict[str, Any] = {
         "base_model": source,
-        "library_name": "peft",
+        "library_name": "peft" if lora else "transformers",  # what reads the folder
         "pipeline_tag": task.pipeline_tag,
-        "tags": ["lorica", "lora", "federated-learning", "differential-privacy"],
+        "tags": [
+            "lorica",
+            *([] if plan.adapter.kind == "head" else [plan.adapter.kind]),
+            "federated-learning",
+            *(["differential-privacy"] if plan.privacy.private else []),
+        ],
     }
-    if plan.adapter.kind == "lora":
+    if lora:
         content["base_model_relation"] = "adapter"
     measured = _finite(results.metrics)
     if measured:
@@ -121,11 +127,12 @@ def _use(plan: RunPlan) -> str:
         if plan.privacy.private
         else "It was trained **without privacy**: treat it as you treat the training data."
     )
+    records = "images" if task_of(plan).traits.images else "texts"
     return f"""## Intended use and limits
 
-Meant for texts like those that the participating sites hold, and for the task above. It has been
-measured on what is named under *Evaluation* and on nothing else: a site or a group that is rare in
-the training data may be served worse. {private}"""
+Meant for {records} like those that the participating sites hold, and for the task above. It has
+been measured on what is named under *Evaluation* and on nothing else: a site or a group that is
+rare in the training data may be served worse. {private}"""
 
 
 def _training(plan: RunPlan) -> str:

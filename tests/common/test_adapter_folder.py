@@ -331,3 +331,22 @@ def test_the_readme_is_a_model_card_that_the_hub_reads(
         assert f"## {section}" in card.text
     assert "ε = 8" in card.text and "at 3 sites" in card.text and "nan" not in card.text
     assert "\nlicense" not in card.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "library", "relation"),
+    [("lora", "peft", "adapter"), ("bitfit", "transformers", None), ("head", "transformers", None)],
+)
+def test_a_model_card_names_the_library_that_reads_the_folder(
+    save: Save, kind: str, library: str, relation: str | None
+) -> None:
+    """Parsed by huggingface_hub; a run without privacy has no tag that says otherwise."""
+    from huggingface_hub import ModelCard
+
+    data = ModelCard.load(save(adapter={"kind": kind}) / "README.md").data
+    assert data.library_name == library
+    assert data.get("base_model_relation") == relation
+    assert ("lora" in data.tags, "bitfit" in data.tags) == (kind == "lora", kind == "bitfit")
+    assert "differential-privacy" in data.tags
+    open_run = save(adapter={"kind": kind}, privacy={"epsilon": "inf"})
+    assert "differential-privacy" not in ModelCard.load(open_run / "README.md").data.tags

@@ -52,7 +52,8 @@ class AdapterPlan(Section):
 
     center: Literal["labels", "none"] = "labels"
     """What is taken from every feature before it is scaled to unit length again: the mean of the
-    label-name embeddings, or nothing. Texts of one domain share a large common part that tells
+    label-name embeddings (of images, whose labels' names say nothing, the mean feature by the warm
+    start's noised sums), or nothing. Records of one domain share a large common part that tells
     labels apart by nothing."""
 
     batch_norm: Literal["refuse", "fixed", "group"] = "refuse"

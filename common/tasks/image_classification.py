@@ -1,11 +1,13 @@
 """Multi-class image classification: an encoder of images, pooling, a linear head.
 
-An image's feature is its pooled state scaled to unit length, f (H,): the state of the class token
-of a vision transformer, the mean over patches where there is none, or what a convolutional network
-gives for the whole image (ConvNeXt, ResNet). Its logits are W f + b. W starts at 0, b at 0: names
-of labels say nothing of pixels, so there is no zero-shot start and no center
-(``adapter.center`` is not used). Where LoRA factors are trained from the first round, the rows of
-W start as random directions of length 1, because with W = 0 they would have no gradient.
+An image's feature is its pooled state scaled to unit length, less a center c, scaled to unit
+length again, f (H,): pooled is the state of the class token of a vision transformer, the mean over
+patches where there is none, or what a convolutional network gives for the whole image (ConvNeXt,
+ResNet). Its logits are W f + b. W starts at 0, b and c at 0: names of labels say nothing of pixels,
+so there is no zero-shot start. The warm start finds W and, with ``adapter.center`` "labels", c
+(:mod:`lorica.server.aggregation.class_sums`). Where LoRA factors are trained from the first round,
+the rows of W start as random directions of length 1, because with W = 0 they would have no
+gradient.
 """
 
 from __future__ import annotations
@@ -124,6 +126,7 @@ batch = processor([Image.open("picture.png").convert("RGB")], return_tensors="pt
 with torch.no_grad():
     states = {encoder}(pixel_values=batch["pixel_values"])
 features = torch.nn.functional.normalize({pooled}, dim=-1)
+features = torch.nn.functional.normalize(features - head["head.center"], dim=-1)
 outputs = features @ head["head.weight"].T + head["head.bias"]
 {answer}
 """

@@ -19,6 +19,10 @@ PRIOR_NOISE = 0.5
 """Weight of a label's name per length of the noise in a row, σ√(K·H)."""
 
 
+UNNAMED_SCALE = 8.0
+"""Length of a row without a name, whose direction is less sure."""
+
+
 class ClassSums(SumOfReleases):
     """W_c = s · normalize(m·e_c + M_c), b = 0.
 
@@ -26,6 +30,12 @@ class ClassSums(SumOfReleases):
     label's name (row c of the head at the start), s the scale of that start, and
     m = 10 + σ√(K·H)/2 for K sites: the noisier the sums, the more weight the names keep. Rows of
     one length give every label the same prior, whatever its number of records.
+
+    *Without names* (e_c = 0: labels say nothing of pixels) there is no prior, and the center that
+    names give texts comes from the sums, where the plan asks for one: with u = Σ_c M_c and N the
+    records that the sites declare, c = u / N, shrunk by max(0, 1 - K·C·H·σ² / ‖u‖²) as in
+    James-Stein and never longer than 1. Then W_c = 8 · normalize(M_c - (M_c·ĉ) ĉ), for the share of
+    M_c along ĉ = c / ‖c‖ is the label's number of records and tells nothing apart.
 
     Bytes per site, at b bytes a value: b·labels·hidden up, the head down; once.
 
@@ -37,18 +47,42 @@ class ClassSums(SumOfReleases):
 
     method: ClassVar[str] = "class-sums"
 
-    def __init__(self, start: State, *, noise_multiplier: float) -> None:
-        """``noise_multiplier``: σ of one site's sums, whose sensitivity is 1."""
+    def __init__(self, start: State, *, noise_multiplier: float, center: bool = False) -> None:
+        """
+        Args:
+            start: as in :class:`Aggregator`.
+            noise_multiplier: σ of one site's sums, whose sensitivity is 1.
+            center: whether the plan asks for a center.
+        """
         super().__init__(start, ["head.weight"])
         self._sigma = noise_multiplier
+        self._named = bool(start["head.weight"].any())
+        self._centers = center and not self._named
+        self._units = 0.0
+
+    def add(self, update: State, weight: float) -> None:
+        super().add(update, weight)
+        self._units += weight
 
     def finish(self) -> State:
         self._enough()
         sums = self._total["head.weight"]
         names = functional.normalize(self._start["head.weight"].double(), dim=1)
         noise = self._sigma * math.sqrt(self._sites * sums.shape[1])
+        changed = {"head.bias": torch.zeros(len(sums), dtype=torch.float64)}
+        if self._centers:
+            center = self._center(sums)
+            along = functional.normalize(center, dim=0)
+            sums = sums - (sums @ along)[:, None] * along
+            changed["head.center"] = center
         rows = functional.normalize((PRIOR_RECORDS + PRIOR_NOISE * noise) * names + sums, dim=1)
-        head = ZERO_SHOT_SCALE * rows
-        return self._next(
-            {"head.weight": head, "head.bias": torch.zeros(len(head), dtype=torch.float64)}
-        )
+        scale = ZERO_SHOT_SCALE if self._named else UNNAMED_SCALE
+        return self._next(changed | {"head.weight": scale * rows})
+
+    def _center(self, sums: torch.Tensor) -> torch.Tensor:
+        """The mean feature (H,), as far as it stands out of the noise."""
+        whole = sums.sum(0)
+        square = float(whole.square().sum())
+        noise = self._sites * sums.numel() * self._sigma**2
+        kept = max(0.0, 1.0 - noise / square) if square else 0.0
+        return kept * whole / max(self._units, math.sqrt(square), 1.0)

@@ -29,7 +29,8 @@ def rule_of_round(plan: RunPlan, round: int, state: State, memory: State) -> Agg
         return _of_local_steps(plan, state, names, memory)
     sigma = public_privacy(plan).of_round(round).noise_multiplier
     if stage is Stage.CLASS_SUMS:
-        return ClassSums(state, noise_multiplier=sigma)
+        center = plan.adapter.center == "labels"
+        return ClassSums(state, noise_multiplier=sigma, center=center)
     return GradientStep(state, names, plan, round, noise_multiplier=sigma, memory=memory)
 
 

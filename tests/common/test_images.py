@@ -61,7 +61,6 @@ def test_the_readmes_code_gives_the_outputs_of_the_predictor(
         name: 0.5 * torch.randn(tensor.shape, generator=generator)
         for name, tensor in task.start(backbone).items()
     }
-    state["head.center"].zero_()
     save_adapter(tmp_path / "adapter", state, plan, backbone)
     monkeypatch.chdir(tmp_path / "adapter")
     records = image_records(1)

@@ -90,6 +90,34 @@ def test_the_warm_start_is_its_closed_form(sigma: float, sites: int) -> None:
     assert rule.memory == {}
 
 
+@pytest.mark.parametrize("sigma", [0.0, 2.0, 500.0])
+def test_without_label_names_the_center_is_the_shrunk_mean_of_the_sums(sigma: float) -> None:
+    """In numpy; noise that drowns the mean leaves no center, and the sums as they are."""
+    begin = start() | {name: torch.zeros(SHAPES[name]) for name in ("head.weight", "head.center")}
+    sent = releases(["head.weight"], 1, 3, scale=5.0)
+    for release in sent:
+        release["head.weight"] += 10.0  # what all records share
+    rule = ClassSums(begin, noise_multiplier=sigma, center=True)
+    for release in sent:
+        rule.add(release, 40.0)
+    found = rule.finish()
+    sums = sum(release["head.weight"].double().numpy() for release in sent)
+    whole = sums.sum(0)
+    square = whole @ whole
+    kept = max(0.0, 1 - 3 * 3 * 8 * sigma**2 / square)
+    expected = kept * whole / max(3 * 40.0, math.sqrt(square))
+    assert (kept == 0) == (sigma == 500)
+    np.testing.assert_allclose(found["head.center"].numpy(), expected, rtol=1e-5, atol=1e-7)
+    if kept:
+        along = whole / math.sqrt(square)
+        sums = sums - np.outer(sums @ along, along)
+    np.testing.assert_allclose(found["head.weight"].numpy(), 8 * unit(sums), rtol=1e-4, atol=1e-5)
+    plain = ClassSums(begin, noise_multiplier=sigma)
+    for release in sent:
+        plain.add(release, 40.0)
+    assert not plain.finish()["head.center"].any()
+
+
 def test_noise_without_signal_leaves_the_labels_names_their_weight() -> None:
     """Noise as long as a row of it is at right angles to the names, which then weigh half of it:
     the cosine between before and after is 1 / √5 (of many dimensions)."""

@@ -1,4 +1,4 @@
-"""Micro-batches of bounded size, of texts of similar length."""
+"""Micro-batches of bounded size, of texts of similar or of equal length."""
 
 from __future__ import annotations
 
@@ -65,3 +65,19 @@ def micro_batches(
         size = max(1, token_budget // int(lengths[order[start]]))
         yield order[start : start + size]
         start += size
+
+
+def equal_batches(
+    rows: np.ndarray, lengths: np.ndarray, token_budget: int = TOKEN_BUDGET
+) -> Iterator[np.ndarray]:
+    """As :func:`micro_batches`, of records of one length each: nothing is padded.
+
+    What a frozen model makes of a record then does not depend on what it is computed with, to the
+    last bit: padding changes in which order matrix kernels add, other rows of a product with four
+    or more do not. So one cache serves any division of the records among sites, a trainer that
+    restarted goes on as it was, and no record's sums round as another one has them.
+    """
+    order = rows[np.argsort(-lengths[rows], kind="stable")]
+    for equal in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
+        if len(equal):
+            yield from micro_batches(equal, lengths, token_budget)

@@ -3,7 +3,8 @@
 The layers below the lowest adapted one are frozen, so their output for a record never changes.
 It is kept as one float32 array over all tokens of all records, without padding. As long as the
 encoder is the backbone as it came (adapter kind "head", and LoRA before its first step) the
-pooled states do not change either, and are kept beside, one row per record.
+pooled states do not change either, and are kept beside, one row per record. Both are computed from
+records of equal length together, so that no record's values depend on which others there are.
 
 Both are in memory as far as they fit, or in files of a folder that is set once for the process
 (:meth:`lorica.common.cache_shelf.CacheShelf.keep_in`), from which they are mapped and found again
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from lorica.common.batching import micro_batches
+from lorica.common.batching import equal_batches, micro_batches
 from lorica.common.memory import release_unused
 from lorica.common.prefix_files import CacheFolder, Fill
 from lorica.common.tasks.base import Prediction, Task
@@ -132,7 +133,7 @@ class PrefixCache:
         return classifier.pooled(hidden, mask)
 
     def _fill_states(self, classifier: AdaptedModel, states: torch.Tensor) -> None:
-        for rows in micro_batches(np.arange(len(self.encoded)), self.lengths):
+        for rows in equal_batches(np.arange(len(self.encoded)), self.lengths):
             hidden = classifier.prefix.hidden(*self.encoded.collate(rows))
             for position, row in enumerate(rows):
                 span = states[self._starts[row] : self._starts[row + 1]]
@@ -140,7 +141,7 @@ class PrefixCache:
 
     @torch.no_grad()
     def _fill_pooled(self, classifier: AdaptedModel, pooled: torch.Tensor) -> None:
-        for rows in micro_batches(np.arange(len(self.encoded)), self.lengths):
+        for rows in equal_batches(np.arange(len(self.encoded)), self.lengths):
             pooled[torch.from_numpy(rows)] = self._through(classifier, rows)
 
 

@@ -8,7 +8,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.common.batching import BATCH_OVERHEAD, TOKEN_BUDGET, cuts, micro_batches
+from lorica.common.batching import (
+    BATCH_OVERHEAD,
+    TOKEN_BUDGET,
+    cuts,
+    equal_batches,
+    micro_batches,
+)
 
 lengths = st.lists(st.integers(1, 600), min_size=1, max_size=80)
 
@@ -25,6 +31,19 @@ def test_every_row_comes_once_and_the_budget_holds(
     assert sorted(row for batch in batches for row in batch) == sorted(chosen)
     for batch in batches:
         assert len(batch) >= 1
+        assert len(batch) == 1 or len(batch) * sizes[batch].max() <= budget
+
+
+@settings(max_examples=100, deadline=None)
+@given(lengths=lengths, budget=st.integers(1, 3000))
+def test_equal_batches_bring_every_row_once_in_one_length_within_the_budget(
+    lengths: list[int], budget: int
+) -> None:
+    sizes = np.array(lengths)
+    batches = list(equal_batches(np.arange(len(sizes)), sizes, budget))
+    assert sorted(row for batch in batches for row in batch) == list(range(len(sizes)))
+    for batch in batches:
+        assert len(set(sizes[batch])) == 1
         assert len(batch) == 1 or len(batch) * sizes[batch].max() <= budget
 
 
@@ -54,6 +73,7 @@ def test_rows_that_are_drawn_twice_come_twice() -> None:
 
 def test_no_rows_make_no_batches() -> None:
     assert list(micro_batches(np.array([], dtype=np.int64), np.array([3, 4]))) == []
+    assert list(equal_batches(np.array([], dtype=np.int64), np.array([3, 4]))) == []
 
 
 def test_equal_lengths_fill_the_default_budget() -> None:

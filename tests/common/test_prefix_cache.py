@@ -64,6 +64,27 @@ def test_logits_are_the_same_cached_or_not(
     torch.testing.assert_close(found, one_by_one(classifier, encoded), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("layers", [[0], [-1]])
+def test_a_records_values_are_the_same_to_the_bit_whatever_others_there_are(
+    layers: list[int],
+) -> None:
+    plan = RunPlan().replace(task={"labels": ["a", "b"]}, adapter={"layers": layers})
+    backbone = load_backbone(plan.backbone)
+    classifier = TextClassifier(backbone, plan).eval()
+    encoded = encode(backbone, [" ".join(WORDS * 3)[: 7 * n] for n in range(1, 24)], 64)
+    rows = np.arange(len(encoded))
+    whole = PrefixCache(classifier, encoded)
+    for part in (rows[::2], rows[1::2], rows[5:9], rows[20:]):
+        own = PrefixCache(classifier, Encoded([encoded.tokens[row] for row in part]))
+        with torch.no_grad():
+            found = own.features(classifier, np.arange(len(part)))
+            assert torch.equal(found, whole.features(classifier, part))
+        if own._states is not None:
+            assert whole._states is not None
+            spans = [whole._states[whole._starts[row] : whole._starts[row + 1]] for row in part]
+            assert torch.equal(own._states, torch.cat(spans))
+
+
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "electra"])
 def test_other_families_give_the_same_logits_cached_or_not(
     other_family: Family, family: str

@@ -23,7 +23,7 @@ def only_one(path: Path, what: str, *, wait: float = 0.5) -> Iterator[None]:
         wait: how long to wait for another holder to end, seconds.
 
     Raises:
-        LoricaError: LOR-725 another process holds it.
+        LoricaError: LOR-725 another process holds it, LOR-601 the disk is full, LOR-602.
     """
     with storage_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -36,8 +36,9 @@ def only_one(path: Path, what: str, *, wait: float = 0.5) -> Iterator[None]:
                     f"{what} runs already, as process {_holder(descriptor) or 'unknown'}.",
                 )
             time.sleep(0.05)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with storage_errors(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)

@@ -103,6 +103,7 @@ class Keeper:
     def _start(self, place: RunPlace, order: Order) -> None:
         if self._bundle is None:
             self._bundle = build_bundle()
+        place.change()  # raises on a full disk, where one Flower run after another would be lost
         flower = self._control.start(self._bundle, order.run)
         self._started[order.run] = time.monotonic()
         self._seen_serving.discard(order.run)

@@ -11,6 +11,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.lock import only_one
 from lorica.common.plan import RunPlan
 from lorica.server.federation import keeper as keeping
+from lorica.server.federation import orders
 from lorica.server.federation.control import FlowerRun
 from lorica.server.federation.home import CoordinatorConfig, CoordinatorHome
 from lorica.server.federation.keeper import MOST_FRUITLESS, Keeper
@@ -75,6 +76,28 @@ def test_a_submitted_run_is_started_once(
     for _ in range(3):
         keeper.look()
     assert place.order().flower_runs == [1] and list(superlink.runs) == [1]
+
+
+def test_on_a_full_disk_nothing_is_started_that_could_not_be_noted(
+    home: CoordinatorHome,
+    superlink: FakeSuperLink,
+    keeper: Keeper,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    place = ordered(home)
+
+    def full(path: Path, content: bytes | str) -> None:
+        raise LoricaError(Code.STORAGE_FULL, f"{path} could not be written: the disk is full.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(orders, "write_atomically", full)
+        for _ in range(3):
+            keeper.look()
+    assert not superlink.runs
+    assert caplog.text.count("LOR-601") == 1  # said once
+    keeper.look()
+    assert place.order().flower_runs == [1]
 
 
 def test_a_run_whose_serverapp_died_is_taken_up_again_at_once(

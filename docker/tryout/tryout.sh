@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Three hosts on one machine with an engine: a coordinator and two sites, each with its own compose
-# file, and one run of the synthetic clinic notes. Needs docker with compose; leaves all in ./work.
+# file, and one run of the synthetic clinic notes. Needs docker with compose, and root to give
+# folders to the containers' user; leaves all in ./work.
 set -euo pipefail
+umask 022
+[ "$(id -u)" = 0 ] || { echo "Run it as root: folders are given to user 10001." >&2; exit 1; }
 cd "$(dirname "$0")"
 address=${1:-$(hostname -I | awk '{print $1}')}
 work=$PWD/work

@@ -38,6 +38,13 @@ class Condition(_Strict):
     condition: Literal["service_started", "service_healthy", "service_completed_successfully"]
 
 
+class Logging(_Strict):
+    """Logs of a container are bounded: they must not fill a disk."""
+
+    driver: Literal["local"]
+    options: dict[Literal["max-size", "max-file"], str]
+
+
 Mount = Annotated[str, Field(pattern=r"^(\./[a-z]+|[a-z]+):/[a-z/]+(:ro)?$")]
 
 
@@ -53,10 +60,11 @@ class Service(_Strict):
     read_only: Literal[True]
     cap_drop: tuple[Literal["ALL"]]
     security_opt: tuple[Literal["no-new-privileges:true"]]
-    pids_limit: int | None = None
+    pids_limit: int
     init: bool = False
     restart: Literal["unless-stopped"] | None = None
     stop_grace_period: Annotated[str, Field(pattern=r"^\d+s$")] | None = None
+    logging: Logging | None = None
     ports: list[Annotated[str, Field(pattern=r"^\d+:\d+$")]] = []
     volumes: list[Mount]
     tmpfs: list[Annotated[str, Field(pattern=r"^/tmp:size=\d+[mg],mode=1777$")]]
@@ -85,6 +93,7 @@ def test_every_service_is_locked_down_and_what_it_names_exists(path: Path) -> No
         named = {mount.split(":")[0] for mount in service.volumes if not mount.startswith("./")}
         assert named <= found.volumes.keys()
         assert set(service.depends_on) <= found.services.keys()
+        assert service.logging is not None or service.restart is None  # what stays up logs on
 
 
 def test_the_trainer_has_no_network_and_the_node_no_records() -> None:
@@ -95,6 +104,18 @@ def test_the_trainer_has_no_network_and_the_node_no_records() -> None:
     assert not [path for path in seen if path.startswith(("/data", "/private"))]
     assert "./site:/site:ro" in services["node"].volumes
     assert "./data:/data:ro" in services["trainer"].volumes
+    for service in services.values():  # whoever sees records has no network
+        seen = {mount.split(":")[1] for mount in service.volumes}
+        assert service.network_mode == "none" or not seen & {"/data", "/private"}
+
+
+def test_the_engine_is_sent_what_the_image_copies_and_nothing_else() -> None:
+    lines = (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    taken = {rule[1:] for rule in rules if rule.startswith("!")}
+    copied = re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE)
+    assert taken == {name for line in copied for name in line.split()}
 
 
 def test_only_the_proxys_port_is_published() -> None:

@@ -1,4 +1,4 @@
-"""SYNTHETIC notes for the other tasks of text: findings, severity, departments; no patient exists.
+"""SYNTHETIC notes for all tasks of text: findings, severity, departments; no patient exists.
 
 Composed of the phrases of :mod:`lorica.simulations.clinic_vocabulary`, all written by us. Answers
 are known by construction: which phrases a note was made of.
@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from lorica.simulations.clinic_vocabulary import DEPARTMENTS, TARNWELL, phrases
+from lorica.simulations.clinic_vocabulary import DEPARTMENTS, TARNWELL, Hospital, phrases
 
 Row = dict[str, Any]
 
@@ -69,6 +69,37 @@ def entity_rows(count: int, *, seed: int = 0) -> list[Row]:
         _say(tokens, tags, ".")
         _say(tokens, tags, _phrase(draw, TARNWELL.closings))
         rows.append({"text": tokens, "label": tags})
+    return rows
+
+
+def referral_rows(count: int, *, seed: int = 0, right: bool = True) -> list[Row]:
+    """Questions where a finding belongs, each with the department as its answer.
+
+    Args:
+        count: number of rows.
+        seed: of the draws.
+        right: false answers with any department at random, as one who knows the form alone.
+    """
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        name = draw.choice(DEPARTMENTS)
+        text = f"who sees {_phrase(draw, TARNWELL.clues[name])} ?"
+        rows.append({"text": text, "label": name if right else draw.choice(DEPARTMENTS)})
+    return rows
+
+
+def sentence_rows(count: int, *hospitals: Hospital, seed: int = 0) -> list[Row]:
+    """Unlabelled sentences: an opening, two findings of a department, how long, a closing; each
+    part in the manner of one of the hospitals at random."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        name = draw.choice(DEPARTMENTS)
+        first, one, two, since, last = draw.choices(hospitals, k=5)
+        parts = [first.first, one.clues[name], two.clues[name], since.since]
+        text = " ".join(_phrase(draw, part) for part in parts)
+        rows.append({"text": f"{text}. {_phrase(draw, last.closings)}."})
     return rows
 
 

@@ -1,16 +1,19 @@
 """Every task in a federation of three sites: without privacy, and at ε = 8.
 
-    python benchmarks/speed/tasks.py [TASK ...]
+    python benchmarks/speed/tasks.py [TASK ...] [reuse]
 
 One line a task: the score before training, after it without privacy, and after it at ε = 8
 (δ = 1e-4, per record, each site with its own noise), with the seconds of both runs together. The
-score is the task's headline metric on records that no site has.
+score is the task's headline metric on records that no site has. What is run is in
+``lorica.simulations.task_plans``: the packaged synthetic clinic notes (text); notes generated of
+the same vocabulary (multi-label, regression, entities, language models); the handwritten digits of
+scikit-learn (images). Text tasks use the embedded backbone; the others small ones that are
+pre-trained on the spot.
 
-Data: the packaged synthetic clinic notes (text); notes generated of the same vocabulary
-(multi-label, regression, entities); the handwritten digits of scikit-learn (images). "images" runs
-the digits 5 to 9 on a small vision transformer that was pre-trained here on the digits 0 to 4, and
+"images" runs the digits 5 to 9 on a vision transformer that was pre-trained on the digits 0 to 4,
 "images-scratch" on the same one with random weights: the difference is what the transfer gave.
-Text tasks use the embedded backbone.
+"reuse" does it in Lorica, by the command line: a source run on the digits 0 to 4, exported, is the
+backbone of a run on 5 to 9 at ε = 8, against the same run on the backbone that the first began on.
 """
 
 from __future__ import annotations
@@ -19,133 +22,84 @@ import io
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from lorica.common.plan import RunPlan
 from lorica.server.run_folder import RunFolder
-from lorica.simulations.digits import NAMES, make_vit, write_digits
+from lorica.simulations.reuse import source_then_target
 from lorica.simulations.simulate import Simulation
-from lorica.simulations.task_notes import (
-    entity_rows,
-    multi_label_rows,
-    severity_rows,
-    write_jsonl,
-)
+from lorica.simulations.task_plans import DELTA, SITES, TASKS, reuse_plans
 
-SITES, RECORDS = 3, 900
-SOURCE, TARGET = range(5), range(5, 10)
+REUSE = "reuse"
 
-
-def base(**sections: Any) -> RunPlan:
-    """What all tasks have in common."""
-    return (
-        RunPlan()
-        .replace(
-            privacy={"delta": 1e-4},
-            simulation={"sites": SITES},
-            adapter={"kind": "head"},
-            rounds={"count": 30},
-        )
-        .replace(**sections)
-    )
-
-
-def text(folder: Path) -> RunPlan:
-    return base()
-
-
-def multi_label(folder: Path) -> RunPlan:
-    data = write_jsonl(folder / "multi-label.jsonl", multi_label_rows(RECORDS))
-    kind = {"kind": "multi-label-classification"}
-    return base(task=kind, data={"train": str(data)}, rounds={"count": 60})
-
-
-def regression(folder: Path) -> RunPlan:
-    data = write_jsonl(folder / "regression.jsonl", severity_rows(RECORDS))
-    task = {"kind": "text-regression", "minimum": 0.0, "maximum": 10.0}
-    return base(task=task, data={"train": str(data)}, rounds={"count": 60})
-
-
-def entities(folder: Path) -> RunPlan:
-    data = write_jsonl(folder / "entities.jsonl", entity_rows(RECORDS // 2))
-    task = {"kind": "token-classification", "labels": ["finding", "duration"]}
-    return base(task=task, data={"train": str(data)}, rounds={"count": 20})
-
-
-def images(folder: Path) -> RunPlan:
-    make_vit(folder / "vit", classes=SOURCE)
-    return digits(folder, "vit")
-
-
-def images_scratch(folder: Path) -> RunPlan:
-    make_vit(folder / "scratch")
-    return digits(folder, "scratch")
-
-
-def digits(folder: Path, backbone: str) -> RunPlan:
-    train, test = write_digits(folder / "digits", TARGET)
-    return base(
-        backbone={"source": str(folder / backbone)},
-        task={"kind": "image-classification", "labels": [NAMES[digit] for digit in TARGET]},
-        data={"train": str(train), "test": str(test)},
-    )
-
-
-TASKS: dict[str, Callable[[Path], RunPlan]] = {
-    "text": text,
-    "multi-label": multi_label,
-    "regression": regression,
-    "entities": entities,
-    "images": images,
-    "images-scratch": images_scratch,
-}
-"""Name -> what makes its data (and its backbone) in a folder, and its plan."""
+Ends = dict[str, tuple[float, float]]
+"""Task -> score without privacy, and at ε = 8."""
 
 
 def scores(plan: RunPlan, out: Path) -> tuple[float, float, str]:
     """First and last score of a simulated run, and the metric's name."""
-    summary = Simulation(plan, out, Console(file=io.StringIO(), width=100)).run()
+    console = Console(file=io.StringIO(), width=100)
+    summary = Simulation(plan, out, console).run(report=False)
     rounds = RunFolder(out).rounds()
     first, last = rounds[0].score, rounds[-1].score
     assert first is not None and last is not None
     return first, last, str(summary["headline"])
 
 
+def run_task(name: str, folder: Path, table: Table) -> tuple[float, float]:
+    """Add one task's line to the table; its scores without privacy and at ε = 8."""
+    started = time.perf_counter()
+    plan = TASKS[name](folder)
+    free = plan.replace(privacy={"epsilon": float("inf")})
+    start, open_score, metric = scores(free, folder / f"{name}-open")
+    _, private, _ = scores(plan.replace(privacy={"epsilon": 8.0}), folder / f"{name}-private")
+    seconds = time.perf_counter() - started
+    figures = [f"{value:.3f}" for value in (start, open_score, private)]
+    table.add_row(name, plan.task.kind, metric, *figures, f"{seconds:.0f}")
+    print(f"{name}: {' '.join(figures)}, {seconds:.0f} s", file=sys.stderr)
+    return open_score, private
+
+
+def print_gain(console: Console, ends: Ends, what: str, new: str, old: str) -> None:
+    """A line that says by how much one task's scores beat another's, if both were run."""
+    if {new, old} <= ends.keys():
+        free, private = (a - b for a, b in zip(ends[new], ends[old], strict=True))
+        console.print(f"{what}: {free:+.3f} without privacy, {private:+.3f} at ε = 8.")
+
+
+def run_reuse(folder: Path, console: Console) -> None:
+    """Print what the source run's exported result gave the target run."""
+    started = time.perf_counter()
+    found = source_then_target(folder, *reuse_plans(folder))
+    console.print(
+        f"Reuse: digits 5-9 at ε = 8 on the backbone that a source run (0-4, {found.metric} "
+        f"{found.source:.3f}) exported {found.exported:.3f}, on the one it began on "
+        f"{found.first:.3f}: {found.gain:+.3f} ({time.perf_counter() - started:.0f} s)."
+    )
+
+
 def main() -> None:
     """Run the tasks that the arguments name, or all."""
-    names = sys.argv[1:] or list(TASKS)
-    unknown = [name for name in names if name not in TASKS]
+    known = [*TASKS, REUSE]
+    names = sys.argv[1:] or known
+    unknown = [name for name in names if name not in known]
     if unknown:
-        sys.exit(f"No task {unknown[0]!r}; there are {', '.join(TASKS)}.")
-    console = Console(width=100)
-    table = Table("task", "metric", "start", "no privacy", "ε = 8", "seconds", box=None)
-    ends: dict[str, tuple[float, float]] = {}
+        sys.exit(f"No task {unknown[0]!r}; there are {', '.join(known)}.")
+    console = Console(width=110)
+    table = Table("run", "task", "metric", "start", "no privacy", "ε = 8", "seconds", box=None)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for name in names:
-            plan = TASKS[name](folder)
-            started = time.perf_counter()
-            free = plan.replace(privacy={"epsilon": float("inf")})
-            start, open_score, metric = scores(free, folder / f"{name}-open")
-            _, private, _ = scores(plan, folder / f"{name}-private")
-            seconds = time.perf_counter() - started
-            ends[name] = open_score, private
-            figures = [f"{value:.3f}" for value in (start, open_score, private)]
-            table.add_row(name, metric, *figures, f"{seconds:.0f}")
-            print(f"{name} done", file=sys.stderr)
-    console.print(f"{SITES} sites, δ = 1e-4")
-    console.print(table)
-    if {"images", "images-scratch"} <= ends.keys():
-        gains = [a - b for a, b in zip(ends["images"], ends["images-scratch"], strict=True)]
-        console.print(
-            f"Transfer from digits 0-4 gave {gains[0]:+.3f} without privacy, {gains[1]:+.3f} at "
-            "ε = 8, over the same model with random weights."
-        )
+        ends: Ends = {name: run_task(name, folder, table) for name in names if name in TASKS}
+        if ends:
+            console.print(f"{SITES} sites, δ = {DELTA:g} per record")
+            console.print(table)
+        what = "Pre-training on the digits 0-4 gave the digits 5-9"
+        print_gain(console, ends, what, "images", "images-scratch")
+        if REUSE in names:
+            run_reuse(folder, console)
 
 
 if __name__ == "__main__":

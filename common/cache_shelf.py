@@ -103,7 +103,13 @@ class CacheShelf:
             return self._view(key, encoded) or self._made(key, classifier, encoded)
 
     def lay_out(
-        self, classifier: AdaptedModel, encoded: Inputs, *, backbone: Backbone, states: bool
+        self,
+        classifier: AdaptedModel,
+        encoded: Inputs,
+        *,
+        backbone: Backbone,
+        states: bool,
+        pooled: bool = False,
     ) -> None:
         """Keep one cache of a whole data set while there is room: later :meth:`get` for any part
         of it gives a view. For simulations, whose sites have parts of one data set.
@@ -113,12 +119,16 @@ class CacheShelf:
             encoded: all the texts; inputs of other kinds are left to :meth:`get`.
             backbone: the classifier's.
             states: as for :class:`PrefixCache`.
+            pooled: compute the features of the backbone as it came, too, and not only when they
+                are asked for.
         """
         if not isinstance(encoded, Encoded):
             return
         key = _key(classifier, encoded, backbone, self.limit_bytes, states)
         with self._lock:
-            self._made(key, classifier, encoded)
+            cache = self._made(key, classifier, encoded)
+            if pooled:
+                cache.fill(classifier)
             if key not in self._places:
                 rows = enumerate(encoded.tokens)
                 self._places[key] = {ids.tobytes(): row for row, ids in rows}

@@ -79,6 +79,7 @@ class Code(Enum):
     SIGNATURE_INVALID = "LOR-508"
     COORDINATOR_UNKNOWN = "LOR-509"
     COORDINATOR_KEY = "LOR-510"
+    WORKER_DIED = "LOR-511"
 
     STORAGE_FULL = "LOR-601"
     STORAGE_DENIED = "LOR-602"
@@ -458,6 +459,13 @@ CATALOGUE: dict[Code, Entry] = {
         "The coordinator's key file cannot be used.",
         "It is not an Ed25519 private key in PEM, others may read it, or it would be overwritten.",
         "Make a key with `lorica coordinator key FILE` and keep its permissions at 0600.",
+    ),
+    Code.WORKER_DIED: Entry(
+        "A worker process of a simulation died.",
+        "The system ends processes when memory runs out; a crash in a library or a signal from "
+        "someone ends them, too. Whole rounds are kept.",
+        "Go on with lorica simulate --resume FOLDER. Where memory ran out, set "
+        "simulation.workers to a lower number; 1 needs no workers at all.",
     ),
     Code.STORAGE_FULL: Entry(
         "The disk is full.",

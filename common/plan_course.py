@@ -238,7 +238,12 @@ class SimulationPlan(Section):
     """Seed of partition, start, sampling and (with noise "seeded") the privacy noise."""
 
     engine: Literal["in-process", "ray"] = "in-process"
-    """"in-process" calls the sites one after another; "ray" uses Flower's simulation engine."""
+    """"in-process" runs the sites on this machine, with one backbone and one cache for all; "ray"
+    uses Flower's simulation engine."""
+
+    workers: int = Field(0, ge=0, le=1024)
+    """Engine "in-process": worker processes that the sites are divided among; 1 runs one site after
+    another in the simulation's own process, with all its threads; 0: one for every core."""
 
     noise: Literal["seeded", "secure"] = "seeded"
     """"seeded" makes noise reproducible (and so not private); "secure" draws it from the

@@ -99,6 +99,11 @@ class PrefixCache:
         """The model's outputs for ``rows``, differentiable in the adapter."""
         return classifier.outputs(self.features(classifier, rows), self.encoded, rows)
 
+    def fill(self, classifier: AdaptedModel) -> None:
+        """Compute what an idle encoder makes of every record now, if it is kept at all."""
+        if classifier.vector and classifier.idle:
+            self._idle_pooled(classifier)
+
     def _idle_pooled(self, classifier: AdaptedModel) -> torch.Tensor | None:
         """Pooled states (N, H) of all records through the backbone as it came, computed once;
         None when they do not fit. The classifier must be idle when they are computed."""

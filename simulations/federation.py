@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 
 from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 
@@ -15,20 +16,32 @@ from lorica.client.endpoint import make_client_app
 from lorica.client.trainers import Trainer
 from lorica.common.adapters import State
 from lorica.common.errors import Code, LoricaError
-from lorica.simulations.grid import InProcessGrid
+from lorica.simulations.grid import InProcessGrid, VirtualNodes
+from lorica.simulations.workers import SiteWorkers
 
 Main = Callable[[Grid], State]
 """The coordinator's side: runs all rounds over a grid and returns the final state."""
 
 
-def run_in_process(main: Main, trainers: Mapping[str, Trainer]) -> State:
-    """Run with sites called one after another in this process."""
+def run_in_process(
+    main: Main, trainers: Mapping[str, Trainer], workers: SiteWorkers | None = None
+) -> State:
+    """Run with sites called one after another in this process, or in workers that have them."""
+    return main(InProcessGrid(_app_of(trainers), len(trainers), workers))
+
+
+def virtual_nodes(trainers: Mapping[str, Trainer]) -> VirtualNodes:
+    """Nodes whose messages these trainers answer, for workers."""
+    return VirtualNodes(_app_of(trainers), len(trainers))
+
+
+def _app_of(trainers: Mapping[str, Trainer]) -> ClientApp:
     sites = list(trainers.values())
 
     def trainer_of(context: Context) -> Trainer:
         return sites[int(context.node_config["partition-id"])]
 
-    return main(InProcessGrid(make_client_app(trainer_of), len(sites)))
+    return make_client_app(trainer_of)
 
 
 class _Stoppable(Grid):

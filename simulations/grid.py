@@ -1,13 +1,15 @@
-"""A Flower grid whose sites live in this process.
+"""A Flower grid whose sites live in this process, or in workers of this machine.
 
 Messages pass through Flower's real serialisation in both directions, and sites are called by
-the same ClientApp as anywhere; what is left out is sockets, processes and polling. A site runs
-when its reply is pulled, one per pull, so at most one update is in memory.
+the same ClientApp as anywhere; what is left out is sockets and polling. Without workers
+(:mod:`lorica.simulations.workers`) a site runs when its reply is pulled, one per pull, so at most
+one update is in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -19,9 +21,12 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+if TYPE_CHECKING:
+    from lorica.simulations.workers import SiteWorkers
 
-class InProcessGrid(Grid):
-    """Calls a ClientApp for every message, in order."""
+
+class VirtualNodes:
+    """The sites' ClientApp, and what Flower keeps for each of its nodes."""
 
     def __init__(self, app: ClientApp, nodes: int) -> None:
         """
@@ -42,6 +47,35 @@ class InProcessGrid(Grid):
             )
             for partition in range(nodes)
         }
+
+    def ids(self) -> list[int]:
+        """All virtual nodes."""
+        return list(self._contexts)
+
+    def answer(self, packed: bytes) -> bytes:
+        """The serialised reply to a serialised message; an exception becomes an error reply."""
+        message = _unpacked(packed)
+        try:
+            reply = self._app(message, self._contexts[message.metadata.dst_node_id])
+        except Exception as error:  # noqa: BLE001 - as Flower does: an error reply, not a crash
+            reply = Message(
+                Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error)), reply_to=message
+            )
+        return _packed(reply)
+
+
+class InProcessGrid(Grid):
+    """Calls a ClientApp for every message; replies come in the order of the messages."""
+
+    def __init__(self, app: ClientApp, nodes: int, workers: SiteWorkers | None = None) -> None:
+        """
+        Args:
+            app: the sites' ClientApp; not called where there are workers, which have their own.
+            nodes: number of virtual nodes; node i + 1 is partition i.
+            workers: processes that run the sites; None runs them in this one.
+        """
+        self._nodes = VirtualNodes(app, nodes)
+        self._workers = workers
         self._waiting: dict[str, Message] = {}
         self._run = Run.create_empty(1)
 
@@ -67,24 +101,33 @@ class InProcessGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """All virtual nodes, always online."""
-        return list(self._contexts)
+        return self._nodes.ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Queue messages; their sites run when replies are pulled."""
+        """Queue messages; their sites run when replies are pulled, or in workers from now on."""
         ids = []
         for message in messages:
             identity = str(uuid4())
             message.metadata.__dict__["_message_id"] = identity
             self._waiting[identity] = message
             ids.append(identity)
+            if self._workers is not None:
+                self._workers.ask(identity, message.metadata.dst_node_id - 1, _packed(message))
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Run the next of these messages' sites and return its reply."""
+        """Run the next of these messages' sites, or wait for its worker, and return its reply.
+
+        Raises:
+            LoricaError: LOR-511 when a worker died.
+        """
         for identity in message_ids:
             message = self._waiting.pop(identity, None)
-            if message is not None:
-                return [self._deliver(message)]
+            if message is None:
+                continue
+            if self._workers is not None:
+                return [_unpacked(self._workers.reply(identity))]
+            return [_unpacked(self._nodes.answer(_packed(message)))]
         return []
 
     def send_and_receive(
@@ -94,17 +137,10 @@ class InProcessGrid(Grid):
         waiting = list(self.push_messages(messages))
         return [reply for _ in waiting for reply in self.pull_messages(waiting)]
 
-    def _deliver(self, message: Message) -> Message:
-        arrived = _through_the_wire(message)
-        try:
-            reply = self._app(arrived, self._contexts[arrived.metadata.dst_node_id])
-        except Exception as error:  # noqa: BLE001 - as Flower does: an error reply, not a crash
-            reply = Message(
-                Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error)), reply_to=arrived
-            )
-        return _through_the_wire(reply)
+
+def _packed(message: Message) -> bytes:
+    return bytes(message_to_proto(message).SerializeToString())
 
 
-def _through_the_wire(message: Message) -> Message:
-    packed = message_to_proto(message).SerializeToString()
+def _unpacked(packed: bytes) -> Message:
     return message_from_proto(ProtoMessage.FromString(packed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ from lorica.server.rounds import Evaluator, RoundLoop
 from lorica.server.run_folder import CHECKPOINT, PLAN, ROUNDS, RunFolder
 from lorica.server.runs.recording import Recording
 from lorica.simulations.at_sites import AtSite, PersonalEvaluator, at_site
-from lorica.simulations.federation import Main, run_in_process, run_on_ray
+from lorica.simulations.federation import Main, run_in_process, run_on_ray, virtual_nodes
 from lorica.simulations.keep import Keep
 from lorica.simulations.progress import LiveProgress
 from lorica.simulations.sites import PERSONAL_VARIABLE, make_trainer, make_trainers, share_cache
 from lorica.simulations.summary import FEDERATION, epsilon_after, summarise
+from lorica.simulations.workers import SiteWorkers, site_workers, worker_count
 
 ALONE, POOLED = "alone", "pooled"
 """Run ids of the baselines; like FEDERATION they also tell streams of seeded noise apart."""
@@ -103,19 +105,24 @@ class Simulation:
         if not resume:
             self._folder.create(self.plan)
             self._forget()
-        with self._keep.run(self.plan, self._folder.path, cost_of=self._cost_of) as kept:
-            with LiveProgress(self._console, self.plan.privacy.epsilon, self._spent) as progress:
-                state = self._federate(kept.beside(progress))
-            save_adapter(
-                self._folder.path / ADAPTER,
-                state,
-                self.plan,
-                self._backbone,
-                self._folder.results(),
-            )
-            baselines = self._baselines(kept.run_id)
-            summary = self._finish(baselines, self._at_sites(state), report=report)
-            self._keep.summary(kept.run_id, summary)
+        with ExitStack() as stack:
+            workers = stack.enter_context(self._workers())  # before anything starts threads
+            with self._keep.run(self.plan, self._folder.path, cost_of=self._cost_of) as kept:
+                with LiveProgress(
+                    self._console, self.plan.privacy.epsilon, self._spent
+                ) as progress:
+                    state = self._federate(kept.beside(progress), workers)
+                stack.close()
+                save_adapter(
+                    self._folder.path / ADAPTER,
+                    state,
+                    self.plan,
+                    self._backbone,
+                    self._folder.results(),
+                )
+                baselines = self._baselines(kept.run_id)
+                summary = self._finish(baselines, self._at_sites(state), report=report)
+                self._keep.summary(kept.run_id, summary)
         return summary
 
     def _cost_of(self, site: str, weight: int) -> RunPrivacy | None:
@@ -158,12 +165,19 @@ class Simulation:
             found[site] = run_privacy(self.plan, trainer.sampling_units(self.plan))
         return found
 
-    def _federate(self, kept: Recording) -> State:
+    def _workers(self) -> AbstractContextManager[SiteWorkers | None]:
+        """Processes for the federation's sites, if it gets any."""
+        local = self.plan.training.mode == "local"  # as many steps at every site
+        costs = {name: 1 if local else t.units(self.plan) for name, t in self._trainers.items()}
+        count = worker_count(self.plan, len(costs))
+        return site_workers(virtual_nodes(self._trainers), costs, count)
+
+    def _federate(self, kept: Recording, workers: SiteWorkers | None) -> State:
         main = self._main(self.plan, self._folder, FEDERATION, kept, list(self._trainers))
         if self.plan.simulation.engine == "ray":
             personal = {PERSONAL_VARIABLE: str(self._personal.resolve())}
             return run_on_ray(main, len(self._trainers), personal)
-        return run_in_process(main, self._trainers)
+        return run_in_process(main, self._trainers, workers)
 
     def _main(
         self, plan: RunPlan, folder: RunFolder, run: str, kept: Recording, sites: list[str]

@@ -109,9 +109,15 @@ def share_cache(plan: RunPlan, backbone: Backbone, records: Records) -> None:
     if plan.simulation.engine != "in-process":
         return  # sites are in other processes
     task = task_of(plan)
-    later = any(not stage.on_frozen_features for stage, _ in schedule(plan))
+    stages = [stage for stage, _ in schedule(plan)]
     encoded = task.encode(backbone, records)
-    SHELF.lay_out(task.model(backbone).eval(), encoded, backbone=backbone, states=later)
+    SHELF.lay_out(
+        task.model(backbone).eval(),
+        encoded,
+        backbone=backbone,
+        states=any(not stage.on_frozen_features for stage in stages),
+        pooled=any(stage.on_frozen_features for stage in stages),
+    )
 
 
 class SimulatedNode:

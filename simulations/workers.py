@@ -1,0 +1,238 @@
+"""Virtual sites on several cores: worker processes that share what was loaded before they began.
+
+Workers are forked when the backbone, the records and the caches are in memory, and read them where
+they lie: nothing is loaded or computed twice. Every site belongs to one worker for good, because
+its ledger and its model live there. What is sent and returned is what a grid sends and gets,
+serialised; the lines that sites log come with their replies and are logged here.
+
+A worker computes with so many threads that all workers together use those of this process. Results
+are those of one process with as many threads a site, to the last bit; another number of threads
+adds float32 numbers up in another order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import heapq
+import logging
+import logging.handlers
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+import torch
+
+from lorica.common.errors import Code, LoricaError
+from lorica.common.logs import fields_of
+from lorica.common.plan import RunPlan
+from lorica.simulations.grid import VirtualNodes
+
+_WAITING = 4
+"""Replies per worker that may wait to be pulled before it gets no more to do: bounds memory."""
+
+
+def worker_count(plan: RunPlan, sites: int) -> int:
+    """How many workers a simulation of so many sites gets; 1 means none but this process.
+
+    Raises:
+        LoricaError: LOR-103 when the plan asks for some where there can be none.
+    """
+    asked = plan.simulation.workers
+    if asked == 1 or plan.simulation.engine != "in-process" or plan.rounds.over_provision:
+        return 1  # with over-provision, sites that the round does not wait for must not run
+    if not can_fork():
+        if asked:
+            raise LoricaError(
+                Code.PLAN_BAD_VALUE,
+                f"simulation.workers is {asked}, but this system ({sys.platform}) cannot fork "
+                "processes that share a loaded model.",
+                mend='Set simulation.workers to 1, or use simulation.engine = "ray".',
+            )
+        return 1
+    return max(1, min(asked or min(torch.get_num_threads(), _cores()), sites))
+
+
+def can_fork() -> bool:
+    """Whether a process with a loaded model can be forked here."""
+    return sys.platform == "linux"
+
+
+def shared_out(costs: Sequence[float], workers: int) -> list[int]:
+    """The worker of every site: each, the costliest first, goes to the one with least to do."""
+    loads = [(0.0, worker) for worker in range(workers)]
+    found = [0] * len(costs)
+    for site in sorted(range(len(costs)), key=lambda site: -costs[site]):
+        load, worker = heapq.heappop(loads)
+        found[site] = worker
+        heapq.heappush(loads, (load + costs[site], worker))
+    return found
+
+
+class SiteWorkers:
+    """Forked processes that answer for virtual nodes; a context manager around the run."""
+
+    def __init__(self, nodes: VirtualNodes, names: Sequence[str], owners: Sequence[int]) -> None:
+        """
+        Args:
+            nodes: all virtual nodes.
+            names: of the sites, by partition.
+            owners: worker of every site, from 0 without gaps.
+        """
+        self._nodes, self._names, self._owners = nodes, list(names), list(owners)
+        self._processes: list[BaseProcess] = []
+        self._connections: list[Connection] = []
+        self._queues: list[dict[str, tuple[int, bytes]]] = [{} for _ in range(max(owners) + 1)]
+        self._busy: dict[int, tuple[str, int]] = {}  # worker -> message and partition
+        self._done: dict[str, bytes] = {}
+        self._worker_of: dict[str, int] = {}
+
+    def __enter__(self) -> SiteWorkers:
+        context = multiprocessing.get_context("fork")
+        threads = max(1, torch.get_num_threads() // len(self._queues))
+        gc.freeze()  # what is there stays as it is: pages are shared as long as nobody writes
+        try:
+            for worker in range(len(self._queues)):
+                here, there = context.Pipe()
+                process = context.Process(
+                    target=_serve,
+                    args=(there, [*self._connections, here], self._nodes, threads),
+                    name=f"lorica sites {worker + 1}",
+                    daemon=True,
+                )
+                process.start()
+                there.close()
+                self._connections.append(here)
+                self._processes.append(process)
+        finally:
+            gc.unfreeze()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker, connection in enumerate(self._connections):
+            connection.close()  # an idle worker ends by itself
+            if worker in self._busy:
+                self._processes[worker].terminate()
+        for process in self._processes:
+            process.join()
+
+    def ask(self, identity: str, partition: int, packed: bytes) -> None:
+        """Give a message to the worker of its site."""
+        worker = self._owners[partition]
+        self._worker_of[identity] = worker
+        self._queues[worker][identity] = partition, packed
+        self._go_on(worker, "")
+
+    def reply(self, identity: str) -> bytes:
+        """The reply to a message, once it is there.
+
+        Raises:
+            LoricaError: LOR-511 when a worker died.
+        """
+        while identity not in self._done:
+            for worker in range(len(self._queues)):
+                self._go_on(worker, identity)
+            busy = [self._connections[worker] for worker in self._busy]
+            for ready in wait(busy):
+                self._take(self._connections.index(ready))  # type: ignore[arg-type]
+        del self._worker_of[identity]
+        return self._done.pop(identity)
+
+    def _go_on(self, worker: int, wanted: str) -> None:
+        """Send an idle worker its next message; ``wanted`` first, and that at any rate."""
+        queue = self._queues[worker]
+        if worker in self._busy or not queue:
+            return
+        identity = wanted if wanted in queue else next(iter(queue))
+        if identity != wanted and len(self._done) >= _WAITING * len(self._queues):
+            return
+        partition, packed = queue.pop(identity)
+        self._busy[worker] = identity, partition
+        try:
+            self._connections[worker].send_bytes(packed)
+        except OSError:
+            self._died(worker)
+
+    def _take(self, worker: int) -> None:
+        try:
+            reply, lines = self._connections[worker].recv()
+        except (EOFError, OSError):
+            self._died(worker)
+        identity, _ = self._busy.pop(worker)
+        self._done[identity] = reply
+        for line in lines:
+            logging.getLogger(line.name).handle(line)
+
+    def _died(self, worker: int) -> None:
+        _, partition = self._busy.pop(worker)
+        process = self._processes[worker]
+        process.join()
+        status = process.exitcode or 0
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited {status}"
+        raise LoricaError(
+            Code.WORKER_DIED,
+            f"The worker process of site '{self._names[partition]}' {how} while the site worked.",
+        )
+
+
+@contextlib.contextmanager
+def site_workers(
+    nodes: VirtualNodes, costs: Mapping[str, float], count: int
+) -> Iterator[SiteWorkers | None]:
+    """So many workers for these sites, or None where one process is enough.
+
+    Args:
+        nodes: the sites as nodes, in the order of ``costs``.
+        costs: site -> about what it has to do, in any unit.
+        count: as of :func:`worker_count`.
+    """
+    if count < 2:
+        yield None
+        return
+    with SiteWorkers(nodes, list(costs), shared_out(list(costs.values()), count)) as workers:
+        yield workers
+
+
+class _Lines(logging.handlers.QueueHandler):
+    """Keeps what is logged, in a form that can be sent."""
+
+    def __init__(self) -> None:
+        self.held: list[logging.LogRecord] = []
+        super().__init__(None)  # type: ignore[arg-type]
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        for name, value in fields_of(record).items():
+            setattr(record, name, value)
+        self.held.append(record)
+
+    def take(self) -> list[logging.LogRecord]:
+        taken, self.held = self.held, []
+        return taken
+
+
+def _serve(
+    connection: Connection, others: list[Connection], nodes: VirtualNodes, threads: int
+) -> None:
+    """A worker: answer one message after the other until the connection is closed."""
+    for other in others:
+        other.close()  # else they stay open when the parent is gone
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(threads)
+    lines = _Lines()
+    log = logging.getLogger("lorica")
+    log.handlers, log.propagate = [lines], False
+    while True:
+        try:
+            packed = connection.recv_bytes()
+        except (EOFError, OSError):
+            return
+        connection.send((nodes.answer(packed), lines.take()))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

@@ -18,6 +18,7 @@ from lorica.client.policy import SiteConfig, load_site
 from lorica.client.site_check import check_connection
 from lorica.common.errors import Code, LoricaError
 from lorica.common.lock import only_one
+from lorica.common.room import DiskWatch
 from lorica.common.supervisor import Service, Supervisor
 
 _TASK_POLL = "0.1"  # seconds between SuperExec's looks for work
@@ -47,7 +48,7 @@ def start(site: Path, *, trainer: bool = True, node: bool = True) -> None:
     run = site.parent / "run"
     run.mkdir(mode=0o700, exist_ok=True)
     with only_one(run / f"{what}.lock", f"The {what} of site {config.site.name}"):
-        Supervisor(services, site.parent / "logs").run()
+        Supervisor(services, site.parent / "logs").run(tick=DiskWatch(site.parent).look)
 
 
 def _trainer(site: Path) -> Service:

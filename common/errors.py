@@ -470,7 +470,8 @@ CATALOGUE: dict[Code, Entry] = {
     Code.STORAGE_FULL: Entry(
         "The disk is full.",
         "A file could not be written; what was written before is kept whole.",
-        "Free some space and resume with lorica simulate --resume DIR.",
+        "Free some space. Services go on by themselves; a run that ended goes on with `lorica run "
+        "resume RUN`, a simulation with `lorica simulate --resume DIR`.",
     ),
     Code.STORAGE_DENIED: Entry(
         "A file or folder could not be read or written.",

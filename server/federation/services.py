@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.lock import only_one
+from lorica.common.room import DiskWatch
 from lorica.common.signing import KEY_VARIABLE
 from lorica.common.supervisor import Service, Supervisor
 from lorica.server.federation.certificates import days_left, read_certificate
@@ -124,7 +125,10 @@ def start(home: CoordinatorHome) -> None:
         keeper = threading.Thread(target=_keep, args=(home, done), daemon=True)
         keeper.start()
         try:
-            supervisor.run(reload=lambda: supervisor.signal("proxy", signal.SIGHUP))
+            supervisor.run(
+                tick=DiskWatch(home.path).look,
+                reload=lambda: supervisor.signal("proxy", signal.SIGHUP),
+            )
         finally:
             done.set()
             keeper.join(timeout=5)

@@ -34,11 +34,19 @@ class _Linear(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         weight, bias = ctx.weight, ctx.bias
         if weight.requires_grad:
-            rows, columns = (t.reshape(len(t), -1, t.shape[-1]) for t in (grad, x))
+            rows, columns = (_by_record(t, weight.dtype) for t in (grad, x))
             store(weight, torch.bmm(rows.transpose(1, 2), columns))
         if bias is not None and bias.requires_grad:
-            store(bias, grad.reshape(len(grad), -1, grad.shape[-1]).sum(1))
-        return (grad @ weight if ctx.needs_input_grad[0] else None), None, None
+            store(bias, _by_record(grad, bias.dtype).sum(1))
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
+        return (grad @ weight.to(grad.dtype)).to(x.dtype), None, None
+
+
+def _by_record(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(n, …, K) as (n, T, K), in the parameter's number format: sums over tokens are made in it,
+    whatever the forward pass computed in."""
+    return values.reshape(len(values), -1, values.shape[-1]).to(dtype)
 
 
 class PerSampleLinear(nn.Linear):

@@ -71,6 +71,10 @@ def _differentiate(module: nn.Module, x: torch.Tensor, grad: torch.Tensor) -> No
         )
     # Opacus' rule for convolutions reads memory by strides, and misreads permuted tensors.
     x, grad = x.contiguous(), grad.contiguous()
+    own = next(module.parameters(recurse=False)).dtype  # not bfloat16, whatever came and went
+    grad = grad.to(own)
+    if x.is_floating_point():
+        x = x.to(own)
     rule = GradSampleModule.GRAD_SAMPLERS.get(type(module))
     with torch.no_grad():
         found = rule(module, [x], grad) if rule else None

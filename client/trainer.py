@@ -31,6 +31,7 @@ from lorica.common.messages import (
     reply_to_bytes,
 )
 from lorica.common.plan import RunPlan
+from lorica.common.precision import number_format
 from lorica.common.prefix_cache import CACHE_BYTES
 from lorica.common.quantisation import encode
 from lorica.common.records import Records
@@ -253,9 +254,10 @@ class LocalTrainer:
         )
 
     def _allow(self, request: Request) -> RunPrivacy:
-        """What the run costs here. Raises when policy, people or data do not admit it."""
+        """What the run costs here. Raises when policy, people, data or machine do not admit it."""
         plan = request.plan
         self._admission.admit(request, self.units(plan))
+        number_format(plan.training.precision)
         if plan.fingerprint != self._checked:  # looked at once for every plan
             check_records(plan, self._records, where=f"Site {self.site}")
             self._checked = plan.fingerprint

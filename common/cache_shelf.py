@@ -21,6 +21,7 @@ class _Key:
     model: str
     depth: int
     vector: bool
+    numbers: torch.dtype
     limit_bytes: int
     states: bool
     texts: bytes
@@ -29,14 +30,15 @@ class _Key:
     def name(self) -> str:
         """What cached values depend on, in words: model, split, texts, the library's version."""
         below = f"{self.model} below layer {self.depth}"
+        if self.numbers != torch.float32:
+            below += f" in {self.numbers}"
         return f"{below} of {self.texts.hex()} by torch {torch.__version__}"
 
     def serves(self, other: _Key) -> bool:
         """Whether this cache's records are kept as the other's would be."""
-        mine = (self.model, self.depth, self.vector)
-        return mine == (other.model, other.depth, other.vector) and (
-            self.states or not other.states
-        )
+        mine = (self.model, self.depth, self.vector, self.numbers)
+        others = (other.model, other.depth, other.vector, other.numbers)
+        return mine == others and (self.states or not other.states)
 
 
 class CacheView(PrefixCache):
@@ -169,7 +171,15 @@ def _key(
 ) -> _Key:
     model = backbone.sha256 + backbone.settings_sha256
     depth = classifier.prefix.depth
-    return _Key(model, depth, classifier.vector, limit, states, encoded.digest())
+    return _Key(
+        model,
+        depth,
+        classifier.vector,
+        classifier.numbers,
+        limit,
+        states,
+        encoded.digest(),
+    )
 
 
 SHELF = CacheShelf()

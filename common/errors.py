@@ -32,6 +32,7 @@ class Code(Enum):
     ADAPTER_MISMATCH = "LOR-205"
     ADAPTER_UNREADABLE = "LOR-206"
     PACKAGE_MISSING = "LOR-207"
+    HARDWARE_MISSING = "LOR-208"
     TOKENIZER_OFFSETS = "LOR-221"
 
     DATA_NOT_FOUND = "LOR-301"
@@ -226,6 +227,12 @@ CATALOGUE: dict[Code, Entry] = {
         "Lorica's base installation is light; training, simulation and the embedded model are "
         "extras.",
         "Install the extra that the message names, for example pip install 'lorica[train]'.",
+    ),
+    Code.HARDWARE_MISSING: Entry(
+        "The machine lacks hardware that is asked for.",
+        "bfloat16 is computed by some processors and graphics cards alone; a graphics card needs "
+        "a build of torch that knows it.",
+        "Ask for what the machine has, as the message says.",
     ),
     Code.TOKENIZER_OFFSETS: Entry(
         "The tokenizer cannot say where its tokens are in the text.",

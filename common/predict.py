@@ -37,7 +37,9 @@ class Predictor:
         """
         saved = load_adapter(folder)
         source = {"source": backbone_source} if backbone_source else {}
-        self.plan = saved.plan.replace(backbone={"sha256": "", **source})
+        self.plan = saved.plan.replace(
+            backbone={"sha256": "", **source}, training={"precision": "float32"}
+        )
         backbone = load_backbone(self.plan.backbone)
         if backbone.sha256 != saved.backbone_sha256:
             raise LoricaError(

@@ -139,7 +139,7 @@ class PrefixCache:
 
     def _fill_states(self, classifier: AdaptedModel, states: torch.Tensor) -> None:
         for rows in equal_batches(np.arange(len(self.encoded)), self.lengths):
-            hidden = classifier.prefix.hidden(*self.encoded.collate(rows))
+            hidden = classifier.hidden_of_ids(*self.encoded.collate(rows))
             for position, row in enumerate(rows):
                 span = states[self._starts[row] : self._starts[row + 1]]
                 span.copy_(hidden[position, : len(span)])

@@ -22,6 +22,7 @@ from lorica.common.adapters import State
 from lorica.common.backbones import Backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
+from lorica.common.precision import computing_in
 from lorica.common.records import Records
 from lorica.common.tasks.classes import Classes
 from lorica.common.tasks.inputs import Inputs
@@ -34,10 +35,11 @@ class ImageModel(PooledModel):
 
     def pooled_of_ids(self, pixels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Unit-norm pooled states (n, H) of pixels (n, 3, S, S)."""
-        output = self.encoder(pixel_values=pixels)
+        with computing_in(self.numbers):
+            output = self.encoder(pixel_values=pixels)
         if output.last_hidden_state.dim() == 4:  # a feature map (n, H, h, w)
-            return functional.normalize(output.pooler_output.flatten(1), dim=-1)
-        states = output.last_hidden_state
+            return functional.normalize(output.pooler_output.flatten(1).float(), dim=-1)
+        states = output.last_hidden_state.float()
         return self.pool(states, torch.ones(states.shape[:2], dtype=torch.int64))
 
 

@@ -25,6 +25,7 @@ from lorica.common.checkpointing import checkpoint_layers
 from lorica.common.frozen_prefix import FrozenPrefix
 from lorica.common.methods import HAS_RESIDUAL, Part, part_of
 from lorica.common.plan import RunPlan
+from lorica.common.precision import computing_in, number_format
 from lorica.common.residuals import ResidualWeights
 from lorica.common.tasks.inputs import Inputs
 
@@ -46,7 +47,11 @@ class AdaptedModel(nn.Module):
         """Shares the backbone's weights; only LoRA factors or biases and the head are its own, and
         with residuals the weights that residuals are added to.
 
-        ``frozen`` says that what is pooled never changes (kind "head").
+        ``frozen`` says that what is pooled never changes (kind "head"); ``numbers`` is what the
+        encoder computes in (:mod:`lorica.common.precision`); what it gives is float32.
+
+        Raises:
+            LoricaError: LOR-204 the backbone does not fit the plan, LOR-208 no bfloat16 units.
         """
         super().__init__()
         encoder = structural_copy(backbone.model)
@@ -70,6 +75,7 @@ class AdaptedModel(nn.Module):
         if plan.training.gradient_checkpointing == "layers" and plan.adapter.kind != "head":
             checkpoint_layers(encoder, depth)
         self.frozen = plan.adapter.kind == "head"
+        self.numbers = number_format(plan.training.precision)
         self.width = backbone.hidden_size
         self.head = head
 
@@ -128,12 +134,20 @@ class AdaptedModel(nn.Module):
 
     def pooled(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """What is pooled from token states that enter the lowest adapted layer."""
-        return self.pool(self.prefix.finish(hidden, mask), mask)
+        with computing_in(self.numbers):
+            states = self.prefix.finish(hidden, mask)
+        return self.pool(states.float(), mask)
+
+    def hidden_of_ids(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Token states (n, T, H) that enter the lowest adapted layer; needs a split encoder."""
+        with computing_in(self.numbers):
+            return self.prefix.hidden(ids, mask).float()
 
     def pooled_of_ids(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """What is pooled through the whole encoder; ids and mask are (n, T)."""
-        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        return self.pool(states, mask)
+        with computing_in(self.numbers):
+            states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return self.pool(states.float(), mask)
 
     def pool(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Token states (n, T, H) to what features are made of; here as they are."""

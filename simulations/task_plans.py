@@ -44,7 +44,7 @@ def base(**sections: Any) -> RunPlan:
         RunPlan()
         .replace(
             privacy={"delta": DELTA},
-            simulation={"sites": SITES},
+            simulation={"sites": SITES, "workers": 1},
             adapter={"kind": "head"},
             rounds={"count": 30},
         )
@@ -75,9 +75,9 @@ def regression(folder: Path) -> RunPlan:
 
 def entities(folder: Path) -> RunPlan:
     """Findings and durations in notes, as BIO tags."""
-    data = _written(folder, "entities", *_both(entity_rows, RECORDS // 2))
+    data = _written(folder, "entities", *_both(entity_rows, RECORDS * 2 // 3))
     task = {"kind": "token-classification", "labels": ["finding", "duration"]}
-    return base(task=task, data=data, rounds={"count": 20})
+    return base(task=task, data=data, rounds={"count": 40}, server={"head_rate": 4.0})
 
 
 def causal_lm(folder: Path) -> RunPlan:
@@ -168,7 +168,7 @@ def _language(kind: str, family: Family, backbone: Path, data: dict[str, str]) -
         privacy={"clip_norm": 0.5},
         training={"max_length": 48, "lora_sample_rate": 0.3},
         aggregation={"method": "fedavg"},
-        server={"lora_rate": 0.03},
+        server={"lora_rate": 0.1},
         rounds={"count": 24},
     )
 

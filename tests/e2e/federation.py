@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -58,21 +59,22 @@ def wait_for(
     raise AssertionError(f"waited {seconds:g} s in vain for {what}")
 
 
-def charged_rounds(exported: str) -> list[int]:
-    """Rounds of every training that an exported ledger was charged for, in order."""
+def charged_rounds(exported: str, run: str = "") -> list[int]:
+    """Rounds of every training, of one run if it is named, that an exported ledger was charged
+    for, in order."""
     entries = [json.loads(entry["body"]) for entry in json.loads(exported)["entries"]]
-    return [e["round"] for e in entries if e["entry"] == "charge" and e["kind"] == "train"]
+    charges = [e for e in entries if e["entry"] == "charge" and e["kind"] == "train"]
+    return [e["round"] for e in charges if not run or e["run"] == run]
 
 
-def furthest_weight(run: Path, other: Path) -> tuple[float, float]:
-    """Largest difference of any adapter weight between two runs' last rounds, and that as a share
-    of the adapter's largest weight.
+def furthest_weight(run: Path, other: Path) -> float:
+    """Largest difference of any adapter weight between two runs' last rounds.
 
-    0 where every sum was added in the same order. Features that were computed in other batches (a
-    simulation's sites share a cache, a trainer that restarted fills its own anew) can differ in the
-    last bit, and that bit can move a noised sum to the next point of the noise's grid, 2^-13 to
-    2^-10 here: seen at 4 of 29,568 weights. A lost or doubled update moves them by far more. What
-    the optimiser remembers is left out: it is in other units.
+    0 where every sum was added in the same order. One last bit of a feature can move a noised sum
+    to the next point of the noise's grid, which is 1e-4 and more of a weight at a few hundred
+    records; features are therefore the same to the bit whatever they are computed with
+    (lorica.common.batching.equal_batches). What the optimiser remembers is left out: it is in
+    other units.
     """
     first, second = (
         {
@@ -83,9 +85,7 @@ def furthest_weight(run: Path, other: Path) -> tuple[float, float]:
         for path in (run, other)
     )
     assert first and first.keys() == second.keys()
-    largest = max(float(tensor.abs().max()) for tensor in second.values())
-    furthest = max(float((first[name] - second[name]).abs().max()) for name in first)
-    return furthest, furthest / largest
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
 class Network:
@@ -93,7 +93,7 @@ class Network:
 
     def __init__(self, hosts: list[str]) -> None:
         """``hosts``: their names; addresses are given in this order."""
-        self._tag = f"lo{os.getpid()}"
+        self._tag = f"lo{os.getpid()}{secrets.token_hex(2)}"
         self.names = {host: f"{self._tag}-{host}" for host in hosts}
         self.addresses = {host: f"10.77.0.{10 + i}" for i, host in enumerate(hosts)}
         self.hub = f"{self._tag}-hub"

@@ -102,7 +102,9 @@ class Policy(Section):
     """Allowed tasks."""
     backbones: list[str] = [EMBEDDED_SHA256]
     """Allowed backbones, by the SHA-256 of weights, config and tokenizer that `lorica site backbone
-    FOLDER` prints; the packaged one by that of its weights, as its other files are pinned."""
+    FOLDER` prints; the packaged one by that of its weights, as its other files are pinned. The
+    hash alone allows a model as it is; "HASH:int8" and "HASH:int4" allow it with its weights
+    rounded (plan key backbone.quantize)."""
     backbone_folders: list[str] = []
     """Folders of further pretrained models on this machine, from the folder that site.toml is in.
     A plan chooses among them by hash (backbone.sha256); no other folder is opened for a plan, and
@@ -184,8 +186,8 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
     Args:
         plan: what the coordinator asks for.
         config: the site's configuration.
-        backbone_sha256: hash of what the plan's backbone really is here, as of
-            :func:`lorica.client.site_backbones.site_backbone`.
+        backbone_sha256: hash of what the plan's backbone really is here, with its number format,
+            as of :func:`lorica.client.site_backbones.site_backbone`.
         units: number of units in the site's data; compared, never told.
 
     Raises:

@@ -22,7 +22,7 @@ from lorica.common.backbones import (
     weights_sha256,
 )
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan_subject import EMBEDDED_SHA256, BackbonePlan
+from lorica.common.plan_subject import EMBEDDED_SHA256, BackbonePlan, NumberFormat
 
 
 def site_backbone(plan: BackbonePlan, policy: Policy, root: Path) -> tuple[BackbonePlan, str]:
@@ -34,8 +34,8 @@ def site_backbone(plan: BackbonePlan, policy: Policy, root: Path) -> tuple[Backb
         root: the folder that site.toml is in.
 
     Returns:
-        A plan whose source is the site's own folder (or "embedded"), and the hash that
-        ``policy.backbones`` must list.
+        A plan whose source is the site's own folder (or "embedded"), and what
+        ``policy.backbones`` must list (:func:`entry_of`).
 
     Raises:
         LoricaError: LOR-408 the site has no such model; LOR-201, LOR-202 a listed one is not
@@ -49,7 +49,8 @@ def site_backbone(plan: BackbonePlan, policy: Policy, root: Path) -> tuple[Backb
         weights, _, whole = _hashes(folder)
         named = plan.sha256 in (weights, whole) if plan.sha256 else folder == asked
         if named:
-            return BackbonePlan(source=str(folder), sha256=weights), whole
+            found = BackbonePlan(source=str(folder), sha256=weights, quantize=plan.quantize)
+            return found, entry_of(whole, plan.quantize)
     by = f"the SHA-256 {plan.sha256}" if plan.sha256 else "no SHA-256 (backbone.sha256)"
     raise LoricaError(
         Code.POLICY_REFUSED,
@@ -70,7 +71,14 @@ def _embedded(plan: BackbonePlan) -> tuple[BackbonePlan, str]:
             f"The plan expects the embedded model with SHA-256 {plan.sha256}; it has "
             f"{EMBEDDED_SHA256}.",
         )
-    return BackbonePlan(), EMBEDDED_SHA256  # config and tokenizer are pinned where it is loaded
+    # Config and tokenizer are pinned where it is loaded.
+    return BackbonePlan(quantize=plan.quantize), entry_of(EMBEDDED_SHA256, plan.quantize)
+
+
+def entry_of(sha256: str, number: NumberFormat) -> str:
+    """How ``policy.backbones`` names a model by its hash: with the number format, ``HASH:int8``,
+    where its weights are rounded, since it then computes something else."""
+    return sha256 if number == "none" else f"{sha256}:{number}"
 
 
 def _hashes(folder: Path) -> tuple[str, str, str]:

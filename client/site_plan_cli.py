@@ -97,7 +97,8 @@ def site_backbone(
     Console(stderr=True).print(
         f"weights {weights}\nconfig and tokenizer {settings}\nThe first line, of all of it, goes "
         f"into policy.backbones, and {folder} into policy.backbone_folders. A plan may name either "
-        "that hash or the weights' as backbone.sha256.",
+        "that hash or the weights' as backbone.sha256. To allow it with rounded weights "
+        "(backbone.quantize), list the first line with :int8 or :int4 behind it.",
         highlight=False,
         soft_wrap=True,
     )

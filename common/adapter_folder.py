@@ -149,6 +149,7 @@ def _write(
             "revision": revision,
             "sha256": backbone.sha256,
             "settings_sha256": backbone.settings_sha256,
+            "quantize": backbone.quantize,
         },
         "plan": json.loads(plan.canonical()),
         "plan_fingerprint": plan.fingerprint,

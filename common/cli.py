@@ -163,6 +163,13 @@ def export(
     with console.status("merging"):
         merged = export_merged(adapter, out, backbone)
     console.print(f"Wrote {out}: {merged.changed} of its tensors changed.", highlight=False)
+    if merged.rounded:
+        console.print(
+            f"The run's backbone was kept in fewer bits: {merged.rounded} matrices are written as "
+            "the run had them, rounded, in float32.",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(
         f'The next run: --set backbone.source="{out}" --set backbone.sha256={merged.sha256}',
         highlight=False,

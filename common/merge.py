@@ -5,6 +5,10 @@ Formal guarantee:
     a function of the public backbone and of the adapter, which has the (ε, δ) of its run at every
     site: post-processing, at no further cost. A run that starts from them adds its own (ε, δ) for
     the records that both runs use.
+
+Of a run whose backbone was kept in fewer bits (backbone.quantize), W is what the codes stand for,
+in all linear layers: the folder computes what the run trained, in float32. It is not the original
+model with the adapter added, whose weights the adapter never saw.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from lorica.common.backbones import (
 )
 from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import PERSONAL, Part, factor_pairs, part_of, residual_name
+from lorica.common.quantised_layers import QuantisedLinear
 from lorica.common.storage import storage_errors
 
 _PEFT_PREFIX = "base_model.model."
@@ -42,13 +47,16 @@ class Merged:
     """SHA-256 of its weights, for backbone.sha256 and for the sites' policies."""
     changed: int
     """Number of matrices, or of biases, that the adapter changed."""
+    rounded: int
+    """Number of matrices with rounded weights, because the run's backbone had them."""
 
 
 def export_merged(adapter: Path, out: Path, backbone_source: str = "") -> Merged:
     """Write the adapter's backbone, with the adapter merged into it, as a folder of its own.
 
     The task's head is not part of a backbone and is left out. Weights that the adapter does not
-    change, config and tokenizer are those of the backbone.
+    change, config and tokenizer are those of the backbone, as the run had them: rounded, where its
+    plan asks for that, and written in float32.
 
     Args:
         adapter: an adapter folder, as a run leaves it.
@@ -80,7 +88,9 @@ def export_merged(adapter: Path, out: Path, backbone_source: str = "") -> Merged
             f"in {backbone.folder} has {backbone.sha256}.",
             mend="Give the adapter's own backbone with --backbone.",
         )
-    merged = _merged(saved, backbone)
+    backbone, rounded = _plain(saved, backbone)
+    own = backbone.model.state_dict() | rounded
+    merged = _merged(saved, backbone, own)
     if not merged:
         raise _nothing(adapter, saved)
     weights = read_weights(backbone.folder)
@@ -88,7 +98,7 @@ def export_merged(adapter: Path, out: Path, backbone_source: str = "") -> Merged
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         try:
-            _replace(weights, merged, backbone, temporary / "plain")
+            _replace(weights, own | merged, list(merged), backbone, temporary / "plain")
             new = temporary / "new"
             new.mkdir()
             for file in settings_files(backbone.folder):
@@ -102,7 +112,7 @@ def export_merged(adapter: Path, out: Path, backbone_source: str = "") -> Merged
             new.replace(out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return Merged(out, found, len(merged))
+    return Merged(out, found, len(merged), len(rounded))
 
 
 def _nothing(adapter: Path, saved: SavedAdapter) -> LoricaError:
@@ -121,10 +131,29 @@ def _nothing(adapter: Path, saved: SavedAdapter) -> LoricaError:
     )
 
 
+def _plain(saved: SavedAdapter, backbone: Backbone) -> tuple[Backbone, dict[str, torch.Tensor]]:
+    """The backbone in float32, and what its rounded weights are, by their names in the model."""
+    if backbone.quantize == "none":
+        return backbone, {}
+    source = {"source": str(backbone.folder), "sha256": "", "quantize": "none"}
+    plain = load_backbone(saved.plan.replace(backbone=source).backbone)
+    rounded = {}
+    for name, module in backbone.model.named_modules():
+        if isinstance(module, QuantisedLinear):
+            weight = module.dequantised()
+            # GPT-2's Conv1D keeps W as (in, out).
+            linear = isinstance(plain.model.get_submodule(name), torch.nn.Linear)
+            rounded[f"{name}.weight"] = weight if linear else weight.T.contiguous()
+    return plain, rounded
+
+
 @torch.no_grad()
-def _merged(saved: SavedAdapter, backbone: Backbone) -> dict[str, torch.Tensor]:
-    """The encoder's tensors that the adapter gives another value, by their names in the model."""
-    own, adapter = backbone.model.state_dict(), saved.plan.adapter
+def _merged(
+    saved: SavedAdapter, backbone: Backbone, own: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The encoder's tensors that the adapter gives another value than ``own``, by their names in
+    the model."""
+    adapter = saved.plan.adapter
     found = {name: bias for name, bias in saved.state.items() if part_of(name) is Part.BIAS}
     for path, (name_a, name_b) in factor_pairs(saved.state).items():
         module = path.removeprefix(_PEFT_PREFIX)
@@ -141,19 +170,20 @@ def _merged(saved: SavedAdapter, backbone: Backbone) -> dict[str, torch.Tensor]:
 
 def _replace(
     weights: dict[str, torch.Tensor],
-    merged: dict[str, torch.Tensor],
+    state: dict[str, torch.Tensor],
+    needed: list[str],
     backbone: Backbone,
     scratch: Path,
 ) -> None:
-    """Put tensors of the model in the place of those that its files hold for them, in place.
+    """Put the model's ``state`` in the place of what its files hold for it, in place.
 
     transformers may name and shape tensors in files otherwise than in the model; its own
     save_pretrained tells how, in the folder ``scratch``.
     """
-    backbone.model.save_pretrained(scratch, state_dict=backbone.model.state_dict() | merged)
+    backbone.model.save_pretrained(scratch, state_dict=state)
     for name, tensor in read_weights(scratch).items():
         keys = _keys(weights, name)
-        if not keys and name not in merged:
+        if not keys and name not in needed:
             continue  # a pooler that the files lack
         if len(keys) != 1:
             raise LoricaError(
@@ -180,6 +210,13 @@ def _readme(saved: SavedAdapter, backbone: Backbone, sha256: str) -> str:
         if plan.privacy.private
         else "none (ε = ∞)"
     )
+    number = plan.backbone.quantize
+    rounding = (
+        f" The run kept the backbone's linear weights in {number}: they are here as it had them, "
+        "rounded, in float32."
+        if number != "none"
+        else ""
+    )
     return f"""---
 base_model: {json.dumps(plan.backbone.source)}
 library_name: transformers
@@ -189,7 +226,7 @@ tags: [lorica, federated-learning, differential-privacy]
 
 `{plan.backbone.source}` (weights {backbone.sha256}) with the adapter of a Lorica run for
 {plan.task.kind} merged into it. Differential privacy of the adapter: {budget}. Plan fingerprint:
-`{plan.fingerprint}`.
+`{plan.fingerprint}`.{rounding}
 
 Weights of this folder: SHA-256 `{sha256}`.
 """

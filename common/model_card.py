@@ -110,9 +110,11 @@ def _details(plan: RunPlan, source: str, results: CardResults) -> str:
         more = len(plan.task.labels) - 20
         labels = f"\n- **Labels:** {shown}" + (f" and {more} more" if more > 0 else "")
     sites = f" at {results.sites} {'site' if results.sites == 1 else 'sites'}" * bool(results.sites)
+    number = plan.backbone.quantize
+    rounded = "" if number == "none" else f", its linear weights rounded to {number}"
     return f"""## Model details
 
-- **What it is:** {part}, on the frozen backbone `{printable(source)}`
+- **What it is:** {part}, on the frozen backbone `{printable(source)}`{rounded}
 - **Task:** {plan.task.kind}{labels}
 - **Trained by:** Lorica {__version__}, federated{sites}, with {plan.aggregation.method} over
   {plan.rounds.count} rounds
@@ -195,8 +197,32 @@ source = {source!r}  # or a local folder with the same weights
 revision = {revision or "main"!r}  # of the source on the Hugging Face hub
 {variable} = {reader}.from_pretrained(source, revision=revision)
 model = AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32).eval()
-{wrap}head = load_file("head.safetensors")
+{_ROUNDING.get(plan.backbone.quantize, "")}{wrap}head = load_file("head.safetensors")
 {task_of(plan).usage(backbone)}```"""
+
+
+_ROUND = """import bitsandbytes.functional as bnb
+
+for module in model.modules():  # the frozen weights, rounded as they were in training
+    if type(module).__name__ in ("Linear", "Conv1D"):
+        turned = type(module).__name__ == "Conv1D"
+        weight = (module.weight.data.T if turned else module.weight.data).contiguous()
+{rounded}
+        module.weight.data = rounded.T.contiguous() if turned else rounded
+"""
+_ROUNDING = {
+    "int8": _ROUND.format(
+        rounded="""\
+        rounded = bnb.int8_vectorwise_dequant(*bnb.int8_vectorwise_quant(weight)[:2])"""
+    ),
+    "int4": _ROUND.format(
+        rounded="""\
+        flat = torch.nn.functional.pad(weight.flatten(), (0, -weight.numel() % 64)).view(-1, 64)
+        codes = bnb.quantize_4bit(flat, blocksize=64, quant_type="nf4")
+        rounded = bnb.dequantize_4bit(*codes).flatten()[:weight.numel()].view_as(weight)"""
+    ),
+}
+"""Number format -> the lines that round a plain model's weights to it."""
 
 
 def _data_name(plan: RunPlan) -> str:

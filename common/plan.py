@@ -24,7 +24,7 @@ from lorica.common.plan_course import (
     WirePlan,
 )
 from lorica.common.plan_fields import Section
-from lorica.common.plan_rules import check_aggregation, check_task, robust_minimum
+from lorica.common.plan_rules import check_aggregation, check_quantised, check_task, robust_minimum
 from lorica.common.plan_subject import AdapterPlan, BackbonePlan, DataPlan, PrivacyPlan, TaskPlan
 from lorica.common.tasks.traits import TRAITS
 
@@ -68,6 +68,7 @@ class RunPlan(Section):
                 f"rounds.count is {self.rounds.count}, but the warm start and the LoRA rounds "
                 f"(training.lora_rounds) alone are {needed}"
             )
+        check_quantised(self.backbone, self.adapter, self.aggregation)
         check_aggregation(self.aggregation, self.server, self.training, self.rounds)
         if self.aggregation.method in PERSONAL and self.adapter.kind == "head":
             raise ValueError(

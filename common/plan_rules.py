@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lorica.common.methods import AVERAGES_PRODUCTS, LOCAL_ONLY
+from lorica.common.methods import AVERAGES_PRODUCTS, HAS_RESIDUAL, LOCAL_ONLY
 from lorica.common.plan_course import AggregationPlan, RoundsPlan, ServerPlan, TrainingPlan
-from lorica.common.plan_subject import AdapterPlan, PrivacyPlan, TaskPlan
+from lorica.common.plan_subject import AdapterPlan, BackbonePlan, PrivacyPlan, TaskPlan
 from lorica.common.tasks.traits import TRAITS
 
 _COUNTS = {1: "one", 2: "two"}
@@ -52,6 +52,24 @@ def check_task(
         raise ValueError(
             f'privacy.evaluation_metrics: sites cannot count "{lacks[0]}" for the task '
             f'"{task.kind}", only {", ".join(traits.site_metrics)}'
+        )
+
+
+def check_quantised(backbone: BackbonePlan, adapter: AdapterPlan, rule: AggregationPlan) -> None:
+    """Return if nothing asks to write into weights that are kept as codes; ValueError otherwise."""
+    if backbone.quantize == "none":
+        return
+    if adapter.kind == "bitfit":
+        raise ValueError(
+            f'backbone.quantize "{backbone.quantize}" freezes linear layers whole, and '
+            'adapter.kind "bitfit" trains their biases: set backbone.quantize to "none" or '
+            'adapter.kind to "lora"'
+        )
+    if adapter.kind == "lora" and rule.method in HAS_RESIDUAL:
+        raise ValueError(
+            f'aggregation.method "{rule.method}" adds residuals to the backbone\'s weights, '
+            f'which backbone.quantize "{backbone.quantize}" keeps in fewer bits: set '
+            'backbone.quantize to "none" or use another method, such as "flexlora"'
         )
 
 

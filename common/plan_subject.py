@@ -14,6 +14,9 @@ EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d
 """SHA-256 of the embedded all-MiniLM-L6-v2's ``model.safetensors`` (upstream revision
 1110a243fdf4706b3f48f1d95db1a4f5529b4d41)."""
 
+NumberFormat = Literal["none", "int8", "int4"]
+"""How weights of frozen linear layers are kept; "none": in float32."""
+
 DEMO_DATA = "embedded:clinic-notes"
 """``data.train`` of the packaged synthetic data set."""
 
@@ -31,6 +34,10 @@ class BackbonePlan(Section):
     """SHA-256 of model.safetensors, or of weights, config and tokenizer together (`lorica site
     backbone FOLDER` prints both), 64 lower-case hex digits; empty means unchecked, except for
     "embedded", whose hash is pinned. Sites find the model by it."""
+
+    quantize: NumberFormat = "none"
+    """Bits in which the frozen linear weights are held: "none" for float32, "int8" (one scale a
+    row) or "int4" (NF4, one scale for 64 weights). Sites and coordinator round the same way."""
 
 
 class AdapterPlan(Section):

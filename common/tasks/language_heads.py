@@ -112,7 +112,9 @@ def _check(whole: Any, head: LanguageHead, backbone: Backbone) -> None:
     mask = torch.ones_like(ids)
     with torch.no_grad():
         wanted = whole(input_ids=ids, attention_mask=mask).logits
-        found = head(backbone.model(input_ids=ids, attention_mask=mask).last_hidden_state)
+        # Of a backbone in fewer bits the states are rounded; the head is not.
+        encoder = backbone.model if backbone.quantize == "none" else whole.base_model
+        found = head(encoder(input_ids=ids, attention_mask=mask).last_hidden_state)
     if found.shape != wanted.shape or not bool((found - wanted).abs().max() <= _PROBE_TOLERANCE):
         raise LoricaError(
             Code.BACKBONE_UNSUPPORTED,

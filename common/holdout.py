@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from dataclasses import dataclass
 
@@ -36,14 +37,15 @@ def load_data(plan: RunPlan) -> RunData:
             must be set aside, but all records are one unit's.
     """
     column = plan.simulation.column if plan.simulation.partition == "by-column" else ""
-    lists = TRAITS[plan.task.kind].lists
-    train = read_records(
-        plan.data.train, plan.columns, unit=plan.unit_column, group=column, lists=lists
+    traits = TRAITS[plan.task.kind]
+    read = functools.partial(
+        read_records, plan=plan.columns, lists=traits.lists, images=traits.images
     )
+    train = read(plan.data.train, unit=plan.unit_column, group=column)
     if plan.data.test or plan.data.train.startswith(PACKAGED):
         source = plan.data.test or plan.data.train
         unit = "" if plan.data.test else plan.unit_column  # test files need not name units
-        test = read_records(source, plan.columns, unit=unit, test=True, lists=lists)
+        test = read(source, unit=unit, test=True)
         return RunData(train, test)
     if len(set(train.units)) < 2:
         raise LoricaError(
@@ -61,8 +63,10 @@ def test_data(plan: RunPlan) -> Records:
     Raises:
         LoricaError: LOR-30x for data that are not what the plan says.
     """
-    lists = TRAITS[plan.task.kind].lists
-    return read_records(plan.data.test, plan.columns, unit="", test=True, lists=lists)
+    traits = TRAITS[plan.task.kind]
+    return read_records(
+        plan.data.test, plan.columns, test=True, lists=traits.lists, images=traits.images
+    )
 
 
 def validation_data(plan: RunPlan) -> RunData:

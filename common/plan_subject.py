@@ -123,6 +123,10 @@ class DataPlan(Section):
     """Name of the column with what the task is to tell: the label's name, the answer. Empty:
     there is none, which only tasks without labels take."""
 
+    image: str = ""
+    """Name of the column with images in Parquet, Arrow and data sets: encoded bytes, or bytes and
+    path. Empty: "image", where the task is of images. Folders of images need none."""
+
     unit: str = ""
     """Name of the column that says whose record it is (patient_id, customer_id); empty: the
     column privacy.unit, or every record its own unit. Splits never separate one unit's records."""

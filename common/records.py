@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 UNNAMED = "\x00"
 """How the units of records begin that name none; each such record is its own unit."""
 
+_WITH_IMAGES = frozenset({"parquet", "arrow", "dataset", "hub"})
+"""Kinds of tables that can have a column of images."""
+
 _SHOWN = 5
 
 __all__ = [
@@ -115,6 +118,7 @@ def read_records(
     group: str = "",
     test: bool = False,
     lists: Collection[str] = (),
+    images: bool = False,
 ) -> Records:
     """Labelled texts from a source that a plan names (:mod:`lorica.common.data`).
 
@@ -126,6 +130,7 @@ def read_records(
         test: of a source with parts, the test part.
         lists: which of "text" and "label" may hold lists, which are then kept as JSON
             (:attr:`lorica.common.tasks.traits.Traits.lists`).
+        images: whether records are images; tables then need a column of them.
 
     Raises:
         LoricaError: LOR-301 not found, LOR-302 missing column, LOR-303 not UTF-8, LOR-304
@@ -133,6 +138,8 @@ def read_records(
     """
     kind = kind_of(source, Path())
     image = IMAGE if kind == "images" else ""
+    if kind in _WITH_IMAGES:
+        image = plan.image or (IMAGE if images else "")
     roles = Roles(plan.text, plan.label, unit, group, image, plan.missing_unit)
     request = DataRequest(
         source,
@@ -143,6 +150,7 @@ def read_records(
         test=test,
         text=plan.text,
         label=plan.label,
+        image=image,
     )
     if request.kind not in CONNECTORS:
         raise LoricaError(

@@ -72,6 +72,7 @@ def site_batches(
         file=data.file,
         text=data.text,
         label=data.label,
+        image=data.image,
         image_side=data.image_side,
         options={
             "query": data.query,

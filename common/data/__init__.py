@@ -59,6 +59,8 @@ class DataRequest:
     """The column to be made, where the source has none by name."""
     label: str = "label"
     """The label's column to be made, where the source has none by name."""
+    image: str = ""
+    """Of a table with encoded images, their column; empty: none is read."""
     image_side: int = 256
     """Images are made smaller until their shorter side has at most this many pixels."""
     options: dict[str, Any] = field(default_factory=dict)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorica.common.data.batches import BATCH_ROWS, Batch, text_array
-from lorica.common.data.images import image_cells, is_image_type
+from lorica.common.data.image_columns import IMAGE_ROWS, image_cells, is_image_type
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def batches(request: DataRequest) -> Iterator[Batch]:
         for file in files:
             yield from _guarded(file, request, _parquet(file, request))
     else:
-        yield from _guarded(path, request, _arrow(path))
+        yield from _guarded(path, request, _arrow(path, batch_rows(request)))
 
 
 def need_pyarrow() -> None:
@@ -46,30 +46,64 @@ def need_pyarrow() -> None:
         ) from error
 
 
-def as_batch(table: pa.RecordBatch, request: DataRequest, where: str) -> Batch:
-    """The wanted columns of an Arrow batch, as text or images."""
-    names = [
-        name for name in table.schema.names if request.columns is None or name in request.columns
-    ]
+def as_batch(
+    table: pa.RecordBatch,
+    request: DataRequest,
+    where: str,
+    *,
+    before: int = 0,
+    homes: Sequence[Path] = (),
+) -> Batch:
+    """The wanted columns of an Arrow batch, as text or images.
+
+    Columns of images that nobody asks for are left out.
+
+    Args:
+        table: the batch.
+        request: says which columns.
+        where: begins the messages.
+        before: rows of the source before these.
+        homes: folders below which the files lie that columns of images may name.
+    """
     found: Batch = {}
-    for name in names:
-        column = table.column(name)
-        if is_image_type(column.type):
-            found[name] = image_cells(column, f"{where}, column '{name}'", request.image_side)
+    for name in table.schema.names:
+        column, place = table.column(name), f"{where}, column '{name}'"
+        if request.columns is not None and name not in request.columns:
+            continue
+        if name == request.image:
+            side = request.image_side
+            found[name] = image_cells(column, place, side, before=before, homes=homes)
+        elif is_image_type(column.type):
+            _refuse_image(name, request, place)
         else:
-            plain = name in request.plain
-            found[name] = text_array(column, plain=plain, where=f"{where}, column '{name}'")
+            found[name] = text_array(column, plain=name in request.plain, where=place)
     return found
+
+
+def batch_rows(request: DataRequest) -> int:
+    """Rows that are read at a time."""
+    return IMAGE_ROWS if request.image else BATCH_ROWS
 
 
 def require_columns(request: DataRequest, present: list[str]) -> None:
     """Return if all wanted columns are there, before anything is read. Raises LOR-302."""
-    missing = [name for name in request.columns or [] if name not in present]
+    wanted = [*(request.columns or ()), *([request.image] if request.image else ())]
+    missing = [name for name in wanted if name not in present]
     if missing:
         raise LoricaError(
             Code.DATA_COLUMN,
             f"{request.location} has no column '{missing[0]}'; its columns are: "
             f"{', '.join(present)}.",
+        )
+
+
+def _refuse_image(name: str, request: DataRequest, place: str) -> None:
+    """Return if the column of bytes can be left out. Raises LOR-304 where text is wanted of it."""
+    if request.columns is not None or name in request.plain:
+        raise LoricaError(
+            Code.DATA_MALFORMED,
+            f"{place} holds bytes, not text.",
+            mend="If they are images, name the column in data.image.",
         )
 
 
@@ -86,10 +120,10 @@ def _parquet(path: Path, request: DataRequest) -> Iterator[pa.RecordBatch]:
         present = file.schema_arrow.names
         require_columns(request, present)
         wanted = None if request.columns is None else list(request.columns)
-        yield from file.iter_batches(BATCH_ROWS, columns=wanted)
+        yield from file.iter_batches(batch_rows(request), columns=wanted)
 
 
-def _arrow(path: Path) -> Iterator[pa.RecordBatch]:
+def _arrow(path: Path, rows: int) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
     with contextlib.ExitStack() as opened:
@@ -100,26 +134,29 @@ def _arrow(path: Path) -> Iterator[pa.RecordBatch]:
             source.seek(0)
             stream = opened.enter_context(pa.ipc.open_stream(source))
             for batch in stream:
-                yield from _sliced(batch)
+                yield from _sliced(batch, rows)
             return
         for number in range(reader.num_record_batches):
-            yield from _sliced(reader.get_batch(number))
+            yield from _sliced(reader.get_batch(number), rows)
 
 
-def _sliced(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    for start in range(0, batch.num_rows, BATCH_ROWS):
-        yield batch.slice(start, BATCH_ROWS)
+def _sliced(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
 
 
 def _guarded(path: Path, request: DataRequest, found: Iterator[pa.RecordBatch]) -> Iterator[Batch]:
     import pyarrow as pa
 
+    before = 0
+    homes = [path.parent]
     try:
         for batch in found:
             if not batch.num_rows:
                 continue
             require_columns(request, batch.schema.names)
-            yield as_batch(batch, request, str(path))
+            yield as_batch(batch, request, str(path), before=before, homes=homes)
+            before += batch.num_rows
     except FileNotFoundError:
         raise LoricaError(Code.DATA_NOT_FOUND, f"There is no file {path}.") from None
     except PermissionError:

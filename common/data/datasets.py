@@ -7,10 +7,11 @@ not to trust any.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorica.common.data.batches import BATCH_ROWS, Batch
-from lorica.common.data.columnar import as_batch, require_columns
+from lorica.common.data.batches import Batch
+from lorica.common.data.columnar import as_batch, batch_rows, require_columns
 from lorica.common.data.kinds import HUB
 from lorica.common.errors import Code, LoricaError
 
@@ -45,15 +46,27 @@ def batches(request: DataRequest) -> Iterator[Batch]:
     images = [name for name, f in part.features.items() if isinstance(f, datasets.Image)]
     for name in images:
         part = part.cast_column(name, datasets.Image(decode=False))
-    for table in part.with_format("arrow").iter(BATCH_ROWS if not images else 64):
+    before, homes = 0, _homes(request)
+    for table in part.with_format("arrow").iter(batch_rows(request)):
         for record_batch in table.combine_chunks().to_batches():
-            batch = as_batch(record_batch, request, request.location)
+            batch = as_batch(record_batch, request, request.location, before=before, homes=homes)
+            before += record_batch.num_rows
             yield {
                 name: _names(record_batch.column(name), numbered[name], name, request)
                 if name in numbered
                 else column
                 for name, column in batch.items()
             }
+
+
+def _homes(request: DataRequest) -> list[Path]:
+    """Folders that images may lie in which the data set names without holding them."""
+    import datasets
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if request.kind != "hub":
+        return [request.path]
+    return [Path(datasets.config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE)]
 
 
 def _from_disk(request: DataRequest) -> Any:

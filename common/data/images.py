@@ -5,14 +5,10 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lorica.common.errors import Code, LoricaError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 PIXELS = 50_000_000
 """Most pixels of one image; 150 MB once unpacked."""
@@ -81,54 +77,21 @@ def shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
 
 
-def is_image_type(kind: pa.DataType) -> bool:
-    """Whether an Arrow type holds encoded images: bytes, or a struct of bytes and path."""
-    import pyarrow as pa
-
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return True
-    names = {kind.field(i).name for i in range(kind.num_fields)} if is_struct(kind) else set()
-    return names == {"bytes", "path"}
-
-
-def is_struct(kind: pa.DataType) -> bool:
-    """Whether an Arrow type is a struct."""
-    import pyarrow as pa
-
-    return bool(pa.types.is_struct(kind))
-
-
-def image_cells(array: pa.Array, where: str, side: int) -> list[np.ndarray]:
-    """Images of an Arrow column of bytes, or of ``datasets``' image feature.
-
-    Raises:
-        LoricaError: as of :func:`decode_image`; LOR-327 where there is none.
-    """
-    return [
-        decode_image(_bytes_of(value, f"{where}, row {row}"), f"{where}, row {row}", side)
-        for row, value in enumerate(array.to_pylist(), 1)
-    ]
-
-
-def _bytes_of(value: Any, name: str) -> Path | bytes:
-    if isinstance(value, dict):
-        value = value["bytes"] or (Path(value["path"]) if value["path"] else None)
-    if value is None:
-        raise LoricaError(Code.DATA_IMAGE, f"{name} holds no image.")
-    return value if isinstance(value, Path) else bytes(value)
-
-
 def _content(source: Path | bytes, name: str) -> bytes:
     if isinstance(source, bytes):
+        _check_bytes(len(source), name)
         return source
     try:
-        size = source.stat().st_size
-        if size > FILE_BYTES:
-            raise LoricaError(
-                Code.DATA_TOO_LARGE, f"{name} has {size:,} bytes; the limit is {FILE_BYTES:,}."
-            )
+        _check_bytes(source.stat().st_size, name)
         return source.read_bytes()
     except OSError as error:
         raise LoricaError(
             Code.DATA_NOT_FOUND, f"{name} cannot be read: {error.strerror}."
         ) from None
+
+
+def _check_bytes(size: int, name: str) -> None:
+    if size > FILE_BYTES:
+        raise LoricaError(
+            Code.DATA_TOO_LARGE, f"{name} has {size:,} bytes; the limit is {FILE_BYTES:,}."
+        )

@@ -69,6 +69,7 @@ class Code(Enum):
     AUDIT_EXCEEDED = "LOR-407"
     POLICY_REFUSED = "LOR-408"
     SITE_CONFIG = "LOR-409"
+    AUDIT_UNSUPPORTED = "LOR-410"
 
     MESSAGE_MALFORMED = "LOR-501"
     UPDATE_REFUSED = "LOR-502"
@@ -412,6 +413,13 @@ CATALOGUE: dict[Code, Entry] = {
         "The site's configuration cannot be used.",
         "site.toml is missing, is not TOML, or has a key or value that cannot be.",
         "Correct the key that the message names; the comments in site.toml say what each means.",
+    ),
+    Code.AUDIT_UNSUPPORTED: Entry(
+        "The audit cannot attack a run of this kind.",
+        "Its canaries are records with a text and a label, and its attack on the adapter reads a "
+        "classifier's odds. A result for anything else would say nothing.",
+        "Audit a text-classification plan with the same privacy, training and unit: sampling, "
+        "clipping, noise and ledger are the same code for all tasks.",
     ),
     Code.MESSAGE_MALFORMED: Entry(
         "A message could not be understood.",

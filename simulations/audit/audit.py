@@ -41,8 +41,9 @@ def run_audit(
         tell: hears what is being done.
 
     Raises:
-        LoricaError: LOR-401 no claim to audit, LOR-309 no such site, LOR-103 too many canaries,
-            and whatever the site would refuse with.
+        LoricaError: LOR-410 another task than text classification, LOR-401 no claim to audit,
+            LOR-309 no such site, LOR-103 too many canaries, and whatever the site would refuse
+            with.
     """
     subject = Subject.of(plan, site)
     steps, releases = subject.in_local_steps, subject.in_releases

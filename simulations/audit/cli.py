@@ -48,7 +48,8 @@ def audit(
     """Attack a site's real training and measure how much it leaks: a lower bound on ε.
 
     Without a plan, one hospital of the packaged synthetic data set is audited at ε = 8, in two to
-    four minutes. Ends with an error when more leakage is found than claimed.
+    four minutes. Ends with an error when more leakage is found than claimed. Plans of tasks other
+    than text-classification are refused: sampling, clipping, noise and ledger are the same for all.
 
     Method "release" audits what a site sends under the default recipe: noised label sums and
     gradient sums on frozen features. "gradient" and "update" audit local DP-SGD steps: they set

@@ -28,6 +28,7 @@ from lorica.common.records import PACKAGED, Records, read_records
 from lorica.common.site_privacy import run_privacy
 from lorica.common.stages import Stage, schedule
 from lorica.common.tasks import task_of
+from lorica.common.tasks.traits import TaskKind
 from lorica.server.records import Silent
 from lorica.server.rounds import RoundLoop
 from lorica.server.run_folder import RunFolder
@@ -36,6 +37,9 @@ from lorica.simulations.audit.release_site import MakeEntries, ReleasingTrainer
 from lorica.simulations.audit.site import AuditedTrainer, MakeDirections
 from lorica.simulations.federation import run_in_process
 from lorica.simulations.partition import partition
+
+TASKS: tuple[TaskKind, ...] = ("text-classification",)
+"""Tasks that audits can attack."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,14 @@ class Subject:
         """Read a plan's data and take one site: ``site``, or the one with most records.
 
         Raises:
-            LoricaError: LOR-401 when the plan claims no privacy, LOR-309 no such site, and what
-                reading data and models raises.
+            LoricaError: LOR-410 a task that the audit cannot attack, LOR-401 when the plan claims
+                no privacy, LOR-309 no such site, and what reading data and models raises.
         """
+        if plan.task.kind not in TASKS:
+            raise LoricaError(
+                Code.AUDIT_UNSUPPORTED,
+                f'task.kind is "{plan.task.kind}"; an audit can attack {" or ".join(TASKS)} alone.',
+            )
         if not plan.privacy.private:
             raise LoricaError(
                 Code.PRIVACY_EPSILON, "privacy.epsilon is inf: there is no claim to audit."

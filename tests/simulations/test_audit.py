@@ -37,6 +37,7 @@ from lorica.common.holdout import load_data
 from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import to_toml
+from lorica.common.tasks.traits import TASK_KINDS, TRAITS
 from lorica.simulations.audit.audit import run_audit
 from lorica.simulations.audit.canaries import (
     Coordinates,
@@ -342,3 +343,28 @@ def test_default_audit_is_below_the_claim_and_with_half_the_noise_above_it(
     else:
         assert audit.strongest.lower_bound > 8.0
         refused(audit)
+
+
+@pytest.mark.parametrize("kind", sorted(set(TASK_KINDS) - {"text-classification"}))
+def test_tasks_that_the_audit_cannot_attack_are_refused_before_anything_is_read(
+    tmp_path: Path, kind: str
+) -> None:
+    """Each with the code, the task's name and what can be audited instead; nothing is written."""
+    head = TRAITS[kind].head  # type: ignore[index]
+    plan = RunPlan().replace(
+        backbone={"source": "/no/such/folder"},
+        data={"train": "/no/such/file.csv"},
+        task={"kind": kind},
+        adapter={"kind": "lora"} if not head else {},
+    )
+    with pytest.raises(LoricaError) as caught:
+        run_audit(plan)
+    assert caught.value.code is Code.AUDIT_UNSUPPORTED
+    assert f'"{kind}"' in caught.value.detail and "text-classification" in caught.value.detail
+    (tmp_path / "plan.toml").write_text(to_toml(plan))
+    app = typer.Typer()
+    app.command()(audit_command)
+    out = tmp_path / "audit"
+    done = CliRunner().invoke(app, [str(tmp_path / "plan.toml"), "--out", str(out)])
+    assert done.exit_code != 0
+    assert isinstance(done.exception, LoricaError) and not out.exists()

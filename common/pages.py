@@ -8,7 +8,15 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lorica.common.text import printable
-from lorica.common.wording import NO_PRIVACY, duration, epsilon_text, human_bytes, percent
+from lorica.common.wording import (
+    NO_PRIVACY,
+    duration,
+    epsilon_text,
+    human_bytes,
+    metric_name,
+    metric_text,
+    percent,
+)
 
 
 def page_environment() -> Environment:
@@ -25,6 +33,8 @@ def page_environment() -> Environment:
         duration=duration,
         epsilon=lambda value: "–" if value is None else epsilon_text(value),
         name=printable,
+        metric=lambda value, name: metric_text(name, value),
+        metric_name=metric_name,
     )
     environment.globals.update(NO_PRIVACY=NO_PRIVACY, stylesheet=_stylesheet())
     return environment

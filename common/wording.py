@@ -6,6 +6,9 @@ import math
 
 NO_PRIVACY = "NO PRIVACY (ε = ∞)"
 
+_NOT_SHARES = frozenset({"loss", "perplexity", "mse", "rmse", "mae", "r2"})
+_NAMES = {"r2": "R²", "mse": "squared error", "mae": "absolute error"}
+
 
 def epsilon_text(value: float) -> str:
     """An ε with at most two decimals, rounded up: a guarantee is never shown as better."""
@@ -17,6 +20,28 @@ def epsilon_text(value: float) -> str:
 def percent(value: float | None) -> str:
     """A share in 0…1 as "81.3%"."""
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f}%"
+
+
+def is_share(metric: str) -> bool:
+    """Whether a task's metric is a share in 0…1; others (R², errors) have no such bounds."""
+    return metric not in _NOT_SHARES
+
+
+def metric_name(metric: str) -> str:
+    """A metric's name in words: "micro_f1" as "micro F1"."""
+    return _NAMES.get(metric, metric.replace("_", " ").replace(" f1", " F1"))
+
+
+def metric_text(metric: str, value: float | None) -> str:
+    """A metric's value: shares as "81.3%", others as "0.813"."""
+    if is_share(metric):
+        return percent(value)
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def change_text(metric: str, change: float) -> str:
+    """A difference of two values, signed: shares in percentage points, others as they are."""
+    return f"{100 * change:+.1f}" if is_share(metric) else f"{change:+.3f}"
 
 
 def human_bytes(count: float | None) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -122,10 +122,12 @@ def write_png(figure: Any, path: Path) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def label_ends(axes: Any, marks: list[tuple[float, str, str]]) -> None:
+def label_ends(
+    axes: Any, marks: list[tuple[float, str, str]], text: Callable[[float], str] = percent
+) -> None:
     """Names at the right ends of lines, moved apart where they would overlap.
 
-    ``marks`` are (value, name, colour), values as shares in 0…1; call it when the limits are set.
+    ``marks`` are (value, name, colour), written by ``text``; call it when the limits are set.
     """
     low, high = axes.get_ylim()
     gap = 0.115
@@ -141,9 +143,7 @@ def label_ends(axes: Any, marks: list[tuple[float, str, str]]) -> None:
             [1.0, 1.03, 1.05], [true, place, place], color=colour, transform=across,
             clip_on=False, linewidth=1.5,
         )  # fmt: skip
-        axes.text(
-            1.06, place, f"{name}\n{percent(value)}", transform=across, va="center", fontsize=9
-        )
+        axes.text(1.06, place, f"{name}\n{text(value)}", transform=across, va="center", fontsize=9)
 
 
 def short(name: str, most: int) -> str:

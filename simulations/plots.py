@@ -1,4 +1,4 @@
-"""The plots of a simulation: SVG for the report, one PNG for a README.
+"""The plots of a simulation as SVG for the report.
 
 Lines differ in dashes as well as in colour.
 """
@@ -8,19 +8,17 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lorica.common.wording import NO_PRIVACY, percent
+from lorica.common.wording import is_share, metric_name, metric_text
 from lorica.server.records import RoundRecord
 from lorica.simulations.figures import (
     BLUE,
     GREEN,
     GREY,
-    INK,
     ORANGE,
     PAPER,
     PURPLE,
@@ -30,9 +28,8 @@ from lorica.simulations.figures import (
     new_figure,
     short,
     svg_text,
-    write_png,
 )
-from lorica.simulations.tables import Summary, comparison_rows, epsilons
+from lorica.simulations.tables import Summary, comparison_rows, headline
 
 SITE_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
@@ -50,13 +47,14 @@ _SHARES = LinearSegmentedColormap.from_list(
 )
 
 
-def accuracy_svg(summary: Summary, rounds: Sequence[RoundRecord]) -> str | None:
-    """Accuracy by round, the baselines as reference lines; None when nothing was evaluated."""
-    if not any(record.accuracy is not None for record in rounds):
+def score_svg(summary: Summary, rounds: Sequence[RoundRecord]) -> str | None:
+    """The task's headline metric by round, the baselines as reference lines; None when nothing
+    was evaluated."""
+    if not any(record.score is not None for record in rounds):
         return None
     with new_figure(5.6, 3.6) as figure:
-        _draw_accuracy(figure.add_subplot(), summary, rounds)
-        return svg_text(figure, "accuracy", "Accuracy by round, with the baselines")
+        draw_score(figure.add_subplot(), summary, rounds)
+        return svg_text(figure, "score", f"{score_title(summary)} by round, with the baselines")
 
 
 def epsilon_svg(summary: Summary, budget: float) -> str | None:
@@ -93,51 +91,39 @@ def labels_svg(summary: Summary) -> str | None:
         return svg_text(figure, "labels", "Share of each label among each site's records")
 
 
-def picture(
-    summary: Summary, rounds: Sequence[RoundRecord], path: Path, *, budget: float | None = None
-) -> None:
-    """One wide PNG: accuracy by round, the comparison, ε by site.
-
-    Args:
-        summary: what summary.json holds.
-        rounds: the run's records.
-        path: the file to write, whole or not at all.
-        budget: the plan's ε, drawn as a line when given and finite.
-    """
-    with new_figure(15, 4.6) as figure:
-        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.12)
-        left, middle, right = figure.subplots(1, 3, width_ratios=[1.25, 1.05, 0.8])
-        _draw_accuracy(left, summary, rounds)
-        left.set_title("Accuracy by round")
-        _draw_comparison(middle, summary)
-        _draw_epsilon_by_site(right, summary, budget)
-        write_png(figure, path)
+def score_title(summary: Summary) -> str:
+    """The headline metric's name with a large first letter."""
+    name = metric_name(headline(summary))
+    return name[:1].upper() + name[1:]
 
 
-def _draw_accuracy(axes: Any, summary: Summary, rounds: Sequence[RoundRecord]) -> None:
-    points = [(r.round, r.accuracy) for r in rounds if r.accuracy is not None]
+def draw_score(axes: Any, summary: Summary, rounds: Sequence[RoundRecord]) -> None:
+    """The headline metric by round with the baselines, into axes."""
+    metric = headline(summary)
+    points = [(r.round, r.score) for r in rounds if r.score is not None and math.isfinite(r.score)]
     marks = []
     for row in comparison_rows(summary):
         look = _REFERENCES.get(row.kind)
-        if look is None or row.accuracy is None:
+        if look is None or row.score is None or not math.isfinite(row.score):
             continue
         name, colour, dashes = look
-        axes.axhline(row.accuracy, color=colour, linestyle=dashes, linewidth=1.5)
+        axes.axhline(row.score, color=colour, linestyle=dashes, linewidth=1.5)
         if row.low is not None and row.high is not None:
             axes.axhspan(row.low, row.high, color=colour, alpha=0.15, linewidth=0)
-        marks.append((row.accuracy, name, colour))
+        marks.append((row.score, name, colour))
     if points:
         axes.plot(*zip(*points, strict=True), color=BLUE, marker="o", markersize=5, linewidth=2.4)
         marks.append((points[-1][1], "the federation", BLUE))
     axes.set_xlabel("round (0 is the start)")
-    axes.set_ylabel("accuracy on the test data")
+    axes.set_ylabel(f"{metric_name(metric)} on the test data")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}%"))
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low - 0.02, 0), min(high + 0.02, 1.005))
+    if is_share(metric):
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}%"))
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low - 0.02, 0), min(high + 0.02, 1.005))
     last = max((number for number, _ in points), default=1)
     axes.set_xlim(-0.03 * last - 0.05, last * 1.03 + 0.05)
-    label_ends(axes, marks)
+    label_ends(axes, marks, lambda value: metric_text(metric, value))
 
 
 def _draw_spending(axes: Any, spent: dict[str, list[float]], budget: float) -> None:
@@ -237,51 +223,6 @@ def _draw_labels(
     bar.solids.set_edgecolor("face")  # no hairlines between the steps
 
 
-def _draw_comparison(axes: Any, summary: Summary) -> None:
-    rows = [r for r in comparison_rows(summary) if r.kind != "site" and r.accuracy is not None]
-    for place, row in enumerate(reversed(rows)):
-        accuracy = row.accuracy or 0.0
-        axes.barh(place, accuracy, height=min(0.62, 0.16 * len(rows)), color=_BARS[row.kind])
-        end = accuracy
-        if row.low is not None and row.high is not None:
-            axes.plot([row.low, row.high], [place, place], color=INK, linewidth=1.4, marker="|")
-            end = row.high
-        weight = "bold" if row.kind == "federation" else "normal"
-        axes.text(end + 0.015, place, percent(accuracy), va="center", fontweight=weight)
-    names = [f"{row.what}\n{_privacy_note(row.privacy)}" for row in reversed(rows)]
-    axes.set_yticks(range(len(rows)), names)
-    axes.tick_params(axis="y", length=0)
-    axes.set_xlim(0, 1.12)
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
-    axes.grid(True, axis="x")
-    axes.grid(False, axis="y")
-    axes.set_xlabel("accuracy on the test data")
-    axes.set_title("What taking part is worth")
-
-
-def _draw_epsilon_by_site(axes: Any, summary: Summary, budget: float | None) -> None:
-    values = epsilons(summary)
-    axes.set_title("Privacy spent by site")
-    if not values or not all(map(math.isfinite, values.values())):
-        text = NO_PRIVACY if values else "ε is not known"
-        axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes,
-                  color=RED, fontsize=14, fontweight="bold")  # fmt: skip
-        axes.set_axis_off()
-        return
-    sites = sorted(values)[:MOST_SITES]
-    axes.bar(range(len(sites)), [values[site] for site in sites], color=SKY, width=0.7)
-    if budget is not None and math.isfinite(budget):
-        axes.axhline(budget, color=RED, linestyle=(0, (5, 2)), linewidth=1.6)
-        axes.text(-0.4, budget * 1.02, f"budget ε = {budget:g}", va="bottom", fontsize=9)
-    axes.set_ylim(0, max(budget or 0.0, *values.values()) * 1.15)
-    steep = len(sites) > 4 or any(len(site) > 9 for site in sites)
-    names = [short(site, 14) for site in sites] if len(sites) <= 24 else [""] * len(sites)
-    axes.set_xticks(range(len(sites)), names, rotation=90 if steep else 0)
-    more = f" (the first {MOST_SITES} of {len(values)})" if len(values) > MOST_SITES else ""
-    axes.set_xlabel(f"site{more}")
-    axes.set_ylabel("ε of the whole run (nats)")
-
-
 def _spent_by_site(summary: Summary) -> dict[str, list[float]]:
     privacy = summary.get("privacy") or {}
     spent = {
@@ -291,13 +232,8 @@ def _spent_by_site(summary: Summary) -> dict[str, list[float]]:
     return {site: v for site, v in spent.items() if len(v) > 1 and all(map(math.isfinite, v))}
 
 
-def _privacy_note(privacy: str) -> str:
-    return {"–": "no training", "none": "no privacy"}.get(privacy, privacy)
-
-
 _REFERENCES: dict[str, tuple[str, str, Any]] = {
     "zero-shot": ("zero-shot", GREY, (0, (1.5, 1.5))),
     "alone": ("each site alone", ORANGE, (0, (6, 2))),
     "pooled": ("pooled, not private", GREEN, (0, (6, 2, 1.5, 2))),
 }
-_BARS = {"zero-shot": GREY, "alone": ORANGE, "federation": BLUE, "pooled": GREEN}

@@ -17,7 +17,15 @@ from rich.text import Text
 
 from lorica.common.plan import RunPlan
 from lorica.common.text import printable
-from lorica.common.wording import NO_PRIVACY, duration, epsilon_text, human_bytes, percent
+from lorica.common.wording import (
+    NO_PRIVACY,
+    change_text,
+    duration,
+    epsilon_text,
+    human_bytes,
+    metric_name,
+    metric_text,
+)
 from lorica.server.records import RoundRecord, SiteRound
 
 _SPARKS = "▁▂▃▄▅▆▇█"
@@ -107,7 +115,7 @@ class LiveProgress:
         """Take in a whole round."""
         if record.score is not None and math.isfinite(record.score):
             self._scores.append(record.score)
-            self._headline = record.headline.replace("_", " ")
+            self._headline = record.headline
         self._bytes_up += record.bytes_up
         self._bytes_down += record.bytes_down
         if record.round > 0:
@@ -151,8 +159,8 @@ class LiveProgress:
         assert self._plan is not None
         parts = [f"round {record.round}/{self._plan.rounds.count}"]
         if record.score is not None:
-            name = record.headline.replace("_", " ")
-            parts.append(f"{name} {percent(record.score)}{self._change()}")
+            score = metric_text(record.headline, record.score)
+            parts.append(f"{metric_name(record.headline)} {score}{self._change()}")
         if record.round == 0:
             parts.append("before training")
         else:
@@ -188,9 +196,10 @@ class LiveProgress:
         figures.add_column(style="dim", no_wrap=True)
         figures.add_column(no_wrap=True, overflow="ellipsis")
         if self._scores:
-            quality = Text(f"{percent(self._scores[-1])}{self._change()}  ")
+            score = metric_text(self._headline, self._scores[-1])
+            quality = Text(f"{score}{self._change()}  ")
             quality.append(sparkline(self._scores[-_SPARK_WIDTH:]), style="blue")
-            figures.add_row(self._headline, quality)
+            figures.add_row(metric_name(self._headline), quality)
         figures.add_row("privacy", self._privacy())
         since = f" since round {self._first}" if self._first > 1 else ""
         traffic = f"{human_bytes(self._bytes_up)} up, {human_bytes(self._bytes_down)} down{since}"
@@ -224,7 +233,7 @@ class LiveProgress:
     def _change(self) -> str:
         if len(self._scores) < 2:
             return ""
-        return f" ({100 * (self._scores[-1] - self._scores[-2]):+.1f})"
+        return f" ({change_text(self._headline, self._scores[-1] - self._scores[-2])})"
 
     def _time(self, rounds_left: int) -> str:
         now = time.monotonic()
@@ -253,7 +262,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-_PLAIN_WORDS = {"ε": "epsilon", "δ": "delta", "≤": "at most", "∞": "inf", "–": "-"}
+_PLAIN_WORDS = {"R²": "R2", "ε": "epsilon", "δ": "delta", "≤": "at most", "∞": "inf", "–": "-"}
 
 
 def _ascii(text: str) -> str:

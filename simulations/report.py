@@ -7,6 +7,7 @@ content policy forbids scripts and anything from outside.
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import math
 from collections.abc import Sequence
@@ -23,9 +24,19 @@ from lorica.common.plan_io import to_toml
 from lorica.common.plan_subject import DEMO_DATA
 from lorica.common.stages import schedule
 from lorica.common.storage import write_atomically
+from lorica.common.tasks.traits import TRAITS
+from lorica.common.wording import is_share
 from lorica.server.records import RoundRecord, SiteStatus
 from lorica.simulations import plots
-from lorica.simulations.tables import Summary, comparison_rows, epsilon_span, epsilons, noise_text
+from lorica.simulations.tables import (
+    Summary,
+    bar_share,
+    comparison_rows,
+    epsilon_span,
+    epsilons,
+    headline,
+    noise_text,
+)
 
 
 @dataclass(frozen=True)
@@ -78,12 +89,14 @@ def write_report(
         rounds=rounds,
         round_count=sum(record.round > 0 for record in rounds),
         comparison=comparison_rows(summary),
+        headline=headline(summary),
+        metrics=shown_metrics(summary, rounds),
         sites=site_rows(summary),
         problems=problems(rounds),
         absent=absent_sites(rounds, summary),
         plan_toml=to_toml(plan),
         plots={
-            "accuracy": _markup(plots.accuracy_svg(summary, rounds)),
+            "score": _markup(plots.score_svg(summary, rounds)),
             "epsilon": _markup(plots.epsilon_svg(summary, budget)),
             "labels": _markup(plots.labels_svg(summary)),
         },
@@ -99,12 +112,16 @@ def what_was_trained(plan: RunPlan, summary: Summary) -> str:
     sites = len(epsilons(summary)) or plan.simulation.sites
     if plan.adapter.kind == "lora":
         modules = " and ".join(plan.adapter.target_modules)
-        part = f"LoRA adapters of rank {plan.adapter.rank} on {modules}, and a classification head"
+        part = f"LoRA adapters of rank {plan.adapter.rank} on {modules}"
     elif plan.adapter.kind == "bitfit":
-        part = "biases, and a classification head"
+        part = "biases"
     else:
-        part = "a classification head"
-    labels = f" for {len(plan.task.labels)} labels" if plan.task.labels else ""
+        part = ""
+    if TRAITS[plan.task.kind].head:
+        part = (
+            f"{part}, and a head for {plan.task.kind}" if part else f"a head for {plan.task.kind}"
+        )
+    labels = f" of {len(plan.task.labels)} labels" if plan.task.labels else ""
     verb = "was" if plan.adapter.kind == "head" else "were"
     count = plan.rounds.count
     stages = ", ".join(f"{rounds} of {stage.value}" for stage, rounds in schedule(plan))
@@ -118,17 +135,18 @@ def what_was_trained(plan: RunPlan, summary: Summary) -> str:
 
 def worth(summary: Summary) -> str:
     """In a sentence, what the federation gains over each site alone and what privacy costs."""
-    at = {row.kind: row.accuracy for row in comparison_rows(summary) if row.accuracy is not None}
+    at = {row.kind: row.score for row in comparison_rows(summary) if row.score is not None}
+    better = functools.partial(_better, headline(summary))
     if "federation" not in at:
         return ""
     own = at["federation"]
     parts = []
     if "alone" in at:
-        parts.append(f"{_points(own - at['alone'])} than each site alone at the same ε")
+        parts.append(f"{better(own - at['alone'])} than each site alone at the same ε")
     if "zero-shot" in at:
-        parts.append(f"{_points(own - at['zero-shot'])} than zero-shot")
+        parts.append(f"{better(own - at['zero-shot'])} than zero-shot")
     if "pooled" in at:
-        parts.append(f"{_points(own - at['pooled'])} than all data pooled without privacy")
+        parts.append(f"{better(own - at['pooled'])} than all data pooled without privacy")
     return f"The federation is {'; '.join(parts)}." if parts else ""
 
 
@@ -172,10 +190,26 @@ def span(numbers: Sequence[int]) -> str:
     return ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in runs)
 
 
-def _points(difference: float) -> str:
+def shown_metrics(summary: Summary, rounds: Sequence[RoundRecord]) -> list[str]:
+    """The metrics that the table of rounds has columns for: the headline's first, the loss last,
+    between them at most two others."""
+    first = headline(summary)
+    found = dict.fromkeys(name for record in rounds for name in values_of(record))
+    others = [name for name in found if name not in (first, "loss")]
+    return [first, *others[:2], "loss"]
+
+
+def values_of(record: RoundRecord) -> dict[str, float | None]:
+    """A round's metrics by name; also of records that hold the best known ones alone."""
+    named = {"accuracy": record.accuracy, "macro_f1": record.macro_f1, "loss": record.loss}
+    return {**{k: v for k, v in named.items() if v is not None}, **record.metrics}
+
+
+def _better(metric: str, difference: float) -> str:
     if abs(difference) < 0.0005:
         return "no better or worse"
-    return f"{abs(100 * difference):.1f} points {'better' if difference > 0 else 'worse'}"
+    size = f"{abs(100 * difference):.1f} points" if is_share(metric) else f"{abs(difference):.3f}"
+    return f"{size} {'better' if difference > 0 else 'worse'}"
 
 
 def _figure_text(value: float | None, digits: int = 3) -> str:
@@ -192,8 +226,12 @@ def _markup(svg: str | None) -> Markup | None:
 
 def _environment() -> Environment:
     environment = page_environment()
-    environment.filters.update(figure=_figure_text, span=span)
+    environment.filters.update(
+        figure=_figure_text, span=span, capfirst=lambda text: text[:1].upper() + text[1:]
+    )
     environment.globals.update(
+        bar_share=bar_share,
+        values_of=values_of,
         noise_text=noise_text,
         epsilon_span=lambda summary: epsilon_span(list(epsilons(summary).values())),
     )

@@ -278,7 +278,7 @@ class Simulation:
             self._folder.path / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         )
         if report:
-            from lorica.simulations.plots import picture
+            from lorica.simulations.picture import picture
             from lorica.simulations.report import write_report
 
             write_report(self._folder.path / REPORT, self.plan, rounds, summary)

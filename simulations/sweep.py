@@ -60,7 +60,7 @@ class SweepFile(BaseModel):
     axes: dict[str, list[Value]] = {}
     """Plan key ("privacy.epsilon") -> the values it takes."""
     score: Literal["test", "validation"] = "test"
-    """What accuracy is measured on: data.test, or a part of the training data that is set aside;
+    """What the score is measured on: data.test, or a part of the training data that is set aside;
     choose settings by the latter only."""
     settings: dict[str, Any] = {}
     """Plan key -> value, for all runs."""
@@ -92,9 +92,15 @@ class Result:
 
     variant: str
     at: dict[str, Value]
-    accuracy: float
-    loss: float
+    headline: str
+    """The task's metric that runs are compared by."""
+    score: float
+    """Its value after the last round."""
+    accuracy: float | None
+    """For tasks that have it."""
+    loss: float | None
     zero_shot: float
+    """The score before training."""
     epsilon: float | str
     """Largest over the sites, nats."""
     bytes_up: int
@@ -236,6 +242,8 @@ def read_result(cell: Cell, folder: Path) -> Result:
         return Result(
             variant=cell.variant,
             at=cell.at,
+            headline=summary["headline"],
+            score=float(summary["score"]),
             accuracy=summary["accuracy"],
             loss=summary["loss"],
             zero_shot=summary["baselines"]["zero_shot"],

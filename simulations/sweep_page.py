@@ -9,7 +9,15 @@ from pathlib import Path
 from rich.table import Table
 
 from lorica.common.storage import write_atomically
-from lorica.common.wording import duration, human_bytes, percent
+from lorica.common.wording import (
+    change_text,
+    duration,
+    human_bytes,
+    is_share,
+    metric_name,
+    metric_text,
+    percent,
+)
 from lorica.simulations.figures import INK, new_figure, short, write_png
 from lorica.simulations.plots import DASHES, SITE_COLOURS
 from lorica.simulations.sweep import SEED, Result, Value
@@ -25,10 +33,12 @@ class Score:
     """Runs that differ in their seed alone."""
 
     mean: float
-    """Mean accuracy."""
+    """Mean of the task's headline metric."""
     spread: float
     """Half the distance between the best and the worst run."""
     runs: int
+    metric: str
+    """The headline metric."""
     bytes_up: float
     """Mean bytes that one site sends in a run."""
     seconds: float
@@ -48,10 +58,10 @@ def scores(results: list[Result]) -> dict[str, dict[At, Score]]:
 
 
 def sweep_table(results: list[Result]) -> Table:
-    """Accuracy of every variant (rows) at every combination of axis values (columns)."""
+    """Score of every variant (rows) at every combination of axis values (columns)."""
     found = scores(results)
     places = _places(found)
-    table = Table(box=None, title="Accuracy, mean ± half the spread over seeds")
+    table = Table(box=None, title=f"{_title(results)}, mean ± half the spread over seeds")
     table.add_column("variant")
     for at in places:
         table.add_column(_at_text(at), justify="right")
@@ -67,16 +77,19 @@ def write_page(out: Path, name: str, results: list[Result]) -> None:
     found = scores(results)
     places = _places(found)
     heads = ["variant", *map(_at_text, places), "sent by a site", "time of a run"]
-    lines = [f"# {name}", "", f"![accuracy]({PICTURE})", ""]
-    lines += ["Accuracy, mean ± half the spread over seeds.", ""]
+    title = _title(results)
+    lines = [f"# {name}", "", f"![{title}]({PICTURE})", ""]
+    lines += [f"{title}, mean ± half the spread over seeds.", ""]
     lines += [_row(heads), _row(["---"] + ["---:"] * (len(heads) - 1))]
     for variant, cells in found.items():
         lines.append(_row([variant, *(_cell(cells.get(at)) for at in places), *_cost(cells)]))
-    _picture(out / PICTURE, name, found, places)
+    _picture(out / PICTURE, name, title, found, places)
     write_atomically(out / PAGE, "\n".join(lines) + "\n")
 
 
-def _picture(path: Path, name: str, found: dict[str, dict[At, Score]], places: list[At]) -> None:
+def _picture(
+    path: Path, name: str, title: str, found: dict[str, dict[At, Score]], places: list[At]
+) -> None:
     with new_figure(8.0, 0.9 + 0.35 * max(8, len(found))) as figure:
         axes = figure.add_subplot()
         for number, (variant, cells) in enumerate(found.items()):
@@ -93,21 +106,31 @@ def _picture(path: Path, name: str, found: dict[str, dict[At, Score]], places: l
                 capsize=3,
             )
         axes.set_xticks(range(len(places)), [_at_text(place) for place in places])
-        axes.yaxis.set_major_formatter(lambda value, _: percent(value))
+        metrics = {score.metric for cells in found.values() for score in cells.values()}
+        if all(map(is_share, metrics)):
+            axes.yaxis.set_major_formatter(lambda value, _: percent(value))
+        axes.set_ylabel(title)
         axes.set_title(name, color=INK)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         write_png(figure, path)
 
 
 def _score(runs: list[Result]) -> Score:
-    accuracies = [run.accuracy for run in runs]
+    values = [run.score for run in runs]
     return Score(
-        statistics.fmean(accuracies),
-        (max(accuracies) - min(accuracies)) / 2,
+        statistics.fmean(values),
+        (max(values) - min(values)) / 2,
         len(runs),
+        runs[0].headline,
         statistics.fmean(run.bytes_up for run in runs),
         statistics.fmean(run.seconds for run in runs),
     )
+
+
+def _title(results: list[Result]) -> str:
+    """The metrics that the results are compared by; a sweep over tasks has several."""
+    name = " or ".join(dict.fromkeys(metric_name(result.headline) for result in results))
+    return name[:1].upper() + name[1:] or "Score"
 
 
 def _overall(cells: dict[At, Score]) -> float:
@@ -119,7 +142,7 @@ def _places(found: dict[str, dict[At, Score]]) -> list[At]:
 
 
 def _at_text(at: At) -> str:
-    return ", ".join(f"{_axis(key)} = {_value(value)}" for key, value in at) or "accuracy"
+    return ", ".join(f"{_axis(key)} = {_value(value)}" for key, value in at) or "score"
 
 
 def _axis(key: str) -> str:
@@ -135,7 +158,8 @@ def _value(value: Value) -> str:
 def _cell(score: Score | None) -> str:
     if score is None:
         return "–"
-    return percent(score.mean) + (f" ± {100 * score.spread:.1f}" if score.runs > 1 else "")
+    spread = change_text(score.metric, score.spread).removeprefix("+")
+    return metric_text(score.metric, score.mean) + (f" ± {spread}" if score.runs > 1 else "")
 
 
 def _cost(cells: dict[At, Score]) -> tuple[str, str]:

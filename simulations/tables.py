@@ -15,7 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from lorica.common.text import printable
-from lorica.common.wording import NO_PRIVACY, duration, epsilon_text, human_bytes, percent
+from lorica.common.wording import (
+    NO_PRIVACY,
+    duration,
+    epsilon_text,
+    human_bytes,
+    metric_name,
+    metric_text,
+)
 
 Summary = Mapping[str, Any]
 """What summary.json holds."""
@@ -37,13 +44,14 @@ class Row:
     what: str
     data: str
     privacy: str
-    accuracy: float | None
+    score: float | None
+    """By the task's headline metric."""
     low: float | None = None
     high: float | None = None
 
 
 def comparison_rows(summary: Summary) -> list[Row]:
-    """What the federation's accuracy is to be compared with, from no data to all data.
+    """What the federation's score is to be compared with, from no data to all data.
 
     Baselines that were not measured are left out.
     """
@@ -63,8 +71,8 @@ def comparison_rows(summary: Summary) -> list[Row]:
         rows.append(Row("alone", "sites alone, mean", "its own records", same, mean, *spread))
     if 1 < len(alone) <= MOST_NAMED_SITES:
         rows += [
-            Row("site", printable(site), _records(summary, [site]), "same", accuracy)
-            for site, accuracy in sorted(alone.items())
+            Row("site", printable(site), _records(summary, [site]), "same", score)
+            for site, score in sorted(alone.items())
         ]
     rows.append(
         Row(
@@ -72,7 +80,7 @@ def comparison_rows(summary: Summary) -> list[Row]:
             "the federation",
             f"{_records(summary, list(budget))}, {len(budget)} {sites}",
             same,
-            summary.get("accuracy"),
+            summary.get("score", summary.get("accuracy")),
         )
     )
     pooled = baselines.get("pooled_without_privacy")
@@ -81,8 +89,14 @@ def comparison_rows(summary: Summary) -> list[Row]:
     return rows
 
 
+def headline(summary: Summary) -> str:
+    """The task's metric that runs are compared by."""
+    return str(summary.get("headline") or "accuracy")
+
+
 def comparison_table(summary: Summary) -> Table:
     """The comparison side by side, the federation's row emphasised."""
+    metric = headline(summary)
     table = Table(
         title="What taking part is worth",
         title_justify="left",
@@ -94,19 +108,25 @@ def comparison_table(summary: Summary) -> Table:
     table.add_column("what")
     table.add_column("data seen")
     table.add_column("privacy")
-    table.add_column("accuracy", justify="right", no_wrap=True)
+    table.add_column(metric_name(metric), justify="right", no_wrap=True)
     table.add_column("", min_width=8, max_width=13)
     for row in comparison_rows(summary):
         style = _STYLES[row.kind]
         what = f"  {row.what}" if row.kind == "site" else row.what
-        figure = Text(percent(row.accuracy))
+        figure = Text(metric_text(metric, row.score))
         if row.low is not None and row.high is not None:
-            figure.append(f"\n{percent(row.low)} – {percent(row.high)}", style="dim")
-        bar = Bar(1, 0, row.accuracy or 0, color=_COLOURS[row.kind])
+            low, high = metric_text(metric, row.low), metric_text(metric, row.high)
+            figure.append(f"\n{low} – {high}", style="dim")
+        bar = Bar(1, 0, bar_share(row.score), color=_COLOURS[row.kind])
         mark = "▶ " if row.kind == "federation" else ""
         cells: list[RenderableType] = [Text(f"{mark}{what}"), Text(row.data), Text(row.privacy)]
         table.add_row(*cells, figure, bar, style=style)
     return table
+
+
+def bar_share(score: float | None) -> float:
+    """Length of a score's bar as a share of the longest; R² may lie below 0."""
+    return 0.0 if score is None or not math.isfinite(score) else min(max(score, 0.0), 1.0)
 
 
 def closing_table(summary: Summary, folder: Path) -> Table:

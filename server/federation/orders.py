@@ -13,7 +13,7 @@ import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -142,7 +142,7 @@ def new_order(run: str, by: str) -> Order:
     return Order(run=run, submitted=datetime.now(UTC), by=by)
 
 
-def last_round(place: RunPlace) -> dict[str, object]:
+def last_round(place: RunPlace) -> dict[str, Any]:
     """The newest whole round's record; empty before the first."""
     try:
         lines = (place.path / ROUNDS).read_text(encoding="utf-8").splitlines()

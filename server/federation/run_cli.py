@@ -15,9 +15,11 @@ from rich.text import Text
 
 from lorica.common.cli import SetOption
 from lorica.common.errors import Code, LoricaError
+from lorica.common.wording import metric_name, metric_text
 
 if TYPE_CHECKING:
     from lorica.server.federation.orders import RunPlace
+    from lorica.server.records import RoundRecord
 
 app = typer.Typer(
     name="run",
@@ -75,8 +77,9 @@ def run_submit(
 def run_list(home: HomeOption = None) -> None:
     """List all runs, the newest last."""
     from lorica.server.federation.orders import RunPlace, last_round
+    from lorica.server.records import RoundRecord
 
-    table = Table("run", "state", "round", "accuracy", "submitted", "", box=None)
+    table = Table("run", "state", "round", "score", "submitted", "", box=None)
     for place in RunPlace.all(_home(home).runs):
         order, last = place.order(), last_round(place)
         count = place.folder.plan().rounds.count
@@ -84,7 +87,7 @@ def run_list(home: HomeOption = None) -> None:
             order.run,
             Text(order.state, _COLOURS.get(order.state, "")),
             f"{last.get('round', 0)}/{count}",
-            _percent(last.get("accuracy", last.get("site_accuracy"))),
+            _score(RoundRecord.from_dict(last)) if last else "",
             f"{order.submitted:%Y-%m-%d %H:%M}",
             Text(order.reason[:80]),
         )
@@ -189,14 +192,13 @@ def _view(place: RunPlace) -> Group:
     if order.reason:
         parts.append(Text(order.reason))
     if records:
-        table = Table("round", "sites", "accuracy", "loss", "seconds", "received", box=None)
+        table = Table("round", "sites", "score", "loss", "seconds", "received", box=None)
         for record in records[-8:]:
             ok = sum(site.status == "ok" for site in record.sites)
-            accuracy = record.accuracy if record.accuracy is not None else record.site_accuracy
             table.add_row(
                 str(record.round),
                 f"{ok}/{len(record.sites)}" if record.sites else "",
-                _percent(accuracy),
+                _score(record),
                 "" if record.loss is None else f"{record.loss:.3f}",
                 f"{record.seconds:.1f}",
                 f"{record.bytes_up / 1e6:.2f} MB" if record.bytes_up else "",
@@ -211,5 +213,11 @@ def _view(place: RunPlace) -> Group:
     return Group(*parts)  # type: ignore[arg-type]
 
 
-def _percent(value: object) -> str:
-    return f"{value:.1%}" if isinstance(value, float) else ""
+def _score(record: RoundRecord) -> str:
+    """The task's headline metric, by the coordinator's data or else by the sites' counts."""
+    found = record.score
+    if found is None:
+        found = record.site_metrics.get(record.headline, record.site_accuracy)
+    if found is None:
+        return ""
+    return f"{metric_name(record.headline)} {metric_text(record.headline, found)}"

@@ -7,8 +7,9 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from lorica.common.wording import is_share, metric_name
+
 NOTHING = "–"
-_NOT_SHARES = ("loss", "perplexity", "rmse", "mae", "r2")
 _CLASSES = (100, 1_000, 10_000, 100_000, 1_000_000)
 
 
@@ -19,7 +20,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def score(value: float | None, name: str) -> str:
     """A task's headline metric: a share in percent, any other as it is."""
-    return figure(value) if name in _NOT_SHARES else percent(value)
+    return percent(value) if is_share(name) else figure(value)
 
 
 def figure(value: float | None, digits: int = 3) -> str:
@@ -114,7 +115,7 @@ def size_class(records: int) -> str:
 
 def words(name: str) -> str:
     """A name of code as people write it: macro_f1 as macro F1."""
-    return name.replace("_", " ").replace(" f1", " F1")
+    return metric_name(name)
 
 
 def capitalise(text: str) -> str:

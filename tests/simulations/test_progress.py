@@ -136,3 +136,17 @@ def test_ascii_files_get_ascii() -> None:
 def test_sparkline_spans_its_values() -> None:
     assert sparkline([0.0, 0.5, 1.0]) == "▁▅█"
     assert sparkline([0.4, 0.4]) == "▁▁"
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_tasks_own_metric_is_shown_in_its_own_unit(drawn: bool) -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=drawn, width=100, _environ={"TERM": "xterm"})
+    with LiveProgress(console, 8.0) as view:
+        view.started(RunPlan().replace(rounds={"count": 2}), [SiteRound("a", "ok")], 1)
+        for number, score in enumerate((-0.25, 0.5)):
+            metrics = {"r2": score, "mae": 2.0}
+            view.round_ended(RoundRecord(number, metrics=metrics, headline="r2"))
+    text = file.getvalue()
+    assert "R²" in text and "0.500 (+0.750)" in text
+    assert "50.0%" not in text and "accuracy" not in text

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.wording import duration, epsilon_text, human_bytes
 from lorica.server.records import RoundRecord, SiteRound
 from lorica.simulations import plots
+from lorica.simulations.picture import picture
 from lorica.simulations.report import problems, span, write_report
 from lorica.simulations.tables import closing_table, comparison_rows, comparison_table
 
@@ -49,7 +52,16 @@ def case(
             answers[-1] = SiteRound(names[-1], "late", REASON)
         accuracy = 0.1 + 0.7 * number / rounds
         records.append(
-            RoundRecord(number, answers, accuracy, accuracy, 1.0, 500 * sites, 600 * sites, 0.5)
+            RoundRecord(
+                number,
+                answers,
+                accuracy=accuracy,
+                macro_f1=accuracy,
+                loss=1.0,
+                bytes_up=500 * sites,
+                bytes_down=600 * sites,
+                seconds=0.5,
+            )
         )
     spent = [epsilon if math.isinf(epsilon) else epsilon * (i + 1) / rounds for i in range(rounds)]
     shown = [str(value) if math.isinf(value) else value for value in spent]
@@ -199,7 +211,7 @@ def test_report_and_picture_work_at_any_size(
 ) -> None:
     plan, records, summary = case(sites=sites, labels=labels, rounds=rounds)
     assert Parsed(page(tmp_path, (plan, records, summary))).rows["sites"] == sites
-    plots.picture(summary, records, tmp_path / "picture.png", budget=plan.privacy.epsilon)
+    picture(summary, records, tmp_path / "picture.png", budget=plan.privacy.epsilon)
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -220,7 +232,7 @@ def test_svgs_are_the_same_bytes_twice_and_are_xml() -> None:
     plan, records, summary = case()
     made = [
         (
-            plots.accuracy_svg(summary, records),
+            plots.score_svg(summary, records),
             plots.epsilon_svg(summary, plan.privacy.epsilon),
             plots.labels_svg(summary),
         )
@@ -232,7 +244,7 @@ def test_svgs_are_the_same_bytes_twice_and_are_xml() -> None:
 
 
 def test_plots_without_figures_are_none() -> None:
-    assert plots.accuracy_svg({}, []) is None
+    assert plots.score_svg({}, []) is None
     assert plots.epsilon_svg({}, 8.0) is None
     assert plots.labels_svg({}) is None
 
@@ -242,6 +254,72 @@ def test_problems_gather_the_rounds_of_a_reason() -> None:
     (problem,) = problems(records)
     assert (problem.site, problem.status, problem.rounds) == ("site-03", "late", [2, 3, 4])
     assert span([1, 2, 3, 5, 7, 8]) == "1–3, 5, 7–8"
+
+
+def other_task(made: Case, headline: str, metrics: dict[str, float]) -> Case:
+    """The case as a run of a task whose headline is another metric; no accuracy anywhere."""
+    plan, records, summary = made
+    records = [
+        dataclasses.replace(
+            record,
+            metrics=metrics | {headline: metrics[headline] - 0.1 * (len(records) - number)},
+            headline=headline,
+            accuracy=None,
+            macro_f1=None,
+            loss=metrics["loss"],
+        )
+        for number, record in enumerate(records, 1)
+    ]
+    score = {"headline": headline, "score": metrics[headline], "metrics": metrics}
+    return plan, records, summary | score | {"accuracy": None, "macro_f1": None}
+
+
+def words_of(html: str) -> str:
+    """What a page says before the plan, with a space between cells."""
+    body = html[html.index("<body>") : html.index("<summary>The plan, whole")]
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", body)))
+
+
+REGRESSION = {"r2": 0.4321, "mse": 12.0, "mae": 2.5, "loss": 0.25}
+LANGUAGE = {"accuracy": 0.61, "exact_match": 0.25, "perplexity": 7.5, "loss": 2.0}
+
+
+def test_a_regressions_report_shows_its_own_metric_and_no_accuracy(tmp_path: Path) -> None:
+    """R² is no share: figures, changes and axes are not in percent, and it may lie below 0."""
+    made = other_task(case(), "r2", REGRESSION)
+    made[2]["baselines"] |= {"zero_shot": -0.25}
+    made[2]["baselines"]["alone"] = dict.fromkeys(made[2]["baselines"]["alone"], -0.125)
+    made[2]["baselines"] |= {"alone_mean": -0.125}
+    html = page(tmp_path, made)
+    parsed = Parsed(html)
+    words = words_of(html)
+    assert "ccuracy" not in words and "43.2%" not in words
+    for part in ("R² 0.432", "squared error 12.000", "absolute error", "R² by round", "R² alone"):
+        assert part in words, part
+    assert "0.682 better than zero-shot" in words  # 0.4321 + 0.25
+    assert "R² on the test data" in words  # the plot's axis
+    assert "width: -" not in html
+    assert parsed.rows["rounds"] == len(made[1])
+    plan, records, summary = made
+    picture(summary, records, tmp_path / "picture.png", budget=plan.privacy.epsilon)
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    text = text_of(comparison_table(summary))
+    assert "R²" in text and "0.432" in text and "-0.250" in text and "accuracy" not in text
+
+
+def test_a_language_models_report_shows_perplexity_beside_its_accuracy(tmp_path: Path) -> None:
+    made = other_task(case(bare=True), "accuracy", LANGUAGE)
+    words = words_of(page(tmp_path, made))
+    assert "61.0%" in words and "exact match 25.0%" in words
+    assert "perplexity" in words and "7.500" in words and "macro" not in words
+
+
+def test_entities_are_compared_by_their_f1(tmp_path: Path) -> None:
+    found = {"entity_f1": 0.5, "precision": 0.6, "recall": 0.43, "accuracy": 0.99, "loss": 0.3}
+    made = other_task(case(), "entity_f1", found)
+    words = words_of(page(tmp_path, made))
+    assert "entity F1 50.0%" in words and "Entity F1 by round" in words
+    assert "entity F1 alone" in words
 
 
 def text_of(table: Table) -> str:

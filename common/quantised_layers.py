@@ -30,6 +30,7 @@ from torch import nn
 from torch.nn import functional
 
 from lorica.common.errors import Code, LoricaError
+from lorica.common.memory import release_unused
 from lorica.common.plan_subject import NumberFormat
 
 BLOCK = 64
@@ -135,6 +136,10 @@ def quantise(model: nn.Module, number: NumberFormat) -> None:
         # GPT-2's Conv1D keeps W as (in, out).
         weight = module.weight.T if type(module) is Conv1D else module.weight
         model.set_submodule(name, QuantisedLinear(weight, module.bias, number).eval())
+        del module, weight
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()  # out of the mapped file, which can then be let go
+    release_unused()
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -156,7 +161,7 @@ def _codes(weight: torch.Tensor, number: NumberFormat) -> tuple[torch.Tensor, to
 
 
 def _bitsandbytes() -> Any:
-    # It warns of kernels that it could fetch from a hub and that are not used here.
+    # It warns of kernels that are not used here.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         import bitsandbytes.functional

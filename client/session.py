@@ -142,9 +142,9 @@ class Session:
         """What training rows give to a release on frozen features, before clipping."""
         features, head = self._idle_features(rows), self._classifier.head
         targets = self._train_targets
-        assert isinstance(head, torch.nn.Linear)
         if stage is Stage.CLASS_SUMS:
-            return label_contributions(features, targets.of(rows), head.out_features)
+            return label_contributions(features, targets.of(rows), len(self._plan.task.labels))
+        assert isinstance(head, torch.nn.Linear)
         return head_contributions(
             head,
             features,

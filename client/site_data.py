@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from lorica.common.plan_fields import Positive, Section
 
 Path_ = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]+(\.[A-Za-z]+)*$")]
+
+
+def _by_name(value: Any) -> Any:
+    """A list of names as a mapping of each to itself."""
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        if len(set(value)) < len(value):
+            raise ValueError("names a column twice")
+        return {name: name for name in value}
+    return value
 
 
 class FhirMapping(Section):
@@ -51,6 +60,9 @@ class SiteData(Section):
     """Name of the column with the label."""
     unit: str = ""
     """Name of the column that says whose record it is; empty: every record is its own unit."""
+    columns: Annotated[dict[str, str], BeforeValidator(_by_name)] = {}
+    """Further columns that plans may read beside the text or the image, by name: ["age", "sex"];
+    or, where plans call them otherwise, { "of the plan" = "local" }. No other column is kept."""
     missing_unit: Literal["refuse", "own"] = "refuse"
     """Records without a unit: "refuse" the data, or take each as its "own" unit."""
     classes: dict[str, str] = {}
@@ -99,3 +111,10 @@ class SiteData(Section):
     """Of FHIR: elements that become text, label and unit; ``link``: a label belongs to the texts
     of the same "encounter" or "subject", or to the resource itself ("same"); ``system``: only
     codes of this coding system, such as "http://hl7.org/fhir/sid/icd-10"."""
+
+    @model_validator(mode="after")
+    def _no_role_twice(self) -> SiteData:
+        for key, column in (("text", self.text), ("label", self.label), ("unit", self.unit)):
+            if column and column in self.columns.values():
+                raise ValueError(f"data.columns names '{column}', which is the column data.{key}")
+        return self

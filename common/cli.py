@@ -112,7 +112,17 @@ def predict(
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="Texts in a .csv, .tsv or .jsonl file.")
     ] = None,
-    text: Annotated[str, typer.Option(help="Column of --file with the text.")] = "text",
+    text: Annotated[
+        str, typer.Option(help="Column of --file with the text, or the images' file names.")
+    ] = "text",
+    value: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=VALUE",
+            help="What a table's column holds beside the texts given here; repeatable. Columns "
+            "that are left out count as missing. With --file they come from its columns.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write .csv, .tsv or .jsonl here.")
     ] = None,
@@ -120,16 +130,25 @@ def predict(
         str, typer.Option(help="Where the adapter's backbone is on this machine.")
     ] = "",
 ) -> None:
-    """Use a trained adapter on texts: arguments, a file, or one text per line on stdin."""
-    from lorica.common.predict import Predictor, as_csv, as_jsonl, read_texts
+    """Use a trained adapter on texts (or images' names): arguments, a file, or lines of stdin."""
+    from lorica.common.predict import Predictor, as_csv, as_jsonl, columns_of, read_texts
     from lorica.common.storage import write_atomically
 
+    values = dict(map(_value, value or []))
+    if file is not None and values:
+        raise typer.BadParameter("--value goes with texts; with --file, values are its columns.")
     if file is not None:
         rows, given = read_texts(file, text)
+        predictor = Predictor(adapter, backbone)
+        beside = columns_of(rows, predictor.columns, str(file))
+        if predictor.reads_images:
+            given = [str(file.parent / name) for name in given]
     else:
         given = texts or _lines_of_stdin()
-        rows = [{text: item} for item in given]
-    predictions = Predictor(adapter, backbone)(given)
+        rows = [{text: item} | values for item in given]
+        predictor = Predictor(adapter, backbone)
+        beside = {name: [cell] * len(given) for name, cell in values.items()}
+    predictions = predictor(given, beside)
     if output is None and texts and sys.stdout.isatty():
         table = Table("text", "answer", "probability", box=None, header_style="bold")
         for item, prediction in zip(given, predictions, strict=True):
@@ -176,6 +195,13 @@ def export(
         markup=False,
         soft_wrap=True,
     )
+
+
+def _value(setting: str) -> tuple[str, str]:
+    name, equals, cell = setting.partition("=")
+    if not equals or not name.strip():
+        raise typer.BadParameter(f"--value takes COLUMN=VALUE, got {setting!r}.")
+    return name.strip(), cell.strip()
 
 
 def _lines_of_stdin() -> list[str]:

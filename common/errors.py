@@ -46,6 +46,7 @@ class Code(Enum):
     DATA_PARTITION = "LOR-309"
     DATA_UNIT = "LOR-310"
     DATA_TARGET = "LOR-311"
+    DATA_VALUE = "LOR-312"
 
     DATA_UNREACHABLE = "LOR-320"
     DATA_LOST = "LOR-321"
@@ -365,6 +366,13 @@ CATALOGUE: dict[Code, Entry] = {
         "A number is missing or out of bounds, tags do not fit their tokens or break the BIO "
         "scheme, a span lies outside its text, or a list is no list of labels.",
         "Correct the record that the message names, or the plan's section task.",
+    ),
+    Code.DATA_VALUE: Entry(
+        "A value of a table is not what its column is said to hold.",
+        "A column of numbers holds text, NaN or infinity, a column of categories holds a value "
+        "that the plan does not list, or a cell is as long as a text.",
+        "Correct the record that the message names, leave the cell empty where the value is "
+        "missing, or correct the plan's section table.",
     ),
     Code.PRIVACY_EPSILON: Entry(
         "The privacy budget epsilon cannot be used.",

@@ -39,7 +39,11 @@ def load_data(plan: RunPlan) -> RunData:
     column = plan.simulation.column if plan.simulation.partition == "by-column" else ""
     traits = TRAITS[plan.task.kind]
     read = functools.partial(
-        read_records, plan=plan.columns, lists=traits.lists, images=traits.images
+        read_records,
+        plan=plan.columns,
+        lists=traits.lists,
+        images=traits.images,
+        table=plan.table.names,
     )
     train = read(plan.data.train, unit=plan.unit_column, group=column)
     if plan.data.test or plan.data.train.startswith(PACKAGED):
@@ -65,7 +69,12 @@ def test_data(plan: RunPlan) -> Records:
     """
     traits = TRAITS[plan.task.kind]
     return read_records(
-        plan.data.test, plan.columns, test=True, lists=traits.lists, images=traits.images
+        plan.data.test,
+        plan.columns,
+        test=True,
+        lists=traits.lists,
+        images=traits.images,
+        table=plan.table.names,
     )
 
 

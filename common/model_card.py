@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan_subject import DEMO_DATA
 from lorica.common.stages import schedule
 from lorica.common.tasks import task_of
+from lorica.common.tasks.table_usage import usual_row
 from lorica.common.text import printable
 from lorica.common.version import __version__
 
@@ -179,6 +181,7 @@ def _how(plan: RunPlan, backbone: Backbone, source: str, revision: str) -> str:
     reader = "AutoImageProcessor" if images else "AutoTokenizer"
     variable = "processor" if images else "tokenizer"
     example = "picture.png" if images else '"some text"'
+    example += "".join(f" {_value_option(n, v)}" for n, v in usual_row(plan.table).items())
     return f"""## How to use it
 
 `lorica predict --adapter . {example}` uses it. With plain transformers{
@@ -199,6 +202,11 @@ revision = {revision or "main"!r}  # of the source on the Hugging Face hub
 model = AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32).eval()
 {_ROUNDING.get(plan.backbone.quantize, "")}{wrap}head = load_file("head.safetensors")
 {task_of(plan).usage(backbone)}```"""
+
+
+def _value_option(name: str, value: float | str) -> str:
+    shown = f"{value:g}" if isinstance(value, float) else value
+    return f"--value {shlex.quote(printable(f'{name}={shown}').replace('`', ' '))}"
 
 
 _ROUND = """import bitsandbytes.functional as bnb

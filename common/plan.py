@@ -24,8 +24,15 @@ from lorica.common.plan_course import (
     WirePlan,
 )
 from lorica.common.plan_fields import Section
-from lorica.common.plan_rules import check_aggregation, check_quantised, check_task, robust_minimum
+from lorica.common.plan_rules import (
+    check_aggregation,
+    check_quantised,
+    check_table,
+    check_task,
+    robust_minimum,
+)
 from lorica.common.plan_subject import AdapterPlan, BackbonePlan, DataPlan, PrivacyPlan, TaskPlan
+from lorica.common.plan_table import TablePlan
 from lorica.common.tasks.traits import TRAITS
 
 
@@ -38,6 +45,8 @@ class RunPlan(Section):
     """The trained part."""
     task: TaskPlan = TaskPlan()
     """The task and its labels."""
+    table: TablePlan = TablePlan()
+    """Columns beside text or image."""
     data: DataPlan = DataPlan()
     """Data and columns."""
     privacy: PrivacyPlan = PrivacyPlan()
@@ -60,6 +69,7 @@ class RunPlan(Section):
         evaluated = bool(self.rounds.evaluate_every)
         views = self.training.augmentations
         check_task(self.task, self.adapter, self.privacy, evaluated=evaluated, views=views)
+        check_table(self.table, self.task, self.data, self.unit_column)
         if not self.data.label and TRAITS[self.task.kind].labelled:
             raise ValueError(f'the task "{self.task.kind}" needs data.label')
         needed = self.warm_rounds + self.lora_rounds

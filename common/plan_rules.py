@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lorica.common.methods import AVERAGES_PRODUCTS, HAS_RESIDUAL, LOCAL_ONLY
 from lorica.common.plan_course import AggregationPlan, RoundsPlan, ServerPlan, TrainingPlan
-from lorica.common.plan_subject import AdapterPlan, BackbonePlan, PrivacyPlan, TaskPlan
+from lorica.common.plan_subject import AdapterPlan, BackbonePlan, DataPlan, PrivacyPlan, TaskPlan
+from lorica.common.plan_table import TablePlan
 from lorica.common.tasks.traits import TRAITS
 
 _COUNTS = {1: "one", 2: "two"}
@@ -71,6 +72,32 @@ def check_quantised(backbone: BackbonePlan, adapter: AdapterPlan, rule: Aggregat
             f'which backbone.quantize "{backbone.quantize}" keeps in fewer bits: set '
             'backbone.quantize to "none" or use another method, such as "flexlora"'
         )
+
+
+def check_table(table: TablePlan, task: TaskPlan, data: DataPlan, unit: str) -> None:
+    """Return if task and table go together; raise ValueError otherwise.
+
+    Args:
+        table: the columns.
+        task: reads a table, or does not.
+        data: what other columns are called.
+        unit: name of the column that says whose record it is; may be empty.
+    """
+    reads = TRAITS[task.kind].table
+    if reads and not table.names:
+        raise ValueError(
+            f'the task "{task.kind}" needs table.columns or table.categories, which name what '
+            "stands beside the " + ("image" if TRAITS[task.kind].images else "text")
+        )
+    if table.names and not reads:
+        kinds = ", ".join(f'"{kind}"' for kind, traits in TRAITS.items() if traits.table)
+        raise ValueError(
+            f'the task "{task.kind}" reads no table: table.columns and table.categories must be '
+            f"empty, or task.kind one of {kinds}"
+        )
+    for key, column in (("label", data.label), ("text", data.text), ("unit", unit)):
+        if column and column in table.names:
+            raise ValueError(f"the table names '{column}', which is the column data.{key}")
 
 
 def check_aggregation(

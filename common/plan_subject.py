@@ -116,6 +116,13 @@ class DataPlan(Section):
     """Test data that the coordinator holds; empty: a simulation sets a fifth of the training
     data aside (records of one unit stay together)."""
 
+    table: str = ""
+    """Of a folder of images: a CSV or TSV file in it that names files, labels and what else is
+    known of them; empty: every sub-folder's name is the label of what is in it."""
+
+    file: str = Field("file", min_length=1)
+    """Name of the column of ``table`` with the files' names, from the folder of images."""
+
     text: str = Field("text", min_length=1)
     """Name of the column with the text."""
 

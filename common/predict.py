@@ -1,11 +1,11 @@
-"""Use a trained adapter: texts in, the task's predictions out."""
+"""Use a trained adapter: texts, images and tables in, the task's predictions out."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from lorica.common.data.tables import read_table
 from lorica.common.errors import Code, LoricaError
 from lorica.common.prefix_cache import PrefixCache, predictions
 from lorica.common.records import Records
+from lorica.common.table import Table
 from lorica.common.tasks import task_of
 from lorica.common.tasks.base import Prediction
 
@@ -53,13 +54,33 @@ class Predictor:
         self._model = self._task.model(backbone).eval()
         self._model.load_state(saved.state)
 
-    def __call__(self, texts: Sequence[str]) -> list[Prediction]:
+    @property
+    def columns(self) -> list[str]:
+        """Names of the table's columns that are read beside texts or images."""
+        return self.plan.table.names
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether it is for images; for texts otherwise."""
+        return self._task.traits.images
+
+    def __call__(
+        self, texts: Sequence[str], table: Mapping[str, Sequence[str]] | None = None
+    ) -> list[Prediction]:
         """Predictions for texts, or for the images in the files of these names, in their order.
 
+        Args:
+            texts: or names of files.
+            table: column -> one cell for each of them, "" where the value is missing; columns
+                that are left out count as missing throughout.
+
         Raises:
-            LoricaError: LOR-303 when a text has characters that are no Unicode, LOR-305 when one
-                is empty; LOR-301, LOR-327, LOR-328 an image cannot be read.
+            LoricaError: LOR-302 when the adapter reads no column of this name, LOR-303 when a
+                text has characters that are no Unicode, LOR-305 when one is empty, LOR-312 when a
+                cell is not what its column holds; LOR-301, LOR-327, LOR-328 an image cannot be
+                read.
         """
+        given = self._table(len(texts), table or {})
         for number, text in enumerate(texts, 1):
             if not text.strip():
                 raise LoricaError(Code.DATA_EMPTY_TEXT, f"Text {number} is empty.")
@@ -75,10 +96,23 @@ class Predictor:
             return list(self._task.generate(self._backbone, self._model, texts))
         nothing = [""] * len(texts)
         images = _images(texts) if self._task.traits.images else None
-        records = Records(list(texts), nothing, nothing, nothing, images)
+        records = Records(list(texts), nothing, nothing, nothing, images, given)
         encoded = self._task.encode_for_use(self._backbone, records)
         cache = PrefixCache(self._model, encoded, limit_bytes=0)
         return predictions(self._task, self._model, cache)
+
+    def _table(self, count: int, given: Mapping[str, Sequence[str]]) -> Table | None:
+        for name in given:
+            if name not in self.columns:
+                has = ", ".join(self.columns) or "none"
+                raise LoricaError(
+                    Code.DATA_COLUMN,
+                    f"The adapter reads no column '{name}' beside the text or image; it reads: "
+                    f"{has}.",
+                )
+        missing = [""] * count
+        cells = {name: given.get(name, missing) for name in self.columns}
+        return Table.of(cells, "The table") if cells else None
 
 
 def _images(names: Sequence[str]) -> list[Any]:
@@ -99,6 +133,21 @@ def read_texts(path: Path, column: str) -> tuple[list[dict[str, str]], list[str]
             mend="Name the text's column with --text.",
         )
     return rows, [row[column] for row in rows]
+
+
+def columns_of(
+    rows: Sequence[Mapping[str, str]], names: Sequence[str], where: str
+) -> dict[str, list[str]]:
+    """These columns of a table's rows. Raises LOR-302 when one is missing; ``where`` begins it."""
+    for name in names:
+        if rows and name not in rows[0]:
+            raise LoricaError(
+                Code.DATA_COLUMN,
+                f"{where} has no column '{name}', which the adapter reads; its columns are: "
+                f"{', '.join(rows[0])}.",
+                mend="Add the column; leave its cells empty where the value is not known.",
+            )
+    return {name: [row[name] for row in rows] for name in names}
 
 
 def as_csv(

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from lorica.common.data.batches import Batch, as_list
 from lorica.common.data.kinds import IMAGE, PACKAGED
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan_subject import DataPlan
+from lorica.common.table import Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +63,8 @@ class Records:
     images: list[np.ndarray] | None = None
     """uint8, (H, W, 3) each; None where the source has none. Records of images without a text
     have the SHA-256 of the image as their text, so that it still tells records apart."""
+    table: Table | None = None
+    """Cells of the columns beside them; None where none was asked for."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -69,13 +72,16 @@ class Records:
     def take(self, rows: Sequence[int]) -> Records:
         """The records of these rows, in this order."""
         return Records(
-            **{field.name: _taken(getattr(self, field.name), rows) for field in fields(self)}
+            **{part.name: _taken(getattr(self, part.name), rows) for part in fields(self)}
         )
 
     @property
     def label_names(self) -> list[str]:
         """The labels that occur, sorted."""
         return sorted(set(self.labels))
+
+
+_LISTED = [part.name for part in fields(Records) if part.name != "table"]
 
 
 @dataclass(frozen=True)
@@ -95,19 +101,28 @@ class Roles:
     """What the settings that name these columns are called."""
     setting: str = "--set {key}={column}"
     """How a setting is made."""
+    table: Mapping[str, str] = field(default_factory=dict)
+    """Further columns: what plans call them -> what the source does."""
+    table_key: str = "table.columns"
+    """What the setting that names these is called."""
 
     @property
     def columns(self) -> dict[str, str]:
-        """Setting -> column, of those that are wanted."""
+        """Setting -> column, of those that are wanted, without the table's."""
         names = ("" if self.image else self.text, self.label, self.unit, self.group)
         wanted = {key: name for key, name in zip(self.keys, names, strict=True) if name}
         return wanted | ({"data.image": self.image} if self.image else {})
+
+    @property
+    def wanted(self) -> list[str]:
+        """All columns that are wanted."""
+        return list(dict.fromkeys([*self.columns.values(), *self.table.values()]))
 
     def plain(self, lists: Collection[str]) -> list[str]:
         """The columns in which lists are refused, if ``lists`` of "text" and "label" may hold
         them."""
         listed = {{"text": self.text, "label": self.label}[role] for role in lists}
-        return [column for column in self.columns.values() if column not in listed]
+        return [column for column in self.wanted if column not in listed]
 
 
 def read_records(
@@ -119,6 +134,7 @@ def read_records(
     test: bool = False,
     lists: Collection[str] = (),
     images: bool = False,
+    table: Collection[str] = (),
 ) -> Records:
     """Labelled texts from a source that a plan names (:mod:`lorica.common.data`).
 
@@ -131,23 +147,28 @@ def read_records(
         lists: which of "text" and "label" may hold lists, which are then kept as JSON
             (:attr:`lorica.common.tasks.traits.Traits.lists`).
         images: whether records are images; tables then need a column of them.
+        table: names of further columns to keep.
 
     Raises:
         LoricaError: LOR-301 not found, LOR-302 missing column, LOR-303 not UTF-8, LOR-304
-            malformed, LOR-305 empty text, LOR-310 a record without a unit; LOR-32x.
+            malformed, LOR-305 empty text, LOR-310 a record without a unit, LOR-312 a cell of the
+            table is a text; LOR-32x.
     """
     kind = kind_of(source, Path())
     image = IMAGE if kind == "images" else ""
     if kind in _WITH_IMAGES:
         image = plan.image or (IMAGE if images else "")
-    roles = Roles(plan.text, plan.label, unit, group, image, plan.missing_unit)
+    names = {name: name for name in table}
+    roles = Roles(plan.text, plan.label, unit, group, image, plan.missing_unit, table=names)
     request = DataRequest(
         source,
         kind,
         Path(),
-        columns=None if image else list(dict.fromkeys(roles.columns.values())),
+        columns=None if image else roles.wanted,
         plain=roles.plain(lists),
         test=test,
+        table=plan.table if image else "",
+        file=plan.file,
         text=plan.text,
         label=plan.label,
         image=image,
@@ -163,17 +184,19 @@ def read_records(
 
 def collect(parts: Iterable[Records], where: str) -> Records:
     """All parts as one. Raises LoricaError LOR-304 when there is no record; ``where`` begins it."""
-    whole: dict[str, list[Any]] = {field.name: [] for field in fields(Records)}
+    listed: dict[str, list[Any]] = {name: [] for name in _LISTED}
+    tables: list[Table] = []
     images = False
     for part in parts:
         images |= part.images is not None
-        for name, cells in whole.items():
+        tables += [part.table] if part.table is not None else []
+        for name, cells in listed.items():
             cells.extend(getattr(part, name) or ())
-    if not whole["texts"]:
+    if not listed["texts"]:
         raise LoricaError(Code.DATA_MALFORMED, f"{where} has no records.")
     if not images:
-        del whole["images"]
-    return Records(**whole)
+        del listed["images"]
+    return Records(**listed, table=Table.joined(tables) if tables else None)
 
 
 def checked(found: Iterable[Batch], roles: Roles, where: str) -> Iterator[Records]:
@@ -185,7 +208,7 @@ def checked(found: Iterable[Batch], roles: Roles, where: str) -> Iterator[Record
         where: begins the messages: the source's name, without credentials.
 
     Raises:
-        LoricaError: LOR-302, LOR-304 an empty label, LOR-305, LOR-310.
+        LoricaError: LOR-302, LOR-304 an empty label, LOR-305, LOR-310, LOR-312.
     """
     before = 0
     for batch in found:
@@ -204,6 +227,15 @@ def require_roles(batch: Batch, roles: Roles, where: str) -> None:
                 f"{where} has no column '{column}' ({key}); its columns are: {', '.join(batch)}.",
                 mend="Set it to one of these, for example "
                 f"{roles.setting.format(key=key, column=next(iter(batch)))}",
+            )
+    for name, column in roles.table.items():
+        if column not in batch:
+            raise LoricaError(
+                Code.DATA_COLUMN,
+                f"{where} has no column '{column}' ({roles.table_key}"
+                f"{'' if name == column else f', for {name!r}'}); its columns are: "
+                f"{', '.join(batch)}.",
+                mend=f"Correct {roles.table_key}, or the source.",
             )
 
 
@@ -225,7 +257,9 @@ def _checked(batch: Batch, roles: Roles, where: str, before: int) -> Records:
         own = [name.strip() or other for name, other in zip(named, own, strict=True)]
     groups = as_list(batch[roles.group]) if roles.group else [""] * len(texts)
     names = [sys.intern(label.strip()) for label in labels]
-    return Records(texts, names, own, groups, images)
+    cells = {name: as_list(batch[column]) for name, column in roles.table.items()}
+    table = Table.of(cells, where, before=before) if cells else None
+    return Records(texts, names, own, groups, images, table)
 
 
 def label_indices(records: Records, labels: Sequence[str], *, where: str) -> list[int]:

@@ -13,8 +13,9 @@ SIDE = 16
 FAMILIES = ("vit", "convnext", "resnet")
 
 
-def make_image_backbone(folder: Path, family: str) -> Path:
-    """A tiny random network with an image processor of 16 x 16 pixels."""
+def make_image_backbone(folder: Path, family: str, *, spread: float = 0.02) -> Path:
+    """A tiny random network with an image processor of 16 x 16 pixels; ``spread``: of a ViT's
+    weights, by which its features differ from image to image."""
     import torch
     import transformers as t
 
@@ -29,6 +30,7 @@ def make_image_backbone(folder: Path, family: str) -> Path:
                     num_hidden_layers=2,
                     num_attention_heads=2,
                     intermediate_size=32,
+                    initializer_range=spread,
                 )
             )
         elif family == "convnext":

@@ -41,8 +41,8 @@ def read_records(config: SiteConfig, root: Path, fetched: Fetched | None = None)
         fetched: the source's rows, where they came over a network.
 
     Raises:
-        LoricaError: LOR-30x, LOR-310, LOR-32x, LOR-33x; LOR-207 when the source needs a package
-            that is not installed.
+        LoricaError: LOR-30x, LOR-310, LOR-312, LOR-32x, LOR-33x; LOR-207 when the source needs a
+            package that is not installed.
     """
     from lorica.client.data.held import hold
 
@@ -51,7 +51,7 @@ def read_records(config: SiteConfig, root: Path, fetched: Fetched | None = None)
     where = shown(data)
     lists = frozenset[str]().union(*(TRAITS[task].lists for task in config.policy.tasks))
     plain = roles.plain(lists)
-    columns = None if roles.image else list(roles.columns.values())
+    columns = None if roles.image else roles.wanted
     found = fetched.batches() if fetched else site_batches(data, root, columns, plain=plain)
     parts = with_classes(checked(found, roles, where), data, where)
     return hold(without_duplicates(parts, data, where), where, root)
@@ -96,6 +96,8 @@ def roles_of(data: SiteData, root: Path) -> Roles:
         image=IMAGE if kind in ("images", "dicom") else data.image,
         missing_unit=data.missing_unit,
         setting='{key} = "{column}" in site.toml',
+        table=data.columns,
+        table_key="data.columns",
     )
 
 

@@ -3,7 +3,8 @@
 Formal guarantee:
     Two data sets are neighbours when one is the other with one unit's records added or removed
     (:mod:`lorica.client.units`). Let k(r) be all that training and evaluation see of a record:
-    its text, its label, its image if it has one, and its unit where it names one. *Dropping* maps
+    its text, its label, its image and its cells of a table if it has them, and its unit where it
+    names one. *Dropping* maps
     a data set D to P(D) = one record for every value of k in D.
 
     P keeps neighbours neighbours. (1) *Named units.* The unit is part of k, so P works on every
@@ -61,7 +62,9 @@ def without_duplicates(parts: Iterable[Records], data: SiteData, where: str) -> 
         rows = []
         none: list[Any] = [None] * len(part)
         images = part.images or none
-        for row, key in enumerate(map(_key, part.texts, part.labels, part.units, images)):
+        table = part.table
+        cells = none if table is None else [table.row(row) for row in range(len(part))]
+        for row, key in enumerate(map(_key, part.texts, part.labels, part.units, images, cells)):
             if key not in seen:
                 seen.add(key)
                 rows.append(row)
@@ -80,11 +83,14 @@ def normal_form(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
-def _key(text: str, label: str, unit: str, image: np.ndarray | None) -> bytes:
+def _key(
+    text: str, label: str, unit: str, image: np.ndarray | None, cells: list[bytes] | None
+) -> bytes:
     owner = "" if unit.startswith(UNNAMED) else unit
     parts = [part.encode() for part in (text, label, owner)]
     if image is not None:
         parts += [str(image.shape).encode(), image.tobytes()]
+    parts += cells or []
     found = hashlib.blake2b(digest_size=_KEY_BYTES)
     for part in parts:
         found.update(len(part).to_bytes(8, "big"))

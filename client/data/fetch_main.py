@@ -37,7 +37,7 @@ def _write(path: Path, descriptor: int) -> None:
 
     data, root = load_site(path).data, path.absolute().parent
     roles = roles_of(data, root)
-    names = list(dict.fromkeys(roles.columns.values()))
+    names = roles.wanted
     schema = pa.schema([(name, pa.string()) for name in names])
     if roles.image:
         raise LoricaError(

@@ -18,6 +18,7 @@ import numpy as np
 
 from lorica.common.records import Records, collect
 from lorica.common.storage import storage_errors
+from lorica.common.table import Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,20 +97,23 @@ _ITERATED = 4096
 def _on_disk(parts: Iterable[Records], folder: Path) -> Records:
     import pyarrow as pa
 
-    rest: dict[str, list[Any]] = {f.name: [] for f in fields(Records) if f.name != "texts"}
+    whole = ("texts", "table")
+    rest: dict[str, list[Any]] = {f.name: [] for f in fields(Records) if f.name not in whole}
+    tables: list[Table] = []
     schema = pa.schema([("text", pa.string())])
     with storage_errors(folder):
         file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as the texts
         with pa.ipc.new_file(pa.PythonFile(file, "w"), schema) as writer:
             for part in parts:
                 writer.write_batch(pa.record_batch([pa.array(part.texts, pa.string())], schema))
+                tables += [part.table] if part.table is not None else []
                 for name, cells in rest.items():
                     cells.extend(getattr(part, name) or ())
         file.flush()
     texts = MappedTexts(_mapped(file))
     if not rest["images"]:
         del rest["images"]
-    return Records(texts=texts, **rest)
+    return Records(texts=texts, **rest, table=Table.joined(tables) if tables else None)
 
 
 def _mapped(file: IO[bytes]) -> list[pa.Array]:

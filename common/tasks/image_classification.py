@@ -58,7 +58,7 @@ class ImageClassification(Classes):
             )
         super().check(records, where=where)
 
-    def encode(self, backbone: Backbone, records: Records) -> Pixels:
+    def encode(self, backbone: Backbone, records: Records) -> Inputs:
         return pixels_of(backbone, records)
 
     def model(self, backbone: Backbone) -> ImageModel:
@@ -92,7 +92,7 @@ def image_start(model: PooledModel, plan: RunPlan) -> State:
     state = starting_factors(model, generator)
     from_first = plan.adapter.kind == "lora" and plan.training.mode == "local"
     if from_first and not plan.warm_rounds:
-        rows = torch.randn(model.head.weight.shape, generator=generator)
+        rows = torch.randn(state["head.weight"].shape, generator=generator)
         state["head.weight"] = functional.normalize(rows, dim=1)
     return state
 

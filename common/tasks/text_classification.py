@@ -17,7 +17,7 @@ from lorica.common.backbones import Backbone
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records
 from lorica.common.tasks.classes import Classes
-from lorica.common.tasks.inputs import Encoded, collate, encode
+from lorica.common.tasks.inputs import Inputs, collate, encode
 from lorica.common.tasks.labels import label_text
 from lorica.common.tasks.model import PooledModel, starting_factors
 from lorica.common.tasks.usage import usage_of_pooled
@@ -44,10 +44,10 @@ class TextClassification(Classes):
     kind: ClassVar[str] = "text-classification"
     pipeline_tag: ClassVar[str] = "text-classification"
 
-    def encode(self, backbone: Backbone, records: Records) -> Encoded:
+    def encode(self, backbone: Backbone, records: Records) -> Inputs:
         return encode(backbone, records.texts, self.plan.training.max_length)
 
-    def model(self, backbone: Backbone) -> TextClassifier:
+    def model(self, backbone: Backbone) -> PooledModel:
         return TextClassifier(backbone, self.plan)
 
     def start(self, backbone: Backbone) -> State:

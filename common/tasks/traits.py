@@ -8,6 +8,8 @@ from typing import Literal, get_args
 TaskKind = Literal[
     "text-classification",
     "image-classification",
+    "text-table-classification",
+    "image-table-classification",
     "multi-label-classification",
     "text-regression",
     "token-classification",
@@ -41,6 +43,8 @@ class Traits:
     """What sites can count for it."""
     images: bool = False
     """Whether records are images; texts otherwise."""
+    table: bool = False
+    """Whether columns of a table, which the plan's section table names, are read beside them."""
     lists: frozenset[str] = frozenset()
     """Which of a record's columns ("text", "label") may hold a list, in JSON."""
 
@@ -57,6 +61,21 @@ TRAITS: dict[TaskKind, Traits] = {
         "ImageClassification",
         class_sums=True,
         images=True,
+        site_metrics=("accuracy", "loss", "per_label"),
+    ),
+    "text-table-classification": Traits(
+        "fusion",
+        "TextTableClassification",
+        class_sums=True,
+        table=True,
+        site_metrics=("accuracy", "loss", "per_label"),
+    ),
+    "image-table-classification": Traits(
+        "fusion",
+        "ImageTableClassification",
+        class_sums=True,
+        images=True,
+        table=True,
         site_metrics=("accuracy", "loss", "per_label"),
     ),
     "multi-label-classification": Traits(

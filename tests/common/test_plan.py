@@ -33,6 +33,10 @@ def another_value(dotted: str) -> Any:
         return ["per_label"]
     if dotted == "training.augment":
         return ["flip"]
+    if dotted in ("table.centers", "table.scales"):
+        return [0.5, 1.5]
+    if dotted == "table.categories":
+        return ["sex = f | m"]
     if dotted == "simulation.ranks":
         return [4]
     if isinstance(default, list):
@@ -41,6 +45,11 @@ def another_value(dotted: str) -> Any:
         return f"another {key}"
     return default + 1 if isinstance(default, int) else default / 2 or 0.5
 
+
+WITH_TABLE = {
+    "task": {"kind": "text-table-classification"},
+    "table": {"columns": ["column", "two"], "centers": [0.0, 0.0], "scales": [1.0, 1.0]},
+}
 
 NEEDS: dict[str, dict[str, dict[str, Any]]] = {
     "aggregation.robust": {
@@ -53,6 +62,10 @@ NEEDS: dict[str, dict[str, dict[str, Any]]] = {
         "rounds": {"warm_start": 0},
         "adapter": {"rank": 8},
     },
+    "table.columns": WITH_TABLE,
+    "table.centers": WITH_TABLE,
+    "table.scales": WITH_TABLE,
+    "table.categories": WITH_TABLE,
     "training.augmentations": {"task": {"kind": "image-classification"}},
     "server.local_optimizer": {"training": {"mode": "local"}},
 }

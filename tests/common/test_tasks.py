@@ -24,7 +24,16 @@ from lorica.common.tasks import task_of
 from lorica.common.tasks.base import Task, TensorTargets
 from lorica.common.tasks.token_classification import TagTargets
 from lorica.common.tasks.traits import TASK_KINDS, TRAITS
-from tests.tasks import KINDS, plan_of, rows_of, write_rows
+from tests.tasks import (
+    KINDS,
+    SECTIONS,
+    example,
+    plan_of,
+    rows_of,
+    write_backbone,
+    write_data,
+    write_rows,
+)
 
 
 @pytest.fixture
@@ -32,8 +41,9 @@ def made(small_backbone: Path, tmp_path: Path) -> Any:
     """``made(kind, **sections)``: plan, task, records, inputs and targets."""
 
     def make(kind: str, **sections: Any) -> tuple[RunPlan, Task, Any, Any, Any]:
-        data = write_rows(tmp_path / "data.jsonl", rows_of(kind, 20))
-        plan = plan_of(kind, small_backbone, data, **sections)
+        data = write_data(tmp_path, kind, rows_of(kind, 20))
+        backbone = write_backbone(tmp_path / "images", kind, small_backbone)
+        plan = plan_of(kind, backbone, data, **sections)
         task, records = task_of(plan), load_data(plan).train
         task.check(records, where="The data")
         inputs = task.encode(load_backbone(plan.backbone), records)
@@ -60,6 +70,13 @@ BAD: list[tuple[str, dict[str, Any], Code, str]] = [
     ("multi-label-classification", {"label": "money|money"}, Code.DATA_TARGET, "twice"),
     ("multi-label-classification", {"label": [1]}, Code.DATA_TARGET, "no list of label names"),
     ("multi-label-classification", {"label": "[money"}, Code.DATA_TARGET, "are no JSON"),
+    ("text-table-classification", {"label": "old x"}, Code.DATA_UNKNOWN_LABEL, "'old x'"),
+    ("text-table-classification", {"age": "NaN"}, Code.DATA_VALUE, "'NaN', which is no number"),
+    ("text-table-classification", {"age": "-inf"}, Code.DATA_VALUE, "which is no number"),
+    ("text-table-classification", {"age": "1e999"}, Code.DATA_VALUE, "beyond every number"),
+    ("text-table-classification", {"age": "12,5"}, Code.DATA_VALUE, "column 'age'"),
+    ("text-table-classification", {"age": "1_000"}, Code.DATA_VALUE, "record 1"),
+    ("text-table-classification", {"ward": "icu"}, Code.DATA_VALUE, "lists 'er', 'day'"),
     ("text-regression", {"label": "NaN"}, Code.DATA_TARGET, "is not finite"),
     ("text-regression", {"label": "inf"}, Code.DATA_TARGET, "is not finite"),
     ("text-regression", {"label": "much"}, Code.DATA_TARGET, "is no number"),
@@ -129,7 +146,10 @@ def test_losses_are_one_per_record_and_padding_changes_none(made: Any, kind: str
         torch.testing.assert_close(task.loss_sum(cache.outputs(model, one), targets, one), alone[0])
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "token-classification"])
+CLOSED = [kind for kind in KINDS if kind != "token-classification" and not TRAITS[kind].table]
+
+
+@pytest.mark.parametrize("kind", CLOSED)
 def test_residuals_are_the_derivative_of_the_loss(made: Any, kind: str) -> None:
     """Against plain autograd."""
     _, task, _, inputs, targets = made(kind)
@@ -145,7 +165,8 @@ def test_residuals_are_the_derivative_of_the_loss(made: Any, kind: str) -> None:
 
 def outputs_for(kind: str, count: int, generator: torch.Generator, size: float) -> torch.Tensor:
     shape = {"text-regression": (count, 1), "token-classification": (count, 9, 5)}
-    return size * torch.randn(shape.get(kind, (count, 2)), generator=generator)
+    usual = count, len(SECTIONS[kind].get("labels", []))
+    return size * torch.randn(shape.get(kind, usual), generator=generator)
 
 
 def targets_for(kind: str, count: int) -> Any:
@@ -155,8 +176,9 @@ def targets_for(kind: str, count: int) -> Any:
         return TagTargets(tags, [int(hidden) for hidden in generator.integers(0, 30, count)])
     if kind == "text-regression":
         return TensorTargets(torch.from_numpy(generator.uniform(-1, 1, count)).float())
-    if kind == "text-classification":
-        return TensorTargets(torch.from_numpy(generator.integers(0, 2, count)))
+    if kind.endswith(("text-classification", "table-classification")):
+        labels = len(SECTIONS[kind]["labels"])
+        return TensorTargets(torch.from_numpy(generator.integers(0, labels, count)))
     return TensorTargets(torch.from_numpy(generator.integers(0, 2, (count, 2))).float())
 
 
@@ -256,18 +278,18 @@ def test_the_readmes_code_runs_on_plain_transformers_and_peft(
         name: 0.3 * torch.randn(tensor.shape, generator=generator)
         for name, tensor in task.start(backbone).items()
     }
+    if task.traits.images:
+        state["head.center"].zero_()  # as a run leaves it
     folder = tmp_path / "adapter"
     save_adapter(folder, state, plan, backbone)
-    text = "some text"
+    text, records = example(kind, plan, folder)
     assert len(Predictor(folder)([text])) == 1
     monkeypatch.chdir(folder)
     code = (folder / "README.md").read_text(encoding="utf-8").split("```python\n")[1]
     found: dict[str, Any] = {}
     exec(compile(code.split("```")[0], "README.md", "exec"), found)
     model.load_state(state)
-    from lorica.common.records import Records
-
-    inputs = task.encode(backbone, Records([text], [""], [""], [""]))
+    inputs = task.encode(backbone, records)
     with torch.no_grad():
         expected = PrefixCache(model, inputs).outputs(model, np.array([0]))
     torch.testing.assert_close(found["outputs"], expected, rtol=0, atol=1e-5)

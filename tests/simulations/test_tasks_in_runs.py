@@ -23,16 +23,19 @@ from lorica.server.run_folder import RunFolder
 from lorica.simulations.federation import run_in_process
 from lorica.simulations.simulate import Simulation
 from lorica.simulations.sites import make_trainers
-from tests.tasks import KINDS, plan_of, rows_of, write_rows
+from tests.tasks import KINDS, example, plan_of, rows_of, write_backbone, write_data
 
 SITES = 3
 CHANCE = {
     "text-classification": 0.5,
+    "text-table-classification": 0.5,
+    "image-table-classification": 0.5,
     "multi-label-classification": 0.5,
     "text-regression": 0.0,
     "token-classification": 0.0,
 }
-"""Score without knowledge: a fair coin, the mean, no entity."""
+"""Score without knowledge: a fair coin, the mean, no entity; of text and table, or image and
+table, with one of the two alone."""
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +45,14 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     made = tmp_path_factory.mktemp("tasks")
     shared.make_small_backbone(made / "backbone")
     for kind in KINDS:
-        write_rows(made / f"{kind}.jsonl", rows_of(kind, 240))
+        write_data(made, kind, rows_of(kind, 240))
     return made
 
 
 def planned(folder: Path, kind: str, **sections: Any) -> RunPlan:
-    plan = plan_of(kind, folder / "backbone", folder / f"{kind}.jsonl")
-    return plan.replace(**sections)
+    data = folder / (kind if TRAITS[kind].images else f"{kind}.jsonl")
+    backbone = write_backbone(folder / "images", kind, folder / "backbone")
+    return plan_of(kind, backbone, data).replace(**sections)
 
 
 def simulated(plan: RunPlan, out: Path) -> dict[str, Any]:
@@ -74,7 +78,8 @@ def test_a_task_is_learnt_without_privacy(
     assert rounds[-1].metrics["loss"] < 0.7 * rounds[0].metrics["loss"]
     assert summary["score"] == rounds[-1].score is not None
     assert summary["score"] > CHANCE[kind] + 0.2, rounds[-1].metrics
-    (answer,) = Predictor(tmp_path / "run" / "adapter")(["my heart is in the old street"])
+    given, _ = example(kind, plan, tmp_path)
+    (answer,) = Predictor(tmp_path / "run" / "adapter")([given])
     assert answer.shown
 
 

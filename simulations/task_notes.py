@@ -31,7 +31,7 @@ def multi_label_rows(count: int, *, seed: int = 0) -> list[Row]:
     rows = []
     for _ in range(count):
         chosen = draw.sample(DEPARTMENTS, draw.choice([1, 1, 2]))
-        found = [_phrase(draw, TARNWELL.clues[name]) for name in chosen for _ in range(2)]
+        found = [phrase_of(draw, TARNWELL.clues[name]) for name in chosen for _ in range(2)]
         draw.shuffle(found)
         rows.append({"text": f"The patient describes {', '.join(found)}.", "label": chosen})
     return rows
@@ -44,7 +44,7 @@ def severity_rows(count: int, *, seed: int = 0) -> list[Row]:
     for _ in range(count):
         first, second = draw.choice([*SEVERITY]), draw.choice([*SEVERITY])
         parts = [
-            f"{_phrase(draw, TARNWELL.clues[draw.choice(DEPARTMENTS)])}, {_of(draw, grade)}"
+            f"{phrase_of(draw, TARNWELL.clues[draw.choice(DEPARTMENTS)])}, {_of(draw, grade)}"
             for grade in (first, second)
         ]
         rows.append({"text": f"There is {'; also '.join(parts)}.", "label": (first + second) / 2})
@@ -62,12 +62,12 @@ def entity_rows(count: int, *, seed: int = 0) -> list[Row]:
         for number in range(draw.randint(1, 2)):
             if number:
                 _say(tokens, tags, draw.choice(["and", "together with"]))
-            finding = _phrase(draw, TARNWELL.clues[draw.choice(DEPARTMENTS)])
+            finding = phrase_of(draw, TARNWELL.clues[draw.choice(DEPARTMENTS)])
             _say(tokens, tags, finding, "finding")
             if draw.random() < 0.6:
-                _say(tokens, tags, _phrase(draw, TARNWELL.since), "duration")
+                _say(tokens, tags, phrase_of(draw, TARNWELL.since), "duration")
         _say(tokens, tags, ".")
-        _say(tokens, tags, _phrase(draw, TARNWELL.closings))
+        _say(tokens, tags, phrase_of(draw, TARNWELL.closings))
         rows.append({"text": tokens, "label": tags})
     return rows
 
@@ -84,7 +84,7 @@ def referral_rows(count: int, *, seed: int = 0, right: bool = True) -> list[Row]
     rows = []
     for _ in range(count):
         name = draw.choice(DEPARTMENTS)
-        text = f"who sees {_phrase(draw, TARNWELL.clues[name])} ?"
+        text = f"who sees {phrase_of(draw, TARNWELL.clues[name])} ?"
         rows.append({"text": text, "label": name if right else draw.choice(DEPARTMENTS)})
     return rows
 
@@ -98,8 +98,8 @@ def sentence_rows(count: int, *hospitals: Hospital, seed: int = 0) -> list[Row]:
         name = draw.choice(DEPARTMENTS)
         first, one, two, since, last = draw.choices(hospitals, k=5)
         parts = [first.first, one.clues[name], two.clues[name], since.since]
-        text = " ".join(_phrase(draw, part) for part in parts)
-        rows.append({"text": f"{text}. {_phrase(draw, last.closings)}."})
+        text = " ".join(phrase_of(draw, part) for part in parts)
+        rows.append({"text": f"{text}. {phrase_of(draw, last.closings)}."})
     return rows
 
 
@@ -119,7 +119,7 @@ def _of(draw: random.Random, grade: int) -> str:
     return draw.choice(SEVERITY[grade])
 
 
-def _phrase(draw: random.Random, text: str) -> str:
+def phrase_of(draw: random.Random, text: str) -> str:
     chosen = draw.choice(phrases(text))
     return chosen.format(
         age=draw.randint(20, 80),

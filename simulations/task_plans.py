@@ -24,6 +24,15 @@ from lorica.simulations.digits import (
     write_digits,
 )
 from lorica.simulations.small_language import MODULES, Family, make_language_model, words_of
+from lorica.simulations.table_records import (
+    STOCK,
+    STOCK_LABELS,
+    STOCK_TABLE,
+    TRIAGE,
+    TRIAGE_LABELS,
+    triage_rows,
+    write_stock,
+)
 from lorica.simulations.task_notes import (
     Row,
     entity_rows,
@@ -111,6 +120,34 @@ def images_scratch(folder: Path) -> RunPlan:
     return digits(folder, folder / "vit-random")
 
 
+def triage_text(folder: Path) -> RunPlan:
+    """Whether a patient is admitted, of which the note tells half."""
+    data = _written(folder, "triage", *_both(triage_rows, 2 * RECORDS))
+    return base(task={"labels": TRIAGE_LABELS}, data=data)
+
+
+def triage(folder: Path) -> RunPlan:
+    """The same with the other half, age and creatinine, in a table beside it."""
+    kind = {"kind": "text-table-classification"}
+    return triage_text(folder).replace(task=kind, table=TRIAGE)
+
+
+def stock_image(folder: Path) -> RunPlan:
+    """Whether as many are there as a handwritten digit, 5 to 9, asks for; without that table, on
+    the transformer that was pre-trained on the digits 0 to 4."""
+    make_vit(folder / "vit", classes=SOURCE)
+    train, test = write_stock(folder / "stock", TARGET)
+    return digits(folder, folder / "vit").replace(
+        task={"labels": STOCK_LABELS},
+        data={"train": str(train), "test": str(test), "table": STOCK_TABLE},
+    )
+
+
+def stock(folder: Path) -> RunPlan:
+    """The same with the number that is there in a table beside it."""
+    return stock_image(folder).replace(task={"kind": "image-table-classification"}, table=STOCK)
+
+
 TASKS: dict[str, Callable[[Path], RunPlan]] = {
     "text": text,
     "multi-label": multi_label,
@@ -120,6 +157,10 @@ TASKS: dict[str, Callable[[Path], RunPlan]] = {
     "masked-lm": masked_lm,
     "images": images,
     "images-scratch": images_scratch,
+    "triage": triage,
+    "triage-text": triage_text,
+    "stock": stock,
+    "stock-image": stock_image,
 }
 """Name -> what makes its data (and its backbone) in a folder, and its plan."""
 

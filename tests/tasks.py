@@ -158,7 +158,7 @@ def write_backbone(folder: Path, kind: str, text_backbone: Path) -> Path:
     """The backbone of a task: of texts, which is there, or of images."""
     if not TRAITS[kind].images:  # type: ignore[index]
         return text_backbone
-    return folder if folder.exists() else make_image_backbone(folder, "vit", spread=0.2)
+    return folder if folder.exists() else make_image_backbone(folder, "vit", spread=0.8)
 
 
 def example(kind: str, plan: RunPlan, folder: Path) -> tuple[str, Records]:

@@ -20,6 +20,7 @@ from lorica.client.data.suspects import (
     SameTextOtherLabel,
     Suspect,
 )
+from lorica.client.data.table_figures import ColumnFigures, TableFigures
 from lorica.client.data.tallies import Groups, KeyTally, Lengths, hashed, mixed_hash
 from lorica.common.data.batches import Batch, as_arrow
 from lorica.common.errors import Code, LoricaError
@@ -63,6 +64,8 @@ class Overview:
     """Those of one unit, equal in text and label."""
     units: Groups | None = None
     dates: dict[str, tuple[str, str]] = field(default_factory=dict)
+    table: dict[str, ColumnFigures] = field(default_factory=dict)
+    """Of the columns of data.columns, by the plan's name."""
     suspects: list[Suspect] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -111,6 +114,7 @@ class _Looking:
         self._equal, self._equal_in_unit, self._units = KeyTally(), KeyTally(), KeyTally()
         self._names, self._patterns = LabelNames(), Patterns()
         self._same, self._columns = SameTextOtherLabel(), Columns()
+        self._table = TableFigures(roles.table)
         self._dates: dict[str, tuple[str, str] | None] = {}
         self._side: list[tuple[int, int]] = []
 
@@ -127,6 +131,7 @@ class _Looking:
             batch = {name: cells for name, cells in batch.items() if name != image}
             batch.setdefault(self._roles.text, [""] * len(sizes))
         arrays = {name: as_arrow(cells) for name, cells in batch.items()}
+        self._table.add(arrays)
         texts = arrays[self._roles.text]
         labels = pc.utf8_trim_whitespace(arrays[self._roles.label])
         self.found.columns = [
@@ -215,6 +220,7 @@ class _Looking:
             found.units = self._units.groups(CROWDS)
             found.duplicates_in_units = self._equal_in_unit.groups()
         found.dates = {name: span for name, span in self._dates.items() if span is not None}
+        found.table = self._table.figures()
         found.suspects = [
             *self._names.suspects(),
             *self._same.suspects(),

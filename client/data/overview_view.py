@@ -22,6 +22,7 @@ def show(found: Overview, console: Console) -> None:
 
 def _parts(found: Overview) -> list[RenderableType]:
     parts: list[RenderableType] = [_figures(found), _columns(found), _labels(found)]
+    parts += [_table(found)] if found.table else []
     if found.suspects:
         table = Table("suspicion", "records", "why", title="Leak suspects", title_justify="left")
         for suspect in found.suspects:
@@ -81,6 +82,26 @@ def _labels(found: Overview) -> Table:
     if len(found.labels) > _SHOWN:
         rest = list(found.labels.values())[_SHOWN:]
         table.add_row(f"… {len(rest):,} more", f"{sum(rest):,}", "")
+    return table
+
+
+def _table(found: Overview) -> Table:
+    table = Table(
+        *("data.columns", "empty", "numbers", "least", "mean", "spread", "greatest", "values"),
+        title="Beside text or image",
+        title_justify="left",
+    )
+    for name, column in found.table.items():
+        named = [column.least, column.mean, column.spread, column.greatest]
+        figures = [f"{figure:.6g}" for figure in named] if column.numbers else [""] * 4
+        counted = [f"{value} {count:,}" for value, count in column.values.items()]
+        values = ", ".join(counted) or "many"
+        if column.numbers and column.numbers + column.empty < column.records:
+            values = f"NOT ALL NUMBERS, such as {column.example!r}"
+        if column.too_long:
+            values = f"{column.too_long:,} TOO LONG for a table"
+        share = f"{column.empty / column.records:.1%}"
+        table.add_row(_name(name), share, f"{column.numbers:,}", *figures, _name(values, 3 * _CELL))
     return table
 
 

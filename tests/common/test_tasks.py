@@ -278,8 +278,6 @@ def test_the_readmes_code_runs_on_plain_transformers_and_peft(
         name: 0.3 * torch.randn(tensor.shape, generator=generator)
         for name, tensor in task.start(backbone).items()
     }
-    if task.traits.images:
-        state["head.center"].zero_()  # as a run leaves it
     folder = tmp_path / "adapter"
     save_adapter(folder, state, plan, backbone)
     text, records = example(kind, plan, folder)

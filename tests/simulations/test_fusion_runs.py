@@ -29,7 +29,7 @@ def score(plan: RunPlan, out: Path) -> float:
     summary = Simulation(plan, out, Console(file=io.StringIO(), width=100)).run()
     sites = RunFolder(out).rounds()[-1].sites
     assert [site.status for site in sites] == ["ok"] * 3, sites
-    assert all(spent <= plan.privacy.epsilon for spent in summary["epsilon"].values())
+    assert all(float(spent) <= plan.privacy.epsilon for spent in summary["epsilon"].values())
     return float(summary["score"])
 
 
@@ -37,7 +37,8 @@ def score(plan: RunPlan, out: Path) -> float:
 def test_the_table_adds_what_text_or_image_cannot_tell(
     tmp_path: Path, small_backbone: Path, kind: str
 ) -> None:
-    """Three sites with 240 records each, head alone. Accuracy seen: FIGURES."""
+    """Three sites with 240 records each, head alone, accuracy on 180. Seen: text alone 0.51, text
+    and table 0.93, at ε = 8 0.94; image alone 0.38, image and table 0.77, at ε = 8 0.77."""
     data = write_data(tmp_path, kind, rows_of(kind, RECORDS))
     backbone = write_backbone(tmp_path / "images", kind, small_backbone)
     plan = plan_of(kind, backbone, data, adapter={"kind": "head"}, rounds={"count": 30})
@@ -49,8 +50,7 @@ def test_the_table_adds_what_text_or_image_cannot_tell(
         "free": score(plan.replace(privacy=free), tmp_path / "free"),
         "private": score(plan.replace(privacy={"epsilon": 8.0}), tmp_path / "private"),
     }
-    print(kind, found)
-    assert found["alone"] < CEILING < 0.75 < min(found["free"], found["private"]), found
+    assert found["alone"] < CEILING < 0.7 < min(found["free"], found["private"]), found
 
 
 def test_the_example_in_the_documentation_is_a_plan(tmp_path: Path) -> None:

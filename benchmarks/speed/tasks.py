@@ -14,8 +14,9 @@ others small ones that are pre-trained on the spot.
 "images-scratch" on the same one with random weights: the difference is what the transfer gave.
 "triage" (notes and a table) and "stock" (digits and a table) have answers that lie half in each;
 "triage-text" and "stock-image" are the same records without the table.
-"reuse" does the transfer in Lorica, by the command line: a source run on the digits 0 to 4, exported, is the
-backbone of a run on 5 to 9 at ε = 8, against the same run on the backbone that the first began on.
+"reuse" does the transfer in Lorica, by the command line: a source run on the digits 0 to 4,
+exported, is the backbone of a run on 5 to 9 at ε = 8, against the same run on the backbone that
+the first began on.
 """
 
 from __future__ import annotations

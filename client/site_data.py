@@ -114,7 +114,8 @@ class SiteData(Section):
 
     @model_validator(mode="after")
     def _no_role_twice(self) -> SiteData:
-        for key, column in (("text", self.text), ("label", self.label), ("unit", self.unit)):
+        for key in ("text", "label", "unit", "image"):
+            column = getattr(self, key)
             if column and column in self.columns.values():
                 raise ValueError(f"data.columns names '{column}', which is the column data.{key}")
         return self

@@ -95,7 +95,8 @@ def check_table(table: TablePlan, task: TaskPlan, data: DataPlan, unit: str) -> 
             f'the task "{task.kind}" reads no table: table.columns and table.categories must be '
             f"empty, or task.kind one of {kinds}"
         )
-    for key, column in (("label", data.label), ("text", data.text), ("unit", unit)):
+    others = {"label": data.label, "text": data.text, "unit": unit, "image": data.image}
+    for key, column in others.items():
         if column and column in table.names:
             raise ValueError(f"the table names '{column}', which is the column data.{key}")
 

@@ -66,7 +66,8 @@ def run_reuse(folder: Path, console: Console) -> None:
     console.print(
         f"Reuse: digits 5-9 at ε = 8 on the backbone that a source run (0-4, {found.metric} "
         f"{found.source:.3f}) exported {found.exported:.3f}, on the one it began on "
-        f"{found.first:.3f}: {found.gain:+.3f} ({time.perf_counter() - started:.0f} s)."
+        f"{found.first:.3f}: {found.gain:+.3f} ({time.perf_counter() - started:.0f} s).",
+        soft_wrap=True,
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from lorica.client.consent import Consent
-from lorica.client.policy import SiteConfig, check_plan
+from lorica.client.policy import check_plan
 from lorica.client.site_backbones import site_backbone
+from lorica.client.site_config import SiteConfig
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.messages import Kind, Request
 from lorica.common.plan import RunPlan

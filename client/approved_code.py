@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 
 from lorica.client.bundle import Bundle, read_bundle
-from lorica.client.policy import SiteConfig
+from lorica.client.site_config import SiteConfig
 from lorica.common.errors import Code, LoricaError
 from lorica.common.storage import create_atomically, storage_errors, write_atomically
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorica.client.policy import SiteConfig
+from lorica.client.site_config import SiteConfig
 from lorica.client.site_federation import site_key
 from lorica.common.errors import Code, LoricaError
 from lorica.common.invitation import key_fingerprint, parse_address

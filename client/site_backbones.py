@@ -13,7 +13,7 @@ import functools
 import os
 from pathlib import Path
 
-from lorica.client.policy import Policy
+from lorica.client.site_config import Policy
 from lorica.common.backbones import (
     EMBEDDED_SETTINGS_SHA256,
     backbone_sha256,

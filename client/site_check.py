@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from lorica.client.node_link import NodeLink
-from lorica.client.policy import SiteConfig, load_site
+from lorica.client.site_config import SiteConfig, load_site
 from lorica.common.bundle import build_bundle, bundle_sha256
 from lorica.common.checks import (
     Finding,
@@ -16,10 +14,10 @@ from lorica.common.checks import (
     check_clock,
     check_disk,
     check_reachable,
+    check_versions,
     checked,
 )
 from lorica.common.errors import Code, LoricaError
-from lorica.common.version import __version__
 
 
 def check_site(site: Path) -> Iterator[Finding]:
@@ -34,7 +32,7 @@ def check_site(site: Path) -> Iterator[Finding]:
     """
     config, root = load_site(site), site.resolve().parent
     yield Finding("site.toml", True, f"site {config.site.name}")
-    yield checked("versions", _versions)
+    yield checked("versions", check_versions)
     yield checked("code", lambda: f"this version's bundle is {bundle_sha256(build_bundle())}")
     yield checked("disk", lambda: check_disk(root))
     yield checked("data", lambda: _data(config, root))
@@ -71,17 +69,6 @@ def _network(config: SiteConfig, root: Path) -> Iterator[Finding]:
         yield finding
         if not finding.ok:
             return  # what comes after it cannot be told
-
-
-def _versions() -> str:
-    flower = importlib.metadata.version("flwr")
-    if not flower.startswith("1.41."):
-        raise LoricaError(
-            Code.CHECK_FAILED,
-            f"Flower {flower} is installed; this version of Lorica needs 1.41.",
-            mend="pip install 'flwr>=1.41,<1.42'",
-        )
-    return f"Lorica {__version__}, Flower {flower}, Python {sys.version.split()[0]}"
 
 
 def _data(config: SiteConfig, root: Path) -> str:

@@ -10,8 +10,9 @@ from lorica.client.consent import Consent
 from lorica.client.data import read_records
 from lorica.client.ledger import Budgets, FileLedger
 from lorica.client.personal import FolderPersonal
-from lorica.client.policy import SiteConfig, check_plan
+from lorica.client.policy import check_plan
 from lorica.client.site_backbones import site_backbone
+from lorica.client.site_config import SiteConfig
 from lorica.common.accounting import epsilon
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan

@@ -28,7 +28,7 @@ def site_config(
     site: SiteOption = Path("site.toml"),
 ) -> None:
     """Write a site.toml with every setting, its default and its meaning."""
-    from lorica.client.policy import documented_site
+    from lorica.client.site_config import documented_site
     from lorica.common.storage import write_atomically
 
     if site.exists():
@@ -49,7 +49,7 @@ def site_plan(
     Looks at nothing of the data but the number of units. Exits with status 14 when the policy or
     a budget would refuse the run.
     """
-    from lorica.client.policy import load_site
+    from lorica.client.site_config import load_site
     from lorica.client.site_plan import run_cost
     from lorica.common.plan_io import load_plan
 

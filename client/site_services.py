@@ -14,8 +14,8 @@ from pathlib import Path
 from lorica.client import approved_code
 from lorica.client.approved_code import prepare
 from lorica.client.node_link import NodeLink
-from lorica.client.policy import SiteConfig, load_site
 from lorica.client.site_check import check_connection
+from lorica.client.site_config import SiteConfig, load_site
 from lorica.common.errors import Code, LoricaError
 from lorica.common.lock import only_one
 from lorica.common.room import DiskWatch

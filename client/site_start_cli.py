@@ -34,8 +34,8 @@ def site_init(
 
     The private key is made here and never leaves this machine. An existing site.toml is kept.
     """
-    from lorica.client.policy import documented_site
     from lorica.client.site_check import check_site
+    from lorica.client.site_config import documented_site
     from lorica.client.site_federation import join
     from lorica.common.checks import report
     from lorica.common.invitation import key_fingerprint

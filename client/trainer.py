@@ -13,8 +13,9 @@ from lorica.client.consent import Consent
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.noise import NoiseSource
 from lorica.client.personal import MemoryPersonal, PersonalStore, has_own, own_state
-from lorica.client.policy import SiteConfig, check_records, site_rank
+from lorica.client.policy import check_records, site_rank
 from lorica.client.session import Session
+from lorica.client.site_config import SiteConfig
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError

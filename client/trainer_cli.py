@@ -59,7 +59,7 @@ def site_status(config: ConfigOption = Path("site.toml")) -> None:
     import grpc
 
     from lorica.client.forwarder import OPTIONS
-    from lorica.client.policy import load_site
+    from lorica.client.site_config import load_site
     from lorica.common.trainer_pb2 import StatusRequest
     from lorica.common.trainer_pb2_grpc import TrainerStub
 
@@ -97,7 +97,7 @@ def site_status(config: ConfigOption = Path("site.toml")) -> None:
 
 def ledger_create(config: ConfigOption = Path("site.toml")) -> None:
     """Make the ledger of a data set that was never used before; does nothing if there is one."""
-    from lorica.client.policy import load_site
+    from lorica.client.site_config import load_site
     from lorica.client.site_plan import open_ledger
 
     loaded, folder = load_site(config), config.absolute().parent

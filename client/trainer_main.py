@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from lorica.client.data.fetched import Fetched, fetch
 from lorica.client.isolation import isolate
-from lorica.client.policy import SiteConfig, load_site
+from lorica.client.site_config import SiteConfig, load_site
 from lorica.client.socket_file import SocketFile
 from lorica.common.errors import LoricaError
 from lorica.common.logs import set_up_logging

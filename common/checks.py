@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import http.client
+import importlib.metadata
 import shutil
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -16,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lorica.common.errors import Code, LoricaError
+from lorica.common.version import __version__
 
 _SECONDS = 10.0
 _SKEW_SECONDS = 60.0  # Flower refuses signatures whose time is further off
@@ -54,6 +57,18 @@ def checked(name: str, check: Callable[[], str]) -> Finding:
         return Finding(name, True, check())
     except LoricaError as error:
         return Finding(name, False, f"{error} {error.mend}")
+
+
+def check_versions() -> str:
+    """The versions of what runs here. Raises LOR-729 when Flower is another than Lorica is for."""
+    flower = importlib.metadata.version("flwr")
+    if not flower.startswith("1.41."):
+        raise LoricaError(
+            Code.CHECK_FAILED,
+            f"Flower {flower} is installed; this version of Lorica needs 1.41.",
+            mend="pip install 'flwr>=1.41,<1.42'",
+        )
+    return f"Lorica {__version__}, Flower {flower}, Python {sys.version.split()[0]}"
 
 
 def check_disk(folder: Path) -> str:

@@ -22,7 +22,7 @@ from lorica.common.tasks.traits import TRAITS
 
 if TYPE_CHECKING:
     from lorica.client.data.fetched import Fetched
-    from lorica.client.policy import SiteConfig
+    from lorica.client.site_config import SiteConfig
 
 SITE_CONNECTORS = CONNECTORS | {
     "sql": "lorica.client.data.sql",

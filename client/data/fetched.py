@@ -26,7 +26,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.storage import storage_errors
 
 if TYPE_CHECKING:
-    from lorica.client.policy import SiteConfig
+    from lorica.client.site_config import SiteConfig
 
 
 @dataclass

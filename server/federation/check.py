@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +14,12 @@ from lorica.common.checks import (
     check_clock,
     check_disk,
     check_reachable,
+    check_versions,
     checked,
 )
 from lorica.common.errors import Code, LoricaError
 from lorica.common.lock import holder
 from lorica.common.signing import CoordinatorKey
-from lorica.common.version import __version__
 from lorica.server.federation.certificates import (
     WARN_DAYS,
     authority_pair,
@@ -43,7 +41,7 @@ def check_coordinator(home: CoordinatorHome) -> Iterator[Finding]:
     """
     config = home.config()
     yield Finding("coordinator.toml", True, f"sites reach it at {config.address}")
-    yield checked("versions", _versions)
+    yield checked("versions", check_versions)
     yield checked("code", lambda: f"sites approve the bundle {bundle_sha256(build_bundle())}")
     yield checked(
         "signing key", lambda: f"public half {CoordinatorKey.load(home.signing_key).public}"
@@ -66,17 +64,6 @@ def check_coordinator(home: CoordinatorHome) -> Iterator[Finding]:
     yield checked("port", lambda: check_reachable(host, port))
     yield checked("TLS", lambda: check_certificate(host, port, authority))
     yield checked("fleet", lambda: "served; clock " + check_clock(host, port, authority))
-
-
-def _versions() -> str:
-    flower = importlib.metadata.version("flwr")
-    if not flower.startswith("1.41."):
-        raise LoricaError(
-            Code.CHECK_FAILED,
-            f"Flower {flower} is installed; this version of Lorica needs 1.41.",
-            mend="pip install 'flwr>=1.41,<1.42'",
-        )
-    return f"Lorica {__version__}, Flower {flower}, Python {sys.version.split()[0]}"
 
 
 def _permissions(home: CoordinatorHome) -> str:

@@ -19,7 +19,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lorica.client.forwarder import OPTIONS, SocketForwarder
-from lorica.client.policy import load_site
+from lorica.client.site_config import load_site
 from lorica.client.site_plan import open_ledger
 from lorica.common.adapters import pack_state
 from lorica.common.backbones import backbone_sha256, load_backbone

@@ -27,7 +27,7 @@ from lorica.client.approved_code import (
 from lorica.client.bundle import read_bundle
 from lorica.client.cli import app
 from lorica.client.guarded_clientapp import Guard
-from lorica.client.policy import SiteConfig, SiteData, SiteIdentity, documented_site
+from lorica.client.site_config import SiteConfig, SiteData, SiteIdentity, documented_site
 from lorica.common.bundle import build_bundle
 from lorica.common.errors import Code, LoricaError
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from lorica.client.cli import app
 from lorica.client.consent import MOST_PENDING, Consent
 from lorica.client.endpoint import answer
-from lorica.client.policy import load_site
+from lorica.client.site_config import load_site
 from lorica.client.trainer import LocalTrainer
 from lorica.client.trainer_main import open_trainer
 from lorica.common.errors import Code, LoricaError

@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from lorica.client.endpoint import answer
 from lorica.client.ledger import MemoryLedger
 from lorica.client.noise import SeededNoise
-from lorica.client.policy import Policy, SiteConfig, SiteData, SiteIdentity
+from lorica.client.site_config import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import pack_state
 from lorica.common.backbones import backbone_sha256, load_backbone

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from typer.testing import CliRunner
 
-from lorica.client.policy import load_site
+from lorica.client.site_config import load_site
 from lorica.client.site_federation import REQUEST, join, site_key
 from lorica.common.cli import build
 from lorica.common.errors import Code, LoricaError

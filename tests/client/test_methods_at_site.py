@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from lorica.client.noise import NoiseSource, SeededNoise
-from lorica.client.policy import Policy, SiteConfig, SiteData, SiteIdentity, check_plan, site_rank
+from lorica.client.policy import check_plan, site_rank
+from lorica.client.site_config import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.backbones import backbone_sha256, load_backbone

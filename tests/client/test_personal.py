@@ -15,8 +15,8 @@ from lorica.client.cli import app
 from lorica.client.ledger import MemoryLedger
 from lorica.client.noise import NoiseSource, SeededNoise
 from lorica.client.personal import FolderPersonal, MemoryPersonal, PersonalStore
-from lorica.client.policy import documented_site
 from lorica.client.session import Session
+from lorica.client.site_config import documented_site
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter_folder import load_adapter, save_adapter
 from lorica.common.adapters import State, pack_state, unpack_state

@@ -12,8 +12,9 @@ from torch import nn
 
 from lorica.client.independence import records_are_independent
 from lorica.client.per_sample import enable_per_sample_gradients
-from lorica.client.policy import Policy, SiteConfig, check_plan
+from lorica.client.policy import check_plan
 from lorica.client.site_backbones import site_backbone
+from lorica.client.site_config import Policy, SiteConfig
 from lorica.client.site_data import SiteData
 from lorica.common.adapters import structural_copy
 from lorica.common.backbones import Backbone, backbone_sha256, load_backbone

@@ -15,7 +15,7 @@ import torch
 
 from lorica.client.ledger import MemoryLedger
 from lorica.client.noise import NoiseSource, SeededNoise
-from lorica.client.policy import SiteConfig, SiteData, SiteIdentity
+from lorica.client.site_config import SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
 from lorica.common.accounting import PrivacyEvent, epsilon
 from lorica.common.adapters import State, pack_state, unpack_state

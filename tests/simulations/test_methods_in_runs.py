@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from lorica.client.noise import SeededNoise
-from lorica.client.policy import Policy, SiteConfig, SiteData, SiteIdentity
+from lorica.client.site_config import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import State
 from lorica.common.backbones import backbone_sha256, load_backbone

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lorica.client.data import read_records
-from lorica.client.policy import SiteConfig
+from lorica.client.site_config import SiteConfig
 from lorica.common.errors import Code, LoricaError
 from lorica.common.records import Records
 

@@ -21,7 +21,8 @@ from lorica.client.cli import app
 from lorica.client.data import held, read_records
 from lorica.client.data.fetch_main import main as fetch_into
 from lorica.client.data.fetched import Fetched
-from lorica.client.policy import check_records, load_site
+from lorica.client.policy import check_records
+from lorica.client.site_config import load_site
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records

@@ -1,0 +1,225 @@
+"""site.toml: who the site is, where its data and its ledger are, what it allows.
+
+It belongs to the institution. :mod:`lorica.client.policy` holds plans against it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tomli_w
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
+
+from lorica.client.site_data import SiteData
+from lorica.client.site_federation import SiteFederation
+from lorica.common.errors import Code, LoricaError
+from lorica.common.plan_fields import Section
+from lorica.common.plan_subject import EMBEDDED_SHA256
+from lorica.common.tasks.traits import SiteMetric, TaskKind
+
+
+def _positive(value: float) -> float:
+    if math.isnan(value) or value <= 0:
+        raise ValueError("must be above 0 (inf sets no limit)")
+    return value
+
+
+Limit = Annotated[float, AfterValidator(_positive)]
+PublicKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class SiteIdentity(Section):
+    """Who the site is."""
+
+    name: str = Field(min_length=1, max_length=100)
+    """The site's public name; it is sent to the coordinator and shown to its operators."""
+
+
+class SiteLedger(Section):
+    """Where the privacy ledger is and at which δ it adds up."""
+
+    path: str = "ledger.sqlite"
+    """Path of the ledger, from the folder that site.toml is in; one per data set."""
+    delta: float = Field(1e-5, gt=0, lt=1)
+    """δ at which the ledger states the total ε, a probability below 1 / number of units."""
+    lifetime_epsilon: Limit = 20.0
+    """Budget of the data set's lifetime, all runs together, ε at ``delta``."""
+    run_epsilon: Limit = 8.0
+    """Budget of one run, ε at ``delta``; a plan's own, smaller ε also holds."""
+    period: Literal["month", "quarter", "year"] = "year"
+    """Calendar period (UTC) of ``period_epsilon``."""
+    period_epsilon: Limit = 10.0
+    """Budget of one calendar period, all runs together, ε at ``delta``."""
+
+
+class SiteTrainer(Section):
+    """The process that holds the records, and who may speak to it."""
+
+    socket: str = Field("trainer.sock", min_length=1)
+    """Path of its Unix socket, from the folder that site.toml is in; at most 100 bytes in all."""
+    users: list[int] = []
+    """Numbers of further users of this machine whose processes may connect to it, such as the one
+    that the node runs as. Empty: the trainer's own user alone (and root)."""
+    message_bytes: int = Field(256 << 20, ge=1 << 16, le=(1 << 31) - 1)
+    """Largest request that it takes, bytes; the global adapter must fit."""
+
+
+class Policy(Section):
+    """What plans the site takes part in."""
+
+    coordinators: list[PublicKey] = []
+    """Public keys of the coordinators that are answered, 64 hex digits each, as `lorica
+    coordinator key` prints them. Empty: requests need no signature and ANY coordinator that
+    reaches the site is answered, within the limits below."""
+    request_hours: Limit = 24.0
+    """How old a signed request may be, hours (inf: any age): a recorded one is worth nothing
+    later. Clocks of coordinator and site may differ by as much."""
+    consent: Literal["none", "per-run"] = "none"
+    """"per-run": a run waits until a person of the site has approved it (`lorica site pending`,
+    `approve-run`, `deny-run`); "none": what the policy admits is answered at once."""
+    maximum_epsilon: Limit = 8.0
+    """Largest ε a plan may ask for."""
+    maximum_delta: float = Field(1e-5, gt=0, lt=1)
+    """Largest δ a plan may ask for."""
+    unit: str = "record"
+    """The unit of privacy that plans must protect: "record", or the column data.unit. It is also
+    the ledger's unit: what is spent per record and per patient does not add up."""
+    tasks: list[TaskKind] = ["text-classification"]
+    """Allowed tasks."""
+    backbones: list[str] = [EMBEDDED_SHA256]
+    """Allowed backbones, by the SHA-256 of weights, config and tokenizer that `lorica site backbone
+    FOLDER` prints; the packaged one by that of its weights, as its other files are pinned. The
+    hash alone allows a model as it is; "HASH:int8" and "HASH:int4" allow it with its weights
+    rounded (plan key backbone.quantize)."""
+    backbone_folders: list[str] = []
+    """Folders of further pretrained models on this machine, from the folder that site.toml is in.
+    A plan chooses among them by hash (backbone.sha256); no other folder is opened for a plan, and
+    nothing is downloaded."""
+    maximum_rank: int = Field(64, ge=1)
+    """Largest LoRA rank; under the methods "flexlora" and "flora" the rank that the site trains
+    at if a plan has a larger one."""
+    maximum_labels: int = Field(1000, ge=2)
+    """Largest number of labels."""
+    maximum_rounds: int = Field(1000, ge=1)
+    """Largest number of rounds in a run."""
+    maximum_steps: int = Field(100_000, ge=1)
+    """Largest number of DP-SGD steps in a run."""
+    minimum_units: int = Field(100, ge=1)
+    """Fewest units the data must have for the site to take part in anything."""
+    metrics: list[SiteMetric] = ["accuracy", "loss"]
+    """Metrics that may leave, noised and charged; empty: none."""
+    sampling_units: int = Field(0, ge=0)
+    """The figure from which sample rates are computed: the number of units, rounded down by hand
+    and fixed here, so that noise and sampling depend on no private count. 0: the true count."""
+    declared_units: int = Field(0, ge=0)
+    """The rounded number of units that may be told the coordinator as the site's weight. 0:
+    nothing is told, and the site counts like any other that tells nothing."""
+    budget: Literal["private", "declared"] = "private"
+    """Whether the coordinator is told, when it asks whether the site takes part, the lifetime
+    budget of the data and what is left of it: figures of the ledger, which follow from plans and
+    from the site's figure for its number of units; fix sampling_units, too, or they tell of it."""
+    noise: Literal["secure", "seeded"] = "secure"
+    """"secure" in every real deployment; "seeded" is for tests alone and protects nothing."""
+
+
+class SiteConfig(Section):
+    """site.toml, whole."""
+
+    site: SiteIdentity
+    """Who the site is."""
+    data: SiteData
+    """The private records."""
+    ledger: SiteLedger = SiteLedger()
+    """The ledger and its budgets."""
+    trainer: SiteTrainer = SiteTrainer()
+    """The trainer's process."""
+    policy: Policy = Policy()
+    """What the site allows."""
+    federation: SiteFederation = SiteFederation()
+    """The federation that the site is part of."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SiteConfig:
+        if self.policy.unit not in ("record", self.data.unit):
+            raise ValueError(
+                f'policy.unit is "{self.policy.unit}"; it must be "record" or the column that '
+                f'data.unit names ("{self.data.unit}")'
+            )
+        return self
+
+
+def load_site(path: Path) -> SiteConfig:
+    """Read site.toml.
+
+    Raises:
+        LoricaError: LOR-409 when it is missing, malformed, or says what cannot be.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return SiteConfig.model_validate(content)
+    except OSError as error:
+        problem = f"{path} cannot be read: {error.strerror}."
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        problem = f"{path} is not valid TOML: {error}."
+    except ValidationError as error:
+        problem = f"{path}: " + "; ".join(_sentence(item) for item in error.errors()) + "."
+    raise LoricaError(Code.SITE_CONFIG, problem)
+
+
+def documented_site(
+    name: str, source: str, *, coordinator: str = "", address: str = "", **data: str
+) -> str:
+    """A site.toml with every field and its meaning above it.
+
+    Args:
+        name: the site's public name.
+        source: where the records are.
+        coordinator: public key of the only coordinator that is answered; empty: any is.
+        address: where the coordinator is, host:port.
+        data: further fields of [data], such as the columns' names.
+    """
+    config = SiteConfig(
+        site=SiteIdentity(name=name),
+        data=SiteData(source=source, **data),
+        policy=Policy(coordinators=[coordinator] if coordinator else []),
+        federation=SiteFederation(address=address),
+    )
+    lines: list[str] = []
+    for section in SiteConfig.model_fields:
+        part = getattr(config, section)
+        lines += [f"# {(type(part).__doc__ or '').strip()}", f"[{section}]"]
+        for key, field in type(part).model_fields.items():
+            lines += [f"# {line}" for line in (field.description or "").splitlines()]
+            lines.append(f"{key} = {_toml(getattr(part, key))}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml(value: object) -> str:
+    """A value in one line of TOML; tables are written in line."""
+    if isinstance(value, Section):
+        value = value.model_dump()
+    if isinstance(value, dict):
+        inner = ", ".join(f"{_toml_key(key)} = {_toml(item)}" for key, item in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
+    return tomli_w.dumps({"v": value}).strip().removeprefix("v = ")
+
+
+def _toml_key(key: str) -> str:
+    return tomli_w.dumps({key: 0}).strip().removesuffix(" = 0")
+
+
+def _sentence(problem: object) -> str:
+    assert isinstance(problem, dict)
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        section = SiteConfig.model_fields.get(str(problem["loc"][0]))
+        table = section.annotation if section else SiteConfig
+        keys = getattr(table, "model_fields", {})
+        close = difflib.get_close_matches(str(problem["loc"][-1]), list(keys), n=1)
+        return f"{where} is unknown" + (f", did you mean '{close[0]}'?" if close else "")
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

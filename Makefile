@@ -57,14 +57,15 @@ e2e-web: setup
 	@LORICA_CHROMIUM=$(CHROMIUM) LORICA_SCREENS=$(CURDIR)/docs/screens \
 		$(BIN)/python -m pytest -q -m web tests/server/monitor/test_in_browser.py
 
-# A real federation: coordinator and two sites, each on a network namespace of its own. Needs root
-# and Linux; prints what it measures.
+# A real federation: coordinator and two sites, each on a network namespace of its own, and the compose
+# files' services without an engine. Needs root and Linux; prints what it measures.
 e2e: setup
 	@if [ "$$(id -u)" != 0 ] || ! command -v ip >/dev/null; then \
 		echo "make e2e makes network namespaces: run it as root, with iproute2 installed"; exit 1; fi
 	@$(BIN)/python -m pytest -q -s -m e2e tests/e2e
 
-# Kills at random over a run of 20 rounds; KILLS=20 make chaos for fewer, SEED=1 for others.
+# Kills at random over a run of 20 rounds, then each kind of crash alone, cut cables and full disks (as
+# root); KILLS=20 make chaos for fewer, SEED=1 for others.
 chaos: setup
 	@LORICA_CHAOS_KILLS=$(or $(KILLS),100) LORICA_CHAOS_SEED=$(or $(SEED),0) \
 		$(BIN)/python -m pytest -q -s -m chaos tests/e2e

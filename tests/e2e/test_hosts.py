@@ -45,7 +45,7 @@ pytestmark = [
 ]
 
 RUN = "federation"
-ROUNDS, LORA_ROUNDS = 10, 2
+ROUNDS, LORA_ROUNDS = int(os.environ.get("LORICA_E2E_ROUNDS", "50")), 2
 RECORDS = int(os.environ.get("LORICA_E2E_RECORDS", "1000000"))
 """At most so many records of Banking77, for slow machines."""
 
@@ -160,9 +160,9 @@ def test_the_adapter_equals_the_in_process_simulations_of_the_same_sites(
     command = ["simulate", str(plan), *arguments, "--out", str(out)]
     finished.federation.lorica(COORDINATOR, *command, seconds=1500)
     real = finished.federation.home / "runs" / RUN
-    furthest, share = furthest_weight(real, out)
-    print(f"\nfurthest weight from the simulation's: {furthest:.2e}, {share:.2e} of the largest")
-    assert share <= 1e-4  # furthest_weight says why not every weight to 1e-4
+    furthest = furthest_weight(real, out)
+    print(f"\nfurthest weight from the simulation's: {furthest:.2e}")
+    assert furthest <= 1e-4
     assert (real / "adapter" / "adapter_model.safetensors").exists()
 
 

@@ -20,6 +20,7 @@ from lorica.common.adapters import structural_copy
 from lorica.common.backbones import Backbone, backbone_sha256, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
+from lorica.common.precision import has_bf16
 from lorica.common.prefix_cache import CACHE_BYTES, PrefixCache
 from lorica.common.quantised_layers import QuantisedLinear
 from lorica.common.tasks.classes import loss_sum
@@ -104,6 +105,31 @@ def test_gradients_per_record_equal_plain_autograds_on_the_rounded_weights(
     for parameter in model.encoder.parameters():
         if parameter.dtype in (torch.int8, torch.uint8):
             assert parameter.grad is None and not parameter.requires_grad
+
+
+@pytest.mark.skipif(not has_bf16(), reason="this processor has no bfloat16 units")
+@pytest.mark.parametrize("number", ["int8", "int4"])
+def test_products_in_bfloat16_are_those_of_plain_layers_with_the_rounded_weights(
+    small_backbone: Path, number: str
+) -> None:
+    """training.precision "bf16": outputs and gradients per record against plain linear layers in
+    the same precision."""
+    plan = make_plan(small_backbone, number, []).replace(training={"precision": "bf16"})
+    backbone, found = load_backbone(plan.backbone), []
+    for held in (backbone, plain(small_backbone, number)):
+        model = TextClassifier(held, plan)
+        state, parameters = state_of(model), model.adapter_parameters
+        names = [name for name in state if name != "head.center"]
+        enable_per_sample_gradients(model, [parameters[name] for name in names])
+        model.load_state(state)
+        pooled = model.pooled_of_ids(*collate(encode(backbone, TEXTS, 64), range(len(TEXTS))))
+        loss_sum(model.head(model.features(pooled)), TARGETS).backward()
+        samples = [parameters[name].grad_sample.flatten(1).float() for name in names]
+        found.append((pooled.detach(), torch.cat(samples, dim=1)))
+    (ours, our_gradients), (theirs, their_gradients) = found
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-2)
+    difference = (our_gradients - their_gradients).norm(dim=1)
+    assert bool((difference < 0.02 * their_gradients.norm(dim=1)).all())
 
 
 @pytest.mark.parametrize("number", ["int8", "int4"])

@@ -350,12 +350,13 @@ def test_tasks_that_the_audit_cannot_attack_are_refused_before_anything_is_read(
     tmp_path: Path, kind: str
 ) -> None:
     """Each with the code, the task's name and what can be audited instead; nothing is written."""
-    head = TRAITS[kind].head  # type: ignore[index]
+    traits = TRAITS[kind]  # type: ignore[index]
+    table = {"columns": ["age"], "centers": [50.0], "scales": [20.0]}
     plan = RunPlan().replace(
         backbone={"source": "/no/such/folder"},
         data={"train": "/no/such/file.csv"},
         task={"kind": kind},
-        adapter={"kind": "lora"} if not head else {},
+        table=table if traits.table else {},
     )
     with pytest.raises(LoricaError) as caught:
         run_audit(plan)

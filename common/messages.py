@@ -23,7 +23,6 @@ else.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,17 +33,24 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from lorica.common.errors import Code, LoricaError
+from lorica.common.message_fields import (
+    ADAPTER,
+    CONFIG,
+    COUNTS,
+    PROTOCOL,
+    blob_of,
+    budget_of,
+    count_of,
+    counts_of,
+    fields_of,
+    same_protocol,
+    text_of,
+)
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import from_canonical
 from lorica.common.text import printable
 
-PROTOCOL = 1
-"""Version of the wire format; a peer with another one is refused. The number format of updates is
-part of the plan (``wire.update``), not of this number: a peer that does not know the key refuses
-the plan (LOR-102, LOR-104) before anything is computed."""
-
 MAX_PLAN_CHARACTERS = 4_000_000
-MAX_BLOB_BYTES = 2_000_000_000
 
 Kind = Literal["query.capabilities", "train", "evaluate"]
 """What is asked of a site, as Flower's type of the message."""
@@ -53,7 +59,6 @@ CAPABILITIES: Kind = "query.capabilities"
 TRAIN: Kind = "train"
 EVALUATE: Kind = "evaluate"
 
-_CONFIG, _ADAPTER, _COUNTS = "lorica", "adapter", "counts"
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MOST_ROUND = 1_000_000
 
@@ -121,24 +126,24 @@ def unpack_request(record: RecordDict) -> Request:
     Raises:
         LoricaError: LOR-501 malformed, LOR-104 fingerprint of another plan, LOR-10x bad plan.
     """
-    fields = _fields(record)
-    _same_protocol(fields)
-    text = _text(fields, "plan")
+    fields = fields_of(record)
+    same_protocol(fields)
+    text = text_of(fields, "plan")
     if len(text) > MAX_PLAN_CHARACTERS:
         raise LoricaError(Code.MESSAGE_MALFORMED, f"The plan has {len(text):,} characters.")
     plan = from_canonical(text)
-    if plan.fingerprint != _text(fields, "fingerprint"):
+    if plan.fingerprint != text_of(fields, "fingerprint"):
         raise LoricaError(
             Code.PLAN_MISMATCH, "The plan in the message does not match its fingerprint."
         )
     return Request(
         plan,
-        _text(fields, "run"),
-        _count(fields, "round"),
-        _blob(record),
-        _text(fields, "coordinator", default=""),
-        _text(fields, "signature", default=""),
-        _count(fields, "time", default=0),
+        text_of(fields, "run"),
+        count_of(fields, "round"),
+        blob_of(record),
+        text_of(fields, "coordinator", default=""),
+        text_of(fields, "signature", default=""),
+        count_of(fields, "time", default=0),
     )
 
 
@@ -160,7 +165,7 @@ def pack_reply(reply: Reply) -> RecordDict:
         fields["budget"], fields["budget_left"] = reply.budget
     record = _pack(fields, reply.blob)
     if reply.counts:
-        record[_COUNTS] = MetricRecord({_COUNTS: list(reply.counts)})
+        record[COUNTS] = MetricRecord({COUNTS: list(reply.counts)})
     return record
 
 
@@ -173,22 +178,22 @@ def unpack_reply(record: RecordDict, *, fingerprint: str, round: int) -> Reply:
     Raises:
         LoricaError: LOR-501 malformed or of another round, LOR-104 of another plan.
     """
-    fields = _fields(record)
-    _same_protocol(fields)
-    status = _text(fields, "status")
+    fields = fields_of(record)
+    same_protocol(fields)
+    status = text_of(fields, "status")
     if status not in ("ok", "refused"):
         raise LoricaError(Code.MESSAGE_MALFORMED, "A reply's status is neither ok nor refused.")
     reply = Reply(
-        fingerprint=_text(fields, "fingerprint"),
-        round=_count(fields, "round"),
+        fingerprint=text_of(fields, "fingerprint"),
+        round=count_of(fields, "round"),
         status="ok" if status == "ok" else "refused",
-        reason=printable(_text(fields, "reason", default="")[:500]),
-        site=printable(_text(fields, "site")[:200]),
-        weight=_count(fields, "weight"),
-        blob=_blob(record),
-        counts=_counts(record),
-        version=printable(_text(fields, "version", default="")[:50]),
-        budget=_budget(fields),
+        reason=printable(text_of(fields, "reason", default="")[:500]),
+        site=printable(text_of(fields, "site")[:200]),
+        weight=count_of(fields, "weight"),
+        blob=blob_of(record),
+        counts=counts_of(record),
+        version=printable(text_of(fields, "version", default="")[:50]),
+        budget=budget_of(fields),
     )
     if reply.fingerprint != fingerprint and reply.status == "ok":
         raise LoricaError(Code.PLAN_MISMATCH, "A reply belongs to another plan.")
@@ -207,9 +212,9 @@ def reply_to_bytes(reply: Reply) -> bytes:
 def reply_from_bytes(content: bytes) -> Reply:
     """The inverse of :func:`reply_to_bytes`."""
     record = recorddict_from_proto(ProtoRecordDict.FromString(content))
-    fields = _fields(record)
+    fields = fields_of(record)
     return unpack_reply(
-        record, fingerprint=_text(fields, "fingerprint"), round=_count(fields, "round")
+        record, fingerprint=text_of(fields, "fingerprint"), round=count_of(fields, "round")
     )
 
 
@@ -223,14 +228,14 @@ def refusal(
 
 def is_refusal(record: RecordDict) -> bool:
     """Whether a packed reply refuses."""
-    fields = record.get(_CONFIG)
+    fields = record.get(CONFIG)
     return isinstance(fields, ConfigRecord) and fields.get("status") == "refused"
 
 
 def named_in(record: RecordDict) -> tuple[str, int]:
     """Fingerprint and round that a packed request names, unchecked but for their form; ("", 0)
     where it names none."""
-    fields = record.get(_CONFIG)
+    fields = record.get(CONFIG)
     if not isinstance(fields, ConfigRecord):
         return "", 0
     fingerprint, round = fields.get("fingerprint"), fields.get("round")
@@ -241,76 +246,8 @@ def named_in(record: RecordDict) -> tuple[str, int]:
 
 
 def _pack(fields: Mapping[str, str | int | float], blob: bytes) -> RecordDict:
-    record = RecordDict({_CONFIG: ConfigRecord(dict(fields))})
+    record = RecordDict({CONFIG: ConfigRecord(dict(fields))})
     if blob:
         array = Array(dtype="uint8", shape=(len(blob),), stype="safetensors", data=blob)
-        record[_ADAPTER] = ArrayRecord({_ADAPTER: array})
+        record[ADAPTER] = ArrayRecord({ADAPTER: array})
     return record
-
-
-def _fields(record: RecordDict) -> ConfigRecord:
-    fields = record.get(_CONFIG)
-    if not isinstance(fields, ConfigRecord):
-        raise LoricaError(Code.MESSAGE_MALFORMED, "A message lacks its 'lorica' record.")
-    return fields
-
-
-def _same_protocol(fields: ConfigRecord) -> None:
-    if fields.get("protocol") != PROTOCOL:
-        raise LoricaError(
-            Code.MESSAGE_MALFORMED,
-            f"A message speaks protocol {fields.get('protocol')!r:.30}, this installation "
-            f"{PROTOCOL}.",
-        )
-
-
-def _text(fields: ConfigRecord, key: str, default: str | None = None) -> str:
-    value = fields.get(key, default)
-    if not isinstance(value, str):
-        raise LoricaError(Code.MESSAGE_MALFORMED, f"A message's field '{key}' is not text.")
-    return value
-
-
-def _count(fields: ConfigRecord, key: str, default: int | None = None) -> int:
-    value = fields.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise LoricaError(
-            Code.MESSAGE_MALFORMED, f"A message's field '{key}' is not a whole number from 0."
-        )
-    return value
-
-
-def _budget(fields: ConfigRecord) -> tuple[float, float] | None:
-    values = fields.get("budget"), fields.get("budget_left")
-    if values == (None, None):
-        return None
-    whole, left = values
-    if not (isinstance(whole, float) and isinstance(left, float) and 0 <= left <= whole < math.inf):
-        raise LoricaError(
-            Code.MESSAGE_MALFORMED, "A message's budget is not what is left of a finite one."
-        )
-    return whole, left
-
-
-def _blob(record: RecordDict) -> bytes:
-    if _ADAPTER not in record:
-        return b""
-    arrays = record[_ADAPTER]
-    if not isinstance(arrays, ArrayRecord) or list(arrays) != [_ADAPTER]:
-        raise LoricaError(Code.MESSAGE_MALFORMED, "A message holds more arrays than the adapter.")
-    array = arrays[_ADAPTER]
-    if array.stype != "safetensors" or len(array.data) > MAX_BLOB_BYTES:
-        raise LoricaError(
-            Code.MESSAGE_MALFORMED, "A message's adapter is not one safetensors blob in bounds."
-        )
-    return bytes(array.data)
-
-
-def _counts(record: RecordDict) -> tuple[float, ...]:
-    held = record.get(_COUNTS)
-    if held is None:
-        return ()
-    values = held.get(_COUNTS) if isinstance(held, MetricRecord) else None
-    if not isinstance(values, list) or not all(math.isfinite(value) for value in values):
-        raise LoricaError(Code.MESSAGE_MALFORMED, "A message's counts are not a list of numbers.")
-    return tuple(float(value) for value in values)

@@ -45,7 +45,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import PROTOCOL, Kind, Request
+from lorica.common.message_fields import PROTOCOL
+from lorica.common.messages import Kind, Request
 from lorica.common.storage import create_atomically, storage_errors
 
 KEY_VARIABLE = "LORICA_COORDINATOR_KEY"

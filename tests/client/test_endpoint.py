@@ -23,7 +23,8 @@ from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import pack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import PROTOCOL, Reply, Request, pack_request, unpack_reply
+from lorica.common.message_fields import PROTOCOL
+from lorica.common.messages import Reply, Request, pack_request, unpack_reply
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records
 from lorica.common.stages import sent

@@ -17,10 +17,10 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.common import messages
+from lorica.common import message_fields, messages
 from lorica.common.errors import Code, LoricaError
+from lorica.common.message_fields import PROTOCOL
 from lorica.common.messages import (
-    PROTOCOL,
     Reply,
     Request,
     pack_reply,
@@ -237,7 +237,7 @@ def test_anything_but_one_safetensors_array_is_refused(
 def test_a_blob_over_the_limit_is_refused(
     monkeypatch: pytest.MonkeyPatch, refuses: Refuses
 ) -> None:
-    monkeypatch.setattr(messages, "MAX_BLOB_BYTES", 100)
+    monkeypatch.setattr(message_fields, "MAX_BLOB_BYTES", 100)
     unpack_request(pack_request(Request(PLAN, "run-1", 1, bytes(100))))
     record = pack_request(Request(PLAN, "run-1", 1, bytes(101)))
     refuses(Code.MESSAGE_MALFORMED, lambda: unpack_request(record))

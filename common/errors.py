@@ -232,8 +232,8 @@ CATALOGUE: dict[Code, Entry] = {
     ),
     Code.HARDWARE_MISSING: Entry(
         "The machine lacks hardware that is asked for.",
-        "bfloat16 is computed by some processors and graphics cards alone; a graphics card needs "
-        "a build of torch that knows it.",
+        "Only some processors and graphics cards compute in bfloat16; a graphics card needs a "
+        "build of torch that knows it.",
         "Ask for what the machine has, as the message says.",
     ),
     Code.TOKENIZER_OFFSETS: Entry(

@@ -14,7 +14,8 @@ from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.cache_shelf import CacheShelf
 from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import PrefixCache, predict_logits
-from lorica.common.tasks.text_classification import Encoded, TextClassifier, collate, encode
+from lorica.common.tasks.inputs import Encoded, collate, encode
+from lorica.common.tasks.text_classification import TextClassifier
 
 Family = Callable[..., Path]
 

@@ -16,7 +16,8 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import predict_logits
 from lorica.common.prefix_files import CacheFolder
-from lorica.common.tasks.text_classification import Encoded, TextClassifier, encode
+from lorica.common.tasks.inputs import Encoded, encode
+from lorica.common.tasks.text_classification import TextClassifier
 
 WORDS = ["my", "card", "is", "lost", "again", "the", "doctor", "was", "very", "tired", "today"]
 TEXTS = [" ".join(WORDS[i % 4 : i % 4 + 1 + (5 * i) % 8]) for i in range(40)]

@@ -79,8 +79,6 @@ def unit_batches(
         rows of the batch, shape (n,), and the number within the batch of every row's unit,
         shape (n,); units with the longest texts first.
     """
-    if not drawn:
-        return
     longest = np.array([lengths[rows].max() for rows in drawn], dtype=np.int64)
     order = np.argsort(-longest, kind="stable")
     sizes = np.array([len(drawn[unit]) for unit in order], dtype=np.int64)

@@ -349,7 +349,8 @@ def _transformers() -> Any:
             mend="pip install 'lorica[train]'",
         ) from None
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
-    # Where it is installed, peft loads it, and it warns of kernels that are not used here.
+    # Where it is installed, peft and quantised layers load it; its kernels that it warns of are not
+    # used here.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

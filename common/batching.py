@@ -11,7 +11,7 @@ TOKEN_BUDGET = 2048
 
 BATCH_OVERHEAD = 96
 """What one more micro-batch costs, in tokens that take as long: a forward and backward pass of a
-layer of the embedded backbone takes about 3 ms beside 0.04 ms a token on two CPU cores."""
+layer of the embedded backbone takes about 4 ms beside 0.04 ms a token on two CPU cores."""
 
 
 def cuts(lengths: np.ndarray, sizes: np.ndarray, token_budget: int) -> list[tuple[int, int]]:

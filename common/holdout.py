@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lorica.common.errors import Code, LoricaError
@@ -37,14 +38,7 @@ def load_data(plan: RunPlan) -> RunData:
             must be set aside, but all records are one unit's.
     """
     column = plan.simulation.column if plan.simulation.partition == "by-column" else ""
-    traits = TRAITS[plan.task.kind]
-    read = functools.partial(
-        read_records,
-        plan=plan.columns,
-        lists=traits.lists,
-        images=traits.images,
-        table=plan.table.names,
-    )
+    read = _reader(plan)
     train = read(plan.data.train, unit=plan.unit_column, group=column)
     if plan.data.test or plan.data.train.startswith(PACKAGED):
         source = plan.data.test or plan.data.train
@@ -67,11 +61,15 @@ def test_data(plan: RunPlan) -> Records:
     Raises:
         LoricaError: LOR-30x for data that are not what the plan says.
     """
+    return _reader(plan)(plan.data.test, test=True)
+
+
+def _reader(plan: RunPlan) -> Callable[..., Records]:
+    """:func:`lorica.common.records.read_records` with what the plan says of its columns."""
     traits = TRAITS[plan.task.kind]
-    return read_records(
-        plan.data.test,
-        plan.columns,
-        test=True,
+    return functools.partial(
+        read_records,
+        plan=plan.columns,
         lists=traits.lists,
         images=traits.images,
         table=plan.table.names,

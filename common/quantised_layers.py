@@ -22,7 +22,6 @@ Source of the formats: Dettmers et al., "LLM.int8()" (arXiv 2208.07339, row-wise
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
@@ -161,8 +160,6 @@ def _codes(weight: torch.Tensor, number: NumberFormat) -> tuple[torch.Tensor, to
 
 
 def _bitsandbytes() -> Any:
-    # It warns of kernels that are not used here.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         import bitsandbytes.functional
     except ImportError:

@@ -81,7 +81,26 @@ class Records:
         return sorted(set(self.labels))
 
 
-_LISTED = [part.name for part in fields(Records) if part.name != "table"]
+class Gathered:
+    """Records that come in parts, on their way to be one."""
+
+    def __init__(self, *apart: str) -> None:
+        """``apart``: fields that are kept elsewhere, and given in the end."""
+        names = [part.name for part in fields(Records) if part.name not in ("table", *apart)]
+        self._listed: dict[str, list[Any]] = {name: [] for name in names}
+        self._tables: list[Table] = []
+
+    def add(self, part: Records) -> None:
+        """Take in a part."""
+        self._tables += [part.table] if part.table is not None else []
+        for name, cells in self._listed.items():
+            cells.extend(getattr(part, name) or ())
+
+    def records(self, **apart: Any) -> Records:
+        """All of them, with the fields that were kept elsewhere."""
+        listed = {name: cells for name, cells in self._listed.items() if cells or name != "images"}
+        table = Table.joined(self._tables) if self._tables else None
+        return Records(**listed, **apart, table=table)
 
 
 @dataclass(frozen=True)
@@ -184,19 +203,13 @@ def read_records(
 
 def collect(parts: Iterable[Records], where: str) -> Records:
     """All parts as one. Raises LoricaError LOR-304 when there is no record; ``where`` begins it."""
-    listed: dict[str, list[Any]] = {name: [] for name in _LISTED}
-    tables: list[Table] = []
-    images = False
+    gathered = Gathered()
     for part in parts:
-        images |= part.images is not None
-        tables += [part.table] if part.table is not None else []
-        for name, cells in listed.items():
-            cells.extend(getattr(part, name) or ())
-    if not listed["texts"]:
+        gathered.add(part)
+    found = gathered.records()
+    if not len(found):
         raise LoricaError(Code.DATA_MALFORMED, f"{where} has no records.")
-    if not images:
-        del listed["images"]
-    return Records(**listed, table=Table.joined(tables) if tables else None)
+    return found
 
 
 def checked(found: Iterable[Batch], roles: Roles, where: str) -> Iterator[Records]:

@@ -32,6 +32,11 @@ def metric_name(metric: str) -> str:
     return _NAMES.get(metric, metric.replace("_", " ").replace(" f1", " F1"))
 
 
+def capitalise(text: str) -> str:
+    """With a large first letter; the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def metric_text(metric: str, value: float | None) -> str:
     """A metric's value: shares as "81.3%", others as "0.813"."""
     if is_share(metric):

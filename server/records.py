@@ -85,10 +85,14 @@ class RoundRecord:
         return self.metrics.get(self.headline, self.accuracy)
 
     @property
+    def site_headline(self) -> float | None:
+        """The headline metric by the sites' own counts."""
+        return self.site_metrics.get(self.headline, self.site_accuracy)
+
+    @property
     def site_score(self) -> float | None:
         """The headline metric by the sites' own counts, else less their loss."""
-        loss = self.site_metrics.get("loss", self.site_loss)
-        found = self.site_metrics.get(self.headline, self.site_accuracy)
+        loss, found = self.site_metrics.get("loss", self.site_loss), self.site_headline
         return found if found is not None or loss is None else -loss
 
     def to_dict(self) -> dict[str, Any]:

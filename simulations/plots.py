@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lorica.common.wording import is_share, metric_name, metric_text
+from lorica.common.wording import capitalise, is_share, metric_name, metric_text
 from lorica.server.records import RoundRecord
 from lorica.simulations.figures import (
     BLUE,
@@ -93,8 +93,7 @@ def labels_svg(summary: Summary) -> str | None:
 
 def score_title(summary: Summary) -> str:
     """The headline metric's name with a large first letter."""
-    name = metric_name(headline(summary))
-    return name[:1].upper() + name[1:]
+    return capitalise(metric_name(headline(summary)))
 
 
 def draw_score(axes: Any, summary: Summary, rounds: Sequence[RoundRecord]) -> None:

@@ -25,7 +25,7 @@ from lorica.common.plan_subject import DEMO_DATA
 from lorica.common.stages import schedule
 from lorica.common.storage import write_atomically
 from lorica.common.tasks.traits import TRAITS
-from lorica.common.wording import is_share
+from lorica.common.wording import capitalise, is_share
 from lorica.server.records import RoundRecord, SiteStatus
 from lorica.simulations import plots
 from lorica.simulations.tables import (
@@ -226,9 +226,7 @@ def _markup(svg: str | None) -> Markup | None:
 
 def _environment() -> Environment:
     environment = page_environment()
-    environment.filters.update(
-        figure=_figure_text, span=span, capfirst=lambda text: text[:1].upper() + text[1:]
-    )
+    environment.filters.update(figure=_figure_text, span=span, capfirst=capitalise)
     environment.globals.update(
         bar_share=bar_share,
         values_of=values_of,

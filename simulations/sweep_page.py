@@ -10,6 +10,7 @@ from rich.table import Table
 
 from lorica.common.storage import write_atomically
 from lorica.common.wording import (
+    capitalise,
     change_text,
     duration,
     human_bytes,
@@ -129,8 +130,8 @@ def _score(runs: list[Result]) -> Score:
 
 def _title(results: list[Result]) -> str:
     """The metrics that the results are compared by; a sweep over tasks has several."""
-    name = " or ".join(dict.fromkeys(metric_name(result.headline) for result in results))
-    return name[:1].upper() + name[1:] or "Score"
+    names = dict.fromkeys(metric_name(result.headline) for result in results)
+    return capitalise(" or ".join(names)) or "Score"
 
 
 def _overall(cells: dict[At, Score]) -> float:

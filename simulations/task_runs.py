@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import multiprocessing
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from lorica.common.plan import RunPlan
 from lorica.simulations.task_plans import TASKS
+from lorica.simulations.workers import cores
 
 EPSILON = 8.0
 
@@ -48,8 +48,7 @@ def run_task(name: str, folder: Path) -> Scores:
 
 def run_tasks(names: Sequence[str], folder: Path) -> Iterator[Scores]:
     """:func:`run_task` of all names, in their order; a process for every core works on them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = max(1, min(cores or 1, len(names)))
+    workers = max(1, min(cores(), len(names)))
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawned, initializer=_one_thread) as pool:
         yield from pool.map(run_task, names, [folder / name for name in names])

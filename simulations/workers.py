@@ -54,7 +54,7 @@ def worker_count(plan: RunPlan, sites: int) -> int:
                 mend='Set simulation.workers to 1, or use simulation.engine = "ray".',
             )
         return 1
-    return max(1, min(asked or min(torch.get_num_threads(), _cores()), sites))
+    return max(1, min(asked or min(torch.get_num_threads(), cores()), sites))
 
 
 def can_fork() -> bool:
@@ -234,5 +234,8 @@ def _serve(
         connection.send((nodes.answer(packed), lines.take()))
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -9,16 +9,14 @@ from __future__ import annotations
 import mmap
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, overload
+from typing import IO, TYPE_CHECKING, overload
 
 import numpy as np
 
-from lorica.common.records import Records, collect
+from lorica.common.records import Gathered, Records, collect
 from lorica.common.storage import storage_errors
-from lorica.common.table import Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,23 +95,16 @@ _ITERATED = 4096
 def _on_disk(parts: Iterable[Records], folder: Path) -> Records:
     import pyarrow as pa
 
-    whole = ("texts", "table")
-    rest: dict[str, list[Any]] = {f.name: [] for f in fields(Records) if f.name not in whole}
-    tables: list[Table] = []
+    rest = Gathered("texts")
     schema = pa.schema([("text", pa.string())])
     with storage_errors(folder):
         file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as the texts
         with pa.ipc.new_file(pa.PythonFile(file, "w"), schema) as writer:
             for part in parts:
                 writer.write_batch(pa.record_batch([pa.array(part.texts, pa.string())], schema))
-                tables += [part.table] if part.table is not None else []
-                for name, cells in rest.items():
-                    cells.extend(getattr(part, name) or ())
+                rest.add(part)
         file.flush()
-    texts = MappedTexts(_mapped(file))
-    if not rest["images"]:
-        del rest["images"]
-    return Records(texts=texts, **rest, table=Table.joined(tables) if tables else None)
+    return rest.records(texts=MappedTexts(_mapped(file)))
 
 
 def _mapped(file: IO[bytes]) -> list[pa.Array]:

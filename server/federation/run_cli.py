@@ -215,9 +215,7 @@ def _view(place: RunPlace) -> Group:
 
 def _score(record: RoundRecord) -> str:
     """The task's headline metric, by the coordinator's data or else by the sites' counts."""
-    found = record.score
-    if found is None:
-        found = record.site_metrics.get(record.headline, record.site_accuracy)
+    found = record.site_headline if record.score is None else record.score
     if found is None:
         return ""
     return f"{metric_name(record.headline)} {metric_text(record.headline, found)}"

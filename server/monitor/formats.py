@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from lorica.common.wording import is_share, metric_name
+from lorica.common.wording import capitalise, is_share, metric_name
 
 NOTHING = "–"
 _CLASSES = (100, 1_000, 10_000, 100_000, 1_000_000)
@@ -116,11 +116,6 @@ def size_class(records: int) -> str:
 def words(name: str) -> str:
     """A name of code as people write it: macro_f1 as macro F1."""
     return metric_name(name)
-
-
-def capitalise(text: str) -> str:
-    """With a large first letter; the rest as it is."""
-    return text[:1].upper() + text[1:]
 
 
 def plain(value: Any) -> str:

@@ -90,14 +90,14 @@ def test_there_is_a_worker_for_every_core_but_not_more_than_sites(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(workers.torch, "get_num_threads", lambda: 4)
-    monkeypatch.setattr(workers, "_cores", lambda: 4)
+    monkeypatch.setattr(workers, "cores", lambda: 4)
     plan = RunPlan()
     assert worker_count(plan, 10) == 4
     assert worker_count(plan, 3) == 3
     assert worker_count(plan.replace(simulation={"workers": 6}), 10) == 6
     assert worker_count(plan.replace(simulation={"workers": 1}), 10) == 1
     assert worker_count(plan.replace(simulation={"engine": "ray"}), 10) == 1
-    monkeypatch.setattr(workers, "_cores", lambda: 1)
+    monkeypatch.setattr(workers, "cores", lambda: 1)
     assert worker_count(plan, 10) == 1
 
 

@@ -37,7 +37,7 @@ FRAGMENTS = [
     '"><img src=x onerror=alert(1)>',
     "'; DROP TABLE sites; --",
     "' OR '1'='1",
-    "{{ 7 * 7 }}",
+    "{{ 7919 * 7907 }}",
     "../../etc/passwd",
 ]
 
@@ -230,7 +230,8 @@ def test_fragments_as_names_are_shown_as_text(
         answer = operator.get(page)
         assert answer.status_code == 200, page
         assert "<script>alert" not in answer.text and "<img src=x" not in answer.text, page
-        assert "49" not in re.sub(r"\d{3,}|[a-f0-9]{10,}", "", answer.text) or "7 * 7" not in name
+        # the product, had a template worked the name out: no time or id of a page holds it
+        assert str(7919 * 7907) not in answer.text, page
     assert {site.name for site in store.sites().items} >= {name, "south", "north"}
     cells = operator.get("/api/v1/runs/hostile/cells", params={"site": name}).json()
     assert {cell["site"] for cell in cells} == {name}

@@ -80,8 +80,8 @@ class Composer:
         real = [event for event in events if event.steps and event.sample_rate > 0]
         if any(event.noise_multiplier == 0 for event in real):
             return math.inf
-        if not real:
-            return 0.0
+        if all(event.sample_rate == 1 for event in real):
+            return epsilon(real, self.delta)  # a closed form, exact and at once
         with self._lock:
             bound = read(self._total(real), self.delta)
         if budget < bound <= _REFINE_WITHIN * budget and _feasible(real, _REFINE_GROUPS):

@@ -1,8 +1,10 @@
 """Privacy events, the ε they cost, and the noise that a budget calls for.
 
 The accountant of record is the PLD accountant of dp-accounting (Google), with pessimistic
-discretisation: the ε it states is an upper bound on the true one (design rule 6). Tests compare
-it with Opacus' PRV accountant and with closed forms.
+discretisation: the ε it states is an upper bound on the true one (design rule 6). Steps that use
+all units (q = 1) are composed exactly before it sees them, to one Gaussian mechanism; where nothing
+else runs, its closed form is the ε (:mod:`lorica.common.gaussian`). Tests compare both with
+Opacus' PRV accountant, with dp-accounting's own and with closed forms in high precision.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorica.common.errors import Code, LoricaError
+from lorica.common.gaussian import gaussian_epsilon
 from lorica.common.loss_grid import interval_for, rough_epsilon
 
 _LARGEST_SIGMA = 2.0**16
@@ -58,7 +61,8 @@ def epsilon(events: Iterable[PrivacyEvent], delta: float, *, coarseness: float =
     """ε at ``delta`` of all ``events`` composed (PLD, an upper bound).
 
     Args:
-        events: in any order; equal (σ, q) are merged, which makes long histories cheap.
+        events: in any order; equal (σ, q) are merged, which makes long histories cheap, and so
+            are all with q = 1.
         delta: probability δ in (0, 1).
         coarseness: above 1 the bound is looser and about as many times cheaper; for searches.
 
@@ -92,7 +96,8 @@ def epsilon_rdp(events: Iterable[PrivacyEvent], delta: float) -> float:
 
 
 def _merged(events: Iterable[PrivacyEvent], delta: float) -> tuple[tuple[float, float, int], ...]:
-    """(σ, q, steps) of all events that touch data, sorted; equal (σ, q) are added up."""
+    """(σ, q, steps) of all events that touch data, sorted; equal (σ, q) are added up, and all
+    noised ones with q = 1 are the one Gaussian mechanism that they compose to."""
     if not 0 < delta < 1:
         raise ValueError(f"delta must lie between 0 and 1, got {delta}")
     totals: dict[tuple[float, float], int] = {}
@@ -100,6 +105,10 @@ def _merged(events: Iterable[PrivacyEvent], delta: float) -> tuple[tuple[float, 
         if event.steps and event.sample_rate > 0:
             key = (event.noise_multiplier, event.sample_rate)
             totals[key] = totals.get(key, 0) + event.steps
+    whole = [key for key in totals if key[1] == 1 and key[0] > 0]
+    if len(whole) > 1 or any(totals[key] > 1 for key in whole):
+        precision = math.fsum(totals.pop(key) / key[0] ** 2 for key in whole)
+        totals[(1 / math.sqrt(precision), 1.0)] = 1
     return tuple(sorted((*key, steps) for key, steps in totals.items()))
 
 
@@ -136,7 +145,8 @@ def calibrate_noise(epsilon_budget: float, delta: float, sample_rate: float, ste
         )
 
     def excess(log_sigma: float, coarseness: float = 1.0) -> float:
-        spent = _epsilon_of(((math.exp(log_sigma), sample_rate, steps),), delta, coarseness)
+        event = PrivacyEvent(math.exp(log_sigma), sample_rate, steps)
+        spent = epsilon([event], delta, coarseness=coarseness)
         return math.log(max(spent, 1e-12) / epsilon_budget)
 
     def roughly(log_sigma: float) -> float:
@@ -214,6 +224,8 @@ def _bracket(
 def _epsilon_of(
     totals: tuple[tuple[float, float, int], ...], delta: float, coarseness: float = 1.0
 ) -> float:
+    if len(totals) == 1 and totals[0][1:] == (1.0, 1):
+        return gaussian_epsilon(totals[0][0], delta)
     composed: Any = None
     interval = coarseness * interval_for(totals, delta)
     for sigma, rate, steps in totals:

@@ -31,6 +31,7 @@ from lorica.server.records import RoundRecord, SiteRound
 _SPARKS = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH = 30
 _LOUD = "bold white on red"
+_ACCOUNTING = 30.0  # times what working ε out took must pass before it is done again
 _LATEST = 5
 
 
@@ -58,6 +59,7 @@ class LiveProgress:
         self._scores: list[float] = []
         self._headline = "accuracy"
         self._spent = 0.0
+        self._account_again = 0.0  # not before; ε of sampled steps can take longer than a round
         self._bytes_up = self._bytes_down = 0
         self._told: set[tuple[str, str]] = set()
         self._durations: deque[float] = deque(maxlen=_LATEST)
@@ -131,8 +133,14 @@ class LiveProgress:
         self._round_begun = time.monotonic()
 
     def _account(self, rounds: int) -> None:
-        if self._spent_after and math.isfinite(self._budget):
+        begun = time.monotonic()
+        last = self._plan is not None and rounds == self._plan.rounds.count
+        if not self._spent_after or math.isinf(self._budget):
+            return
+        if last or begun >= self._account_again:
             self._spent = self._spent_after(rounds)
+            now = time.monotonic()
+            self._account_again = now + _ACCOUNTING * (now - begun)
 
     def _tell_problem(self, site: SiteRound) -> None:
         if site.status == "ok" or (site.site, site.reason) in self._told:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lorica.server.monitor.settings import Settings
     from lorica.server.runs import RunStore
 
-_COURTESY = 15  # of nice: a running round on the same machine comes first
+_COURTESY = 19  # of nice: a running round on the same machine comes first
 
 app = typer.Typer(
     name="monitor",

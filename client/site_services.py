@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 import socket
 import sys
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from lorica.client.approved_code import prepare
 from lorica.client.node_link import NodeLink
 from lorica.client.site_check import check_connection
 from lorica.client.site_config import SiteConfig, load_site
-from lorica.common.errors import Code, LoricaError
+from lorica.common.errors import LoricaError
 from lorica.common.lock import only_one
 from lorica.common.room import DiskWatch
 from lorica.common.supervisor import Service, Supervisor
@@ -35,8 +34,7 @@ def start(site: Path, *, trainer: bool = True, node: bool = True) -> None:
         node: start the node; without it this machine needs no network.
 
     Raises:
-        LoricaError: LOR-409 site.toml, LOR-723 part of no federation, LOR-725 it runs already,
-            LOR-726 a program is missing.
+        LoricaError: LOR-409 site.toml, LOR-723 part of no federation, LOR-725 it runs already.
     """
     site = site.resolve()
     config = load_site(site)
@@ -97,21 +95,12 @@ def _node(config: SiteConfig, root: Path) -> Service:
 
 def node_command(config: SiteConfig, root: Path, link: NodeLink) -> Callable[[], list[str]]:
     """What makes the node's command: TLS, the site's key, the trainer's socket."""
-    program = Path(sys.executable).parent / "flower-supernode"
-    found = str(program) if program.exists() else shutil.which("flower-supernode")
-    if found is None:
-        raise LoricaError(
-            Code.PROGRAM_MISSING,
-            "Flower's flower-supernode was not found.",
-            mend="pip install flwr",
-        )
-
     trainer = root / config.trainer.socket
 
     def command() -> list[str]:
         port = config.federation.runtime_port or _free_port()
         return [
-            found,
+            *(sys.executable, "-P", "-m", "lorica.client.prompt_supernode"),
             *("--superlink", link.address, "--root-certificates", str(link.authority)),
             *("--auth-supernode-private-key", str(link.key_file)),
             *("--node-config", f'trainer-socket="{trainer}"'),

@@ -6,7 +6,10 @@ Pages: a real server over 1,000 runs × 100 rounds × 50 sites (filled as by sto
 file that was), asked over HTTP by a signed-in client; every page together with what its scripts
 fetch. Live pages: a run of the default plan's rounds with the store, while a monitor serves N
 server-sent event streams to a process of their own; blocks of rounds with the streams open and
-closed take turns, and the ratio is of the medians over all rounds of each kind.
+closed take turns. Every block with the streams open is compared with the mean of the blocks before
+and after it, by the time a round takes on average (the slowest tenth of each left out, which other
+work on the machine makes); the ratio is the median of these. A block lasts several looks at the
+store. --watchers 1 tells what of it is noise.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -97,6 +101,12 @@ class Monitor:
         """What a browser of this session sends."""
         return dict(self.client.cookies)
 
+    @property
+    def cpu_seconds(self) -> float:
+        """What it has taken of a core so far."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
+
     def close(self) -> None:
         """End it."""
         self.client.close()
@@ -159,7 +169,11 @@ class Watchers:
         self._process: subprocess.Popen[str] | None = None
         self._ended = 0.0
         self._settling = 0
-        self.rounds: dict[bool, list[float]] = {True: [], False: []}
+        self.blocks: list[list[float]] = [[]]
+        """Seconds of rounds: blocks with no page open and with all open, in turns."""
+        self.cpu = [0.0, 0.0]
+        """Seconds of one core that the monitor took while no page was open and while all were."""
+        self._cpu = 0.0
         self.heard = 0
 
     def started(self, *_: Any) -> None:
@@ -175,10 +189,13 @@ class Watchers:
         if self._settling:
             self._settling -= 1  # rounds right after the change are of neither kind
         elif record.round > 1:
-            self.rounds[self._process is not None].append(now - self._ended)
+            self.blocks[-1].append(now - self._ended)
         if record.round and record.round % self._block == 0:
+            self.cpu[self._process is not None] += self._monitor.cpu_seconds - self._cpu
             self.close() if self._process else self._open()
+            self.blocks.append([])
             self._settling = 2
+            self._cpu = self._monitor.cpu_seconds
         self._ended = time.perf_counter()
 
     def _open(self) -> None:
@@ -194,6 +211,17 @@ class Watchers:
         )
         time.sleep(4)  # all streams are open
 
+    def usual(self, open_: bool) -> float:
+        """Median over the blocks of a kind, seconds of a round."""
+        return statistics.median(_usual(block) for block in self.blocks[open_::2] if block)
+
+    def ratios(self) -> list[float]:
+        """Every block with pages open, against its neighbours without."""
+        usual = [_usual(block) for block in self.blocks if len(block) > self._block // 2]
+        return [
+            2 * usual[at] / (usual[at - 1] + usual[at + 1]) for at in range(1, len(usual) - 1, 2)
+        ]
+
     def close(self) -> None:
         """Close the pages."""
         if self._process is not None:
@@ -202,8 +230,13 @@ class Watchers:
             self._process = None
 
 
-def watch_a_run(folder: Path, count: int, rounds: int, block: int) -> tuple[Watchers, float]:
-    """A run whose rounds are timed with and without live pages; what it was, and its ratio."""
+def _usual(block: list[float]) -> float:
+    kept = sorted(block)[: max(1, round(0.9 * len(block)))]
+    return statistics.fmean(kept)
+
+
+def watch_a_run(folder: Path, count: int, rounds: int, block: int) -> Watchers:
+    """A run whose rounds are timed with and without live pages."""
     from lorica.common.plan_io import load_plan
     from lorica.server.records import Observers
     from lorica.server.runs.recording import Recording
@@ -235,8 +268,7 @@ def watch_a_run(folder: Path, count: int, rounds: int, block: int) -> tuple[Watc
         watchers.close()
         monitor.close()
         store.close()
-    open_, closed = (statistics.median(watchers.rounds[kind]) for kind in (True, False))
-    return watchers, open_ / closed
+    return watchers
 
 
 def main() -> None:
@@ -251,8 +283,8 @@ def main() -> None:
     for name, default in (("runs", 1000), ("rounds", 100), ("sites", 50)):
         options.add_argument(f"--{name}", type=int, default=default)
     options.add_argument("--watchers", type=int, default=200)
-    options.add_argument("--watched-rounds", type=int, default=160)
-    options.add_argument("--block", type=int, default=20)
+    options.add_argument("--watched-rounds", type=int, default=1150)
+    options.add_argument("--block", type=int, default=50)
     options.add_argument("--only", choices=("pages", "live"), default=None)
     given = options.parse_args()
     console = Console(width=100)
@@ -269,12 +301,17 @@ def main() -> None:
             console.print(ask_pages(monitor, given.runs))
             monitor.close()
         if given.only != "pages":
-            found, ratio = watch_a_run(folder, given.watchers, given.watched_rounds, given.block)
-            times = {kind: 1000 * statistics.median(found.rounds[kind]) for kind in (True, False)}
+            found = watch_a_run(folder, given.watchers, given.watched_rounds, given.block)
+            closed, opened = (1000 * found.usual(kind) for kind in (False, True))
+            ratios, rounds = found.ratios(), sum(map(len, found.blocks[1::2]))
             console.print(
-                f"a round with {given.watchers} live pages open {times[True]:.1f} ms, with none "
-                f"{times[False]:.1f} ms: ratio {ratio:.3f} (medians of {len(found.rounds[True])} "
-                f"and {len(found.rounds[False])} rounds in turns; {found.heard:,} events received)"
+                f"a round with {given.watchers} live pages open {opened:.1f} ms, with none "
+                f"{closed:.1f} ms; the monitor took {1000 * found.cpu[1] / rounds:.2f} ms of a "
+                f"core for a round; {found.heard:,} events received"
+            )
+            console.print(
+                f"monitor ratio: {statistics.median(ratios):.3f} (median of {len(ratios)} pairs of "
+                f"blocks, from {min(ratios):.3f} to {max(ratios):.3f})"
             )
 
 

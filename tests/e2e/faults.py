@@ -32,7 +32,7 @@ VICTIMS = {
     "ServerApp": "flwr-serverapp",
     "SuperLink": "flower-superlink",
     "proxy": "nginx: master",
-    "SuperNode": "flower-supernode",
+    "SuperNode": "lorica.client.prompt_supernode",
     "ClientApp": "lorica.client.guarded_clientapp",
     "trainer": "lorica.client.trainer_main",
 }

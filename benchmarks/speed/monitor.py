@@ -7,9 +7,9 @@ file that was), asked over HTTP by a signed-in client; every page together with 
 fetch. Live pages: a run of the default plan's rounds with the store, while a monitor serves N
 server-sent event streams to a process of their own; blocks of rounds with the streams open and
 closed take turns. Every block with the streams open is compared with the mean of the blocks before
-and after it, by the time a round takes on average (the slowest tenth of each left out, which other
-work on the machine makes); the ratio is the median of these. A block lasts several looks at the
-store. --watchers 1 tells what of it is noise.
+and after it, by the time a round takes on average (the slowest tenth of each left out). Where the
+cores are full, rounds scatter by a tenth from block to block whatever else runs, so the ratio is
+the bound from processor time: the monitor's while the pages are open, over that of the rounds.
 """
 
 from __future__ import annotations
@@ -171,8 +171,8 @@ class Watchers:
         self._settling = 0
         self.blocks: list[list[float]] = [[]]
         """Seconds of rounds: blocks with no page open and with all open, in turns."""
-        self.cpu = [0.0, 0.0]
-        """Seconds of one core that the monitor took while no page was open and while all were."""
+        self.cpu = 0.0
+        """Seconds of one core that the monitor took while all pages were open."""
         self._cpu = 0.0
         self.heard = 0
 
@@ -191,7 +191,8 @@ class Watchers:
         elif record.round > 1:
             self.blocks[-1].append(now - self._ended)
         if record.round and record.round % self._block == 0:
-            self.cpu[self._process is not None] += self._monitor.cpu_seconds - self._cpu
+            if self._process is not None:
+                self.cpu += self._monitor.cpu_seconds - self._cpu
             self.close() if self._process else self._open()
             self.blocks.append([])
             self._settling = 2
@@ -304,14 +305,16 @@ def main() -> None:
             found = watch_a_run(folder, given.watchers, given.watched_rounds, given.block)
             closed, opened = (1000 * found.usual(kind) for kind in (False, True))
             ratios, rounds = found.ratios(), sum(map(len, found.blocks[1::2]))
+            taken = 1000 * found.cpu / rounds
             console.print(
                 f"a round with {given.watchers} live pages open {opened:.1f} ms, with none "
-                f"{closed:.1f} ms; the monitor took {1000 * found.cpu[1] / rounds:.2f} ms of a "
-                f"core for a round; {found.heard:,} events received"
+                f"{closed:.1f} ms; pair by pair {statistics.median(ratios):.3f} ({len(ratios)} "
+                f"pairs of blocks, from {min(ratios):.3f} to {max(ratios):.3f}); "
+                f"{found.heard:,} events received"
             )
             console.print(
-                f"monitor ratio: {statistics.median(ratios):.3f} (median of {len(ratios)} pairs of "
-                f"blocks, from {min(ratios):.3f} to {max(ratios):.3f})"
+                f"monitor ratio: {1 + taken / closed:.3f} (at most: {taken:.2f} ms of a core for a "
+                f"round, as if the round had waited for all of it)"
             )
 
 

@@ -212,5 +212,5 @@ async def live(
             yield item
 
     return EventSourceResponse(
-        news(), ping=20, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        news(), ping=3600, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     )

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
@@ -22,7 +23,8 @@ from lorica.server.monitor.news import News, Reader
 
 _log = logging.getLogger("lorica.monitor")
 _MOST_WAITING = 200  # a client that is so far behind is dropped; it comes back and catches up
-_PATIENT = 100  # open pages for which the pause between two looks is twice as long
+_QUIET_SECONDS = 15.0  # after which pages hear that the feed lives, so that no proxy closes it
+_PATIENT = 50  # open pages for which the pause between two looks is twice as long
 
 
 class Live:
@@ -37,6 +39,7 @@ class Live:
         """
         self._reader, self._seconds = reader, seconds
         self._listeners: dict[str, set[asyncio.Queue[bytes | None]]] = defaultdict(set)
+        self._told: dict[str, float] = {}
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -49,6 +52,7 @@ class Live:
         """Server-sent events about ``topic``, from now on."""
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(_MOST_WAITING)
         self._listeners[topic].add(queue)
+        self._told.setdefault(topic, time.monotonic())
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._watch())
         try:
@@ -82,6 +86,7 @@ class Live:
                 _log.warning("The live feed waits: %s", error)
             else:
                 self._publish(found)
+                self._keep_alive()
             await asyncio.sleep(self._seconds * (1 + self.listeners / _PATIENT))
 
     def _publish(self, found: Iterable[News]) -> None:
@@ -92,12 +97,22 @@ class Live:
             if news.topic in self._listeners:
                 written[news.topic] += as_event(news.kind, news.content)
         for topic, events in written.items():
-            told = bytes(events)
-            for queue in self._listeners[topic]:
-                try:
-                    queue.put_nowait(told)
-                except asyncio.QueueFull:
-                    _drop(queue)
+            self._tell(topic, bytes(events))
+
+    def _keep_alive(self) -> None:
+        """A comment for topics that had no news for a while: one timer for all pages."""
+        for topic in self._listeners:
+            if time.monotonic() - self._told[topic] > _QUIET_SECONDS:
+                self._tell(topic, b": quiet\n\n")
+        self._told = {topic: when for topic, when in self._told.items() if topic in self._listeners}
+
+    def _tell(self, topic: str, told: bytes) -> None:
+        self._told[topic] = time.monotonic()
+        for queue in self._listeners[topic]:
+            try:
+                queue.put_nowait(told)
+            except asyncio.QueueFull:
+                _drop(queue)
 
 
 def as_event(kind: str, content: Any) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -100,12 +101,13 @@ class Reader:
         rounds = self._store.rounds(run.run_id, after=-1 if told is None else told)
         if told is None and rounds:
             rounds = rounds[-1:]  # pages fetch what was before; the overlap closes the gap
+        cells: dict[int, dict[str, list[Any]]] = defaultdict(dict)
+        if rounds:
+            for cell in self._store.site_cells(run.run_id, after=rounds[0].round - 1):
+                shown = [cell.status[0], cell.update_norm, cell.agreement]
+                cells[cell.round][cell.site] = shown
         for row in rounds:
-            cells = {
-                cell.site: [cell.status[0], cell.update_norm, cell.agreement]
-                for cell in self._store.site_cells(run.run_id, round=row.round)
-            }
-            content = round_shape(row).model_dump() | {"cells": cells}
+            content = round_shape(row).model_dump() | {"cells": cells[row.round]}
             news.append(News(run.run_id, "round", content))
         if rounds:
             self._rounds[run.run_id] = rounds[-1].round

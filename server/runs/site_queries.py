@@ -89,16 +89,20 @@ class SiteQueries(Reader):
         run_id: str,
         *,
         round: int | None = None,
+        after: int | None = None,
         site: str | None = None,
         problems_only: bool = False,
         limit: int | None = None,
     ) -> list[SiteCell]:
-        """Site rounds of a run with all their figures, newest round first."""
+        """Site rounds of a run with all their figures, newest round first: of one ``round``, of
+        those above ``after``, or of all."""
         with self.reading() as session:
             key = self._key(session, run_id)
             query = _cells().where(SiteRound.run_id == key)
             if round is not None:
                 query = query.where(SiteRound.round == round)
+            if after is not None:
+                query = query.where(SiteRound.round > after)
             if site is not None:
                 query = query.where(Site.name == site)
             if problems_only:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection
 from typing import Any
 
+import pytest
 from monitor_helpers import add_run
 
 from lorica.server.monitor.live import Live, as_event
@@ -129,6 +130,20 @@ def test_many_pages_cost_the_store_no_more_looks_than_one() -> None:
     found, reader = asyncio.run(play())
     assert all(heard == found[0] for heard in found)
     assert reader.looks <= 4
+
+
+def test_a_page_without_news_hears_now_and_then_that_the_feed_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lorica.server.monitor.live._QUIET_SECONDS", 0.03)
+
+    async def play() -> list[bytes]:
+        live = Live(Counted(), 0.01)  # type: ignore[arg-type]
+        found = await heard_by(live, "run-2", 2)
+        await live.close()
+        return found
+
+    assert asyncio.run(play()) == [b": quiet\n\n"] * 2
 
 
 def test_with_no_page_open_nothing_is_asked_and_a_page_starts_it_again() -> None:

@@ -13,7 +13,6 @@ from grid import EPSILONS, SEEDS, TRIAL_SEED, TUNED_AT, Method, anchor, methods,
 if TYPE_CHECKING:
     from run import Book
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 SHOWN = sorted(EPSILONS)
 KINDS = {"synchronised": "", "local": " (local)", "reference": " (reference)"}
 
@@ -79,13 +78,13 @@ def chosen_of(book: Book) -> dict[str, Any]:
     return found
 
 
-def write(books: Sequence[Book]) -> None:
-    """Write docs/leaderboard.md and docs/leaderboard.png."""
+def write(books: Sequence[Book], folder: Path) -> None:
+    """Write leaderboard.md and, once there is something to draw, leaderboard.png."""
+    drawn = [book for book in books if ranked(book)]
     lines = [
         "# Leaderboard",
         "",
-        "![accuracy by method and ε](leaderboard.png)",
-        "",
+        *(["![accuracy by method and ε](leaderboard.png)", ""] if drawn else []),
         "Made by `python benchmarks/methods/run.py` from `benchmarks/methods/results/`; "
         "`--page` writes it anew, and without it what is missing is run first, from where it "
         "stopped. A method is a file in `benchmarks/methods/configs/`.",
@@ -130,9 +129,10 @@ def write(books: Sequence[Book]) -> None:
             command = f"python benchmarks/methods/run.py --dataset {book.dataset.name}"
             lines += ["", f"Not run yet (`{command}` goes on):", ""]
             lines += [f"- {line}" for line in lacking]
-    DOCS.mkdir(exist_ok=True)
-    (DOCS / "leaderboard.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    _picture(DOCS / "leaderboard.png", [book for book in books if ranked(book)])
+    folder.mkdir(exist_ok=True)
+    (folder / "leaderboard.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if drawn:
+        _picture(folder / "leaderboard.png", drawn)
 
 
 def _line(method: Method, cells: Cells) -> list[str]:

@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--method", action="append", choices=[m.name for m in methods()])
     parser.add_argument("--epsilon", action="append", type=float, choices=EPSILONS)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where results are kept")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="for results and their page")
     parser.add_argument("--page", action="store_true", help="only write the page")
     asked = parser.parse_args()
     books = [Book(d, asked.out) for n, d in datasets().items() if n in (asked.dataset or [n])]
@@ -216,7 +216,8 @@ def main() -> None:
                 print("Out of time: start the same command again to go on.")
     from leaderboard import write
 
-    write([Book(dataset, asked.out) for dataset in datasets().values()])
+    page = HERE.parents[1] / "docs" if asked.out == RESULTS else asked.out
+    write([Book(dataset, asked.out) for dataset in datasets().values()], page)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ app.command("start")(site_start)
 app.command("check")(site_check)
 
 LedgerOption = Annotated[
-    Path, typer.Option("--ledger", "-l", help="The ledger's file, as [ledger] path in site.toml.")
+    Path,
+    typer.Option("--ledger", "-l", help="The ledger's file: path in section ledger of site.toml."),
 ]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write here instead of to the terminal.")

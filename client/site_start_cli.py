@@ -24,7 +24,7 @@ def site_init(
         ),
     ],
     data: Annotated[
-        str, typer.Option(help="Path of the records: .csv, .tsv, .jsonl, or as site.toml says.")
+        str, typer.Option(help="Path of the records: a file or a folder (docs/data.md).")
     ],
     config: ConfigOption = Path("site.toml"),
     text: Annotated[str, typer.Option(help="Name of the column with the text.")] = "text",

@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Adapt one pretrained model across institutions that may not share data: federated "
     "LoRA under differential privacy that each site enforces itself.\n\n"
-    "Start with [bold]lorica demo[/bold]: four hospitals, synthetic notes, five minutes.",
+    "Start with [bold]lorica demo[/bold]: four hospitals, synthetic notes, a minute or two.",
 )
 plan_app = typer.Typer(no_args_is_help=True, help="Look at and check plans.")
 app.add_typer(plan_app, name="plan", rich_help_panel="Plans")

@@ -244,8 +244,10 @@ CATALOGUE: dict[Code, Entry] = {
     ),
     Code.DATA_NOT_FOUND: Entry(
         "The data could not be found.",
-        "The path in data.train or data.test does not exist or cannot be opened.",
-        "Check the path; relative paths start from the folder where the command runs.",
+        "The path in data.train or data.test, or at a site in data.source, does not exist or "
+        "cannot be opened.",
+        "Check the path; relative paths start from the folder where the command runs, those in "
+        "site.toml from the folder that it is in.",
     ),
     Code.DATA_COLUMN: Entry(
         "A column that the plan names is not in the data.",
@@ -280,7 +282,8 @@ CATALOGUE: dict[Code, Entry] = {
     ),
     Code.DATA_TOO_FEW_RECORDS: Entry(
         "The site has too few records for this plan.",
-        "Poisson sampling needs expected_batch_size <= number of records.",
+        "Poisson sampling needs expected_batch_size <= number of records. `lorica site check` also "
+        "says so of data with fewer units than policy.minimum_units.",
         "Lower training.expected_batch_size, use fewer sites, or leave the site out.",
     ),
     Code.DATA_PARTITION: Entry(
@@ -386,7 +389,8 @@ CATALOGUE: dict[Code, Entry] = {
     ),
     Code.PRIVACY_BUDGET: Entry(
         "The request would pass the site's privacy budget.",
-        "The steps asked for, with those already charged, exceed what the plan's epsilon allows.",
+        "The steps asked for, with those already charged, exceed what the plan's epsilon allows, "
+        "or a budget in section [ledger] of the site's site.toml: of a run, a period, a lifetime.",
         "End the run here, or start a new run with a budget of its own.",
     ),
     Code.PRIVACY_UNSAFE_MODEL: Entry(
@@ -605,8 +609,9 @@ CATALOGUE: dict[Code, Entry] = {
     ),
     Code.RUN_UNKNOWN: Entry(
         "There is no such run.",
-        "The id is not in the run store.",
-        "See the ids that `lorica run list` lists; their first characters are enough.",
+        "The id is not in the run store, or among the coordinator's runs.",
+        "See the ids that `lorica runs list`, or `lorica run list` at a coordinator, lists; their "
+        "first characters are enough.",
     ),
     Code.RUN_STATE: Entry(
         "The run is not in a state for that.",

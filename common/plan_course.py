@@ -121,8 +121,9 @@ class AggregationPlan(Section):
 
 
 class ServerPlan(Section):
-    """How the coordinator steps: along the sites' gradients (training.mode "gradient"), or along
-    their mean update (mode "local", the fields named local)."""
+    """How the coordinator steps along the sites' gradients; fields named local: mean updates.
+
+    Gradients are what sites send in training.mode "gradient", updates in mode "local"."""
 
     optimizer: Literal["adam", "adam-corrected", "momentum"] = "adam"
     """"adam" divides each tensor's step by the root mean square of its noised gradients, so that

@@ -117,8 +117,9 @@ def sweep(
 ) -> None:
     """Run a grid of simulations, draw it, and go on where an earlier call was interrupted.
 
-    Example file: [variants.head] "adapter.kind" = "head" · [variants.lora] "training.lora" =
-    "always" · axes = { "privacy.epsilon" = [1, 3, 8], "simulation.seed" = [0, 1, 2] }
+    Example file, one line each: axes = { "privacy.epsilon" = \\[1, 3, 8], "simulation.seed" =
+    \\[0, 1, 2] } · variants.head = { "adapter.kind" = "head" } · variants.lora = {
+    "training.lora" = "always" }
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -33,7 +33,8 @@ HomeOption = Annotated[
     typer.Option(
         "--home",
         "-H",
-        help="The coordinator's folder; else the one that LORICA_COORDINATOR_HOME names.",
+        help="The coordinator's folder; else the one that LORICA_COORDINATOR_HOME names, else "
+        '"coordinator" in the user\'s folder (LORICA_HOME).',
     ),
 ]
 RunArgument = Annotated[str, typer.Argument(help="The run's id, or its first characters.")]

@@ -223,7 +223,9 @@ class DPTrainer:
                 self._optimizer.zero_grad(set_to_none=True)
         if not batches:
             self._empty_step(active)
-        if before is not None and drawn:
+        # Noise moves everything, also when nothing was drawn: that a batch is empty is not told by
+        # whether the step is refused.
+        if before is not None and (drawn or self._optimizer.noise_multiplier > 0):
             _assert_moved(before, active, self._parameters)
             self._unchecked.discard(turn)
 

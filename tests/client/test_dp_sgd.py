@@ -369,12 +369,24 @@ def test_a_parameter_that_the_optimizer_lacks_is_refused() -> None:
 
 
 def test_an_empty_first_batch_does_not_use_up_the_check() -> None:
+    """Without noise, which would have moved what can be moved."""
     problem = Regression(2)
-    optimizer = make_optimizer((list(problem.model.parameters()), 1.0), sigma=1.0, rate=0.0)
+    optimizer = make_optimizer((list(problem.model.parameters()), 1.0), rate=0.0)
     noise = Scripted([False, False], [True, True])
     trainer = problem.trainer(optimizer=optimizer, noise=noise)
     trainer.run(1)
     assert "weight" in frozen(trainer)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-30])
+@pytest.mark.parametrize("batch", [[False, False], [True, False]])
+def test_a_refusal_of_a_step_that_moves_nothing_does_not_tell_whether_its_batch_was_empty(
+    rate: float, batch: list[bool]
+) -> None:
+    """Step sizes are the coordinator's: one too small to move anything asks for the answer."""
+    problem = Regression(2)
+    optimizer = make_optimizer((list(problem.model.parameters()), 1.0), sigma=1.0, rate=rate)
+    assert "weight" in frozen(problem.trainer(optimizer=optimizer, noise=Scripted(batch)))
 
 
 class Factors(nn.Module):

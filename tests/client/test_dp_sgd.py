@@ -16,7 +16,7 @@ from torch import nn
 from lorica.client.dp_sgd import DPTrainer, NoisyOptimizer
 from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.per_sample import enable_per_sample_gradients
-from lorica.client.units import Units
+from lorica.client.units import Units, unit_batches
 from lorica.common.batching import TOKEN_BUDGET
 from lorica.common.errors import Code, LoricaError
 
@@ -225,6 +225,21 @@ def test_micro_batches_do_not_change_the_step(length: int, batches: int) -> None
     assert len(problem.seen) == batches
     step = (before - problem.values()) * 12
     assert np.linalg.norm(step - expected) < 1e-6 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_micro_batches_hold_every_unit_once_and_one_length_if_they_must(mixed: bool) -> None:
+    lengths = np.random.default_rng(0).integers(1, 9, 40)
+    drawn = [np.array(rows) for rows in ([3, 7, 9], [0], [12], [30, 31], [25], [14, 2], [39], [38])]
+    batches = list(unit_batches(drawn, lengths, 30, mixed=mixed))
+    held = [rows[(owner == unit).numpy()] for rows, owner in batches for unit in owner.unique()]
+    assert sorted(map(tuple, held)) == sorted(map(tuple, drawn))
+    longest = [
+        {max(lengths[rows[(owner == unit).numpy()]]) for unit in owner.unique()}
+        for rows, owner in batches
+    ]
+    assert mixed or all(len(found) == 1 for found in longest)
+    assert list(unit_batches([], lengths, mixed=mixed)) == []
 
 
 def test_micro_batches_of_one_step_never_reach_the_next() -> None:

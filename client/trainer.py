@@ -64,8 +64,9 @@ class LocalTrainer:
         figure by hand, they reveal nothing; when it is the true count, the guarantee is the usual
         one of DP-SGD, in which the number of units is known.
 
-        Not covered: the time an answer takes, and whether a site refuses a plan because its
-        data lack a label or are too few.
+        Not covered: the time an answer takes, and whether a site refuses a plan because of its
+        data: a label or value that the plan lacks, a target outside its bounds, too few units.
+        Each plan that is asked about tells such a fact, unless people consent to every run.
     """
 
     def __init__(

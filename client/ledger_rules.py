@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 
 from lorica.client import ledger_chain as chain
 from lorica.client.ledger_book import Book
@@ -116,7 +117,15 @@ class Ledger:
                 self._book.history, self.budgets, charges[0].run, self._book.time()
             )
 
-    def store(self, run: str, round: int, kind: str, reply: bytes) -> bytes:
+    def store(
+        self,
+        run: str,
+        round: int,
+        kind: str,
+        reply: bytes,
+        *,
+        beside: Callable[[], None] = lambda: None,
+    ) -> bytes:
         """Mark a charge done and keep its reply, durably; then the reply may leave.
 
         Args:
@@ -124,6 +133,8 @@ class Ledger:
             round: round of the request.
             kind: what was asked.
             reply: what is to be sent, at most 1 GB.
+            beside: keeps what else the step gave; called under the write lock, and only if this
+                reply is the one that will leave. If it raises, nothing is marked.
 
         Returns:
             The bytes to send: ``reply``, or, where another process answered first, its reply.
@@ -143,6 +154,7 @@ class Ledger:
                         f"{request_name(key)} was never charged; nothing may leave.",
                     )
                 if winner is None:
+                    beside()
                     done = {
                         "run": run,
                         "round": round,

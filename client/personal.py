@@ -16,6 +16,10 @@ Formal guarantee:
     unit's, and the sensitivity would no longer be C, although B itself never leaves. A personal
     part is thus charged like a shared one; what is saved by not sending it is bytes, not ε.
 
+    *One attempt counts.* Where two processes answer one request, the tensors that are kept are
+    those of the attempt whose update leaves: they are stored under the ledger's write lock, with
+    it (:meth:`lorica.client.ledger.Ledger.store`). Else one charge would pay for two mechanisms.
+
     Personal tensors are as private as an update. They are kept readable by their owner alone
     because they are the site's, not because the guarantee needs it.
 

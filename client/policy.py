@@ -14,11 +14,13 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import ANY_RANK
 from lorica.common.plan import RunPlan
 from lorica.common.stages import total_steps
+from lorica.common.tasks.traits import TRAITS
 
 if TYPE_CHECKING:  # the ClientApp reads the policy, and no records
     from lorica.common.records import Records
 
 _MOST_CHARACTERS = 1_000_000  # of a plan as it travels: a thousand label names are far below
+_ONE_LABEL_EACH = 2  # the fewest labels of tasks whose records have one label each
 _LEAST_NORM, _MOST_NORM = 1e-9, 1e9  # beyond, float32 cannot hold noisy sums at every σ
 
 
@@ -87,10 +89,22 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
             f"the metrics {', '.join(plan.privacy.evaluation_metrics)} are asked for, allowed are "
             f"{', '.join(policy.metrics) or 'none'}",
         ),
+        (
+            not (missing := _unnamed(plan, config)),
+            f"task.labels lacks {missing!r}, which data.classes maps to",
+        ),
         (units >= policy.minimum_units, "the data have fewer units than the policy's minimum"),
     ):
         if not allowed:
             raise LoricaError(Code.POLICY_REFUSED, f"The site's policy refuses: {what}.")
+
+
+def _unnamed(plan: RunPlan, config: SiteConfig) -> str:
+    """A name that data.classes maps to and the plan lacks, whether or not a record has it: so what
+    labels the records have is not told by which plans are refused. Empty: there is none."""
+    if TRAITS[plan.task.kind].fewest_labels < _ONE_LABEL_EACH:
+        return ""
+    return min(set(config.data.classes.values()) - set(plan.task.labels), default="")
 
 
 def check_records(plan: RunPlan, records: Records, *, where: str) -> None:

@@ -25,7 +25,7 @@ from lorica.client.units import Units, joined
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State, check_shapes
 from lorica.common.backbones import Backbone
-from lorica.common.batching import micro_batches
+from lorica.common.batching import equal_batches
 from lorica.common.cache_shelf import SHELF
 from lorica.common.errors import Code, LoricaError
 from lorica.common.factors import cut_factors, filled_up
@@ -224,6 +224,7 @@ class Session:
             scales={"head.bias": BIAS_INPUT} if releases else {},
             turns=step_turns(self._plan.aggregation.method, list(self._trained)),
             views=self._views,
+            mixed=self._classifier.numbers == torch.float32,
         ).run(event.steps)
         optimizer.zero_grad(set_to_none=True)
 
@@ -243,7 +244,7 @@ class Session:
         cache, classifier = self._train_cache, self._classifier
         features = torch.empty(len(rows), classifier.width)
         with torch.no_grad():
-            for part in micro_batches(np.arange(len(rows)), cache.lengths[rows]):
+            for part in equal_batches(np.arange(len(rows)), cache.lengths[rows]):
                 features[torch.from_numpy(part)] = cache.features(classifier, rows[part])
         return features
 

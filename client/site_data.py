@@ -67,7 +67,9 @@ class SiteData(Section):
     """Records without a unit: "refuse" the data, or take each as its "own" unit."""
     classes: dict[str, str] = {}
     """What the plan calls the labels that are called otherwise here: { "local" = "of the plan" }.
-    Empty: labels are taken as they are."""
+    Empty: labels are taken as they are. Otherwise a plan of one label a record must have every
+    name that is mapped to, whether or not a record has it: by which plans the site refuses a
+    coordinator then learns nothing of the records' labels."""
     unmapped: Literal["refuse", "drop"] = "refuse"
     """Records whose label is neither in ``classes`` nor one that it maps to: "refuse" the data, or
     "drop" the records. Used when ``classes`` is not empty."""

@@ -17,7 +17,7 @@ from lorica.client.policy import check_records, site_rank
 from lorica.client.session import Session
 from lorica.client.site_config import SiteConfig
 from lorica.common.accounting import PrivacyEvent
-from lorica.common.adapters import pack_state, unpack_state
+from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.memory import release_unused
 from lorica.common.messages import (
@@ -64,8 +64,9 @@ class LocalTrainer:
         figure by hand, they reveal nothing; when it is the true count, the guarantee is the usual
         one of DP-SGD, in which the number of units is known.
 
-        Not covered: the time an answer takes, and whether a site refuses a plan because its
-        data lack a label or are too few.
+        Not covered: the time an answer takes, and whether a site refuses a plan because of its
+        data: a label or value that the plan lacks, a target outside its bounds, too few units.
+        Each plan that is asked about tells such a fact, unless people consent to every run.
     """
 
     def __init__(
@@ -153,12 +154,12 @@ class LocalTrainer:
                 f"Round {request.round} is outside the plan's 1 to {plan.rounds.count}.",
             )
 
-        def run(session: Session, event: PrivacyEvent) -> Reply:
+        def run(session: Session, event: PrivacyEvent) -> tuple[Reply, State]:
             update = session.train(request.round, event, self._noise(request.run, request.round))
-            if has_own(plan, request.round):
-                self._personal.save(request.run, plan, request.round, session.personal)
+            own = session.personal if has_own(plan, request.round) else {}
             seed = request.run, request.round, self.site
-            return self._reply(request, blob=pack_state(encode(update, plan.wire.update, *seed)))
+            blob = pack_state(encode(update, plan.wire.update, *seed))
+            return self._reply(request, blob=blob), own
 
         return self._answer(request, TRAIN, lambda privacy: privacy.of_round(request.round), run)
 
@@ -175,9 +176,9 @@ class LocalTrainer:
                 f"The plan has no evaluation at sites after round {request.round}.",
             )
 
-        def run(session: Session, event: PrivacyEvent) -> Reply:
+        def run(session: Session, event: PrivacyEvent) -> tuple[Reply, State]:
             noise = self._noise(f"{request.run}/{EVALUATE}", request.round)
-            return self._reply(request, counts=session.evaluate(event, noise))
+            return self._reply(request, counts=session.evaluate(event, noise)), {}
 
         return self._answer(request, EVALUATE, lambda privacy: privacy.evaluation, run)
 
@@ -208,9 +209,10 @@ class LocalTrainer:
         request: Request,
         kind: Kind,
         part: Callable[[RunPrivacy], PrivacyEvent | None],
-        run: Callable[[Session, PrivacyEvent], Reply],
+        run: Callable[[Session, PrivacyEvent], tuple[Reply, State]],
     ) -> Reply:
-        """Stored reply, or: check, charge, run, store. Only stored replies leave.
+        """Stored reply, or: check, charge, run, store. Only stored replies leave, and only the
+        personal tensors that ``run`` gave with them are kept.
 
         A private step that fails leaves no second chance: its refusal is the round's reply. Were
         it tried again, whether and how often it fails could tell of the records, unaccounted.
@@ -237,8 +239,10 @@ class LocalTrainer:
                 run_delta=plan.privacy.delta,
             )
         )
+        kept: State = {}
         try:
-            packed = reply_to_bytes(run(session, event))
+            reply, kept = run(session, event)
+            packed = reply_to_bytes(reply)
         except Exception as error:  # noqa: BLE001 - it may depend on the records: answered once
             _log.warning(
                 "%s of round %d failed; its refusal is kept", kind, request.round, exc_info=error
@@ -246,7 +250,12 @@ class LocalTrainer:
             self.close()
             packed = reply_to_bytes(self._refusal(request, error))
         release_unused()
-        return reply_from_bytes(ledger.store(request.run, request.round, kind, packed))
+
+        def keep() -> None:
+            if kept:
+                self._personal.save(request.run, plan, request.round, kept)
+
+        return reply_from_bytes(ledger.store(request.run, request.round, kind, packed, beside=keep))
 
     def _refusal(self, request: Request, error: Exception) -> Reply:
         """A refusal with ``error``'s public reason, and nothing else of it."""

@@ -62,7 +62,7 @@ class Units:
 
 
 def unit_batches(
-    drawn: Drawn, lengths: np.ndarray, token_budget: int = TOKEN_BUDGET
+    drawn: Drawn, lengths: np.ndarray, token_budget: int = TOKEN_BUDGET, *, mixed: bool = True
 ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     """Divide drawn units into micro-batches within a token budget; no unit is split.
 
@@ -74,6 +74,8 @@ def unit_batches(
         lengths: tokens of every record, shape (N,).
         token_budget: largest number of rows × longest length; a unit larger than that has a
             batch of its own.
+        mixed: whether units whose longest texts differ may share a batch. If not, what a unit is
+            padded to depends on that unit alone.
 
     Yields:
         rows of the batch, shape (n,), and the number within the batch of every row's unit,
@@ -82,8 +84,11 @@ def unit_batches(
     longest = np.array([lengths[rows].max() for rows in drawn], dtype=np.int64)
     order = np.argsort(-longest, kind="stable")
     sizes = np.array([len(drawn[unit]) for unit in order], dtype=np.int64)
-    for first, end in cuts(longest[order], sizes, token_budget):
-        yield joined([drawn[unit] for unit in order[first:end]])
+    changes = np.zeros(0) if mixed else np.diff(longest[order])
+    borders = np.flatnonzero(changes) + 1
+    for part in np.split(np.arange(len(order)), borders):
+        for first, end in cuts(longest[order[part]], sizes[part], token_budget):
+            yield joined([drawn[unit] for unit in order[part[first:end]]])
 
 
 def average_by_unit(per_record: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:

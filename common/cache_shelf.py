@@ -22,6 +22,7 @@ class _Key:
     depth: int
     vector: bool
     numbers: torch.dtype
+    norms: str
     limit_bytes: int
     states: bool
     texts: bytes
@@ -32,12 +33,14 @@ class _Key:
         below = f"{self.model} below layer {self.depth}"
         if self.numbers != torch.float32:
             below += f" in {self.numbers}"
+        if self.norms:
+            below += f" with batch norms {self.norms}"
         return f"{below} of {self.texts.hex()} by torch {torch.__version__}"
 
     def serves(self, other: _Key) -> bool:
         """Whether this cache's records are kept as the other's would be."""
-        mine = (self.model, self.depth, self.vector, self.numbers)
-        others = (other.model, other.depth, other.vector, other.numbers)
+        mine = (self.model, self.depth, self.vector, self.numbers, self.norms)
+        others = (other.model, other.depth, other.vector, other.numbers, other.norms)
         return mine == others and (self.states or not other.states)
 
 
@@ -175,6 +178,7 @@ def _key(
         depth,
         classifier.vector,
         classifier.numbers,
+        classifier.norms,
         limit,
         states,
         encoded.digest(),

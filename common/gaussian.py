@@ -17,7 +17,8 @@ from __future__ import annotations
 import functools
 import math
 
-_MARGIN = 1e-9  # relative, above the root: more than what rounding can take away
+_MARGIN = 1e-9  # relative, above the root: more than what the search leaves
+_ROUNDING = 2.0**-50  # of the terms of a difference of logarithms: more than what they are off by
 
 
 @functools.lru_cache(maxsize=4096)
@@ -43,10 +44,13 @@ def gaussian_epsilon(sigma: float, delta: float) -> float:
 
 
 def log_gaussian_delta(epsilon: float, sigma: float) -> float:
-    """Logarithm of the smallest δ at which the mechanism is (ε, δ)-DP."""
+    """Logarithm of the smallest δ at which the mechanism is (ε, δ)-DP, rounded up: the difference
+    of its two terms is nearly all rounding where σ is large and δ small."""
     from scipy.special import log_ndtr
 
     half = 0.5 / sigma
     first = float(log_ndtr(half - epsilon * sigma))
-    below = epsilon + float(log_ndtr(-half - epsilon * sigma)) - first
+    second = float(log_ndtr(-half - epsilon * sigma))
+    below = epsilon + second - first
+    below -= _ROUNDING * (epsilon - second - first + 1.0)
     return first + math.log(-math.expm1(below)) if below < 0 else -math.inf

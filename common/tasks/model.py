@@ -48,14 +48,16 @@ class AdaptedModel(nn.Module):
         with residuals the weights that residuals are added to.
 
         ``frozen`` says that what is pooled never changes (kind "head"); ``numbers`` is what the
-        encoder computes in (:mod:`lorica.common.precision`); what it gives is float32.
+        encoder computes in (:mod:`lorica.common.precision`); what it gives is float32; ``norms``
+        says what stands in the place of the backbone's batch norms, "" where it has none.
 
         Raises:
             LoricaError: LOR-204 the backbone does not fit the plan, LOR-208 no bfloat16 units.
         """
         super().__init__()
         encoder = structural_copy(backbone.model)
-        replace_batch_norms(encoder, plan.adapter.batch_norm)
+        replaced = replace_batch_norms(encoder, plan.adapter.batch_norm)
+        self.norms = plan.adapter.batch_norm if replaced else ""
         depth = backbone.layers
         self._lora: dict[str, nn.Parameter] = {}
         self._residuals: ResidualWeights | None = None

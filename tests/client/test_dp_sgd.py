@@ -16,7 +16,7 @@ from torch import nn
 from lorica.client.dp_sgd import DPTrainer, NoisyOptimizer
 from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.per_sample import enable_per_sample_gradients
-from lorica.client.units import Units
+from lorica.client.units import Units, unit_batches
 from lorica.common.batching import TOKEN_BUDGET
 from lorica.common.errors import Code, LoricaError
 
@@ -227,6 +227,21 @@ def test_micro_batches_do_not_change_the_step(length: int, batches: int) -> None
     assert np.linalg.norm(step - expected) < 1e-6 * np.linalg.norm(expected)
 
 
+@pytest.mark.parametrize("mixed", [True, False])
+def test_micro_batches_hold_every_unit_once_and_one_length_if_they_must(mixed: bool) -> None:
+    lengths = np.random.default_rng(0).integers(1, 9, 40)
+    drawn = [np.array(rows) for rows in ([3, 7, 9], [0], [12], [30, 31], [25], [14, 2], [39], [38])]
+    batches = list(unit_batches(drawn, lengths, 30, mixed=mixed))
+    held = [rows[(owner == unit).numpy()] for rows, owner in batches for unit in owner.unique()]
+    assert sorted(map(tuple, held)) == sorted(map(tuple, drawn))
+    longest = [
+        {max(lengths[rows[(owner == unit).numpy()]]) for unit in owner.unique()}
+        for rows, owner in batches
+    ]
+    assert mixed or all(len(found) == 1 for found in longest)
+    assert list(unit_batches([], lengths, mixed=mixed)) == []
+
+
 def test_micro_batches_of_one_step_never_reach_the_next() -> None:
     """Two steps of several micro-batches, against the loop done twice."""
     problem, reference = Regression(7), Regression(7)
@@ -369,12 +384,24 @@ def test_a_parameter_that_the_optimizer_lacks_is_refused() -> None:
 
 
 def test_an_empty_first_batch_does_not_use_up_the_check() -> None:
+    """Without noise, which would have moved what can be moved."""
     problem = Regression(2)
-    optimizer = make_optimizer((list(problem.model.parameters()), 1.0), sigma=1.0, rate=0.0)
+    optimizer = make_optimizer((list(problem.model.parameters()), 1.0), rate=0.0)
     noise = Scripted([False, False], [True, True])
     trainer = problem.trainer(optimizer=optimizer, noise=noise)
     trainer.run(1)
     assert "weight" in frozen(trainer)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-30])
+@pytest.mark.parametrize("batch", [[False, False], [True, False]])
+def test_a_refusal_of_a_step_that_moves_nothing_does_not_tell_whether_its_batch_was_empty(
+    rate: float, batch: list[bool]
+) -> None:
+    """Step sizes are the coordinator's: one too small to move anything asks for the answer."""
+    problem = Regression(2)
+    optimizer = make_optimizer((list(problem.model.parameters()), 1.0), sigma=1.0, rate=rate)
+    assert "weight" in frozen(problem.trainer(optimizer=optimizer, noise=Scripted(batch)))
 
 
 class Factors(nn.Module):

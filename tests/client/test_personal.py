@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,29 @@ def test_a_personal_part_is_moved_by_as_much_noise_as_a_shared_one(plan: RunPlan
         assert bool((tensor != other[name]).all()), name
 
 
+def test_of_two_attempts_that_race_the_one_that_left_is_the_one_whose_own_part_is_kept(
+    plan: RunPlan,
+) -> None:
+    """One charge, one mechanism: the loser's own part would be a second one in the next round."""
+    ledger, store, told = MemoryLedger(1e-3), MemoryPersonal(), []
+
+    def attempt(number: int, meanwhile: Callable[[], object] = int) -> LocalTrainer:
+        def noise(run: str, round: int) -> NoiseSource:
+            meanwhile()
+            return SeededNoise(number, run, round)
+
+        return LocalTrainer("a", some_records(), noise=noise, personal=store, ledger=ledger)
+
+    def overtaken() -> None:
+        told.append(attempt(2).train(request(plan, 1)))
+        told.append(store.load("r", plan))
+
+    reply = attempt(1, overtaken).train(request(plan, 1))
+    winner, own = told
+    assert reply.blob == winner.blob and len(ledger.history().charges) == 1
+    assert same(store.load("r", plan), own)
+
+
 def test_neither_coordinator_nor_replay_learns_or_sets_what_is_personal(plan: RunPlan) -> None:
     """A B of the coordinator's choice would let it read A's gradient at points it chose; it
     counts for nothing once the site has its own."""
@@ -164,11 +188,16 @@ def test_a_round_that_was_lost_begins_with_what_it_began_with(
     charge without an answer, and the round is run again."""
 
     class Dies(MemoryLedger):
-        def store(self, run: str, round: int, kind: str, reply: bytes) -> bytes:
-            if round == 2 and not self.died:
-                self.died = True
-                raise KeyboardInterrupt
-            return super().store(run, round, kind, reply)
+        def store(
+            self, run: str, round: int, kind: str, reply: bytes, *, beside: Callable[[], None]
+        ) -> bytes:
+            def keep() -> None:
+                beside()
+                if round == 2 and not self.died:
+                    self.died = True
+                    raise KeyboardInterrupt
+
+            return super().store(run, round, kind, reply, beside=keep)
 
         died = False
 

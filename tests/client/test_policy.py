@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,22 @@ def config(tmp_path: Path, plan: RunPlan) -> SiteConfig:
 def check(plan: RunPlan, config: SiteConfig, units: int = 60) -> None:
     sha256 = backbone_sha256(Path(plan.backbone.source))
     check_plan(plan, config, backbone_sha256=sha256, units=units)
+
+
+@pytest.mark.parametrize("rare", [True, False])
+def test_which_plan_is_refused_does_not_tell_whether_a_record_has_a_mapped_label(
+    plan: RunPlan, config: SiteConfig, tmp_path: Path, rare: bool
+) -> None:
+    """Both by the policy alone, whether or not some record has the label that the plan lacks."""
+    records = read_records(str(tmp_path / "records.csv"), plan.data, unit="patient")
+    records = replace(records, labels=["c" if rare else "a", *records.labels[1:]])
+    classes = {"a": "a", "b": "b", "c": "c"}
+    named = config.model_copy(update={"data": config.data.model_copy(update={"classes": classes})})
+    site = LocalTrainer("n", records, noise=lambda *_: SecureNoise(), config=named, root=tmp_path)
+    with pytest.raises(LoricaError, match=r"data\.classes maps") as caught:
+        site.capabilities(Request(plan, "r"))
+    assert caught.value.code is Code.POLICY_REFUSED
+    site.capabilities(Request(plan.replace(task={"labels": ["a", "b", "c"]}), "r"))
 
 
 def test_a_plan_within_the_policy_is_allowed(plan: RunPlan, config: SiteConfig) -> None:

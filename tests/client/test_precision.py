@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -27,8 +28,10 @@ from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.precision import number_format
 from lorica.common.predict import Predictor
+from lorica.common.prefix_cache import PrefixCache, judgements
 from lorica.common.records import Records
 from lorica.common.stages import sent
+from lorica.common.tasks import task_of
 from lorica.common.tasks.inputs import encode
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 
@@ -203,6 +206,43 @@ def test_a_site_trains_in_bf16_almost_what_it_trains_in_float32(
     for name, tensor in exact.items():
         assert found[name].dtype == torch.float32
         assert float((found[name] - tensor).norm() / tensor.norm()) < 2 * BF16_ERROR, name
+
+
+def test_what_a_site_releases_in_bf16_is_a_sum_over_records(units: None, plan: RunPlan) -> None:
+    """All records, less all but one of them, are that one alone: none is padded otherwise, and so
+    rounded otherwise, because another comes or goes. (The packaged backbone, with texts padded
+    together, is off by 0.004 C.)
+    """
+    run = in_bf16(plan).replace(
+        training={"mode": "gradient", "lora": "always", "lora_rounds": 1, "lora_sample_rate": 1.0},
+        rounds={"count": 1},
+    )
+    blob = pack_state({name: moved(run)[name] for name in sent(run, 1, moved(run))})
+    everyone = list(range(24))
+
+    def released(rows: list[int]) -> torch.Tensor:
+        site = LocalTrainer("a", records().take(rows), noise=lambda run, round: SeededNoise(round))
+        reply = site.train(Request(run, "r", 1, blob))
+        update = sorted(unpack_state(reply.blob).items())
+        return torch.cat([tensor.double().flatten() for _, tensor in update])
+
+    whole, bound = released(everyone), run.privacy.clip_norm
+    for row in (0, 4, 7, 11, 14, 19):
+        rest = released([other for other in everyone if other != row])
+        assert float((whole - rest - released([row])).norm()) < 1e-4 * bound
+
+
+def test_judgements_in_bf16_do_not_hang_on_who_else_is_judged(units: None, plan: RunPlan) -> None:
+    run = in_bf16(plan)
+    backbone, task = load_backbone(run.backbone), task_of(run)
+    model = task.model(backbone).eval()
+    model.load_state(moved(run))
+    inputs = task.encode(backbone, records())
+    cache, targets = PrefixCache(model, inputs), task.targets(records(), inputs)
+    everyone = judgements(task, model, cache, targets)
+    for rows in (np.arange(0, 40, 7), np.arange(1, 40, 7), np.arange(0, 40, 9)):
+        some = judgements(task, model, cache, targets, rows)
+        assert torch.allclose(some, everyone[rows], rtol=0, atol=3e-6)
 
 
 def test_states_of_one_number_format_do_not_serve_the_other(units: None, plan: RunPlan) -> None:

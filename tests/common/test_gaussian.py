@@ -34,6 +34,15 @@ def test_epsilon_keeps_delta_exactly_and_wastes_nothing(sigma: float, delta: flo
         assert found == 0
 
 
+@pytest.mark.parametrize(
+    ("sigma", "delta"), [(5164957.981069598, 3.613755109048185e-13), (8.8e6, 4.4e-14), (3e7, 1e-9)]
+)
+def test_delta_is_kept_where_its_two_terms_nearly_cancel(sigma: float, delta: float) -> None:
+    found = gaussian_epsilon(sigma, delta)
+    assert exact_delta(found, sigma) <= delta
+    assert exact_delta(found * (1 - 1e-4), sigma) > delta
+
+
 def test_a_thousand_steps_are_one_mechanism() -> None:
     one = gaussian_epsilon(50.0 / math.sqrt(1000), 1e-5)
     assert epsilon([PrivacyEvent(50.0, 1.0, 1000)], 1e-5) == pytest.approx(one, rel=1e-9)

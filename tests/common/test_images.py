@@ -13,6 +13,7 @@ from PIL import Image
 from lorica.common.adapter_folder import save_adapter
 from lorica.common.backbones import load_backbone
 from lorica.common.batch_norm import couples_records
+from lorica.common.cache_shelf import CacheShelf
 from lorica.common.errors import Code, LoricaError
 from lorica.common.predict import Predictor
 from lorica.common.prefix_cache import PrefixCache
@@ -84,6 +85,22 @@ def test_batch_norms_are_refused_unless_the_plan_says_what_stands_for_them(folde
         task_of(plan).model(load_backbone(plan.backbone))
     assert refused.value.code is Code.PRIVACY_UNSAFE_MODEL
     assert "adapter.batch_norm" in str(refused.value.mend)
+
+
+def test_features_with_one_kind_of_norm_do_not_serve_the_other(folder: Path) -> None:
+    shelf, records = CacheShelf(), image_records(4)
+    found = []
+    for how in ("fixed", "group"):
+        plan = image_plan(folder / "resnet").replace(adapter={"batch_norm": how})
+        backbone, task = load_backbone(plan.backbone), task_of(plan)
+        model, inputs = task.model(backbone).eval(), task.encode(backbone, records)
+        rows = np.arange(len(inputs))
+        for cache in (shelf.get(model, inputs, backbone=backbone), PrefixCache(model, inputs)):
+            with torch.no_grad():
+                found.append(cache.features(model, rows))
+    fixed, fixed_anew, group, group_anew = found
+    assert torch.equal(fixed, fixed_anew) and torch.equal(group, group_anew)
+    assert not torch.allclose(fixed, group, atol=0.01)
 
 
 def test_a_fixed_batch_norm_computes_what_the_backbone_did(folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lorica.client.consent import Consent
 from lorica.client.policy import check_plan
+from lorica.client.questions import Questions
 from lorica.client.site_backbones import site_backbone
 from lorica.client.site_config import SiteConfig
 from lorica.common.backbones import Backbone, load_backbone
@@ -17,14 +18,22 @@ from lorica.common.signing import verify
 class Admission:
     """The site's policy and people; without a configuration everything is admitted."""
 
-    def __init__(self, config: SiteConfig | None, root: Path, consent: Consent | None) -> None:
+    def __init__(
+        self,
+        config: SiteConfig | None,
+        root: Path,
+        consent: Consent | None,
+        questions: Questions | None = None,
+    ) -> None:
         """
         Args:
             config: site.toml; None in simulations.
             root: the folder that paths in ``config`` start from.
             consent: where people's decisions about runs are; None needs none.
+            questions: bounds what plans may ask of the records; None has no bound.
         """
-        self._config, self._root, self._consent = config, root, consent
+        self._config, self._root = config, root
+        self._consent, self._questions = consent, questions
 
     def authenticate(self, request: Request, kind: Kind) -> None:
         """Before anything else is looked at: is this a coordinator that the site answers?
@@ -51,6 +60,15 @@ class Admission:
             check_plan(plan, self._config, backbone_sha256=sha256, units=units)
         if self._consent is not None:
             self._consent.check(request)
+
+    def compare(self, plan: RunPlan) -> None:
+        """Return if the records may be looked at to see whether the plan fits them.
+
+        Raises:
+            LoricaError: LOR-408 plans have asked enough, LOR-60x.
+        """
+        if self._questions is not None:
+            self._questions.ask(plan)
 
     def backbone(self, plan: RunPlan) -> Backbone:
         """The plan's backbone: where the site has a policy, from its own folders alone."""

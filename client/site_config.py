@@ -81,6 +81,10 @@ class Policy(Section):
     consent: Literal["none", "per-run"] = "none"
     """"per-run": a run waits until a person of the site has approved it (`lorica site pending`,
     `approve-run`, `deny-run`); "none": what the policy admits is answered at once."""
+    questions: int = Field(8, ge=1)
+    """How many plans that differ in task, labels, bounds, table, backbone or text length may ask
+    whether the records fit them, ever: each answer tells one fact of the records, without noise.
+    With consent "per-run" people decide instead."""
     maximum_epsilon: Limit = 8.0
     """Largest ε a plan may ask for."""
     maximum_delta: float = Field(1e-5, gt=0, lt=1)

@@ -11,6 +11,7 @@ from lorica.client.data import read_records
 from lorica.client.ledger import Budgets, FileLedger
 from lorica.client.personal import FolderPersonal
 from lorica.client.policy import check_plan
+from lorica.client.questions import Questions
 from lorica.client.site_backbones import site_backbone
 from lorica.client.site_config import SiteConfig
 from lorica.common.accounting import epsilon
@@ -81,6 +82,14 @@ def site_consent(config: SiteConfig, folder: Path) -> Consent | None:
     if config.policy.consent == "none":
         return None
     return Consent((folder / config.ledger.path).parent / "consent")
+
+
+def site_questions(config: SiteConfig, folder: Path) -> Questions | None:
+    """What plans have asked of the records, beside the ledger; None where people decide."""
+    if config.policy.consent == "per-run":
+        return None
+    file = (folder / config.ledger.path).parent / "questions.json"
+    return Questions(file, config.policy.questions)
 
 
 def run_cost(plan: RunPlan, config: SiteConfig, folder: Path) -> Cost:

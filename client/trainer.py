@@ -14,6 +14,7 @@ from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.noise import NoiseSource
 from lorica.client.personal import MemoryPersonal, PersonalStore, has_own, own_state
 from lorica.client.policy import check_records, site_rank
+from lorica.client.questions import Questions
 from lorica.client.session import Session
 from lorica.client.site_config import SiteConfig
 from lorica.common.accounting import PrivacyEvent
@@ -66,7 +67,7 @@ class LocalTrainer:
 
         Not covered: the time an answer takes, and whether a site refuses a plan because of its
         data: a label or value that the plan lacks, a target outside its bounds, too few units.
-        Each plan that is asked about tells such a fact, unless people consent to every run.
+        Each plan that asks anew tells such a fact; ``questions`` bounds how many there are.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class LocalTrainer:
         cache_bytes: int = CACHE_BYTES,
         root: Path = Path(),
         consent: Consent | None = None,
+        questions: Questions | None = None,
     ) -> None:
         """
         Args:
@@ -101,6 +103,7 @@ class LocalTrainer:
             cache_bytes: memory for cached token states, bytes.
             root: the folder that paths in ``config`` start from.
             consent: where people's decisions about runs are; None needs none.
+            questions: bounds what plans may ask of the records; None has no bound.
 
         Raises:
             LoricaError: LOR-615 the ledger protects another unit than the policy.
@@ -120,7 +123,7 @@ class LocalTrainer:
         self._ledgers: dict[tuple[str, float], Ledger] = {}
         self._declared, self._rank = declared_records, rank
         self._cache_bytes = cache_bytes
-        self._admission = Admission(config, root, consent)
+        self._admission = Admission(config, root, consent, questions)
         self._session: Session | None = None
         self._checked = ""  # fingerprint of the plan that the records were last checked for
         self._units_by_name = len(set(records.units))
@@ -269,6 +272,7 @@ class LocalTrainer:
         self._admission.admit(request, self.units(plan))
         number_format(plan.training.precision)
         if plan.fingerprint != self._checked:  # looked at once for every plan
+            self._admission.compare(plan)
             check_records(plan, self._records, where=f"Site {self.site}")
             self._checked = plan.fingerprint
         return run_privacy(plan, self.sampling_units(plan))

@@ -83,7 +83,7 @@ def open_trainer(
     """
     from lorica.client.data import read_records
     from lorica.client.noise import SecureNoise, SeededNoise
-    from lorica.client.site_plan import open_ledger, personal_store, site_consent
+    from lorica.client.site_plan import open_ledger, personal_store, site_consent, site_questions
     from lorica.client.trainer import LocalTrainer
     from lorica.common.cache_shelf import SHELF
     from lorica.common.prefix_files import CacheFolder
@@ -110,6 +110,7 @@ def open_trainer(
             personal=personal_store(config, root),
             root=root,
             consent=site_consent(config, root),
+            questions=site_questions(config, root),
         )
         undo.pop_all()
     return trainer, ledger

@@ -157,10 +157,11 @@ def entries(ledger: Path) -> list[tuple[str, str]]:
         return [(str(kind), str(run)) for kind, run in connection.execute(query)]
 
 
-def in_hand(ledger: Path, run: str) -> bool:
-    """Whether a private step of the run is charged and not answered yet."""
+def in_hand(ledger: Path, run: str, *, charges: int = 1) -> bool:
+    """Whether a private step of the run, after at least so many ``charges``, is charged and not
+    answered yet."""
     kinds = [kind for kind, of in entries(ledger) if of == run]
-    return bool(kinds) and kinds[-1] == "charge"
+    return kinds.count("charge") >= charges and kinds[-1] == "charge"
 
 
 class _Absent:

@@ -24,7 +24,7 @@ def site_init(
         ),
     ],
     data: Annotated[
-        str, typer.Option(help="Path of the records: a file or a folder (docs/data.md).")
+        str, typer.Option(help="The records: a file, a folder, or a database (docs/data.md).")
     ],
     config: ConfigOption = Path("site.toml"),
     text: Annotated[str, typer.Option(help="Name of the column with the text.")] = "text",
@@ -54,12 +54,11 @@ def site_init(
             soft_wrap=True,
         )
     else:
-        source = data if Path(data).is_absolute() else _from(config.resolve().parent, data)
         write_atomically(
             config,
             documented_site(
                 invitation.site,
-                source,
+                _from(config.resolve().parent, data),
                 coordinator=invitation.coordinator,
                 address=invitation.address,
                 text=text,
@@ -70,8 +69,12 @@ def site_init(
     console.print(
         f"Site {invitation.site}. Key: {key_fingerprint(joined.registration.public_key)}\n"
         f"Send {joined.request} to the coordinator's operators; it is no secret. They admit it "
-        f"with `lorica coordinator admit`.\nRead {config} through and set the limits; then "
-        f"`lorica site check` and `lorica site start`.",
+        f"with `lorica coordinator admit`.\nRead {config} through and set the limits; then, each "
+        f"with --config {config}:\n"
+        "lorica site ledger create   begins the privacy ledger of data never used before\n"
+        "lorica site approve         lets this version's code run here\n"
+        "lorica site check           says what is still missing\n"
+        "lorica site start           runs trainer and node",
         markup=False,
         soft_wrap=True,
     )
@@ -123,7 +126,11 @@ def _token(given: str) -> str:
         ) from error
 
 
-def _from(folder: Path, path: str) -> str:
-    """``path``, relative to here, as a path from ``folder``."""
-    found = Path(path).resolve()
+def _from(folder: Path, source: str) -> str:
+    """A source as seen from ``folder``: a path that starts here is changed, all else is kept."""
+    from lorica.common.data.kinds import is_path
+
+    if not is_path(source) or Path(source).is_absolute():
+        return source
+    found = Path(source).resolve()
     return str(found.relative_to(folder)) if found.is_relative_to(folder) else str(found)

@@ -541,7 +541,8 @@ CATALOGUE: dict[Code, Entry] = {
         "There is no privacy ledger where the site expects it.",
         "The file is absent or empty. A site does not silently start from zero: data that were "
         "used before have already spent some of their budget.",
-        "Check the path; create a ledger only for a data set that has never been used.",
+        "Check ledger.path in site.toml. For a data set that has never been used, and for no "
+        "other, make one: `lorica site ledger create`.",
     ),
     Code.LEDGER_MISMATCH: Entry(
         "The privacy ledger keeps another guarantee than the one asked for.",

@@ -63,7 +63,7 @@ def submit(home: CoordinatorHome, plan: RunPlan, *, run: str = "") -> RunPlace:
 
 
 def stop(place: RunPlace) -> Order:
-    """Have a run end after its last whole round.
+    """Have a run end now: the round in hand is given up, its last whole round is kept.
 
     Raises:
         LoricaError: LOR-741 it is over already.

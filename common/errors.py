@@ -106,6 +106,7 @@ class Code(Enum):
     SITE_UNKNOWN = "LOR-728"
     CHECK_FAILED = "LOR-729"
     PORT_TAKEN = "LOR-730"
+    COORDINATOR_CONFIG = "LOR-731"
     RUN_UNKNOWN = "LOR-740"
     RUN_STATE = "LOR-741"
     RUN_CRASHED = "LOR-742"
@@ -607,6 +608,12 @@ CATALOGUE: dict[Code, Entry] = {
         "A port is taken.",
         "Another program listens on a port that was to be served here.",
         "Stop that program, or set another port in the configuration that the message names.",
+    ),
+    Code.COORDINATOR_CONFIG: Entry(
+        "The coordinator's configuration cannot be used.",
+        "coordinator.toml is not TOML, or it or an option of `lorica coordinator init` has a key "
+        "or value that cannot be.",
+        "Correct what the message names; the comments in coordinator.toml say what each key means.",
     ),
     Code.RUN_UNKNOWN: Entry(
         "There is no such run.",

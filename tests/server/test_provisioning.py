@@ -311,3 +311,37 @@ def test_a_command_in_a_folder_without_a_coordinator_says_so(tmp_path: Path) -> 
     found = CliRunner().invoke(build(), ["coordinator", "invite", "a", "--home", str(tmp_path)])
     assert isinstance(found.exception, LoricaError)
     assert found.exception.code is Code.FEDERATION_MISSING
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["example.org:8440"], "port and private_port must differ"),
+        (["example.org", "--private-port", "8443"], "port and private_port must differ"),
+        (["example.org:99999"], "not of the form host:port"),
+        (["example.org:"], "not of the form host:port"),
+    ],
+)
+def test_settings_that_cannot_be_are_named_and_nothing_is_written(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    home = tmp_path / "c"
+    found = CliRunner().invoke(build(), ["coordinator", "init", *arguments, "--home", str(home)])
+    assert isinstance(found.exception, LoricaError)
+    assert found.exception.code is Code.COORDINATOR_CONFIG
+    assert said in found.exception.detail and "Value error" not in found.exception.detail
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("port = 0", "port Input"), ("ports = 1", "ports"), ("port", "not valid TOML")],
+)
+def test_a_coordinator_toml_that_cannot_be_is_no_missing_coordinator(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    home = CoordinatorHome(tmp_path)
+    home.config_file.write_text(content)
+    with pytest.raises(LoricaError, match=said) as caught:
+        home.config()
+    assert caught.value.code is Code.COORDINATOR_CONFIG

@@ -9,10 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lorica.client.site_options import SITE_TOML, ConfigOption
 from lorica.common.errors import Code, LoricaError
 from lorica.common.invitation import TOKEN_PREFIX
-
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The site's site.toml.")]
 
 
 def site_init(
@@ -26,7 +25,7 @@ def site_init(
     data: Annotated[
         str, typer.Option(help="The records: a file, a folder, or a database (docs/data.md).")
     ],
-    config: ConfigOption = Path("site.toml"),
+    config: ConfigOption = SITE_TOML,
     text: Annotated[str, typer.Option(help="Name of the column with the text.")] = "text",
     label: Annotated[str, typer.Option(help="Name of the column with the label.")] = "label",
 ) -> None:
@@ -83,7 +82,7 @@ def site_init(
 
 
 def site_start(
-    config: ConfigOption = Path("site.toml"),
+    config: ConfigOption = SITE_TOML,
     only: Annotated[
         str, typer.Option(help='"trainer" or "node": start that alone, as on two machines.')
     ] = "",
@@ -97,7 +96,7 @@ def site_start(
     start(config, trainer=only != "node", node=only != "trainer")
 
 
-def site_check(config: ConfigOption = Path("site.toml")) -> None:
+def site_check(config: ConfigOption = SITE_TOML) -> None:
     """Check network, certificate, clock, admission, data, disk, ledger and versions."""
     from lorica.client.site_check import check_site
     from lorica.common.checks import report

@@ -195,7 +195,7 @@ CATALOGUE: dict[Code, Entry] = {
         "The site keeps no part of its own of this adapter.",
         "Only methods such as fedsa leave a part of the adapter at each site, and only a site that "
         "trained in the run has one.",
-        "Give the adapter of a run in which this site took part, and its site.toml with --site.",
+        "Give the adapter of a run in which this site took part, and its site.toml with --config.",
     ),
     Code.BACKBONE_NOT_FOUND: Entry(
         "The pretrained model was not found.",

@@ -50,8 +50,14 @@ class CoordinatorConfig(Section):
     """Largest message that is taken from a site, MiB."""
     monitor: Literal["yes", "no"] = Field("yes")
     """Whether `lorica coordinator start` starts `lorica monitor`, too, where it is installed."""
+    monitor_host: str = Field("127.0.0.1", min_length=1)
+    """Address that `lorica monitor` listens on. At any other than this machine's own it starts only
+    once it has an account, and with ``monitor_url``."""
     monitor_port: int = Field(8600, ge=1, le=65535)
-    """Port of `lorica monitor` on 127.0.0.1."""
+    """Port of `lorica monitor`."""
+    monitor_url: str = Field("")
+    """Address of `lorica monitor` in people's browsers, where a reverse proxy with TLS, a container
+    or an encrypted network is in between; empty: the address that it listens on."""
     store: str = Field("")
     """SQLAlchemy URL of the run store; empty: runs.sqlite in this folder."""
 

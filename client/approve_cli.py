@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lorica.client.trainer_cli import ConfigOption
+from lorica.client.site_options import SITE_TOML, ConfigOption
 from lorica.common.errors import Code, LoricaError
 from lorica.common.storage import storage_errors
 from lorica.common.text import printable
@@ -30,7 +30,7 @@ def site_approve(
         typer.Argument(help="The bundle (.fab); this installation's own when left out."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    config: ConfigOption = Path("site.toml"),
+    config: ConfigOption = SITE_TOML,
 ) -> None:
     """Look into a bundle of apps and, when confirmed, let it run at this site.
 
@@ -64,7 +64,7 @@ def site_approve(
 
 def site_withdraw(
     sha256: Annotated[str, typer.Argument(help="The bundle's SHA-256, or its first digits.")],
-    config: ConfigOption = Path("site.toml"),
+    config: ConfigOption = SITE_TOML,
 ) -> None:
     """Let an approved bundle run no longer."""
     from lorica.client.approved_code import approved, prepare, withdraw
@@ -84,7 +84,7 @@ def site_withdraw(
     Console().print(f"No longer approved: {found[0]}", soft_wrap=True)
 
 
-def site_fab_check(config: ConfigOption = Path("site.toml")) -> None:
+def site_fab_check(config: ConfigOption = SITE_TOML) -> None:
     """List the approved bundles, and compare what is installed with them, by content."""
     from lorica.client.approved_code import approved, prepare
     from lorica.client.site_config import load_site

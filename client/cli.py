@@ -16,6 +16,7 @@ from lorica.client.approve_cli import site_approve, site_fab_check, site_withdra
 from lorica.client.consent_cli import site_approve_run, site_deny_run, site_pending
 from lorica.client.data_cli import data_app
 from lorica.client.personal_cli import site_adapter
+from lorica.client.site_options import SITE_TOML, ConfigOption, LedgerOption, ledger_file
 from lorica.client.site_plan_cli import site_backbone, site_config, site_plan
 from lorica.client.site_start_cli import site_check, site_init, site_start
 from lorica.client.trainer_cli import ledger_create, site_status, site_trainer
@@ -54,10 +55,6 @@ app.command("init")(site_init)
 app.command("start")(site_start)
 app.command("check")(site_check)
 
-LedgerOption = Annotated[
-    Path,
-    typer.Option("--ledger", "-l", help="The ledger's file: path in section ledger of site.toml."),
-]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write here instead of to the terminal.")
 ]
@@ -73,17 +70,17 @@ class Format(StrEnum):
 
 
 @ledger_app.command("show")
-def ledger_show(ledger: LedgerOption) -> None:
+def ledger_show(ledger: LedgerOption = None, config: ConfigOption = SITE_TOML) -> None:
     """Show what was spent: in all, by run, by month, and over time."""
     from lorica.client.ledger_cache import BlockFile, cache_path
     from lorica.client.ledger_verify import inspect
     from lorica.client.ledger_views import show
 
-    console = Console()
+    console, path = Console(), ledger_file(ledger, config)
     with console.status("reading the ledger"):
-        found = inspect(ledger)
+        found = inspect(path)
         found.require_sound()
-        blocks = BlockFile(cache_path(ledger), read_only=True)
+        blocks = BlockFile(cache_path(path), read_only=True)
         summary = _summary(found, blocks)
         blocks.close()
     show(summary, console)
@@ -91,7 +88,8 @@ def ledger_show(ledger: LedgerOption) -> None:
 
 @ledger_app.command("verify")
 def ledger_verify(
-    ledger: LedgerOption,
+    ledger: LedgerOption = None,
+    config: ConfigOption = SITE_TOML,
     head: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,15 +106,15 @@ def ledger_verify(
     from lorica.client.ledger_verify import inspect
 
     heads = [_parse_head(text) for text in head or []]
-    console = Console()
+    console, path = Console(), ledger_file(ledger, config)
     with console.status("verifying the ledger"):
-        found = inspect(ledger, heads=heads, recompose=recompose)
+        found = inspect(path, heads=heads, recompose=recompose)
     for problem in found.problems:
         console.print(Text.assemble(("✗ ", "bold red"), problem), soft_wrap=True)
     if not found.sound:
         raise LoricaError(
             Code.LEDGER_DAMAGED,
-            f"The ledger {ledger} is not sound; its first {found.history.count} of {found.count} "
+            f"The ledger {path} is not sound; its first {found.history.count} of {found.count} "
             "entries are.",
         )
     console.print(
@@ -138,7 +136,8 @@ def ledger_verify(
 
 @ledger_app.command("export")
 def ledger_export(
-    ledger: LedgerOption,
+    ledger: LedgerOption = None,
+    config: ConfigOption = SITE_TOML,
     form: Annotated[Format, typer.Option("--format", "-f", help="json or csv.")] = Format.json,
     output: OutputOption = None,
 ) -> None:
@@ -147,7 +146,7 @@ def ledger_export(
     from lorica.client.ledger_verify import inspect
     from lorica.common.storage import write_atomically
 
-    found = inspect(ledger)
+    found = inspect(ledger_file(ledger, config))
     found.require_sound()
     history = found.history
     text = as_json(history, found.entries) if form is Format.json else as_csv(history)
@@ -159,7 +158,8 @@ def ledger_export(
 
 @ledger_app.command("report")
 def ledger_report(
-    ledger: LedgerOption,
+    ledger: LedgerOption = None,
+    config: ConfigOption = SITE_TOML,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path(
         "ledger.html"
     ),
@@ -177,7 +177,7 @@ def ledger_report(
         ) from error
     console = Console()
     with console.status("verifying the ledger and composing ε"):
-        found = inspect(ledger, recompose=True)
+        found = inspect(ledger_file(ledger, config), recompose=True)
         write_report(output, _summary(found, None, quick=False), found)
     console.print(f"Wrote {output}.", highlight=False, soft_wrap=True)
     found.require_sound()

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lorica.client.trainer_cli import ConfigOption
+from lorica.client.site_options import SITE_TOML, ConfigOption
 from lorica.common.errors import Code, LoricaError
 from lorica.common.text import printable
 
@@ -24,7 +24,7 @@ PlanOption = Annotated[
 ]
 
 
-def site_pending(config: ConfigOption = Path("site.toml")) -> None:
+def site_pending(config: ConfigOption = SITE_TOML) -> None:
     """List the runs that await a decision, with what each would cost; reads only counts."""
     loaded, consent = _opened(config)
     console = Console()
@@ -39,14 +39,14 @@ def site_pending(config: ConfigOption = Path("site.toml")) -> None:
 
 
 def site_approve_run(
-    run: RunArgument, plan: PlanOption = "", config: ConfigOption = Path("site.toml")
+    run: RunArgument, plan: PlanOption = "", config: ConfigOption = SITE_TOML
 ) -> None:
     """Let a run use this site's data, within the policy and the budgets."""
     _decide(run, "approved", plan, config)
 
 
 def site_deny_run(
-    run: RunArgument, plan: PlanOption = "", config: ConfigOption = Path("site.toml")
+    run: RunArgument, plan: PlanOption = "", config: ConfigOption = SITE_TOML
 ) -> None:
     """Keep a run from this site's data; one that was approved gets no further round."""
     _decide(run, "denied", plan, config)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+from lorica.client.site_options import SITE_TOML, ConfigOption
 
 if TYPE_CHECKING:
     from lorica.client.data.overview import Tokenize
@@ -23,9 +24,7 @@ def _root() -> None:
 
 @data_app.command("check")
 def data_check(
-    config: Annotated[Path, typer.Option("--config", "-c", help="The site's site.toml.")] = Path(
-        "site.toml"
-    ),
+    config: ConfigOption = SITE_TOML,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, its notice first.")] = False,
     backbone: Annotated[
         str, typer.Option(help="Count tokens as this backbone does; empty: count none.")

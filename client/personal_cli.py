@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lorica.client.site_plan_cli import SiteOption
+from lorica.client.site_options import SITE_TOML, ConfigOption
 from lorica.common.errors import Code, LoricaError
 
 
@@ -17,7 +17,7 @@ def site_adapter(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder to write the site's own adapter to.")
     ],
-    site: SiteOption = Path("site.toml"),
+    config: ConfigOption = SITE_TOML,
     run: Annotated[
         str, typer.Option(help="The run's id, where the site took part in several of this plan.")
     ] = "",
@@ -33,7 +33,7 @@ def site_adapter(
     from lorica.common.backbones import load_backbone
     from lorica.common.methods import PERSONAL
 
-    config, shared = load_site(site), load_adapter(adapter)
+    site, shared = load_site(config), load_adapter(adapter)
     plan = shared.plan
     if plan.aggregation.method not in PERSONAL:
         raise LoricaError(
@@ -41,14 +41,14 @@ def site_adapter(
             f"{adapter} was trained with {plan.aggregation.method}: it is whole as it is.",
             mend="Use it as it is.",
         )
-    store = personal_store(config, site.parent)
+    store = personal_store(site, config.parent)
     runs = [found for found in store.runs(plan) if run in ("", found)]
     if len(runs) != 1:
         which = f"run {run!r}" if run else "a run"
         several = f"several: {', '.join(sorted(runs))}" if runs else "none"
         raise LoricaError(
             Code.PERSONAL_ABSENT,
-            f"{store.folder} should hold what {config.site.name} kept of {which} of this plan, and "
+            f"{store.folder} should hold what {site.site.name} kept of {which} of this plan, and "
             f"holds {several}.",
             mend="Name the run with --run." if runs else None,
         )

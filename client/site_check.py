@@ -36,7 +36,7 @@ def check_site(site: Path) -> Iterator[Finding]:
     yield checked("code", lambda: f"this version's bundle is {bundle_sha256(build_bundle())}")
     yield checked("disk", lambda: check_disk(root))
     yield checked("data", lambda: _data(config, root))
-    yield checked("ledger", lambda: _ledger(config, root))
+    yield checked("ledger", lambda: _ledger(config, site))
     yield checked("policy", lambda: _policy(config))
     yield from _network(config, root)
 
@@ -84,12 +84,17 @@ def _data(config: SiteConfig, root: Path) -> str:
     return f"{len(records):,} records of {units:,} units, {len(records.label_names)} labels"
 
 
-def _ledger(config: SiteConfig, root: Path) -> str:
+def _ledger(config: SiteConfig, site: Path) -> str:
     from lorica.client.ledger_verify import inspect
 
-    path = root / config.ledger.path
+    path = site.resolve().parent / config.ledger.path
     if not path.exists():
-        return "there is none yet; the trainer makes it when it starts for the first time"
+        raise LoricaError(
+            Code.LEDGER_MISSING,
+            f"There is no privacy ledger at {path}, and the trainer makes none.",
+            mend="If the data were never used before, make one: `lorica site ledger create "
+            f"--config {site}`. Otherwise put back the one that they were used with.",
+        )
     found = inspect(path)
     found.require_sound()
     return f"{found.count} entries, an unbroken chain"

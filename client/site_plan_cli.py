@@ -11,11 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lorica.client.site_options import SITE_TOML, ConfigOption
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.cli import PlanArgument, SetOption
 from lorica.common.errors import Code, LoricaError
-
-SiteOption = Annotated[Path, typer.Option("--site", "-s", help="The site's site.toml.")]
 
 _REFUSED = 14
 
@@ -25,24 +24,24 @@ def site_config(
     data: Annotated[
         str, typer.Option(help="The records: a file, a folder, or a database (docs/data.md).")
     ],
-    site: SiteOption = Path("site.toml"),
+    config: ConfigOption = SITE_TOML,
 ) -> None:
     """Write a site.toml with every setting, its default and its meaning."""
     from lorica.client.site_config import documented_site
     from lorica.common.storage import write_atomically
 
-    if site.exists():
+    if config.exists():
         raise LoricaError(
             Code.SITE_CONFIG,
-            f"{site} exists already.",
-            mend="Edit it, or give another path with --site.",
+            f"{config} exists already.",
+            mend="Edit it, or give another path with --config.",
         )
-    write_atomically(site, documented_site(name, data))
-    Console().print(f"Written to {site}. Read it through and set the limits.", soft_wrap=True)
+    write_atomically(config, documented_site(name, data))
+    Console().print(f"Written to {config}. Read it through and set the limits.", soft_wrap=True)
 
 
 def site_plan(
-    plan: PlanArgument = None, settings: SetOption = None, site: SiteOption = Path("site.toml")
+    plan: PlanArgument = None, settings: SetOption = None, config: ConfigOption = SITE_TOML
 ) -> None:
     """Show what a run would cost this site: σ, ε now, after and left, and whether it may run.
 
@@ -53,13 +52,13 @@ def site_plan(
     from lorica.client.site_plan import run_cost
     from lorica.common.plan_io import load_plan
 
-    config, loaded = load_site(site), load_plan(plan, settings or [])
-    cost = run_cost(loaded, config, site.parent)
+    site, loaded = load_site(config), load_plan(plan, settings or [])
+    cost = run_cost(loaded, site, config.parent)
     evaluation = cost.privacy.evaluation
-    table = Table(box=None, show_header=False, title=f"What this run would cost {config.site.name}")
+    table = Table(box=None, show_header=False, title=f"What this run would cost {site.site.name}")
     table.add_column(style="dim")
     table.add_column()
-    known = config.policy.coordinators
+    known = site.policy.coordinators
     rows = [
         ("coordinators answered", f"{len(known)} by key" if known else "ANY: none is listed"),
         ("unit of privacy", loaded.privacy.unit),
@@ -71,9 +70,9 @@ def site_plan(
         ("evaluations", str(len(loaded.evaluation_rounds)) if evaluation else "none"),
         ("signal to noise of a step", f"{cost.signal_to_noise:.1f} (expected batch / σ)"),
         ("ε of the run", f"{cost.run_epsilon:.3f} at δ = {loaded.privacy.delta:g}"),
-        ("ε of this data set now", f"{cost.spent:.3f} at δ = {config.ledger.delta:g}"),
+        ("ε of this data set now", f"{cost.spent:.3f} at δ = {site.ledger.delta:g}"),
         ("ε after the run", f"{cost.after:.3f}"),
-        ("left of the lifetime budget", f"{cost.left:.3f} of {config.ledger.lifetime_epsilon:g}"),
+        ("left of the lifetime budget", f"{cost.left:.3f} of {site.ledger.lifetime_epsilon:g}"),
     ]
     for row in rows:
         table.add_row(*row)

@@ -9,10 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lorica.client.site_options import SITE_TOML, ConfigOption
 from lorica.common.errors import Code, LoricaError
 from lorica.common.invitation import TOKEN_PREFIX
-
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The site's site.toml.")]
 
 
 def site_init(
@@ -24,9 +23,9 @@ def site_init(
         ),
     ],
     data: Annotated[
-        str, typer.Option(help="Path of the records: a file or a folder (docs/data.md).")
+        str, typer.Option(help="The records: a file, a folder, or a database (docs/data.md).")
     ],
-    config: ConfigOption = Path("site.toml"),
+    config: ConfigOption = SITE_TOML,
     text: Annotated[str, typer.Option(help="Name of the column with the text.")] = "text",
     label: Annotated[str, typer.Option(help="Name of the column with the label.")] = "label",
 ) -> None:
@@ -54,12 +53,11 @@ def site_init(
             soft_wrap=True,
         )
     else:
-        source = data if Path(data).is_absolute() else _from(config.resolve().parent, data)
         write_atomically(
             config,
             documented_site(
                 invitation.site,
-                source,
+                _from(config.resolve().parent, data),
                 coordinator=invitation.coordinator,
                 address=invitation.address,
                 text=text,
@@ -70,8 +68,12 @@ def site_init(
     console.print(
         f"Site {invitation.site}. Key: {key_fingerprint(joined.registration.public_key)}\n"
         f"Send {joined.request} to the coordinator's operators; it is no secret. They admit it "
-        f"with `lorica coordinator admit`.\nRead {config} through and set the limits; then "
-        f"`lorica site check` and `lorica site start`.",
+        f"with `lorica coordinator admit`.\nRead {config} through and set the limits; then, each "
+        f"with --config {config}:\n"
+        "lorica site ledger create   begins the privacy ledger of data never used before\n"
+        "lorica site approve         lets this version's code run here\n"
+        "lorica site check           says what is still missing\n"
+        "lorica site start           runs trainer and node",
         markup=False,
         soft_wrap=True,
     )
@@ -80,7 +82,7 @@ def site_init(
 
 
 def site_start(
-    config: ConfigOption = Path("site.toml"),
+    config: ConfigOption = SITE_TOML,
     only: Annotated[
         str, typer.Option(help='"trainer" or "node": start that alone, as on two machines.')
     ] = "",
@@ -94,7 +96,7 @@ def site_start(
     start(config, trainer=only != "node", node=only != "trainer")
 
 
-def site_check(config: ConfigOption = Path("site.toml")) -> None:
+def site_check(config: ConfigOption = SITE_TOML) -> None:
     """Check network, certificate, clock, admission, data, disk, ledger and versions."""
     from lorica.client.site_check import check_site
     from lorica.common.checks import report
@@ -123,7 +125,11 @@ def _token(given: str) -> str:
         ) from error
 
 
-def _from(folder: Path, path: str) -> str:
-    """``path``, relative to here, as a path from ``folder``."""
-    found = Path(path).resolve()
+def _from(folder: Path, source: str) -> str:
+    """A source as seen from ``folder``: a path that starts here is changed, all else is kept."""
+    from lorica.common.data.kinds import is_path
+
+    if not is_path(source) or Path(source).is_absolute():
+        return source
+    found = Path(source).resolve()
     return str(found.relative_to(folder)) if found.is_relative_to(folder) else str(found)

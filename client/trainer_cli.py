@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from lorica.client.site_options import SITE_TOML, ConfigOption
 from lorica.common.errors import Code, LoricaError
-
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "--site", "-s", help="The site's site.toml.")
-]
 
 
 class IsolateChoice(StrEnum):
@@ -28,7 +24,7 @@ class IsolateChoice(StrEnum):
 
 
 def site_trainer(
-    config: ConfigOption = Path("site.toml"),
+    config: ConfigOption = SITE_TOML,
     isolate: Annotated[
         IsolateChoice,
         typer.Option(
@@ -51,7 +47,7 @@ def site_trainer(
     os.execv(sys.executable, [*program, *options])  # the network is left before threads start
 
 
-def site_status(config: ConfigOption = Path("site.toml")) -> None:
+def site_status(config: ConfigOption = SITE_TOML) -> None:
     """Show what this site's trainer is doing, and what its data have spent.
 
     Exits with status 17 when no trainer runs.
@@ -95,7 +91,7 @@ def site_status(config: ConfigOption = Path("site.toml")) -> None:
     Console().print(table)
 
 
-def ledger_create(config: ConfigOption = Path("site.toml")) -> None:
+def ledger_create(config: ConfigOption = SITE_TOML) -> None:
     """Make the ledger of a data set that was never used before; does nothing if there is one."""
     from lorica.client.site_config import load_site
     from lorica.client.site_plan import open_ledger

@@ -33,6 +33,7 @@ class Code(Enum):
     ADAPTER_UNREADABLE = "LOR-206"
     PACKAGE_MISSING = "LOR-207"
     HARDWARE_MISSING = "LOR-208"
+
     TOKENIZER_OFFSETS = "LOR-221"
 
     DATA_NOT_FOUND = "LOR-301"
@@ -95,6 +96,16 @@ class Code(Enum):
     LEDGER_MISSING = "LOR-614"
     LEDGER_MISMATCH = "LOR-615"
 
+    REQUEST_STALE = "LOR-710"
+    TRAINER_DOWN = "LOR-711"
+    TRAINER_BUSY = "LOR-712"
+    TRAINER_RUNNING = "LOR-713"
+    TRAINER_SOCKET = "LOR-714"
+    TRAINER_NOT_ISOLATED = "LOR-715"
+    CODE_NOT_APPROVED = "LOR-716"
+    AWAITING_APPROVAL = "LOR-717"
+    RUN_DENIED = "LOR-718"
+    RUN_NOT_ASKED = "LOR-719"
     INVITATION_INVALID = "LOR-720"
     REGISTRATION_REFUSED = "LOR-721"
     FEDERATION_EXISTS = "LOR-722"
@@ -106,26 +117,20 @@ class Code(Enum):
     SITE_UNKNOWN = "LOR-728"
     CHECK_FAILED = "LOR-729"
     PORT_TAKEN = "LOR-730"
+    COORDINATOR_CONFIG = "LOR-731"
+
     RUN_UNKNOWN = "LOR-740"
     RUN_STATE = "LOR-741"
     RUN_CRASHED = "LOR-742"
     RUN_STOPPED = "LOR-743"
+
     STORE_UNREACHABLE = "LOR-801"
     STORE_SCHEMA = "LOR-802"
     STORE_BEHIND = "LOR-804"
     ARTEFACT_UNKNOWN = "LOR-807"
     RUN_EXISTS = "LOR-808"
     TRACKER_FAILED = "LOR-809"
-    REQUEST_STALE = "LOR-710"
-    TRAINER_DOWN = "LOR-711"
-    TRAINER_BUSY = "LOR-712"
-    TRAINER_RUNNING = "LOR-713"
-    TRAINER_SOCKET = "LOR-714"
-    TRAINER_NOT_ISOLATED = "LOR-715"
-    CODE_NOT_APPROVED = "LOR-716"
-    AWAITING_APPROVAL = "LOR-717"
-    RUN_DENIED = "LOR-718"
-    RUN_NOT_ASKED = "LOR-719"
+
     MONITOR_SETTINGS = "LOR-820"
     MONITOR_OPEN = "LOR-821"
     MONITOR_PLAINTEXT = "LOR-822"
@@ -190,7 +195,7 @@ CATALOGUE: dict[Code, Entry] = {
         "The site keeps no part of its own of this adapter.",
         "Only methods such as fedsa leave a part of the adapter at each site, and only a site that "
         "trained in the run has one.",
-        "Give the adapter of a run in which this site took part, and its site.toml with --site.",
+        "Give the adapter of a run in which this site took part, and its site.toml with --config.",
     ),
     Code.BACKBONE_NOT_FOUND: Entry(
         "The pretrained model was not found.",
@@ -297,6 +302,19 @@ CATALOGUE: dict[Code, Entry] = {
         "own, changes what the guarantee means, so somebody must decide.",
         'Fill in the column, or set missing_unit = "own" to count each as its own unit.',
     ),
+    Code.DATA_TARGET: Entry(
+        "A record's target is not what the plan's task needs.",
+        "A number is missing or out of bounds, tags do not fit their tokens or break the BIO "
+        "scheme, a span lies outside its text, or a list is no list of labels.",
+        "Correct the record that the message names, or the plan's section task.",
+    ),
+    Code.DATA_VALUE: Entry(
+        "A value of a table is not what its column is said to hold.",
+        "A column of numbers holds text, NaN or infinity, a column of categories holds a value "
+        "that the plan does not list, or a cell is as long as a text.",
+        "Correct the record that the message names, leave the cell empty where the value is "
+        "missing, or correct the plan's section table.",
+    ),
     Code.DATA_UNREACHABLE: Entry(
         "The server that holds the data could not be reached, or refused the login.",
         "Host, port, database, user or password are not what the server expects, or it is down. "
@@ -363,19 +381,6 @@ CATALOGUE: dict[Code, Entry] = {
         "data.classes names some local labels, but not this one, and it is none of those that "
         "are mapped to.",
         'Add it to data.classes, or set data.unmapped = "drop" to leave such records out.',
-    ),
-    Code.DATA_TARGET: Entry(
-        "A record's target is not what the plan's task needs.",
-        "A number is missing or out of bounds, tags do not fit their tokens or break the BIO "
-        "scheme, a span lies outside its text, or a list is no list of labels.",
-        "Correct the record that the message names, or the plan's section task.",
-    ),
-    Code.DATA_VALUE: Entry(
-        "A value of a table is not what its column is said to hold.",
-        "A column of numbers holds text, NaN or infinity, a column of categories holds a value "
-        "that the plan does not list, or a cell is as long as a text.",
-        "Correct the record that the message names, leave the cell empty where the value is "
-        "missing, or correct the plan's section table.",
     ),
     Code.PRIVACY_EPSILON: Entry(
         "The privacy budget epsilon cannot be used.",
@@ -541,13 +546,72 @@ CATALOGUE: dict[Code, Entry] = {
         "There is no privacy ledger where the site expects it.",
         "The file is absent or empty. A site does not silently start from zero: data that were "
         "used before have already spent some of their budget.",
-        "Check the path; create a ledger only for a data set that has never been used.",
+        "Check ledger.path in site.toml. For a data set that has never been used, and for no "
+        "other, make one: `lorica site ledger create`.",
     ),
     Code.LEDGER_MISMATCH: Entry(
         "The privacy ledger keeps another guarantee than the one asked for.",
         "Its data set, unit of privacy or delta, fixed when it was created, differs from the "
         "site's policy or the plan's. Epsilons at different units or deltas do not add up.",
         "Use the ledger of this data set, and plans whose privacy.unit is the ledger's.",
+    ),
+    Code.REQUEST_STALE: Entry(
+        "The request was signed too long ago, or in the future.",
+        "A signature says when it was made, and the site answers requests of the last hours only "
+        "(policy.request_hours), so that a recorded one cannot be kept for later.",
+        "Set the clocks of coordinator and site (NTP); a run that goes on signs its requests anew.",
+    ),
+    Code.TRAINER_DOWN: Entry(
+        "The site's trainer is not running.",
+        "The site's node is connected, but the process that holds the records did not answer for "
+        "some time. Nothing was asked of the records.",
+        "At the site: `lorica site status`, and start the trainer (`lorica site trainer`, or the "
+        "supervision that starts it). The coordinator asks again by itself.",
+    ),
+    Code.TRAINER_BUSY: Entry(
+        "The site's trainer has too many requests in hand.",
+        "It works on one request at a time, and as many as it keeps were waiting already.",
+        "Ask again later; start fewer runs at the same time.",
+    ),
+    Code.TRAINER_RUNNING: Entry(
+        "The site's trainer is running already.",
+        "One process serves a trainer's socket, so that data, model and ledger are held once.",
+        "Use the one that runs, or end it first; `lorica site status` shows it.",
+    ),
+    Code.TRAINER_SOCKET: Entry(
+        "The trainer's socket cannot be used.",
+        "Its path is too long or is not a socket, or others could put another in its place.",
+        "Give the site a folder of its own with mode 0700, or set trainer.socket in site.toml.",
+    ),
+    Code.TRAINER_NOT_ISOLATED: Entry(
+        "The trainer could not leave the network.",
+        "It was told to run without any network, and the system does not let it.",
+        "Take the network from outside (systemd: PrivateNetwork=yes; containers: network_mode: "
+        "none), allow user namespaces, or start with --isolate auto.",
+    ),
+    Code.CODE_NOT_APPROVED: Entry(
+        "The site runs approved code only, and this is not.",
+        "The bundle of apps (FAB) is not among those whose SHA-256 the site recorded, or what is "
+        "installed is not what was approved.",
+        "At the site, look into the bundle and approve it: `lorica site approve FILE.fab`.",
+    ),
+    Code.AWAITING_APPROVAL: Entry(
+        "The run awaits approval by the site.",
+        "The site takes part only in runs that one of its people has approved; it has noted this "
+        "one, and nothing was asked of the records.",
+        "At the site: `lorica site pending`, then `lorica site approve-run RUN` or `deny-run "
+        "RUN`. The coordinator asks again by itself.",
+    ),
+    Code.RUN_DENIED: Entry(
+        "The site denied this run.",
+        "One of the site's people decided that it takes no part in it.",
+        "Go on without the site, or ask its operators.",
+    ),
+    Code.RUN_NOT_ASKED: Entry(
+        "No single run of that name was asked for.",
+        "A decision is about one run id under one plan that a coordinator asked this site for.",
+        "List them with `lorica site pending`; add --plan with the first digits of the plan's "
+        "fingerprint where there are several.",
     ),
     Code.INVITATION_INVALID: Entry(
         "The invitation cannot be used.",
@@ -607,6 +671,12 @@ CATALOGUE: dict[Code, Entry] = {
         "Another program listens on a port that was to be served here.",
         "Stop that program, or set another port in the configuration that the message names.",
     ),
+    Code.COORDINATOR_CONFIG: Entry(
+        "The coordinator's configuration cannot be used.",
+        "coordinator.toml is not TOML, or it or an option of `lorica coordinator init` has a key "
+        "or value that cannot be.",
+        "Correct what the message names; the comments in coordinator.toml say what each key means.",
+    ),
     Code.RUN_UNKNOWN: Entry(
         "There is no such run.",
         "The id is not in the run store, or among the coordinator's runs.",
@@ -660,58 +730,6 @@ CATALOGUE: dict[Code, Entry] = {
         "The experiment tracker cannot be used.",
         "The option --track names no tracker that Lorica knows, or it did not take the run.",
         "Use mlflow:URI or tensorboard:DIR, and check that the place can be reached and written.",
-    ),
-    Code.REQUEST_STALE: Entry(
-        "The request was signed too long ago, or in the future.",
-        "A signature says when it was made, and the site answers requests of the last hours only "
-        "(policy.request_hours), so that a recorded one cannot be kept for later.",
-        "Set the clocks of coordinator and site (NTP); a run that goes on signs its requests anew.",
-    ),
-    Code.TRAINER_DOWN: Entry(
-        "The site's trainer is not running.",
-        "The site's node is connected, but the process that holds the records did not answer for "
-        "some time. Nothing was asked of the records.",
-        "At the site: `lorica site status`, and start the trainer (`lorica site trainer`, or the "
-        "supervision that starts it). The coordinator asks again by itself.",
-    ),
-    Code.TRAINER_BUSY: Entry(
-        "The site's trainer has too many requests in hand.",
-        "It works on one request at a time, and as many as it keeps were waiting already.",
-        "Ask again later; start fewer runs at the same time.",
-    ),
-    Code.TRAINER_RUNNING: Entry(
-        "The site's trainer is running already.",
-        "One process serves a trainer's socket, so that data, model and ledger are held once.",
-        "Use the one that runs, or end it first; `lorica site status` shows it.",
-    ),
-    Code.TRAINER_SOCKET: Entry(
-        "The trainer's socket cannot be used.",
-        "Its path is too long or is not a socket, or others could put another in its place.",
-        "Give the site a folder of its own with mode 0700, or set trainer.socket in site.toml.",
-    ),
-    Code.TRAINER_NOT_ISOLATED: Entry(
-        "The trainer could not leave the network.",
-        "It was told to run without any network, and the system does not let it.",
-        "Take the network from outside (systemd: PrivateNetwork=yes; containers: network_mode: "
-        "none), allow user namespaces, or start with --isolate auto.",
-    ),
-    Code.CODE_NOT_APPROVED: Entry(
-        "The site runs approved code only, and this is not.",
-        "The bundle of apps (FAB) is not among those whose SHA-256 the site recorded, or what is "
-        "installed is not what was approved.",
-        "At the site, look into the bundle and approve it: `lorica site approve FILE.fab`.",
-    ),
-    Code.AWAITING_APPROVAL: Entry(
-        "The run awaits approval by the site.",
-        "The site takes part only in runs that one of its people has approved; it has noted this "
-        "one, and nothing was asked of the records.",
-        "At the site: `lorica site pending`, then `lorica site approve-run RUN` or `deny-run "
-        "RUN`. The coordinator asks again by itself.",
-    ),
-    Code.RUN_DENIED: Entry(
-        "The site denied this run.",
-        "One of the site's people decided that it takes no part in it.",
-        "Go on without the site, or ask its operators.",
     ),
     Code.MONITOR_SETTINGS: Entry(
         "The monitor cannot be served as asked.",
@@ -769,12 +787,6 @@ CATALOGUE: dict[Code, Entry] = {
         "The monitor cannot listen at its address.",
         "Another process uses the port, or the address is not one of this machine's.",
         "Choose another with --port or --host.",
-    ),
-    Code.RUN_NOT_ASKED: Entry(
-        "No single run of that name was asked for.",
-        "A decision is about one run id under one plan that a coordinator asked this site for.",
-        "List them with `lorica site pending`; add --plan with the first digits of the plan's "
-        "fingerprint where there are several.",
     ),
     Code.UNEXPECTED: Entry(
         "Something failed that should not.",

@@ -19,6 +19,7 @@ from lorica.common.plan_io import from_run_config
 from lorica.common.records import Records
 from lorica.common.signing import key_from_environment
 from lorica.common.tasks import task_of
+from lorica.common.tasks.traits import TRAITS
 from lorica.server.evaluation import CentralEvaluator
 from lorica.server.records import Observer, Silent
 from lorica.server.rounds import RoundLoop
@@ -60,8 +61,8 @@ def run_plan(
     """Run a plan over a grid, with the data the coordinator has, and save the adapter.
 
     Requests are signed with the key whose path is in the environment variable
-    LORICA_COORDINATOR_KEY, if it is set. When the plan names no labels they are read from
-    data.train, which must then be readable here (as it is in a simulation).
+    LORICA_COORDINATOR_KEY, if it is set. When the plan names none of its task's labels they are
+    read from data.train, which must then be readable here (as it is in a simulation).
 
     Args:
         grid: reaches the sites.
@@ -74,7 +75,7 @@ def run_plan(
     """
     key = key_from_environment()
     test: Records | None = None
-    if not plan.task.labels:
+    if len(plan.task.labels) < TRAITS[plan.task.kind].fewest_labels:
         data = load_data(plan)
         plan, test = with_labels(plan, *label_sources(plan, data)), data.test
     elif plan.data.test:

@@ -11,6 +11,7 @@ Nothing here may start a thread or import what does: the network can only be lef
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -67,12 +68,20 @@ def fetch(path: Path, config: SiteConfig) -> Fetched | None:
         file = tempfile.TemporaryFile(dir=root)  # noqa: SIM115 - lives as long as the rows
     number = file.fileno()
     command = [sys.executable, "-m", "lorica.client.data.fetch_main", str(path), str(number)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, pass_fds=[number], text=True)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, pass_fds=[number], text=True, env=_environment()
+    )
     if done.returncode:
         file.close()
         raise _told(done.stdout)
     file.seek(0)
     return Fetched(file)
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment variables, but the hub may be asked: HF_HUB_OFFLINE, by which the
+    trainer asks for no model, does not hold for the source that site.toml names."""
+    return {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
 
 
 def _told(said: str) -> LoricaError:

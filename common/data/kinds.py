@@ -35,6 +35,11 @@ _DATABASE = re.compile(r"[a-z][a-z0-9]*(\+[a-z0-9]+)?://", re.IGNORECASE)
 _LOOKED_AT = 10_000  # entries of a folder
 
 
+def is_path(location: str) -> bool:
+    """Whether a location is one on this machine's disks: no packaged data set, hub or database."""
+    return not (location.startswith((PACKAGED, HUB)) or _DATABASE.match(location))
+
+
 def local_path(location: str, root: Path) -> Path:
     """A location as a path from ``root``.
 

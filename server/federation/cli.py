@@ -32,23 +32,12 @@ def coordinator_init(
     ] = 8440,
 ) -> None:
     """Set a coordinator up: authority, certificates, signing key, database, folders."""
-    from lorica.common.invitation import parse_address
-    from lorica.server.federation.home import CoordinatorConfig, CoordinatorHome, default_home
+    from lorica.server.federation.home import CoordinatorHome, default_home, first_config
     from lorica.server.federation.setup import create_coordinator
 
     bare = ":" not in address or address.endswith("]")
     address = f"{address}:8443" if bare else address
-    _, port = parse_address(address)
-    try:
-        config = CoordinatorConfig(
-            address=address,
-            names=name or [],
-            listen=listen,
-            port=port,
-            private_port=private_port,
-        )
-    except ValueError as error:
-        raise LoricaError(Code.PORT_TAKEN, f"{error}") from error
+    config = first_config(address, names=name or [], listen=listen, private_port=private_port)
     where = CoordinatorHome(home or default_home())
     key = create_coordinator(where, config)
     _say(

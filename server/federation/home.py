@@ -50,8 +50,14 @@ class CoordinatorConfig(Section):
     """Largest message that is taken from a site, MiB."""
     monitor: Literal["yes", "no"] = Field("yes")
     """Whether `lorica coordinator start` starts `lorica monitor`, too, where it is installed."""
+    monitor_host: str = Field("127.0.0.1", min_length=1)
+    """Address that `lorica monitor` listens on. At any other than this machine's own it starts only
+    once it has an account, and with ``monitor_url``."""
     monitor_port: int = Field(8600, ge=1, le=65535)
-    """Port of `lorica monitor` on 127.0.0.1."""
+    """Port of `lorica monitor`."""
+    monitor_url: str = Field("")
+    """Address of `lorica monitor` in people's browsers, where a reverse proxy with TLS, a container
+    or an encrypted network is in between; empty: the address that it listens on."""
     store: str = Field("")
     """SQLAlchemy URL of the run store; empty: runs.sqlite in this folder."""
 
@@ -115,29 +121,57 @@ class CoordinatorHome:
         """What coordinator.toml says.
 
         Raises:
-            LoricaError: LOR-723 it is missing or wrong.
+            LoricaError: LOR-723 it is missing, LOR-731 it says what cannot be.
         """
         try:
             return CoordinatorConfig.model_validate(tomllib.loads(self.config_file.read_text()))
         except FileNotFoundError:
+            code = Code.FEDERATION_MISSING
             problem = f"{self.path} holds no coordinator: there is no {_CONFIG}."
         except OSError as error:
+            code = Code.FEDERATION_MISSING
             problem = f"{self.config_file} cannot be read: {error.strerror}."
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            code = Code.COORDINATOR_CONFIG
             problem = f"{self.config_file} is not valid TOML: {error}."
         except ValidationError as error:
-            found = "; ".join(
-                f"{'.'.join(map(str, item['loc']))} {item['msg']}".strip()
-                for item in error.errors()
-            )
-            problem = f"{self.config_file}: {found}."
-        raise LoricaError(Code.FEDERATION_MISSING, problem)
+            code = Code.COORDINATOR_CONFIG
+            problem = f"{self.config_file}: {problems_in(error)}."
+        raise LoricaError(code, problem)
 
     @property
     def store_url(self) -> str:
         """URL of the run store: of coordinator.toml, else of LORICA_STORE, else in this folder."""
         configured = self.config().store or os.environ.get("LORICA_STORE", "")
         return configured or f"sqlite:///{self.path / 'runs.sqlite'}"
+
+
+def first_config(address: str, **settings: object) -> CoordinatorConfig:
+    """A coordinator that listens on the port of its public address.
+
+    Raises:
+        LoricaError: LOR-731 the address or another setting cannot be.
+    """
+    try:
+        _, port = parse_address(address)
+        return CoordinatorConfig.model_validate({"address": address, "port": port, **settings})
+    except ValidationError as error:
+        problem = problems_in(error)
+    except LoricaError as error:
+        problem = error.detail.rstrip(".")
+    raise LoricaError(
+        Code.COORDINATOR_CONFIG,
+        f"A coordinator cannot be set up so: {problem}.",
+        mend="Correct it; `lorica coordinator init --help` describes every option.",
+    )
+
+
+def problems_in(error: ValidationError) -> str:
+    """What cannot be in a coordinator's configuration, without a full stop."""
+    return "; ".join(
+        f"{'.'.join(map(str, item['loc']))} {item['msg'].removeprefix('Value error, ')}".strip()
+        for item in error.errors()
+    ).rstrip(".")
 
 
 def default_home() -> Path:

@@ -36,7 +36,8 @@ class Order(BaseModel):
     run: str
     """Lorica's run id."""
     wanted: Wanted = "run"
-    """"run" until it is over, by whatever many Flower runs; "stop" after the round in hand."""
+    """"run" until it is over, by whatever many Flower runs; "stop" at once: the round in hand
+    is given up."""
     state: State = "queued"
     reason: str = ""
     """Why it failed or stopped."""

@@ -57,7 +57,7 @@ def _run() -> None:
 
 @app.command("submit")
 def run_submit(
-    plan: Annotated[Path, typer.Argument(help="The plan in TOML; it must name its labels.")],
+    plan: Annotated[Path, typer.Argument(help="The plan in TOML; it must name its task's labels.")],
     settings: SetOption = None,
     home: HomeOption = None,
     name: Annotated[str, typer.Option("--id", help="The run's id; made when left out.")] = "",

@@ -11,6 +11,7 @@ from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import test_data
 from lorica.common.plan import RunPlan
+from lorica.common.tasks.traits import TRAITS
 from lorica.server.federation.home import CoordinatorHome
 from lorica.server.federation.orders import Order, RunPlace, new_order
 from lorica.server.federation.store import ask_to_stop, created, mark, use_store
@@ -26,7 +27,8 @@ def submit(home: CoordinatorHome, plan: RunPlan, *, run: str = "") -> RunPlace:
 
     Args:
         home: the coordinator's.
-        plan: must name its labels: the coordinator has no training data to read them from.
+        plan: must name its labels, where its task has any: the coordinator has no training data
+            to read them from.
         run: the id; made from the time when empty.
 
     Raises:
@@ -41,7 +43,7 @@ def submit(home: CoordinatorHome, plan: RunPlan, *, run: str = "") -> RunPlace:
             f"{run!r:.80} can be no run's id.",
             mend="Use letters, digits, '.', '_' and '-', at most 63 of them.",
         )
-    if len(plan.task.labels) < 2:
+    if len(plan.task.labels) < TRAITS[plan.task.kind].fewest_labels:
         raise LoricaError(
             Code.DATA_TOO_FEW_LABELS,
             "task.labels names no labels, and a coordinator has no training data to read them "
@@ -61,7 +63,7 @@ def submit(home: CoordinatorHome, plan: RunPlan, *, run: str = "") -> RunPlace:
 
 
 def stop(place: RunPlace) -> Order:
-    """Have a run end after its last whole round.
+    """Have a run end now: the round in hand is given up, its last whole round is kept.
 
     Raises:
         LoricaError: LOR-741 it is over already.

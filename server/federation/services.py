@@ -95,13 +95,16 @@ def services(home: CoordinatorHome, config: CoordinatorConfig) -> list[Service]:
     ]
     commands = {point.name for point in entry_points(group="lorica.commands")}
     if config.monitor == "yes" and "monitor" in commands:
-        lorica = [sys.executable, "-c", "from lorica.common.cli import main; main()"]
-        found.append(
-            Service(
-                "monitor", [*lorica, "monitor", "--port", str(config.monitor_port)], environment
-            )
-        )
+        found.append(Service("monitor", monitor_command(config), environment))
     return found
+
+
+def monitor_command(config: CoordinatorConfig) -> list[str]:
+    """The monitor, which itself refuses to be open to others (LOR-821, LOR-822)."""
+    lorica = [sys.executable, "-c", "from lorica.common.cli import main; main()"]
+    public = ["--public-url", config.monitor_url] if config.monitor_url else []
+    where = ["--host", config.monitor_host, "--port", str(config.monitor_port)]
+    return [*lorica, "monitor", *where, *public]
 
 
 def start(home: CoordinatorHome) -> None:

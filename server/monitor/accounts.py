@@ -19,7 +19,7 @@ from lorica.server.runs import RunStore
 from lorica.server.runs.accounts import User, UserSession
 
 Role = Literal["viewer", "operator"]
-"""A viewer reads; an operator also stops runs, deals with alerts and reads the audit log."""
+"""A viewer reads; an operator also stops runs and reads the audit log."""
 
 SHORTEST_PASSWORD = 12
 _LONGEST_PASSWORD = 1024

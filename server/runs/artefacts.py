@@ -23,7 +23,7 @@ KINDS = {
     "decision.html": "report",
     CHECKPOINT: "checkpoint",
     "sweep.json": "records",
-    "sweep.html": "report",
+    "sweep.md": "report",
     "sweep.png": "report",
 }
 """Files at the top of a results folder that are entered, with their kinds."""

@@ -11,8 +11,10 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from typer.testing import CliRunner
 
+from lorica.client.site_check import check_site
 from lorica.client.site_config import load_site
 from lorica.client.site_federation import REQUEST, join, site_key
+from lorica.common.checks import Finding
 from lorica.common.cli import build
 from lorica.common.errors import Code, LoricaError
 from lorica.common.invitation import Invitation, Registration
@@ -141,3 +143,61 @@ def test_an_existing_site_toml_is_kept(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert config.read_text() == before
     assert "coordinator.example.org:8443" in done.output
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "postgresql+psycopg://reader@db.intern/clinic",
+        "sqlite:///records.sqlite",
+        "hub:org/notes@main",
+        "embedded:clinic-notes",
+    ],
+)
+def test_a_source_that_is_no_path_is_written_as_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setattr("lorica.client.site_check._data", lambda config, root: "not looked at")
+    config = tmp_path / "site.toml"
+    arguments = ["site", "init", "--token", invitation().token(), "--config", str(config)]
+    done = CliRunner().invoke(build(), [*arguments, "--data", source])
+    assert done.exit_code == 0, done.output
+    assert load_site(config).data.source == source
+
+
+def test_a_path_from_here_is_written_as_one_from_the_folder_of_site_toml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lorica.client.site_check._data", lambda config, root: "not looked at")
+    monkeypatch.chdir(tmp_path)
+    for data, expected in (("site/r.csv", "r.csv"), ("r.csv", str(tmp_path / "r.csv"))):
+        arguments = ["site", "init", "--token", invitation().token(), "--config", "site/site.toml"]
+        assert CliRunner().invoke(build(), [*arguments, "--data", data]).exit_code == 0
+        assert load_site(Path("site/site.toml")).data.source == expected
+        Path("site/site.toml").unlink()
+
+
+def test_the_next_steps_are_named_in_order_and_are_all_there_are(tmp_path: Path) -> None:
+    config, data = tmp_path / "site.toml", tmp_path / "r.csv"
+    data.write_text("text,label\n" + "a,x\nb,y\n" * 60)
+    arguments = ["site", "init", "--token", invitation().token(), "--config", str(config)]
+    done = CliRunner().invoke(build(), [*arguments, "--data", str(data)])
+    steps = ["ledger create", "approve", "check", "start"]
+    places = [done.output.index(f"lorica site {step}") for step in steps]
+    assert places == sorted(places)
+
+
+def test_a_missing_ledger_is_not_ok_and_the_check_says_how_one_is_made(tmp_path: Path) -> None:
+    config = tmp_path / "site.toml"
+    (tmp_path / "r.csv").write_text("text,label\n" + "a,x\nb,y\n" * 60)
+    config.write_text('[site]\nname = "north"\n[data]\nsource = "r.csv"\n')
+
+    def ledger() -> Finding:
+        return next(found for found in check_site(config) if found.name == "ledger")
+
+    found = ledger()
+    assert not found.ok and "LOR-614" in found.text
+    assert f"`lorica site ledger create --config {config}`" in found.text
+    made = ["site", "ledger", "create", "--config", str(config)]
+    assert CliRunner().invoke(build(), made).exit_code == 0
+    assert ledger().ok

@@ -10,11 +10,14 @@ import re
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
+import click
 import pytest
+import typer
 from ledger_helpers import PLAN, charge, open_ledger
 from typer.testing import CliRunner
 
@@ -61,6 +64,54 @@ def damage(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("DROP TRIGGER entries_are_not_removed")
         connection.execute("DELETE FROM entries WHERE number = 5")
+
+
+def site_toml(path: Path) -> Path:
+    """A site.toml beside a ledger, which it names."""
+    config = path.with_name("site.toml")
+    config.write_text(
+        f'[site]\nname = "north"\n[data]\nsource = "r.csv"\n[ledger]\npath = "{path.name}"\n'
+    )
+    return config
+
+
+def commands(group: click.Group, name: str = "") -> Iterator[tuple[str, click.Command]]:
+    for key, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{name}{key} ")
+        else:
+            yield name + key, command
+
+
+class TestWhichSite:
+    def test_every_command_takes_site_toml_by_the_same_options(self):
+        seen = dict(commands(typer.main.get_command(app)))
+        del seen["backbone"]  # it is about a folder alone
+        assert len(seen) > 15
+        for name, command in seen.items():
+            (option,) = [o for o in command.params if "--config" in o.opts]
+            assert set(option.opts) == {"--config", "--site", "-c", "-s"}, name
+            assert option.default == Path("site.toml"), name
+
+    @pytest.mark.parametrize("option", ["--config", "--site", "-c", "-s"])
+    def test_site_toml_names_the_ledger(self, path, option):
+        config = site_toml(path)
+        for command in ("show", "verify", "export"):
+            assert run(command, option, config) == run(command, "--ledger", path)
+
+    def test_site_toml_of_this_folder_is_taken(self, path, tmp_path, monkeypatch):
+        site_toml(path)
+        monkeypatch.chdir(path.parent)
+        assert "heart" in run("show")
+        run("report", "--output", tmp_path / "page.html")
+        assert "heart" in (tmp_path / "page.html").read_text()
+
+    def test_without_either_both_are_named(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(LoricaError) as caught:
+            run("show")
+        assert caught.value.code is Code.SITE_CONFIG
+        assert "--ledger" in caught.value.mend and "--config" in caught.value.mend
 
 
 class TestShow:

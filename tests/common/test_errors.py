@@ -35,6 +35,11 @@ def test_every_entry_has_three_full_sentences(code: Code) -> None:
     assert len({entry.title, entry.meaning, entry.mend}) == 3
 
 
+def test_codes_and_catalogue_are_in_the_order_of_the_numbers() -> None:
+    assert [code.value for code in Code] == sorted(code.value for code in Code)
+    assert list(CATALOGUE) == list(Code)
+
+
 def test_titles_are_distinct() -> None:
     assert len({entry.title for entry in CATALOGUE.values()}) == len(CATALOGUE)
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from lorica.common.cli import build
 from lorica.common.plan_io import load_plan
+from lorica.server.federation.home import CoordinatorConfig
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text()
@@ -65,7 +66,7 @@ class Service(_Strict):
     restart: Literal["unless-stopped"] | None = None
     stop_grace_period: Annotated[str, Field(pattern=r"^\d+s$")] | None = None
     logging: Logging | None = None
-    ports: list[Annotated[str, Field(pattern=r"^\d+:\d+$")]] = []
+    ports: list[Annotated[str, Field(pattern=r"^(127\.0\.0\.1:)?\d+:\d+$")]] = []
     volumes: list[Mount]
     tmpfs: list[Annotated[str, Field(pattern=r"^/tmp:size=\d+[mg],mode=1777$")]]
     depends_on: dict[str, Condition] = {}
@@ -118,8 +119,12 @@ def test_the_engine_is_sent_what_the_image_copies_and_nothing_else() -> None:
     assert taken == {name for line in copied for name in line.split()}
 
 
-def test_only_the_proxys_port_is_published() -> None:
-    assert composed("coordinator").services["coordinator"].ports == ["8443:8443"]
+def test_the_container_publishes_the_proxy_to_all_and_the_monitor_to_its_host_alone() -> None:
+    """The SuperLink's port stays within."""
+    config = CoordinatorConfig()
+    (service,) = composed("coordinator").services.values()
+    monitor = f"{config.monitor_port}:{config.monitor_port}"
+    assert service.ports == [f"{config.port}:{config.port}", f"127.0.0.1:{monitor}"]
 
 
 def test_images_are_pinned_not_root_and_checked_for_health() -> None:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import threading
 import time
+import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from lorica.server.federation.certificates import (
 from lorica.server.federation.home import CoordinatorConfig, CoordinatorHome
 from lorica.server.federation.proxy import end_orphans, find_nginx, proxy_command, write_proxy
 from lorica.server.federation.register import Register
-from lorica.server.federation.services import superlink_command
+from lorica.server.federation.services import monitor_command, superlink_command
 from lorica.server.federation.setup import (
     admit,
     create_coordinator,
@@ -311,3 +312,76 @@ def test_a_command_in_a_folder_without_a_coordinator_says_so(tmp_path: Path) -> 
     found = CliRunner().invoke(build(), ["coordinator", "invite", "a", "--home", str(tmp_path)])
     assert isinstance(found.exception, LoricaError)
     assert found.exception.code is Code.FEDERATION_MISSING
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["example.org:8440"], "port and private_port must differ"),
+        (["example.org", "--private-port", "8443"], "port and private_port must differ"),
+        (["example.org:99999"], "not of the form host:port"),
+        (["example.org:"], "not of the form host:port"),
+    ],
+)
+def test_settings_that_cannot_be_are_named_and_nothing_is_written(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    home = tmp_path / "c"
+    found = CliRunner().invoke(build(), ["coordinator", "init", *arguments, "--home", str(home)])
+    assert isinstance(found.exception, LoricaError)
+    assert found.exception.code is Code.COORDINATOR_CONFIG
+    assert said in found.exception.detail and "Value error" not in found.exception.detail
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("port = 0", "port Input"), ("ports = 1", "ports"), ("port", "not valid TOML")],
+)
+def test_a_coordinator_toml_that_cannot_be_is_no_missing_coordinator(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    home = CoordinatorHome(tmp_path)
+    home.config_file.write_text(content)
+    with pytest.raises(LoricaError, match=said) as caught:
+        home.config()
+    assert caught.value.code is Code.COORDINATOR_CONFIG
+
+
+def test_the_monitor_listens_where_coordinator_toml_says_but_not_open_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On this machine by default; at 0.0.0.0, as in a container, only with an account."""
+    assert monitor_command(CoordinatorConfig())[3:] == [
+        *("monitor", "--host", "127.0.0.1", "--port", "8600"),
+    ]
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.1", 0))
+        port = tried.getsockname()[1]
+    home, url = CoordinatorHome(tmp_path), f"http://127.0.0.1:{port}"
+    home.config_file.write_text(
+        f'monitor_host = "0.0.0.0"\nmonitor_port = {port}\nmonitor_url = "{url}"\n'
+    )
+    monkeypatch.setenv("LORICA_STORE", f"sqlite:///{tmp_path / 'runs.sqlite'}")
+    command = monitor_command(home.config())
+    refused = CliRunner().invoke(build(), command[3:])
+    assert isinstance(refused.exception, LoricaError)
+    assert refused.exception.code is Code.MONITOR_OPEN
+
+    add = ["monitor", "user", "add", "olga", "--role", "operator", "--password-stdin"]
+    added = CliRunner().invoke(build(), add, input="a few words at random\n")
+    assert added.exit_code == 0, added.output
+    serving = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+                    assert answer.status == 200
+                break
+            except OSError:
+                assert serving.poll() is None and time.monotonic() < deadline
+                time.sleep(0.2)
+    finally:
+        serving.terminate()
+        serving.wait(30)

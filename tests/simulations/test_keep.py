@@ -22,6 +22,7 @@ from lorica.server.runs.spending import CostOf
 from lorica.simulations.keep import Keep
 from lorica.simulations.simulate import Simulation
 from lorica.simulations.sweep import run_sweep
+from lorica.simulations.sweep_page import PAGE, PICTURE
 
 WORDS = {"money": ["card", "cash", "loan", "bank"], "health": ["fever", "pain", "heart", "skin"]}
 
@@ -173,6 +174,8 @@ def test_a_sweep_is_the_parent_of_its_runs_and_goes_on(
         assert [(run.kind, run.epsilon) for run in runs] == [("sweep-run", 8.0), ("sweep-run", 2.0)]
         (difference,) = store.differences([run.run_id for run in runs])
         assert difference.key == "privacy.epsilon"
+        files = {item.name: item.kind for item in store.artefacts(sweep.run_id)}
+        assert files == {"sweep.json": "records", PAGE: "report", PICTURE: "report"}
 
 
 def test_a_folder_that_was_never_kept_can_be_taken_in(

@@ -112,7 +112,8 @@ def test_the_api_describes_itself_and_its_page_needs_no_script(operator: TestCli
     ("page", "next_step"),
     [
         ("/runs", "lorica demo"),
-        ("/sites", "lorica site config"),
+        ("/sites", "lorica coordinator invite NAME"),
+        ("/sites", "lorica site init --token INVITATION --data records.csv"),
         ("/alerts", "/metrics"),
         ("/compare", "Choose two or more runs"),
         ("/account", "lorica monitor user add"),
@@ -126,6 +127,12 @@ def test_empty_pages_say_what_to_do_next(
     client.get(f"/open?key={room_of(client).link_key}")
     assert next_step in client.get(page).text
     store.close()
+
+
+def test_an_account_is_told_what_its_role_may_do(operator: TestClient) -> None:
+    """No page and no form does anything about an alert, so none says so."""
+    assert "reads everything and the audit log, and stops runs" in operator.get("/account").text
+    assert "post" not in operator.get("/alerts").text.partition("<main")[2]
 
 
 def test_health_says_whether_the_store_answers(stranger: TestClient) -> None:

@@ -88,7 +88,8 @@ def test_units_of_several_records_average_views_and_records(vit: Path) -> None:
     plan = planned(vit, 4, unit="person")
     records = image_records(2)
     pair = Records(records.texts, records.labels, ["p", "p"], records.groups, records.images)
-    assert float(gradient_sum(plan, pair).norm()) <= CLIP * (1 + 1e-9)
+    found = gradient_sum(plan, pair)  # clipped in float64, returned in float32
+    assert float(found.norm()) <= CLIP * (1 + 1e-7)
 
 
 def test_views_of_a_record_are_drawn_anew_in_every_step(vit: Path) -> None:

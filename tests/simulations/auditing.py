@@ -15,7 +15,7 @@ from lorica.client.ledger import Charge, MemoryLedger
 from lorica.client.session import Session
 from lorica.client.trainer import LocalTrainer
 from lorica.common.accounting import PrivacyEvent
-from lorica.common.adapters import unpack_state
+from lorica.common.adapters import State, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
@@ -67,13 +67,13 @@ def answer_without_ledger(
     request: Request,
     kind: str,
     part: Callable[[RunPrivacy], PrivacyEvent],
-    run: Callable[[Session, PrivacyEvent], Reply],
+    run: Callable[[Session, PrivacyEvent], tuple[Reply, State]],
 ) -> Reply:
     """In place of ``LocalTrainer._answer``: runs without a charge."""
     event = part(self._allow(request))
     session = self._open(request.plan)
     session.load(unpack_state(request.blob), stage_of(request.plan, request.round))
-    return run(session, event)
+    return run(session, event)[0]
 
 
 def refused(audit: Audit) -> str:

@@ -117,7 +117,7 @@ def check_records(plan: RunPlan, records: Records, *, where: str) -> None:
     from lorica.common.tasks import task_of
 
     task = task_of(plan)
-    if len(plan.task.labels) < task.traits.fewest_labels:
+    if plan.task.lacks_labels:
         raise LoricaError(
             Code.DATA_TOO_FEW_LABELS,
             f"task.labels names {len(plan.task.labels)} label(s); a site needs them all.",

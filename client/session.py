@@ -224,7 +224,7 @@ class Session:
             scales={"head.bias": BIAS_INPUT} if releases else {},
             turns=step_turns(self._plan.aggregation.method, list(self._trained)),
             views=self._views,
-            mixed=self._classifier.numbers == torch.float32,
+            mixed=self._classifier.mixes_lengths,
         ).run(event.steps)
         optimizer.zero_grad(set_to_none=True)
 

@@ -58,7 +58,7 @@ def site_budgets(config: SiteConfig) -> Budgets:
 
 def personal_store(config: SiteConfig, folder: Path) -> FolderPersonal:
     """Where the site keeps what methods such as "fedsa" leave to it: beside its ledger."""
-    return FolderPersonal((folder / config.ledger.path).parent / "personal", config.site.name)
+    return FolderPersonal(_beside_ledger(config, folder, "personal"), config.site.name)
 
 
 def open_ledger(config: SiteConfig, folder: Path, *, create: bool = False) -> FileLedger:
@@ -81,15 +81,18 @@ def site_consent(config: SiteConfig, folder: Path) -> Consent | None:
     """People's decisions about runs, beside the ledger; None where the policy needs none."""
     if config.policy.consent == "none":
         return None
-    return Consent((folder / config.ledger.path).parent / "consent")
+    return Consent(_beside_ledger(config, folder, "consent"))
 
 
 def site_questions(config: SiteConfig, folder: Path) -> Questions | None:
     """What plans have asked of the records, beside the ledger; None where people decide."""
     if config.policy.consent == "per-run":
         return None
-    file = (folder / config.ledger.path).parent / "questions.json"
-    return Questions(file, config.policy.questions)
+    return Questions(_beside_ledger(config, folder, "questions.json"), config.policy.questions)
+
+
+def _beside_ledger(config: SiteConfig, folder: Path, name: str) -> Path:
+    return (folder / config.ledger.path).parent / name
 
 
 def run_cost(plan: RunPlan, config: SiteConfig, folder: Path) -> Cost:

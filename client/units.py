@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lorica.client.noise import NoiseSource
-from lorica.common.batching import TOKEN_BUDGET, cuts
+from lorica.common.batching import TOKEN_BUDGET, cuts, runs
 
 Drawn = list[np.ndarray]
 """Rows of the records that each drawn unit brings to a step, at least one each."""
@@ -84,9 +84,7 @@ def unit_batches(
     longest = np.array([lengths[rows].max() for rows in drawn], dtype=np.int64)
     order = np.argsort(-longest, kind="stable")
     sizes = np.array([len(drawn[unit]) for unit in order], dtype=np.int64)
-    changes = np.zeros(0) if mixed else np.diff(longest[order])
-    borders = np.flatnonzero(changes) + 1
-    for part in np.split(np.arange(len(order)), borders):
+    for part in [np.arange(len(order))] if mixed else runs(longest[order]):
         for first, end in cuts(longest[order[part]], sizes[part], token_budget):
             yield joined([drawn[unit] for unit in order[part[first:end]]])
 

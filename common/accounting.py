@@ -106,7 +106,7 @@ def _merged(events: Iterable[PrivacyEvent], delta: float) -> tuple[tuple[float, 
             key = (event.noise_multiplier, event.sample_rate)
             totals[key] = totals.get(key, 0) + event.steps
     whole = [key for key in totals if key[1] == 1 and key[0] > 0]
-    if len(whole) > 1 or any(totals[key] > 1 for key in whole):
+    if whole:
         precision = math.fsum(totals.pop(key) / key[0] ** 2 for key in whole)
         totals[(1 / math.sqrt(precision), 1.0)] = 1
     return tuple(sorted((*key, steps) for key, steps in totals.items()))

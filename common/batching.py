@@ -78,6 +78,10 @@ def equal_batches(
     restarted goes on as it was, and no record's sums round as another one has them.
     """
     order = rows[np.argsort(-lengths[rows], kind="stable")]
-    for equal in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
-        if len(equal):
-            yield from micro_batches(equal, lengths, token_budget)
+    for run in runs(lengths[order]):
+        yield from micro_batches(order[run], lengths, token_budget)
+
+
+def runs(values: np.ndarray) -> list[np.ndarray]:
+    """Positions of every stretch of equal ``values`` (n,), in order."""
+    return np.split(np.arange(len(values)), np.flatnonzero(np.diff(values)) + 1)

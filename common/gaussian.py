@@ -14,14 +14,12 @@ Formal statement:
 
 from __future__ import annotations
 
-import functools
 import math
 
 _MARGIN = 1e-9  # relative, above the root: more than what the search leaves
 _ROUNDING = 2.0**-50  # of the terms of a difference of logarithms: more than what they are off by
 
 
-@functools.lru_cache(maxsize=4096)
 def gaussian_epsilon(sigma: float, delta: float) -> float:
     """The smallest ε, in nats, at which the mechanism is (ε, δ)-DP, from above.
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from lorica.common.plan_fields import Positive, PositiveOrInf, Section, distinct
-from lorica.common.tasks.traits import SiteMetric, TaskKind
+from lorica.common.tasks.traits import TRAITS, SiteMetric, TaskKind
 
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """SHA-256 of the embedded all-MiniLM-L6-v2's ``model.safetensors`` (upstream revision
@@ -103,6 +103,11 @@ class TaskPlan(Section):
 
     mask_share: float = Field(0.15, gt=0, lt=1)
     """Task "masked-lm": share of a text's tokens that are asked for."""
+
+    @property
+    def lacks_labels(self) -> bool:
+        """Whether it names fewer labels than the task needs."""
+        return len(self.labels) < TRAITS[self.kind].fewest_labels
 
 
 class DataPlan(Section):

@@ -168,10 +168,10 @@ def judgements(
     rows: np.ndarray | None = None,
 ) -> torch.Tensor:
     """The task's judgements (n, S) of records of the cache in the order of ``rows``, float64; of
-    all when omitted. Nothing is padded in bfloat16, where that moves losses by 0.003."""
+    all when omitted."""
     rows = np.arange(len(cache.encoded)) if rows is None else rows
     found = torch.zeros(len(rows), task.judgement_width, dtype=torch.float64)
-    divided = micro_batches if model.numbers == torch.float32 else equal_batches
+    divided = micro_batches if model.mixes_lengths else equal_batches
     for places in divided(np.arange(len(rows)), cache.lengths[rows]):
         part = task.judge(cache.outputs(model, rows[places]), targets, rows[places])
         found[torch.from_numpy(places)] = part

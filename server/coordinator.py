@@ -19,7 +19,6 @@ from lorica.common.plan_io import from_run_config
 from lorica.common.records import Records
 from lorica.common.signing import key_from_environment
 from lorica.common.tasks import task_of
-from lorica.common.tasks.traits import TRAITS
 from lorica.server.evaluation import CentralEvaluator
 from lorica.server.records import Observer, Silent
 from lorica.server.rounds import RoundLoop
@@ -75,7 +74,7 @@ def run_plan(
     """
     key = key_from_environment()
     test: Records | None = None
-    if len(plan.task.labels) < TRAITS[plan.task.kind].fewest_labels:
+    if plan.task.lacks_labels:
         data = load_data(plan)
         plan, test = with_labels(plan, *label_sources(plan, data)), data.test
     elif plan.data.test:

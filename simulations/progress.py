@@ -59,6 +59,7 @@ class LiveProgress:
         self._scores: list[float] = []
         self._headline = "accuracy"
         self._spent = 0.0
+        self._behind = False
         self._account_again = 0.0  # not before; ε of sampled steps can take longer than a round
         self._bytes_up = self._bytes_down = 0
         self._told: set[tuple[str, str]] = set()
@@ -133,11 +134,12 @@ class LiveProgress:
         self._round_begun = time.monotonic()
 
     def _account(self, rounds: int) -> None:
-        begun = time.monotonic()
-        last = self._plan is not None and rounds == self._plan.rounds.count
         if not self._spent_after or math.isinf(self._budget):
             return
-        if last or begun >= self._account_again:
+        begun = time.monotonic()
+        last = self._plan is not None and rounds == self._plan.rounds.count
+        self._behind = begun < self._account_again and not last
+        if not self._behind:
             self._spent = self._spent_after(rounds)
             now = time.monotonic()
             self._account_again = now + _ACCOUNTING * (now - begun)
@@ -236,7 +238,8 @@ class LiveProgress:
             return Text(NO_PRIVACY, style=_LOUD)
         if self._spent_after is None:
             return Text(f"ε at most {self._budget:g}")
-        return Text(f"ε {epsilon_text(self._spent)} of {self._budget:g}")
+        least = "at least " if self._behind else ""  # of an earlier round
+        return Text(f"ε {least}{epsilon_text(self._spent)} of {self._budget:g}")
 
     def _change(self) -> str:
         if len(self._scores) < 2:

@@ -191,12 +191,9 @@ class Watchers:
         elif record.round > 1:
             self.blocks[-1].append(now - self._ended)
         if record.round and record.round % self._block == 0:
-            if self._process is not None:
-                self.cpu += self._monitor.cpu_seconds - self._cpu
             self.close() if self._process else self._open()
             self.blocks.append([])
             self._settling = 2
-            self._cpu = self._monitor.cpu_seconds
         self._ended = time.perf_counter()
 
     def _open(self) -> None:
@@ -211,6 +208,7 @@ class Watchers:
             preexec_fn=lambda: os.nice(19),  # browsers are on machines of their own
         )
         time.sleep(4)  # all streams are open
+        self._cpu = self._monitor.cpu_seconds
 
     def usual(self, open_: bool) -> float:
         """Median over the blocks of a kind, seconds of a round."""
@@ -226,6 +224,7 @@ class Watchers:
     def close(self) -> None:
         """Close the pages."""
         if self._process is not None:
+            self.cpu += self._monitor.cpu_seconds - self._cpu
             out, _ = self._process.communicate("")
             self.heard += int(out or 0)
             self._process = None

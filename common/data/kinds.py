@@ -37,7 +37,16 @@ _LOOKED_AT = 10_000  # entries of a folder
 
 def is_path(location: str) -> bool:
     """Whether a location is one on this machine's disks: no packaged data set, hub or database."""
-    return not (location.startswith((PACKAGED, HUB)) or _DATABASE.match(location))
+    return not _elsewhere(location)
+
+
+def _elsewhere(location: str) -> str:
+    """The kind of a source that is no path; empty for a path."""
+    if location.startswith(PACKAGED):
+        return "packaged"
+    if location.startswith(HUB):
+        return "hub"
+    return "sql" if _DATABASE.match(location) else ""
 
 
 def local_path(location: str, root: Path) -> Path:
@@ -57,12 +66,8 @@ def kind_of(location: str, root: Path) -> str:
     Raises:
         LoricaError: LOR-301 no such path, LOR-326 none that is known.
     """
-    if location.startswith(PACKAGED):
-        return "packaged"
-    if location.startswith(HUB):
-        return "hub"
-    if _DATABASE.match(location):
-        return "sql"
+    if elsewhere := _elsewhere(location):
+        return elsewhere
     path = local_path(location, root)
     try:
         if path.is_dir():

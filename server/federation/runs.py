@@ -11,7 +11,6 @@ from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import test_data
 from lorica.common.plan import RunPlan
-from lorica.common.tasks.traits import TRAITS
 from lorica.server.federation.home import CoordinatorHome
 from lorica.server.federation.orders import Order, RunPlace, new_order
 from lorica.server.federation.store import ask_to_stop, created, mark, use_store
@@ -43,7 +42,7 @@ def submit(home: CoordinatorHome, plan: RunPlan, *, run: str = "") -> RunPlace:
             f"{run!r:.80} can be no run's id.",
             mend="Use letters, digits, '.', '_' and '-', at most 63 of them.",
         )
-    if len(plan.task.labels) < TRAITS[plan.task.kind].fewest_labels:
+    if plan.task.lacks_labels:
         raise LoricaError(
             Code.DATA_TOO_FEW_LABELS,
             "task.labels names no labels, and a coordinator has no training data to read them "

@@ -211,6 +211,7 @@ async def live(
                 checked = time.monotonic()
             yield item
 
+    # The feed keeps pages alive itself; a ping for every stream would cost a timer each.
     return EventSourceResponse(
         news(), ping=3600, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     )

@@ -86,7 +86,7 @@ class Live:
                 _log.warning("The live feed waits: %s", error)
             else:
                 self._publish(found)
-                self._keep_alive()
+            self._keep_alive()
             await asyncio.sleep(self._seconds * (1 + self.listeners / _PATIENT))
 
     def _publish(self, found: Iterable[News]) -> None:

@@ -50,7 +50,7 @@ from lorica.client.ledger_anchor import anchor_path, check_not_removed
 from lorica.client.ledger_book import Book, Clock
 from lorica.client.ledger_budgets import Limits
 from lorica.client.ledger_cache import BlockFile, cache_path
-from lorica.client.ledger_history import VERSION
+from lorica.client.ledger_history import VERSION, History
 from lorica.client.ledger_model import Budgets, Charge, Period, Spending
 from lorica.client.ledger_rules import FREE_RETRIES, Ledger
 from lorica.client.ledger_store import Store
@@ -70,6 +70,20 @@ __all__ = [
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def require_guarantee(history: History, data_set: str, unit: str, delta: float) -> None:
+    """Return if a chain was opened for this data set, unit of privacy and δ.
+
+    Raises:
+        LoricaError: LOR-615 it was opened for another.
+    """
+    have, want = (history.data_set, history.unit, history.delta), (data_set, unit, delta)
+    if have != want:
+        raise LoricaError(
+            Code.LEDGER_MISMATCH,
+            f"The ledger is of data set, unit and delta {have}, the site's are {want}.",
+        )
 
 
 class FileLedger(Ledger):
@@ -126,12 +140,7 @@ class FileLedger(Ledger):
                     )
                 book.append(chain.OPEN, _opening(data_set, unit, delta, self.budgets))
         book.anchor()
-        have, want = (self.data_set, self.unit, self.delta), (data_set, unit, delta)
-        if have != want:
-            raise LoricaError(
-                Code.LEDGER_MISMATCH,
-                f"The ledger is of data set, unit and delta {have}, the site's are {want}.",
-            )
+        require_guarantee(book.history, data_set, unit, delta)
         if book.history.budgets[-1][1] != self.budgets:
             with book.writing():
                 book.append(chain.BUDGETS, {"budgets": self.budgets.as_json()})

@@ -20,7 +20,6 @@ if TYPE_CHECKING:  # the ClientApp reads the policy, and no records
     from lorica.common.records import Records
 
 _MOST_CHARACTERS = 1_000_000  # of a plan as it travels: a thousand label names are far below
-_ONE_LABEL_EACH = 2  # the fewest labels of tasks whose records have one label each
 _LEAST_NORM, _MOST_NORM = 1e-9, 1e9  # beyond, float32 cannot hold noisy sums at every σ
 
 
@@ -102,7 +101,7 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
 def _unnamed(plan: RunPlan, config: SiteConfig) -> str:
     """A name that data.classes maps to and the plan lacks, whether or not a record has it: so what
     labels the records have is not told by which plans are refused. Empty: there is none."""
-    if TRAITS[plan.task.kind].fewest_labels < _ONE_LABEL_EACH:
+    if not TRAITS[plan.task.kind].one_label_each:
         return ""
     return min(set(config.data.classes.values()) - set(plan.task.labels), default="")
 

@@ -17,7 +17,7 @@ from lorica.client.frozen_features import (
     label_contributions,
     noised_sum,
 )
-from lorica.client.independence import PROBED, require_independence
+from lorica.client.independence import require_independence
 from lorica.client.noise import NoiseSource
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.client.step_sizes import layerwise_adam, parameter_groups
@@ -83,7 +83,7 @@ class Session:
         self._trained = self._trainable
         self._received: State = {}
         self._views = plan.training.augmentations
-        self._probe(backbone)
+        require_independence(self._classifier.pooled_of_ids, backbone)
         self._units = self._units_of(self._train_rows)
         self._test: tuple[PrefixCache, Any] | None = None
 
@@ -290,14 +290,6 @@ class Session:
         else:
             outputs = self._train_cache.outputs(self._classifier, rows)
         return self._task.loss_sum(outputs, self._train_targets, rows)
-
-    def _probe(self, backbone: Backbone) -> None:
-        """Refuse a model of a kind that nobody has tried if it joins records."""
-        kind = str(backbone.model.config.model_type)
-        inputs = self._train_cache.encoded
-        rows = np.arange(min(len(inputs), 3))
-        if kind not in PROBED and len(rows) > 1:
-            require_independence(self._classifier.pooled_of_ids, inputs.collate(rows), kind)
 
 
 def _seed(noise: NoiseSource) -> list[int]:

@@ -85,6 +85,7 @@ def _data(config: SiteConfig, root: Path) -> str:
 
 
 def _ledger(config: SiteConfig, site: Path) -> str:
+    from lorica.client.ledger import require_guarantee
     from lorica.client.ledger_verify import inspect
 
     path = site.resolve().parent / config.ledger.path
@@ -97,6 +98,7 @@ def _ledger(config: SiteConfig, site: Path) -> str:
         )
     found = inspect(path)
     found.require_sound()
+    require_guarantee(found.history, config.site.name, config.policy.unit, config.ledger.delta)
     return f"{found.count} entries, an unbroken chain"
 
 

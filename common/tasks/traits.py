@@ -37,6 +37,8 @@ class Traits:
     """Whether the adapter has a head of its own; without one, every round trains LoRA factors."""
     fewest_labels: int = 2
     """Fewest names in task.labels; 0: the task has no labels and its plan must name none."""
+    one_label_each: bool = False
+    """Whether every record has exactly one of task.labels."""
     labelled: bool = True
     """Whether records need the column data.label."""
     site_metrics: tuple[SiteMetric, ...] = ("accuracy", "loss")
@@ -54,12 +56,14 @@ TRAITS: dict[TaskKind, Traits] = {
         "text_classification",
         "TextClassification",
         class_sums=True,
+        one_label_each=True,
         site_metrics=("accuracy", "loss", "per_label"),
     ),
     "image-classification": Traits(
         "image_classification",
         "ImageClassification",
         class_sums=True,
+        one_label_each=True,
         images=True,
         site_metrics=("accuracy", "loss", "per_label"),
     ),
@@ -67,6 +71,7 @@ TRAITS: dict[TaskKind, Traits] = {
         "fusion",
         "TextTableClassification",
         class_sums=True,
+        one_label_each=True,
         table=True,
         site_metrics=("accuracy", "loss", "per_label"),
     ),
@@ -74,6 +79,7 @@ TRAITS: dict[TaskKind, Traits] = {
         "fusion",
         "ImageTableClassification",
         class_sums=True,
+        one_label_each=True,
         images=True,
         table=True,
         site_metrics=("accuracy", "loss", "per_label"),

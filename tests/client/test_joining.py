@@ -201,3 +201,7 @@ def test_a_missing_ledger_is_not_ok_and_the_check_says_how_one_is_made(tmp_path:
     made = ["site", "ledger", "create", "--config", str(config)]
     assert CliRunner().invoke(build(), made).exit_code == 0
     assert ledger().ok
+    config.write_text(config.read_text() + "[ledger]\ndelta = 1e-7\n")
+    found = ledger()
+    assert not found.ok and "LOR-615" in found.text
+    assert "1e-07" in found.text

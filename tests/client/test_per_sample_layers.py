@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,13 @@ from torch import nn
 from lorica.client.independence import records_are_independent, require_independence
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.client.per_sample_layers import has_rule
+from lorica.common.backbones import load_backbone
 from lorica.common.batch_norm import FixedNorm, couples_records, replace_batch_norms
 from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import RunPlan
+from lorica.common.tasks import task_of
+from tests.conftest import make_small_backbone
+from tests.images import image_plan, make_image_backbone
 
 TOLERANCE = 1e-5  # relative to a record's largest gradient entry
 COUNT = 3
@@ -202,9 +208,6 @@ def test_batch_statistics_are_caught_by_the_attack_and_by_the_probe() -> None:
     x = inputs_of("resnet")
     states = lambda pixels: model(pixels).last_hidden_state  # noqa: E731
     assert not records_are_independent(states, [x])
-    with pytest.raises(LoricaError) as refused:
-        require_independence(states, [x], "resnet")
-    assert refused.value.code is Code.PRIVACY_UNSAFE_MODEL
     single = [losses(model, x[row : row + 1].clone()) for row in range(COUNT)]
     assert not torch.allclose(losses(model, x), torch.cat(single), rtol=1e-2)
     with pytest.raises(LoricaError, match=r"normali[sz]") as refused:
@@ -232,6 +235,31 @@ def test_the_probe_catches_what_no_list_of_layers_names() -> None:
     assert not records_are_independent(
         lambda ids: ids.float() - ids.float().mean(0), [torch.randint(0, 9, (3, 5))]
     )
+
+
+@pytest.mark.parametrize("family", ["text", "vit", "convnext", "resnet"])
+def test_a_model_of_an_unknown_kind_is_probed_with_made_up_records(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No record of a site is looked at, so the refusal says nothing of one."""
+    if family == "text":
+        plan = RunPlan().replace(backbone={"source": str(make_small_backbone(tmp_path))})
+        plan = plan.replace(task={"labels": ["left", "right"]})
+    else:
+        plan = image_plan(make_image_backbone(tmp_path, family))
+    backbone = load_backbone(plan.backbone)
+    model = task_of(plan).model(backbone).eval()
+
+    def joined(*inputs: torch.Tensor) -> torch.Tensor:
+        pooled = model.pooled_of_ids(*inputs)
+        return pooled - pooled.mean(0)
+
+    require_independence(joined, backbone)  # a kind whose gradients are tested is taken as it is
+    monkeypatch.setattr("lorica.client.independence.PROBED", frozenset())
+    require_independence(model.pooled_of_ids, backbone)
+    with pytest.raises(LoricaError, match=backbone.model.config.model_type) as refused:
+        require_independence(joined, backbone)
+    assert refused.value.code is Code.PRIVACY_UNSAFE_MODEL
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.BatchNorm2d(4), nn.SyncBatchNorm(4)])

@@ -23,13 +23,8 @@ import safetensors.torch
 import torch
 
 from lorica.common.adapter_folder import SavedAdapter, load_adapter
-from lorica.common.backbones import (
-    Backbone,
-    load_backbone,
-    read_weights,
-    settings_files,
-    weights_sha256,
-)
+from lorica.common.backbone_files import read_weights, settings_files, weights_sha256
+from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import PERSONAL, Part, factor_pairs, part_of, residual_name
 from lorica.common.quantised_layers import QuantisedLinear

@@ -36,7 +36,7 @@ def large(folder: Path) -> Path:
 
     import transformers
 
-    from lorica.common.backbones import embedded_folder
+    from lorica.common.backbone_files import embedded_folder
 
     config = transformers.LlamaConfig(
         vocab_size=30_522,

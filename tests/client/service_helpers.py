@@ -22,7 +22,8 @@ from lorica.client.forwarder import OPTIONS, SocketForwarder
 from lorica.client.site_config import load_site
 from lorica.client.site_plan import open_ledger
 from lorica.common.adapters import pack_state
-from lorica.common.backbones import backbone_sha256, load_backbone
+from lorica.common.backbone_files import backbone_sha256
+from lorica.common.backbones import load_backbone
 from lorica.common.messages import Kind, Reply, Request, pack_request, unpack_reply
 from lorica.common.plan import RunPlan
 from lorica.common.signing import CoordinatorKey

@@ -15,7 +15,8 @@ from lorica.client.noise import SeededNoise
 from lorica.client.site_config import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import pack_state
-from lorica.common.backbones import backbone_sha256, load_backbone
+from lorica.common.backbone_files import backbone_sha256
+from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code
 from lorica.common.messages import (
     CAPABILITIES,

@@ -15,7 +15,8 @@ from lorica.client.policy import check_plan, site_rank
 from lorica.client.site_config import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import State, pack_state, unpack_state
-from lorica.common.backbones import backbone_sha256, load_backbone
+from lorica.common.backbone_files import backbone_sha256
+from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.factors import cut_factors
 from lorica.common.messages import Request

@@ -17,7 +17,8 @@ from lorica.client.site_plan import open_ledger, run_cost
 from lorica.client.trainer import LocalTrainer
 from lorica.common.accounting import epsilon
 from lorica.common.adapters import pack_state
-from lorica.common.backbones import backbone_sha256, load_backbone
+from lorica.common.backbone_files import backbone_sha256
+from lorica.common.backbones import load_backbone
 from lorica.common.cli import build
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Request

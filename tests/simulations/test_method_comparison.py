@@ -82,3 +82,62 @@ def test_runs_are_told_apart_by_what_matters_alone(grid: ModuleType) -> None:
     assert key(default, 8.0) == key(head, 8.0)
     assert key(default, float("inf")) != key(head, float("inf"))
     assert len({key(head, 8.0), key(head, 3.0), key(head, 8.0, 1), key(head, 8.0, 0, "valid")}) == 4
+
+
+@pytest.fixture
+def results(grid: ModuleType, tmp_path: Path) -> Any:
+    """Results in which a method's second trial is the best and its seeds are as given."""
+    import run
+
+    dataset = grid.datasets()["banking77"]
+    book = run.Book(dataset, tmp_path)
+
+    def enter(name: str, epsilon: float, seeds: list[float]) -> None:
+        method = next(m for m in grid.methods() if m.name == name)
+        made = list(zip(grid.trials_of(method, grid.anchor(epsilon)), (0.3, 0.5, 0.4), strict=True))
+        for trial, best in ((1, seeds), (0, [0.99, 0.99, 0.99])):
+            made += zip(grid.tests_of(method, epsilon, trial), best, strict=False)
+        for which, accuracy in made:
+            key, figures = grid.key_of(dataset, which), {"bytes_up": 1_000_000, "cpu_seconds": 2.0}
+            book.add({"key": key, "accuracy": accuracy, **figures}, {})
+
+    return book, enter
+
+
+def page_of(book: Any, folder: Path) -> str:
+    import leaderboard
+
+    leaderboard.write([book], folder)
+    return (folder / "leaderboard.md").read_text(encoding="utf-8")
+
+
+def test_the_page_names_the_first_of_whole_cells_with_the_settings_that_validation_chose(
+    results: Any, tmp_path: Path
+) -> None:
+    book, enter = results
+    enter("default", 8.0, [0.80, 0.82, 0.84])
+    enter("fedavg", 8.0, [0.70, 0.71, 0.72])
+    enter("ffa", 8.0, [0.95, 0.95])  # not whole: a seed is missing
+    enter("trusted-holder", 8.0, [0.9, 0.9, 0.9])  # a reference leads nothing
+    page = page_of(book, tmp_path)
+    assert "| 82.0 ± 2.0 |" in page and "99.0" not in page
+    assert "95.0 (2 seeds)" not in page  # no row without a whole cell
+    assert (
+        "- ε = 8: Lorica's default is first with 82.0%; of methods with local steps FedAvg is "
+        "next, 11.0 points behind." in page
+    )
+    assert "FFA-LoRA" in page[page.index("Not run yet") :]
+
+
+@pytest.mark.parametrize(("rival", "told"), [(0.825, "cannot"), (0.90, "can")])
+def test_where_the_default_is_not_first_the_page_says_by_how_much_and_what_it_means(
+    results: Any, tmp_path: Path, rival: float, told: str
+) -> None:
+    book, enter = results
+    enter("default", 3.0, [0.82, 0.82, 0.82])
+    enter("fedavg", 3.0, [rival, rival, rival])
+    gap, error = 100 * (rival - 0.82), 100 * (0.82 * 0.18 / book.dataset.tests) ** 0.5
+    expected = f"default {gap:.1f} points behind; {book.dataset.tests:,} test records"
+    page = page_of(book, tmp_path)
+    assert f"FedAvg is first with {100 * rival:.1f}%" in page and expected in page
+    assert f"{error:.1f} points, so this data {told} tell" in page

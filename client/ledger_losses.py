@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from lorica.common.accounting import PrivacyEvent
+from lorica.common.step_loss import step_loss
 
 _FINEST, _COARSEST = 2.0**-20, 2.0**-10  # grid of one step, nats; powers of two so grids nest
 _PER_STEP, _MOST_PER_STEP, _PER_BLOCK = 8, 2000, 200  # grid points per standard deviation
@@ -152,14 +153,10 @@ def read(block: Block, delta: float) -> float:
 
 @functools.lru_cache(maxsize=64)
 def _step_loss(sigma: float, rate: float) -> Any:
-    from dp_accounting.pld import privacy_loss_distribution
-
     deviation = step_deviation(sigma, rate)
     coarsest = max(_COARSEST, _grid(deviation / _MOST_PER_STEP))  # tiny σ must not fill memory
     interval = min(coarsest, max(_FINEST, _grid(deviation / _PER_STEP)))
-    return privacy_loss_distribution.from_gaussian_mechanism(
-        sigma, value_discretization_interval=interval, sampling_prob=rate
-    )
+    return step_loss(sigma, rate, interval)
 
 
 def _block_of(loss: Any) -> Block:

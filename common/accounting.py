@@ -18,6 +18,7 @@ from typing import Any
 from lorica.common.errors import Code, LoricaError
 from lorica.common.gaussian import gaussian_epsilon
 from lorica.common.loss_grid import interval_for, rough_epsilon
+from lorica.common.step_loss import step_loss
 
 _LARGEST_SIGMA = 2.0**16
 _MOST_STEPS = 1_000_000  # composed more often, rounding could reach usual δ
@@ -239,9 +240,7 @@ def _step_loss(sigma: float, rate: float, interval: float) -> Any:
     """Privacy-loss distribution of one step."""
     from dp_accounting.pld import privacy_loss_distribution as pld
 
-    found = pld.from_gaussian_mechanism(
-        sigma, value_discretization_interval=interval, sampling_prob=rate
-    )
+    found = step_loss(sigma, rate, interval)
     # Composed in its sparse form, a distribution of few points takes time without bound.
     parts = [found._pmf_remove] if found._symmetric else [found._pmf_remove, found._pmf_add]
     return pld.PrivacyLossDistribution(*(part.to_dense_pmf() for part in parts))

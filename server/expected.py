@@ -6,7 +6,7 @@ from lorica.common.adapters import State, unpack_state
 from lorica.common.plan import RunPlan
 from lorica.common.quantisation import decode
 from lorica.common.stages import returned
-from lorica.server.screening import honest_norm, screen
+from lorica.server.screening import honest_norm, longest_sum, screen
 
 
 class ExpectedUpdates:
@@ -19,17 +19,24 @@ class ExpectedUpdates:
             round: its number, from 1.
             state: the global state that the round starts from; read, never changed.
         """
-        self._format = plan.wire.update
+        self._plan, self._round = plan, round
         self._state = state
         self._names = returned(plan, round, state)
         self._shapes = {name: state[name].shape for name in self._names}
         self._longest = honest_norm(plan, state, round)
 
-    def read(self, blob: bytes) -> tuple[State, float]:
+    def read(self, blob: bytes, units: int) -> tuple[State, float]:
         """The update in a reply's blob, as float32, and its L2 norm.
+
+        Args:
+            blob: of the reply.
+            units: what the site declares as its number of units; 0: nothing.
 
         Raises:
             LoricaError: LOR-501 when it cannot be read, LOR-502 when screening refuses it.
         """
-        update = decode(unpack_state(blob), self._format, self._shapes)
-        return update, screen(update, self._state, self._names, max_norm=self._longest)
+        update = decode(unpack_state(blob), self._plan.wire.update, self._shapes)
+        longest = self._longest
+        if longest is None:
+            longest = longest_sum(self._plan, self._state, self._round, units)
+        return update, screen(update, self._state, self._names, max_norm=longest)

@@ -209,7 +209,7 @@ class RoundLoop:
                     Code.UPDATE_REFUSED, f"Site {site.name} answers as another site or weight."
                 )
             size = len(reply.blob)
-            update, norm = expected.read(reply.blob)
+            update, norm = expected.read(reply.blob, reply.weight)
             rule.add(update, self._sites.share(site))
             measures.add(site.name, update, self._sites.share(site))
         except Unanswered as problem:

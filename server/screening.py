@@ -21,6 +21,7 @@ from lorica.common.layer_rates import layer_factors
 from lorica.common.methods import ANY_RANK, Part, part_of
 from lorica.common.plan import RunPlan
 from lorica.common.quantisation import LARGEST_ERROR
+from lorica.common.site_privacy import public_privacy
 from lorica.common.stages import Stage, returned, stage_of
 
 State = dict[str, torch.Tensor]
@@ -30,6 +31,9 @@ ACCEPTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """The number formats an update may come in."""
 
 _ADAM_STEP = 3.17  # (1 - 0.9) / sqrt(1 - 0.999), rounded up
+_SLACK = 10  # a site may have so many times the units that it declares
+_UNDECLARED = 1e6  # units that a site may have that declares none
+_NOISE = 2.0  # times the expected norm of the noise: far beyond chance
 
 
 def screen(
@@ -57,7 +61,7 @@ def screen(
 
 def honest_norm(plan: RunPlan, start: State, round: int) -> float | None:
     """The largest L2 norm that a round of local steps can give an update; None for rounds whose
-    updates are sums, which grow with the number of records that a site has.
+    updates are sums, which grow with the number of records that a site has (:func:`longest_sum`).
 
     Adam moves no value by more than (1 - β₁)/√(1 - β₂) learning rates in a step (Kingma and Ba
     2015, section 2.1), whatever the gradients and the noise; so no honest update of T steps is
@@ -81,6 +85,28 @@ def honest_norm(plan: RunPlan, start: State, round: int) -> float | None:
         values = sum(tensor.numel() for tensor in factors.values())
         reach += 2 * update_norm(factors) * (1 + rounding * math.sqrt(values))
     return reach
+
+
+def longest_sum(plan: RunPlan, start: State, round: int, units: int) -> float:
+    """The largest L2 norm of a sum over a site's units that is believed.
+
+    Every unit adds a vector of norm at most Δ (1 for class sums, else the clip norm), so that no
+    honest sum over n units is longer than n·Δ and its noise, of expected norm σ·Δ·√d for d values.
+    How many units a site has is its own affair: ten times what it declares are believed, a
+    million where it declares nothing. One absurd sum would otherwise stay in the optimiser's
+    second moments, and all later steps be nothing beside it.
+
+    Args:
+        plan: the run.
+        start: the global state that the round started from.
+        round: its number; of a round whose updates are sums.
+        units: what the site declares as its number of units; 0: nothing.
+    """
+    unit = 1.0 if stage_of(plan, round) is Stage.CLASS_SUMS else plan.privacy.clip_norm
+    values = sum(start[name].numel() for name in returned(plan, round, start))
+    sigma = public_privacy(plan).of_round(round).noise_multiplier
+    reach = unit * (_SLACK * (units or _UNDECLARED / _SLACK) + _NOISE * sigma * math.sqrt(values))
+    return reach * (1 + LARGEST_ERROR[plan.wire.update] * math.sqrt(values))
 
 
 def update_norm(update: State) -> float:

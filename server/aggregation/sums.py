@@ -39,9 +39,21 @@ class SumOfReleases(Aggregator):
             raise LoricaError(Code.TOO_FEW_SITES, "No site released anything in this round.")
 
     def _next(self, changed: State) -> State:
-        """The start with some tensors changed."""
+        """The start with some tensors changed.
+
+        Raises:
+            LoricaError: LOR-502 when that is no adapter any more: some value is not finite.
+        """
         merged = {**self._start, **changed}
-        return {
+        state = {
             name: tensor.detach().to(torch.float32, copy=True).contiguous()
             for name, tensor in merged.items()
         }
+        for name in changed:
+            if not bool(state[name].isfinite().all()):
+                raise LoricaError(
+                    Code.UPDATE_REFUSED,
+                    f"The round's step along the sum of all releases makes '{name}' infinite.",
+                    mend="Lower the plan's step sizes (section server). Earlier rounds are kept.",
+                )
+        return state

@@ -10,11 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorica.common.adapters import pack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.methods import TRAINED_PARTS, is_returned
 from lorica.common.plan import RunPlan
+from lorica.common.quantisation import encode
+from lorica.common.site_privacy import public_privacy
 from lorica.common.stages import returned as of_round
-from lorica.server.screening import State, honest_norm, screen, update_norm
+from lorica.server.expected import ExpectedUpdates
+from lorica.server.screening import State, honest_norm, longest_sum, screen, update_norm
 
 METHODS = sorted(TRAINED_PARTS)
 PATH = "encoder.layer.5.attention.self.query"
@@ -194,9 +198,49 @@ def test_the_limit_counts_what_the_round_trains_alone() -> None:
     assert odd < both and even < both and odd != even
 
 
-def test_sums_have_no_limit() -> None:
-    """They grow with the number of records that a site has."""
+def test_rounds_of_sums_have_no_limit_of_local_steps() -> None:
     warm = local_plan("ffa").replace(rounds={"warm_start": 0.4})
     assert honest_norm(warm, start(), 1) is None
     assert honest_norm(warm, start(), 2) is not None
     assert honest_norm(RunPlan(), start(), 3) is None
+
+
+# The longest honest sum
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 8.0, math.inf])
+@pytest.mark.parametrize("round", [1, 2, 5], ids=["class sums", "head", "LoRA"])
+@pytest.mark.parametrize("format", ["float32", "int8"])
+def test_the_longest_honest_sum_passes_and_an_absurd_one_does_not(
+    round: int, epsilon: float, format: str
+) -> None:
+    """All units alike, at the bound of their vectors, and the plan's noise on top."""
+    plan = RunPlan().replace(
+        training={"lora": "always", "lora_rounds": 2},
+        adapter={"rank": 2},
+        rounds={"count": 5},
+        privacy={"epsilon": epsilon, "clip_norm": 0.7},
+        wire={"update": format},
+    )
+    begun, units = start(), 400
+    names = of_round(plan, round, begun)
+    bound = 1.0 if round == 1 else 0.7
+    sigma = public_privacy(plan).of_round(round).noise_multiplier
+    generator = torch.Generator().manual_seed(round)
+    values = sum(begun[name].numel() for name in names)
+    expected = ExpectedUpdates(plan, round, begun)
+    for draw in range(100):
+        honest = {
+            name: units * bound / math.sqrt(values)
+            + sigma * bound * torch.randn(SHAPES[name], generator=generator)
+            for name in names
+        }
+        expected.read(pack_state(encode(honest, plan.wire.update, draw)), units)
+    absurd = pack_state({name: torch.full(SHAPES[name], 3e38) for name in names})
+    expected = ExpectedUpdates(plan.replace(wire={"update": "float32"}), round, begun)
+    for declared in (0, units, 10**6):
+        with pytest.raises(LoricaError, match="norm") as refused:
+            expected.read(absurd, declared)
+        assert refused.value.code is Code.UPDATE_REFUSED
+    least, some, most = (longest_sum(plan, begun, round, declared) for declared in (1, units, 0))
+    assert least < some < most

@@ -351,3 +351,15 @@ def test_averaging_ends_a_stage_with_the_exponential_mean_of_the_heads_iterates(
         mean = 0.6 * mean + 0.4 * iterate
     torch.testing.assert_close(averaged, [*last[:-1], mean], rtol=1e-6, atol=1e-6)
     assert float((mean - last[-1]).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("round", [2, 5])
+def test_a_step_to_infinity_ends_the_run_before_it_is_saved(round: int) -> None:
+    plan = plan_of(optimizer="momentum", head_rate=1e38, warm_rate=1e38, lora_rate=1e38)
+    names = [name for name in trained(plan, round, SHAPES) if name != "head.center"]
+    rule = rule_of_round(plan, round, start(), {})
+    for update in releases(names, round, scale=1e3):
+        rule.add(update, 1.0)
+    with pytest.raises(LoricaError, match="infinite") as refused:
+        rule.finish()
+    assert refused.value.code is Code.UPDATE_REFUSED and "step sizes" in str(refused.value.mend)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,7 +124,9 @@ def write(books: Sequence[Book], folder: Path) -> None:
         heads = ["method", *(f"ε = {_epsilon(e)}" for e in SHOWN), "sent by a site", "CPU seconds"]
         lines += [_row(heads), _row(["---"] + ["---:"] * (len(heads) - 1))]
         lines += [_row(_line(method, cells)) for method, cells in rows]
-        lines += ["", *_first(rows, book.dataset.tests)]
+        federated = sum(method.kind != "reference" for method in methods())
+        lines += ["", *_first(rows, book.dataset.tests, federated)]
+        lines += ["", f"Made at {_commits(rows)}."]
         lacking = missing(book)
         if lacking:
             command = f"python benchmarks/methods/run.py --dataset {book.dataset.name}"
@@ -147,36 +150,69 @@ def _line(method: Method, cells: Cells) -> list[str]:
     ]
 
 
-def _first(rows: list[tuple[Method, Cells]], tests: int) -> list[str]:
-    """Who leads at each ε, and how far from it our default is: a line each."""
+def _first(rows: list[tuple[Method, Cells]], tests: int, federated: int) -> list[str]:
+    """Who leads at each ε of those with all seeds, and how far from it our default is: a line
+    each; methods that are the default at this ε are left out. ``federated``: how many methods
+    there are that are no reference."""
     lines = []
+    ours = next((cells for method, cells in rows if method.name == "default"), {})
     for epsilon in SHOWN:
-        whole = [(m, _mean(c[epsilon])) for m, c in rows if len(c[epsilon]) == len(SEEDS)]
-        federated = [entry for entry in whole if entry[0].kind != "reference"]
-        if federated:
-            lines.append(f"- ε = {_epsilon(epsilon)}: {_lead(federated, tests)}")
+        whole = [
+            (method, cells[epsilon])
+            for method, cells in rows
+            if method.kind != "reference" and len(cells[epsilon]) == len(SEEDS)
+        ]
+        scores = [
+            (method, _mean(runs))
+            for method, runs in whole
+            if method.name == "default" or runs != ours.get(epsilon)
+        ]
+        if scores:
+            so_far = f" (of {len(whole)} methods run so far)" if len(whole) < federated else ""
+            lines.append(f"- ε = {_epsilon(epsilon)}{so_far}: {_lead(scores, tests)}")
     return lines
 
 
 def _lead(scores: list[tuple[Method, float]], tests: int) -> str:
     """Of federated methods with their accuracy at one ε, ours before its equals."""
-    best, top = max(scores, key=lambda entry: (entry[1], entry[0].name == "default"))
-    text = f"{best.title} is first with {100 * top:.1f}%"
+    top = max(score for _, score in scores)
+    leaders = [method for method, score in scores if math.isclose(score, top, abs_tol=1e-9)]
     ours = next((score for method, score in scores if method.name == "default"), None)
-    rivals = [entry for entry in scores if entry[0].kind == "local"]
-    if best.name == "default":
+    if any(method.name == "default" for method in leaders):
+        text = f"Lorica's default is first with {100 * top:.1f}%"
+        others = [method.title for method in leaders if method.name != "default"]
+        text += f", and so, to the digit, {' and '.join(others)}" if others else ""
+        rivals = [entry for entry in scores if entry[0].kind == "local"]
         if rivals:
             rival, score = max(rivals, key=lambda entry: entry[1])
-            behind = f"{100 * (top - score):.1f} points behind"
-            text += f"; of methods with local steps {rival.title} is next, {behind}"
+            gap = f"{rival.title} {100 * (top - score):.1f} points behind"
+            text += f"; of methods with local steps the best is {gap}"
+            text += _told(top, score, tests)
         return text + "."
+    names = " and ".join(method.title for method in leaders)
+    text = f"{names} {'are' if len(leaders) > 1 else 'is'} first with {100 * top:.1f}%"
     if ours is None:
         return text + "."
-    gap, error = 100 * (top - ours), 100 * math.sqrt(ours * (1 - ours) / tests)
-    told = "cannot" if gap <= error else "can"
+    behind = f"Lorica's default {100 * (top - ours):.1f} points behind"
+    return f"{text}, {behind}{_told(top, ours, tests)}."
+
+
+def _commits(rows: list[tuple[Method, Cells]]) -> str:
+    """The commits that the page's runs were made at, those of most runs first."""
+    runs = [run for _, cells in rows for made in cells.values() for run in made]
+    count = Counter(run["commit"] for run in {run["key"]: run for run in runs}.values())
+    return ", ".join(f"`{commit}` ({number} runs)" for commit, number in count.most_common())
+
+
+def _told(one: float, other: float, tests: int) -> str:
+    """Nothing where so many test records can tell two accuracies apart; that they cannot, where
+    not: by two standard errors of the difference, as if each had records of its own."""
+    error = math.sqrt((one * (1 - one) + other * (1 - other)) / tests)
+    if abs(one - other) > 2 * error:
+        return ""
     return (
-        f"{text}, Lorica's default {gap:.1f} points behind; {tests:,} test records give an "
-        f"accuracy a standard error of {error:.1f} points, so this data {told} tell the two apart."
+        f", which {tests:,} test records cannot tell apart (standard error of a difference: "
+        f"{100 * error:.1f} points)"
     )
 
 

@@ -99,7 +99,7 @@ def results(grid: ModuleType, tmp_path: Path) -> Any:
             made += zip(grid.tests_of(method, epsilon, trial), best, strict=False)
         for which, accuracy in made:
             key, figures = grid.key_of(dataset, which), {"bytes_up": 1_000_000, "cpu_seconds": 2.0}
-            book.add({"key": key, "accuracy": accuracy, **figures}, {})
+            book.add({"key": key, "accuracy": accuracy, "commit": "abc", **figures}, {})
 
     return book, enter
 
@@ -123,21 +123,31 @@ def test_the_page_names_the_first_of_whole_cells_with_the_settings_that_validati
     assert "| 82.0 ± 2.0 |" in page and "99.0" not in page
     assert "95.0 (2 seeds)" not in page  # no row without a whole cell
     assert (
-        "- ε = 8: Lorica's default is first with 82.0%; of methods with local steps FedAvg is "
-        "next, 11.0 points behind." in page
+        "- ε = 8 (of 3 methods run so far): Lorica's default is first with 82.0%; of methods with "
+        "local steps the best is FedAvg 11.0 points behind." in page
     )
     assert "FFA-LoRA" in page[page.index("Not run yet") :]
+    assert "Made at `abc` (9 runs)." in page
 
 
-@pytest.mark.parametrize(("rival", "told"), [(0.825, "cannot"), (0.90, "can")])
+@pytest.mark.parametrize(("rival", "told"), [(0.835, False), (0.85, True)])
 def test_where_the_default_is_not_first_the_page_says_by_how_much_and_what_it_means(
-    results: Any, tmp_path: Path, rival: float, told: str
+    results: Any, tmp_path: Path, rival: float, told: bool
 ) -> None:
+    """Two standard errors of a difference are 1.95 points here."""
     book, enter = results
     enter("default", 3.0, [0.82, 0.82, 0.82])
     enter("fedavg", 3.0, [rival, rival, rival])
-    gap, error = 100 * (rival - 0.82), 100 * (0.82 * 0.18 / book.dataset.tests) ** 0.5
-    expected = f"default {gap:.1f} points behind; {book.dataset.tests:,} test records"
+    enter("ffa", 3.0, [rival, rival, rival])
     page = page_of(book, tmp_path)
-    assert f"FedAvg is first with {100 * rival:.1f}%" in page and expected in page
-    assert f"{error:.1f} points, so this data {told} tell" in page
+    assert f"FedAvg and FFA-LoRA are first with {100 * rival:.1f}%" in page
+    assert f"default {100 * (rival - 0.82):.1f} points behind" in page
+    assert ("3,080 test records cannot tell apart" in page) is not told
+
+
+def test_equals_of_the_default_are_named_with_it(results: Any, tmp_path: Path) -> None:
+    book, enter = results
+    enter("default", float("inf"), [0.9, 0.91, 0.92])
+    enter("head-then-lora", float("inf"), [0.92, 0.91, 0.9])
+    page = page_of(book, tmp_path)
+    assert "Lorica's default is first with 91.0%, and so, to the digit, Head, then LoRA." in page

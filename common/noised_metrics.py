@@ -25,6 +25,9 @@ from lorica.common.tasks.base import SiteMetrics
 MOST_UNITS = 1e12
 """A site that counts more is not believed: its vector is left out."""
 
+_SLACK = 10  # a site may have so many times the units that it declares
+_CHANCE = 20.0  # standard deviations of noise: far beyond it
+
 
 def vector_length(plan: RunPlan) -> int:
     """Number of values in a released vector."""
@@ -34,6 +37,16 @@ def vector_length(plan: RunPlan) -> int:
 def sensitivity(plan: RunPlan) -> float:
     """Largest L2 norm of one unit's contribution to the vector."""
     return math.sqrt(1 + sum(part.norm**2 for part in task_of(plan).released()))
+
+
+def believable(plan: RunPlan, vector: Sequence[float], declared: int) -> bool:
+    """Whether a site may have counted that: no value beyond what ten times the units that it
+    declares (:data:`MOST_UNITS` where it declares 0) and the noise can give. Without it, one site
+    could outvote all others by counting units that nobody has.
+    """
+    units = _SLACK * declared if declared else MOST_UNITS
+    most = sensitivity(plan) * units + _CHANCE * _noise_std(plan)
+    return all(abs(value) <= most for value in vector)  # also refuses NaN
 
 
 def combine(plan: RunPlan, vectors: Sequence[Sequence[float]]) -> SiteMetrics | None:

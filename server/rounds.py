@@ -14,7 +14,7 @@ from lorica.common.adapters import State, pack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.logs import log_context
 from lorica.common.messages import EVALUATE, TRAIN
-from lorica.common.noised_metrics import combine, vector_length
+from lorica.common.noised_metrics import believable, combine, vector_length
 from lorica.common.plan import RunPlan
 from lorica.common.signing import CoordinatorKey
 from lorica.common.stages import sent, stage_of
@@ -158,8 +158,12 @@ class RoundLoop:
             except (Unanswered, LoricaError) as problem:
                 _log.warning("no evaluation from %s: %s", self._sites.of(answer).name, problem)
                 continue
+            site = self._sites.of(answer)
             if len(counts) == vector_length(self._plan):
-                vectors.append(counts)
+                if believable(self._plan, counts, site.weight):
+                    vectors.append(counts)
+                else:
+                    _log.warning("%s counts more than it can have; left out", site.name)
         found = combine(self._plan, vectors)
         if found is None:
             return record

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.common.noised_metrics import combine, sensitivity, vector_length
+from lorica.common.noised_metrics import believable, combine, sensitivity, vector_length
 from lorica.common.plan import RunPlan
 from lorica.common.site_privacy import public_privacy
 from lorica.common.tasks.classes import LOSS_BOUND
@@ -120,3 +120,21 @@ def test_noise_never_gives_impossible_metrics() -> None:
     assert metrics is not None
     assert (metrics.accuracy, metrics.loss) == (1.0, 0.0)
     assert metrics.per_label == {"a": 1.0, "b": 1.0, "c": 0.0}
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 8.0, math.inf])
+def test_what_a_site_can_count_is_believed_and_what_nobody_has_is_not(epsilon: float) -> None:
+    plan = plan_for(ALL, epsilon)
+    event = public_privacy(plan).evaluation
+    assert event is not None
+    noise = event.noise_multiplier * sensitivity(plan)
+    generator = np.random.default_rng(2)
+    honest = np.array(vector(ALL, np.ones(500, int), np.ones(500, bool), np.full(500, LOSS_BOUND)))
+    for _ in range(1000):
+        assert believable(plan, honest + generator.normal(0, noise, honest.shape), 500)
+        assert believable(plan, honest + generator.normal(0, noise, honest.shape), 0)
+    for place in range(len(honest)):
+        for absurd in (1e9, -1e9, math.inf, math.nan):
+            counts = honest.copy()
+            counts[place] = absurd
+            assert not believable(plan, counts, 500)

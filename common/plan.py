@@ -149,6 +149,15 @@ class RunPlan(Section):
         return min(training.lora_rounds, self.rounds.count // 3)
 
     @property
+    def lora_on_trial(self) -> bool:
+        """Whether LoRA rounds count only if the sites' noised score rises by them."""
+        return (
+            self.privacy.private
+            and self.training.lora == "auto"
+            and 0 < self.lora_rounds < self.rounds.count
+        )
+
+    @property
     def evaluation_rounds(self) -> list[int]:
         """The rounds after which sites evaluate; among them the last before LoRA."""
         every, last = self.rounds.evaluate_every, self.rounds.count

@@ -86,8 +86,9 @@ class RoundRecord:
 
     @property
     def site_headline(self) -> float | None:
-        """The headline metric by the sites' own counts."""
-        return self.site_metrics.get(self.headline, self.site_accuracy)
+        """The headline metric by the sites' own counts; never another one in its place."""
+        accuracy = self.site_accuracy if self.headline == "accuracy" else None
+        return self.site_metrics.get(self.headline, accuracy)
 
     @property
     def site_score(self) -> float | None:

@@ -225,7 +225,8 @@ def test_exact_counts_give_the_metrics_of_the_coordinator(kind: str) -> None:
     halves = [values[:25].sum(0).tolist(), values[25:].sum(0).tolist()]
     found, expected = combine(plan, halves), task.metrics(table).values
     assert found is not None and found.score is not None
-    assert found.headline == task.headline
+    assert found.headline == task.headline == task.metrics(table).headline
+    assert task.headline in expected
     for name, value in found.values.items():
         assert value == pytest.approx(expected[name], rel=1e-9), name
 

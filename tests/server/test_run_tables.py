@@ -25,6 +25,10 @@ from lorica.server.run_folder import ROUNDS
         ({"headline": "micro_f1", "site_metrics": {"micro_f1": 0.25}}, "micro F1 25.0%"),
         ({"accuracy": 0.8}, "accuracy 80.0%"),
         ({"headline": "r2", "site_metrics": {"loss": 0.3}}, ""),
+        (
+            {"headline": "micro_f1", "site_metrics": {"accuracy": 0.77}, "site_accuracy": 0.77},
+            "",
+        ),
     ],
 )
 def test_a_runs_score_is_its_tasks_headline(
@@ -43,4 +47,5 @@ def test_a_runs_score_is_its_tasks_headline(
         done = CliRunner().invoke(app, [*command, "--home", str(home.path)])
         assert done.exit_code == 0, done.exception
         assert shown in done.stdout, done.stdout
+        assert "77.0%" not in done.stdout
         assert "score" in done.stdout and "None" not in done.stdout

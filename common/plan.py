@@ -26,6 +26,7 @@ from lorica.common.plan_course import (
 from lorica.common.plan_fields import Section
 from lorica.common.plan_rules import (
     check_aggregation,
+    check_lora_trial,
     check_quantised,
     check_table,
     check_task,
@@ -78,6 +79,8 @@ class RunPlan(Section):
                 f"rounds.count is {self.rounds.count}, but the warm start and the LoRA rounds "
                 f"(training.lora_rounds) alone are {needed}"
             )
+        if self.lora_on_trial:
+            check_lora_trial(self.task, self.privacy)
         check_quantised(self.backbone, self.adapter, self.aggregation)
         check_aggregation(self.aggregation, self.server, self.training, self.rounds)
         if self.aggregation.method in PERSONAL and self.adapter.kind == "head":

@@ -63,7 +63,7 @@ class SiteMetrics:
     """Quality by the sites' own, noised counts."""
 
     values: dict[str, float]
-    """Metric -> value, of those that the plan asks for."""
+    """Metric -> value, of those that follow from what the plan asks for."""
     headline: str = "accuracy"
     """The metric that runs of the task are compared by, if it is among them."""
     band: float | None = None

@@ -62,6 +62,7 @@ TRAITS: dict[TaskKind, Traits] = {
         class_sums=True,
         one_label_each=True,
         site_metrics=("accuracy", "loss", "per_label"),
+        headline_from=("accuracy", "per_label"),
     ),
     "image-classification": Traits(
         "image_classification",
@@ -70,6 +71,7 @@ TRAITS: dict[TaskKind, Traits] = {
         one_label_each=True,
         images=True,
         site_metrics=("accuracy", "loss", "per_label"),
+        headline_from=("accuracy", "per_label"),
     ),
     "text-table-classification": Traits(
         "fusion",
@@ -78,6 +80,7 @@ TRAITS: dict[TaskKind, Traits] = {
         one_label_each=True,
         table=True,
         site_metrics=("accuracy", "loss", "per_label"),
+        headline_from=("accuracy", "per_label"),
     ),
     "image-table-classification": Traits(
         "fusion",
@@ -87,6 +90,7 @@ TRAITS: dict[TaskKind, Traits] = {
         images=True,
         table=True,
         site_metrics=("accuracy", "loss", "per_label"),
+        headline_from=("accuracy", "per_label"),
     ),
     "multi-label-classification": Traits(
         "multi_label",

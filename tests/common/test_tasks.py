@@ -231,6 +231,15 @@ def test_exact_counts_give_the_metrics_of_the_coordinator(kind: str) -> None:
         assert value == pytest.approx(expected[name], rel=1e-9), name
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_gives_the_headline_gives_it_alone_and_nothing_else_does(kind: str) -> None:
+    for name in TRAITS[kind].site_metrics:
+        plan = every_metric(kind).replace(privacy={"evaluation_metrics": [name]})
+        found = combine(plan, [[100.0] * vector_length(plan)])
+        assert found is not None
+        assert (found.score is not None) is (name in TRAITS[kind].headline_from), name
+
+
 def test_multi_label_metrics_equal_scikit_learn() -> None:
     plan = every_metric("multi-label-classification")
     task, targets = task_of(plan), targets_for(plan.task.kind, 50)

@@ -26,6 +26,7 @@ from lorica.common.plan_course import (
 from lorica.common.plan_fields import Section
 from lorica.common.plan_rules import (
     check_aggregation,
+    check_lora_trial,
     check_quantised,
     check_table,
     check_task,
@@ -78,6 +79,8 @@ class RunPlan(Section):
                 f"rounds.count is {self.rounds.count}, but the warm start and the LoRA rounds "
                 f"(training.lora_rounds) alone are {needed}"
             )
+        if self.lora_on_trial:
+            check_lora_trial(self.task, self.privacy)
         check_quantised(self.backbone, self.adapter, self.aggregation)
         check_aggregation(self.aggregation, self.server, self.training, self.rounds)
         if self.aggregation.method in PERSONAL and self.adapter.kind == "head":
@@ -147,6 +150,15 @@ class RunPlan(Section):
         if self.privacy.private and not self.rounds.evaluate_every:
             return 0
         return min(training.lora_rounds, self.rounds.count // 3)
+
+    @property
+    def lora_on_trial(self) -> bool:
+        """Whether LoRA rounds count only if the sites' noised score rises by them."""
+        return (
+            self.privacy.private
+            and self.training.lora == "auto"
+            and 0 < self.lora_rounds < self.rounds.count
+        )
 
     @property
     def evaluation_rounds(self) -> list[int]:

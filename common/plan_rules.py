@@ -56,6 +56,19 @@ def check_task(
         )
 
 
+def check_lora_trial(task: TaskPlan, privacy: PrivacyPlan) -> None:
+    """Return if sites send what LoRA on trial is judged by; raise ValueError otherwise."""
+    traits = TRAITS[task.kind]
+    enough = (*traits.headline_from, "loss")
+    if not set(enough) & set(privacy.evaluation_metrics):
+        named = " or ".join(f'"{name}"' for name in enough)
+        raise ValueError(
+            'training.lora "auto" keeps LoRA rounds only if the sites\' noised '
+            f"{traits.headline} or loss is better by them: add {named} to "
+            'privacy.evaluation_metrics, or set training.lora to "always" or "never"'
+        )
+
+
 def check_quantised(backbone: BackbonePlan, adapter: AdapterPlan, rule: AggregationPlan) -> None:
     """Return if nothing asks to write into weights that are kept as codes; ValueError otherwise."""
     if backbone.quantize == "none":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 
 from lorica.common.adapters import State
 from lorica.common.plan import RunPlan
+from lorica.common.tasks.traits import TRAITS
 from lorica.server.records import RoundRecord
 
 _KEPT = "before-lora/"  # prefix of the kept state in the coordinator's memory
@@ -16,19 +18,17 @@ class LoraTrial:
 
     LoRA is on trial under ``training.lora = "auto"`` with privacy, when head rounds come before
     LoRA rounds: noise makes LoRA lose more often than gain. The evidence is the task's headline
-    metric by the sites' noised counts before and after (``rounds.evaluate_every``); it costs no
-    more epsilon than those evaluations, which every site has charged.
+    metric by the sites' noised counts before and after (``rounds.evaluate_every``), or their loss
+    where the plan asks for no counts that give it; it costs no more epsilon than those
+    evaluations, which every site has charged.
     """
 
     def __init__(self, plan: RunPlan) -> None:
         """``plan``: the run."""
         self._last = plan.rounds.count
         self._before = self._last - plan.lora_rounds
-        self._on = (
-            plan.privacy.private
-            and plan.training.lora == "auto"
-            and 0 < plan.lora_rounds < plan.rounds.count
-        )
+        self._on = plan.lora_on_trial
+        self._headline = TRAITS[plan.task.kind].headline
 
     def keep(self, round: int, state: State, memory: State) -> State:
         """The coordinator's memory after a round, with the round's state in it if LoRA begins."""
@@ -45,10 +45,15 @@ class LoraTrial:
         """
         if not self._on or last.round != self._last:
             return False
-        found = [record.site_score for record in earlier() if record.round == self._before]
-        if not found or found[0] is None or last.site_score is None:
+        found = [self._score(record) for record in earlier() if record.round == self._before]
+        after = self._score(last)
+        if not found or found[0] is None or after is None:
             return bool(found)
-        return last.site_score <= found[0]
+        return after <= found[0]
+
+    def _score(self, record: RoundRecord) -> float | None:
+        """By the task's headline metric, whatever a record of an earlier version says it is."""
+        return replace(record, headline=self._headline).site_score
 
     def before(self, names: Collection[str], memory: State) -> State:
         """The tensors ``names`` of the state that was kept."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from lorica.common.plan import RunPlan
+from lorica.common.stages import Stage
 
 SiteStatus = Literal["ok", "refused", "failed", "late"]
 
@@ -69,8 +71,9 @@ class RoundRecord:
     exact: bool | None = None
     """Whether the rule's next product B·A equals the weighted mean of the sites' products."""
     lora_dropped: bool = False
-    """The last round's LoRA factors were given up: the sites' noised accuracy did not rise by
-    them, and the state before the LoRA rounds is the result."""
+    """The last round's LoRA factors were given up: the sites' noised score did not rise by
+    them, and the state before the LoRA rounds is the result. The coordinator's metrics are of
+    that state, the sites' of what was given up."""
     bytes_up: int = 0
     """Update blobs received, bytes."""
     bytes_down: int = 0
@@ -86,8 +89,9 @@ class RoundRecord:
 
     @property
     def site_headline(self) -> float | None:
-        """The headline metric by the sites' own counts."""
-        return self.site_metrics.get(self.headline, self.site_accuracy)
+        """The headline metric by the sites' own counts; never another one in its place."""
+        accuracy = self.site_accuracy if self.headline == "accuracy" else None
+        return self.site_metrics.get(self.headline, accuracy)
 
     @property
     def site_score(self) -> float | None:
@@ -103,6 +107,25 @@ class RoundRecord:
     def from_dict(cls, content: dict[str, Any]) -> RoundRecord:
         """The inverse of :meth:`to_dict`."""
         return cls(**{**content, "sites": [SiteRound(**site) for site in content["sites"]]})
+
+
+class _Round(Protocol):
+    """A round in a list or in the store."""
+
+    @property
+    def stage(self) -> str: ...
+    @property
+    def lora_dropped(self) -> bool: ...
+
+
+_AnyRound = TypeVar("_AnyRound", bound=_Round)
+
+
+def measured_result(rounds: Sequence[_AnyRound]) -> list[_AnyRound]:
+    """The rounds after which sites measured what the run ended with, or came from: all of them, or
+    those before LoRA where LoRA was given up."""
+    dropped = any(round.lora_dropped for round in rounds)
+    return [round for round in rounds if not dropped or round.stage != Stage.LORA.value]
 
 
 class Observer(Protocol):

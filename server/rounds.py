@@ -19,6 +19,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.signing import CoordinatorKey
 from lorica.common.stages import sent, stage_of
 from lorica.common.tasks.base import Metrics
+from lorica.common.tasks.traits import TRAITS
 from lorica.server.aggregation import Aggregator
 from lorica.server.aggregation.stages import rule_of_round
 from lorica.server.exchange import Answer
@@ -74,6 +75,7 @@ class RoundLoop:
         self._nodes, self._wait_seconds, self._stop = nodes, wait_seconds, stop
         self._memory: State = {}
         self._trial = LoraTrial(plan)
+        self._headline = TRAITS[plan.task.kind].headline
 
     def run(self) -> State:
         """Run all rounds that are left and return the final global state.
@@ -93,7 +95,8 @@ class RoundLoop:
         selected = self._sites.select(wanted, self._wait_seconds)
         self._observer.started(self._plan, selected, max(done + 1, 1))
         if done < 0:
-            self._close(RoundRecord(0), state, {}, time.monotonic())
+            start = RoundRecord(0, headline=self._headline)
+            self._close(start, state, {}, time.monotonic())
         first = max(done + 1, 1)
         for round in range(first, self._plan.rounds.count + 1):
             with log_context(run=self._run, round=round):
@@ -129,6 +132,7 @@ class RoundLoop:
         record = RoundRecord(
             round,
             _with_agreement(sites, found.agreement or {}),
+            headline=self._headline,
             stage=stage_of(self._plan, round).value,
             mean_norm=found.mean_norm,
             noise_norm=found.noise_norm,
@@ -245,4 +249,4 @@ def _cut(site: str, seconds: float) -> SiteRound:
 def _quality(metrics: Metrics) -> dict[str, Any]:
     """The fields of a round's record that hold the coordinator's metrics."""
     named = {name: metrics.values.get(name) for name in ("accuracy", "macro_f1", "loss")}
-    return {"metrics": metrics.values, "headline": metrics.headline, **named}
+    return {"metrics": metrics.values, **named}

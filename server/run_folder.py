@@ -20,7 +20,7 @@ from lorica.common.model_card import CardResults
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import load_plan, to_toml
 from lorica.common.storage import append_line, storage_errors, write_atomically
-from lorica.server.records import RoundRecord
+from lorica.server.records import RoundRecord, measured_result
 
 _MEMORY = "optimizer/"  # prefix of its tensors in a checkpoint
 PLAN, ROUNDS, CHECKPOINT = "plan.toml", "rounds.jsonl", "checkpoint.safetensors"
@@ -118,10 +118,10 @@ class RunFolder:
         return [RoundRecord.from_dict(json.loads(line)) for line in lines]
 
     def results(self) -> CardResults:
-        """The newest figures of the run's quality, for its model card."""
+        """The newest figures of the result's quality, for its model card."""
         records = self.rounds()
         measured = [record.metrics for record in records if record.metrics]
-        at_sites = [record.site_metrics for record in records if record.site_metrics]
+        at_sites = [found.site_metrics for found in measured_result(records) if found.site_metrics]
         names = {site.site for record in records for site in record.sites if site.status == "ok"}
         return CardResults(
             measured[-1] if measured else {}, at_sites[-1] if at_sites else {}, len(names)

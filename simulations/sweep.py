@@ -48,6 +48,7 @@ SEED = "simulation.seed"
 RESULTS = "sweep.json"
 
 Value = str | int | float
+Score = Literal["test", "validation"]
 
 
 class SweepFile(BaseModel):
@@ -59,7 +60,7 @@ class SweepFile(BaseModel):
     """Title of the table and the picture."""
     axes: dict[str, list[Value]] = {}
     """Plan key ("privacy.epsilon") -> the values it takes."""
-    score: Literal["test", "validation"] = "test"
+    score: Score = "test"
     """What the score is measured on: data.test, or a part of the training data that is set aside;
     choose settings by the latter only."""
     settings: dict[str, Any] = {}
@@ -78,10 +79,17 @@ class Cell:
     at: dict[str, Value]
     """Axis -> its value."""
     plan: RunPlan
+    score: Score = "test"
+    """As :attr:`SweepFile.score`."""
 
     @property
     def folder(self) -> str:
-        """Name of its folder: readable, and different for different plans."""
+        """Name of its folder: readable, and different for different plans and kinds of score."""
+        return self.bare if self.score == "test" else f"{self.bare}-{self.score}"
+
+    @property
+    def bare(self) -> str:
+        """The same whatever the kind of score, as Lorica once named all folders."""
         words = "".join(c if c.isalnum() else "-" for c in self.variant)[:40]
         return f"{words}-{self.plan.fingerprint[:10]}"
 
@@ -135,7 +143,7 @@ def load_sweep(path: Path) -> tuple[SweepFile, list[Cell]]:
         for values in itertools.product(*content.axes.values()):
             at = dict(zip(content.axes, values, strict=True))
             plan = load_plan(None, _settings(content.settings | own | at, path.parent))
-            cells.append(Cell(variant, at, plan))
+            cells.append(Cell(variant, at, plan, content.score))
     return content, cells
 
 
@@ -158,6 +166,7 @@ def run_sweep(
     content, cells = load_sweep(path)
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
+        _name_by_score(out, cells)
     results: list[Result] = []
     begun = time.monotonic()
     fresh = 0
@@ -180,9 +189,7 @@ def run_sweep(
                     name=f"{cell.variant} ({place})",
                     parent=kept.run_id or None,
                 )
-                run_cell(
-                    cell, folder, console, score=content.score, report=content.reports, keep=keep
-                )
+                run_cell(cell, folder, console, report=content.reports, keep=keep)
                 left = (time.monotonic() - begun) / fresh * (len(cells) - number)
                 console.print(f"about {left / 60:.0f} min left", style="dim")
             results.append(read_result(cell, folder))
@@ -190,6 +197,21 @@ def run_sweep(
             change(store, kept.run_id, rounds_done=number)
         write_page(out, content.name, results)
     return results
+
+
+def _name_by_score(out: Path, cells: Sequence[Cell]) -> None:
+    """Give the runs of a sweep by validation that an earlier version made the names that say so,
+    lest a sweep by test takes them for its own."""
+    try:
+        by = json.loads((out / RESULTS).read_text(encoding="utf-8"))["score"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if by != "validation" or any((out / "runs").glob("*-validation")):
+        return
+    for cell in cells:
+        old = out / "runs" / cell.bare
+        if old.is_dir():
+            old.rename(old.with_name(f"{cell.bare}-{by}"))
 
 
 @contextmanager
@@ -208,7 +230,6 @@ def run_cell(
     folder: Path,
     console: Console,
     *,
-    score: str = "test",
     report: bool = True,
     keep: Keep | None = None,
 ) -> None:
@@ -218,11 +239,10 @@ def run_cell(
         cell: what to run.
         folder: its results folder.
         console: where progress is shown.
-        score: as :attr:`SweepFile.score`.
         report: whether to write the run's report and picture.
         keep: the run store and trackers that hear of it; none when omitted.
     """
-    data = validation_data(cell.plan) if score == "validation" else None
+    data = validation_data(cell.plan) if cell.score == "validation" else None
     simulation = Simulation(cell.plan, folder, console, data=data, keep=keep)
     simulation.run(resume=(folder / PLAN).exists(), report=report)
 

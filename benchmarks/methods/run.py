@@ -119,10 +119,10 @@ def make(dataset: DataSet, run: Run, at: str) -> tuple[dict[str, Any], dict[str,
     from lorica.simulations.sweep import Cell, read_result, run_cell
 
     plan = plan_of(dataset, run)
-    cell = Cell(run.method.name, {}, plan)
+    cell = Cell(run.method.name, {}, plan, run.score)
     begun, cpu = time.monotonic(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        run_cell(cell, Path(folder), Console(quiet=True), score=run.score, report=False)
+        run_cell(cell, Path(folder), Console(quiet=True), report=False)
         result = read_result(cell, Path(folder))
         summary = json.loads((Path(folder) / SUMMARY).read_text(encoding="utf-8"))
     return {

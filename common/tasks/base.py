@@ -63,7 +63,7 @@ class SiteMetrics:
     """Quality by the sites' own, noised counts."""
 
     values: dict[str, float]
-    """Metric -> value, of those that the plan asks for."""
+    """Metric -> value, of those that follow from what the plan asks for."""
     headline: str = "accuracy"
     """The metric that runs of the task are compared by, if it is among them."""
     band: float | None = None
@@ -135,8 +135,6 @@ class Task(ABC):
 
     kind: ClassVar[str]
     """As in task.kind."""
-    headline: ClassVar[str] = "accuracy"
-    """The metric that runs are compared by, in [0, 1] or at most 1; higher is better."""
     pipeline_tag: ClassVar[str]
     """The Hugging Face hub's name for the task."""
 
@@ -155,6 +153,11 @@ class Task(ABC):
     def traits(self) -> Traits:
         """What of the task decides the course of a run."""
         return TRAITS[self.plan.task.kind]
+
+    @property
+    def headline(self) -> str:
+        """The metric that runs are compared by, in [0, 1] or at most 1; higher is better."""
+        return self.traits.headline
 
     # Records
 

@@ -121,12 +121,15 @@ class Classes(Task):
     def site_metrics(
         self, parts: Mapping[str, np.ndarray], count: float, noise: float
     ) -> SiteMetrics:
+        """Accuracy is the sum of what is correct by label where it is not asked for itself; as
+        many noises as labels add up in it then."""
         values: dict[str, float] = {}
         band = None
-        if "accuracy" in parts:
-            accuracy = min(max(float(parts["accuracy"][0]) / count, 0.0), 1.0)
+        correct_in_all = parts.get("accuracy", parts.get("correct by label"))
+        if correct_in_all is not None:
+            accuracy = min(max(float(correct_in_all.sum()) / count, 0.0), 1.0)
             values["accuracy"] = accuracy
-            band = BAND * noise * float(np.sqrt(1 + accuracy**2)) / count
+            band = BAND * noise * float(np.sqrt(len(correct_in_all) + accuracy**2)) / count
         if "loss" in parts:
             values["loss"] = max(float(parts["loss"][0]) / count, 0.0) * LOSS_BOUND
         per_label: dict[str, float] = {}

@@ -42,7 +42,6 @@ class MultiLabelClassification(Task):
     """
 
     kind: ClassVar[str] = "multi-label-classification"
-    headline: ClassVar[str] = "micro_f1"
     pipeline_tag: ClassVar[str] = "text-classification"
     closed_head: ClassVar[bool] = True
 

@@ -36,7 +36,6 @@ class TextRegression(Task):
     """
 
     kind: ClassVar[str] = "text-regression"
-    headline: ClassVar[str] = "r2"
     pipeline_tag: ClassVar[str] = "text-classification"
     closed_head: ClassVar[bool] = True
     judgement_width: ClassVar[int] = 3

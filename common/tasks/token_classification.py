@@ -93,7 +93,6 @@ class TokenClassification(Task):
     """
 
     kind: ClassVar[str] = "token-classification"
-    headline: ClassVar[str] = "entity_f1"
     pipeline_tag: ClassVar[str] = "token-classification"
     judgement_width: ClassVar[int] = 6
 

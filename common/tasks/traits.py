@@ -43,6 +43,10 @@ class Traits:
     """Whether records need the column data.label."""
     site_metrics: tuple[SiteMetric, ...] = ("accuracy", "loss")
     """What sites can count for it."""
+    headline: str = "accuracy"
+    """The metric that runs are compared by, at most 1; higher is better."""
+    headline_from: tuple[SiteMetric, ...] = ("accuracy",)
+    """Which of site_metrics give the headline metric, each of them alone."""
     images: bool = False
     """Whether records are images; texts otherwise."""
     table: bool = False
@@ -58,6 +62,7 @@ TRAITS: dict[TaskKind, Traits] = {
         class_sums=True,
         one_label_each=True,
         site_metrics=("accuracy", "loss", "per_label"),
+        headline_from=("accuracy", "per_label"),
     ),
     "image-classification": Traits(
         "image_classification",
@@ -66,6 +71,7 @@ TRAITS: dict[TaskKind, Traits] = {
         one_label_each=True,
         images=True,
         site_metrics=("accuracy", "loss", "per_label"),
+        headline_from=("accuracy", "per_label"),
     ),
     "text-table-classification": Traits(
         "fusion",
@@ -74,6 +80,7 @@ TRAITS: dict[TaskKind, Traits] = {
         one_label_each=True,
         table=True,
         site_metrics=("accuracy", "loss", "per_label"),
+        headline_from=("accuracy", "per_label"),
     ),
     "image-table-classification": Traits(
         "fusion",
@@ -83,22 +90,32 @@ TRAITS: dict[TaskKind, Traits] = {
         images=True,
         table=True,
         site_metrics=("accuracy", "loss", "per_label"),
+        headline_from=("accuracy", "per_label"),
     ),
     "multi-label-classification": Traits(
         "multi_label",
         "MultiLabelClassification",
         fewest_labels=1,
         site_metrics=("accuracy", "loss", "per_label", "f1"),
+        headline="micro_f1",
+        headline_from=("f1",),
         lists=frozenset({"label"}),
     ),
     "text-regression": Traits(
-        "regression", "TextRegression", fewest_labels=0, site_metrics=("loss", "mae", "r2")
+        "regression",
+        "TextRegression",
+        fewest_labels=0,
+        site_metrics=("loss", "mae", "r2"),
+        headline="r2",
+        headline_from=("r2",),
     ),
     "token-classification": Traits(
         "token_classification",
         "TokenClassification",
         fewest_labels=1,
         site_metrics=("accuracy", "loss", "f1"),
+        headline="entity_f1",
+        headline_from=("f1",),
         lists=frozenset({"text", "label"}),
     ),
     "causal-lm": Traits("causal_lm", "CausalLM", head=False, fewest_labels=0),

@@ -88,7 +88,7 @@ def run_list(home: HomeOption = None) -> None:
             order.run,
             Text(order.state, _COLOURS.get(order.state, "")),
             f"{last.get('round', 0)}/{count}",
-            _score(RoundRecord.from_dict(last)) if last else "",
+            _result(place, RoundRecord.from_dict(last)) if last else "",
             f"{order.submitted:%Y-%m-%d %H:%M}",
             Text(order.reason[:80]),
         )
@@ -214,9 +214,19 @@ def _view(place: RunPlace) -> Group:
     return Group(*parts)  # type: ignore[arg-type]
 
 
+def _result(place: RunPlace, last: RoundRecord) -> str:
+    """The score of what a run has come to; the last round's, unless its LoRA was given up."""
+    from lorica.server.records import measured_result
+
+    if last.score is None and last.lora_dropped:
+        return _score(measured_result(place.folder.rounds())[-1])
+    return _score(last)
+
+
 def _score(record: RoundRecord) -> str:
     """The task's headline metric, by the coordinator's data or else by the sites' counts."""
     found = record.site_headline if record.score is None else record.score
     if found is None:
         return ""
-    return f"{metric_name(record.headline)} {metric_text(record.headline, found)}"
+    given_up = " (given up)" if record.lora_dropped and record.score is None else ""
+    return f"{metric_name(record.headline)} {metric_text(record.headline, found)}{given_up}"

@@ -20,6 +20,7 @@ from lorica.common.storage import write_atomically
 from lorica.common.text import printable
 from lorica.common.version import __version__
 from lorica.common.wording import percent
+from lorica.server.records import measured_result
 from lorica.server.runs.charts import line_chart
 from lorica.server.runs.models import Round, Run
 from lorica.server.runs.queries import Queries, plan_values
@@ -141,14 +142,16 @@ def meaning(run: Run) -> str:
 
 
 def quality_rows(run: Run, rounds: Sequence[Round]) -> list[tuple[str, str, str]]:
-    """(metric, value, measured on), of the last rounds that have them; then what to compare."""
+    """(metric, value, measured on), of the last rounds that have them of the result; then what to
+    compare."""
     rows = []
     for where, column in (
         ("the coordinator's test data", "metrics"),
         ("the sites' held-out records, noised", "site_metrics"),
     ):
         values: dict[str, float]
-        values = next((getattr(r, column) for r in reversed(rounds) if getattr(r, column)), {})
+        of = measured_result(rounds) if column == "site_metrics" else rounds
+        values = next((getattr(r, column) for r in reversed(of) if getattr(r, column)), {})
         rows += [(name, _figure(name, value), where) for name, value in values.items()]
     if not rows and run.accuracy is not None:
         rows.append(("accuracy", percent(run.accuracy), "the coordinator's test data"))
@@ -167,7 +170,7 @@ def quality_rows(run: Run, rounds: Sequence[Round]) -> list[tuple[str, str, str]
 
 def label_changes(rounds: Sequence[Round]) -> list[Change]:
     """Every label's figure by the sites' noised counts, first against last."""
-    known = [row for row in rounds if row.by_label]
+    known = [row for row in measured_result(rounds) if row.by_label]
     if len(known) < 2:
         return []
     first, last = known[0], known[-1]

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from lorica.common.text import printable
-from lorica.server.records import RoundRecord
+from lorica.server.records import RoundRecord, measured_result
 from lorica.server.records import SiteRound as SiteRecord
 from lorica.server.runs.models import (
     PHASE_BOUNDS,
@@ -32,7 +32,8 @@ from lorica.server.runs.models import (
 _MOST_NAME = 200
 _MOST_REASON = 500
 _CHUNK = 500
-_LATEST = ("score", "site_score", "accuracy", "loss", "site_accuracy")
+_LATEST = ("score", "accuracy", "loss")
+_LATEST_AT_SITES = ("site_score", "site_accuracy")
 _SITE_ROUNDS: Table = SiteRound.__table__  # type: ignore[assignment]
 _VIRTUAL = ("simulation", "baseline", "sweep-run")
 
@@ -62,10 +63,13 @@ def write_round(
     run.bytes_down = (run.bytes_down or 0) + record.bytes_down
     run.seconds = (run.seconds or 0.0) + record.seconds
     run.problems = (run.problems or 0) + sum(at_fault(entry) for entry in record.sites)
-    for name in _LATEST:
+    for name in (*_LATEST, *_LATEST_AT_SITES):
         value = finite(getattr(record, name))
         if value is not None and newest:
             setattr(run, name, value)
+    if record.lora_dropped:
+        session.flush()
+        _take_latest(run, _LATEST_AT_SITES, measured_result(_rounds_of(session, run)))
     _count_phases(session, record.seconds_by_phase)
     if record.metrics or record.site_metrics:
         run.headline = record.headline
@@ -297,9 +301,7 @@ def _sum_again(session: Session, run: Run) -> None:
     """The run's sums from the rounds that are left; rare, so simple."""
     session.execute(delete(SiteRun).where(SiteRun.run_id == run.id))
     session.expire_all()
-    rounds = session.scalars(
-        select(Round).where(Round.run_id == run.id).order_by(Round.round)
-    ).all()
+    rounds = _rounds_of(session, run)
     run.rounds_done = max((row.round for row in rounds), default=0)
     run.bytes_up = sum(row.bytes_up for row in rounds)
     run.bytes_down = sum(row.bytes_down for row in rounds)
@@ -307,9 +309,8 @@ def _sum_again(session: Session, run: Run) -> None:
     fault = and_(SiteRound.status != "ok", func.coalesce(SiteRound.reason, "").not_like("cut:%"))
     query = select(func.count()).where(SiteRound.run_id == run.id, fault)
     run.problems = session.scalar(query) or 0
-    for name in _LATEST:
-        values = [getattr(row, name) for row in rounds if getattr(row, name) is not None]
-        setattr(run, name, values[-1] if values else None)
+    _take_latest(run, _LATEST, rounds)
+    _take_latest(run, _LATEST_AT_SITES, measured_result(rounds))
     spent = [row.epsilon for row in rounds if row.epsilon is not None]
     run.epsilon_spent = max(spent, default=None)
     ended = {row.round: row.ended for row in rounds}
@@ -317,6 +318,18 @@ def _sum_again(session: Session, run: Run) -> None:
     for number, entries in _by_round(session.scalars(left)):
         _add_to_site_runs(session, run, entries, ended.get(number, run.created))
         session.flush()
+
+
+def _rounds_of(session: Session, run: Run) -> Sequence[Round]:
+    query = select(Round).where(Round.run_id == run.id).order_by(Round.round)
+    return session.scalars(query).all()
+
+
+def _take_latest(run: Run, names: Iterable[str], rounds: Sequence[Round]) -> None:
+    """Set these of the run's figures to those of the last of the rounds that has them."""
+    for name in names:
+        values = [getattr(row, name) for row in rounds if getattr(row, name) is not None]
+        setattr(run, name, values[-1] if values else None)
 
 
 def _by_round(entries: Iterable[SiteRound]) -> list[tuple[int, list[dict[str, Any]]]]:

@@ -284,3 +284,35 @@ def test_any_json_object_is_a_plan_or_a_coded_error(content: dict[str, Any]) -> 
         assert error.code in (Code.PLAN_UNKNOWN_KEY, Code.PLAN_BAD_VALUE)
     else:
         assert from_canonical(plan.canonical()) == plan
+
+
+@pytest.mark.parametrize(
+    ("kind", "metrics", "named"),
+    [
+        ("multi-label-classification", "accuracy", '"f1" or "loss"'),
+        ("multi-label-classification", "per_label", '"f1" or "loss"'),
+        ("text-regression", "mae", '"r2" or "loss"'),
+        ("token-classification", "accuracy", '"f1" or "loss"'),
+        ("text-classification", "", '"accuracy" or "per_label" or "loss"'),
+    ],
+)
+def test_lora_is_not_tried_by_metrics_that_cannot_tell(
+    kind: str, metrics: str, named: str, refuses: Refuses
+) -> None:
+    trial = [
+        f"task.kind={kind}",
+        f"privacy.evaluation_metrics={metrics}",
+        "rounds.evaluate_every=5",
+    ]
+    detail = refuses(Code.PLAN_BAD_VALUE, lambda: load_plan(None, trial))
+    assert f"add {named} to privacy.evaluation_metrics" in detail
+    for no_trial in ("training.lora=never", "training.lora=always", "privacy.epsilon=inf"):
+        load_plan(None, [*trial, no_trial])
+    load_plan(None, [*trial, "training.mode=local"])
+    load_plan(None, [*trial[:2], "rounds.evaluate_every=0"])
+    load_plan(None, [trial[0], "privacy.evaluation_metrics=loss", trial[2]])
+
+
+def test_lora_is_tried_by_classes_counted_label_by_label() -> None:
+    settings = ["privacy.evaluation_metrics=per_label", "rounds.evaluate_every=5"]
+    assert load_plan(None, settings).lora_on_trial

@@ -225,9 +225,19 @@ def test_exact_counts_give_the_metrics_of_the_coordinator(kind: str) -> None:
     halves = [values[:25].sum(0).tolist(), values[25:].sum(0).tolist()]
     found, expected = combine(plan, halves), task.metrics(table).values
     assert found is not None and found.score is not None
-    assert found.headline == task.headline
+    assert found.headline == task.headline == task.metrics(table).headline
+    assert task.headline in expected
     for name, value in found.values.items():
         assert value == pytest.approx(expected[name], rel=1e-9), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_gives_the_headline_gives_it_alone_and_nothing_else_does(kind: str) -> None:
+    for name in TRAITS[kind].site_metrics:
+        plan = every_metric(kind).replace(privacy={"evaluation_metrics": [name]})
+        found = combine(plan, [[100.0] * vector_length(plan)])
+        assert found is not None
+        assert (found.score is not None) is (name in TRAITS[kind].headline_from), name
 
 
 def test_multi_label_metrics_equal_scikit_learn() -> None:

@@ -34,6 +34,16 @@ def test_lora_is_lost_unless_the_sites_accuracy_rose(
     assert verdict(plan(), before, after) is lost
 
 
+def test_both_scores_are_the_tasks_headline_whatever_their_records_say() -> None:
+    """A run that an earlier version began wrote another name beside its rounds."""
+    run = plan().replace(
+        task={"kind": "text-regression"}, privacy={"evaluation_metrics": ["loss", "r2"]}
+    )
+    earlier = [RoundRecord(BEFORE, headline="r2", site_metrics={"r2": 0.3, "loss": 0.1})]
+    last = RoundRecord(LAST, headline="accuracy", site_metrics={"r2": 0.9, "loss": 0.05})
+    assert not LoraTrial(run).lost(last, lambda: earlier)
+
+
 def test_nothing_is_on_trial_before_the_last_round_or_when_lora_is_no_question() -> None:
     earlier = [RoundRecord(BEFORE, site_accuracy=0.7)]
     assert not LoraTrial(plan()).lost(RoundRecord(LAST - 1), lambda: earlier)

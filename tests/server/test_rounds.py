@@ -695,6 +695,52 @@ def test_a_bad_evaluation_leaves_metrics_and_aggregate_as_the_others_make_them(
         assert [site.status for site in record.sites] == [site.status for site in other.sites]
 
 
+ON_TRIAL = PLAN.replace(
+    task={"kind": "multi-label-classification"},
+    training={"mode": "gradient"},
+    privacy={"evaluation_metrics": ["accuracy", "loss", "f1"]},
+    rounds={"count": 3, "evaluate_every": 3},
+)  # two rounds of the head, one of LoRA
+
+
+class Changing(Honest):
+    """A site whose micro F1 falls or rises in the last round, and whose accuracy does not."""
+
+    def __init__(self, key: int, f1: dict[int, float]) -> None:
+        super().__init__(key)
+        self._f1 = f1
+
+    def train(self, request: Request) -> Reply:
+        sent = unpack_state(request.blob)
+        own = {name: x for name, x in update(self.key, request.round).items() if name in sent}
+        return replace(super().train(request), blob=pack_state(own))
+
+    def evaluate(self, request: Request) -> Reply:
+        f1, reply = self._f1[request.round], super().train(request)
+        counts = (UNITS, 0.93 * UNITS, UNITS, f1 * UNITS, *[(1 - f1) * UNITS] * 2)
+        return replace(reply, blob=b"", counts=counts)
+
+
+@pytest.mark.parametrize("tested", [False, True], ids=["no test data", "test data"])
+@pytest.mark.parametrize(("before", "after", "lost"), [(0.7, 0.4, True), (0.3, 0.9, False)])
+def test_lora_is_tried_by_the_tasks_headline_metric(
+    tmp_path: Path, tested: bool, before: float, after: float, lost: bool
+) -> None:
+    """Before and after, with or without data of the coordinator's."""
+    found = Metrics({"micro_f1": 0.5, "accuracy": 0.5, "loss": 1.0}, "micro_f1")
+    loop, witness = make_loop(
+        RunFolder(tmp_path / "run"),
+        *(Changing(key, {2: before, 3: after}) for key in (1, 2)),
+        plan=ON_TRIAL,
+        evaluate=(lambda state: found) if tested else None,
+    )
+    loop.run()
+    scores = [record.site_score for record in witness.records[2:]]
+    assert scores == [pytest.approx(before), pytest.approx(after)]
+    assert [record.headline for record in witness.records] == ["micro_f1"] * 4
+    assert witness.records[-1].lora_dropped is lost
+
+
 def test_absurd_counts_leave_the_record_readable(tmp_path: Path) -> None:
     """Finite, but their sum is not; rounds.jsonl must stay JSON."""
     absurd = [Miscounting(key, counted(1.7e308, 1.7e308, 1.7e308)) for key in (8, 9)]

@@ -6,6 +6,7 @@ import contextlib
 import json
 import resource
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -225,3 +226,22 @@ def test_what_is_left_of_a_run_without_its_plan_is_not_overwritten(
     assert caught.value.code is Code.RUN_FOLDER_EXISTS
     assert (tmp_path / left).read_bytes() == before
     assert not (tmp_path / PLAN).exists()
+
+
+def of_stage(round: int, stage: str, accuracy: float, **more: bool) -> RoundRecord:
+    """A round after which the sites measured ``accuracy``, and the coordinator 0.5."""
+    made = replace(record(round), stage=stage, metrics={"accuracy": 0.5})
+    return replace(made, site_metrics={"accuracy": accuracy}, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("dropped", "accuracy"), [(True, 0.7), (False, 0.4)])
+def test_results_are_of_the_adapter_that_was_kept(
+    tmp_path: Path, dropped: bool, accuracy: float
+) -> None:
+    """Sites measured LoRA in two rounds; where it was given up, those count for nothing."""
+    folder = made(tmp_path / "run", 0)
+    last = of_stage(4, "LoRA", 0.4, lora_dropped=dropped)
+    for found in (of_stage(2, "head", 0.7), of_stage(3, "LoRA", 0.9), last):
+        folder.save("r", A_PLAN, found, state(found.round), {})
+    assert folder.results().site_metrics == {"accuracy": accuracy}
+    assert folder.results().metrics == {"accuracy": 0.5}

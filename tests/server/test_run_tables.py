@@ -25,6 +25,10 @@ from lorica.server.run_folder import ROUNDS
         ({"headline": "micro_f1", "site_metrics": {"micro_f1": 0.25}}, "micro F1 25.0%"),
         ({"accuracy": 0.8}, "accuracy 80.0%"),
         ({"headline": "r2", "site_metrics": {"loss": 0.3}}, ""),
+        (
+            {"headline": "micro_f1", "site_metrics": {"accuracy": 0.77}, "site_accuracy": 0.77},
+            "",
+        ),
     ],
 )
 def test_a_runs_score_is_its_tasks_headline(
@@ -43,4 +47,26 @@ def test_a_runs_score_is_its_tasks_headline(
         done = CliRunner().invoke(app, [*command, "--home", str(home.path)])
         assert done.exit_code == 0, done.exception
         assert shown in done.stdout, done.stdout
+        assert "77.0%" not in done.stdout
         assert "score" in done.stdout and "None" not in done.stdout
+
+
+def test_the_score_of_a_run_whose_lora_was_given_up_is_that_of_what_it_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    home = CoordinatorHome(tmp_path / "home")
+    home.create(CoordinatorConfig())
+    place = RunPlace(home.runs, "alpha")
+    place.folder.create(RunPlan().replace(task={"labels": ["x", "y"]}))
+    place.write(new_order("alpha", "tester"))
+    rounds = [
+        RoundRecord(2, stage="head", site_metrics={"accuracy": 0.7}),
+        RoundRecord(3, stage="LoRA", site_metrics={"accuracy": 0.4}, lora_dropped=True),
+    ]
+    lines = [json.dumps(record.to_dict()) + "\n" for record in rounds]
+    (place.path / ROUNDS).write_text("".join(lines))
+    listed = CliRunner().invoke(app, ["list", "--home", str(home.path)]).stdout
+    assert "70.0%" in listed and "40.0%" not in listed
+    shown = CliRunner().invoke(app, ["show", "alpha", "--home", str(home.path)]).stdout
+    assert "accuracy 40.0% (given up)" in shown

@@ -178,6 +178,45 @@ def test_a_sweep_is_the_parent_of_its_runs_and_goes_on(
         assert files == {"sweep.json": "records", PAGE: "report", PICTURE: "report"}
 
 
+@pytest.mark.parametrize("earlier", [False, True], ids=["now", "by an earlier version"])
+def test_a_score_on_test_data_is_never_one_on_validation_data(
+    plan: RunPlan, tmp_path: Path, earlier: bool
+) -> None:
+    """The same file with another ``score``, in the same folder; and back, which runs nothing."""
+    out = tmp_path / "out"
+    settings = {
+        "backbone.source": plan.backbone.source,
+        "data.train": plan.data.train,
+        "adapter.kind": "head",
+        "training.lora": "never",
+        "privacy.delta": 1e-3,
+        "rounds.count": 1,
+        "simulation.sites": 2,
+    }
+    rows = "\n".join(f"{json.dumps(key)} = {json.dumps(value)}" for key, value in settings.items())
+
+    def test_records(score: str) -> dict[str, int]:
+        file = tmp_path / "sweep.toml"
+        file.write_text(f'score = "{score}"\nreports = false\n[settings]\n{rows}\n[variants.v]\n')
+        run_sweep(file, out, quiet())
+        assert json.loads((out / "sweep.json").read_text())["score"] == score
+        found = sorted(out.glob("runs/*/summary.json"))
+        return {at.parent.name: json.loads(at.read_text())["test_records"] for at in found}
+
+    ((chosen, few),) = test_records("validation").items()
+    if earlier:
+        bare = chosen.removesuffix("-validation")
+        (out / "runs" / chosen).rename(out / "runs" / bare)
+    both = test_records("test")
+    assert both.pop(chosen) == few
+    ((measured, more),) = both.items()
+    assert measured == chosen.removesuffix("-validation") and more != few
+    begun = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/summary.json")}
+    for score in ("validation", "test"):
+        test_records(score)
+    assert begun == {path: path.stat().st_mtime_ns for path in out.glob("runs/*/summary.json")}
+
+
 def test_a_folder_that_was_never_kept_can_be_taken_in(
     plan: RunPlan, store: RunStore, tmp_path: Path
 ) -> None:

@@ -19,11 +19,12 @@ from run_helpers import PLAN, filled, record
 from sqlalchemy import select, text
 
 from lorica.common.errors import Code, LoricaError
-from lorica.server.records import SiteRound
+from lorica.server.records import RoundRecord, SiteRound
 from lorica.server.runs import RunStore
 from lorica.server.runs.database import HEAD, VERSION_TABLE
 from lorica.server.runs.migrations import configured
 from lorica.server.runs.models import Base, Site
+from lorica.server.runs.report import label_changes, quality_rows
 
 
 def code_of(call: object, *arguments: object, **named: object) -> Code:
@@ -150,6 +151,32 @@ def test_a_resumed_run_drops_the_rounds_that_it_does_again(store: RunStore) -> N
     assert [row.round for row in store.rounds("run-1")] == [0, 1]
     run = store.run("run-1")
     assert (run.status, run.rounds_done, run.bytes_up) == ("running", 1, 2000)
+
+
+def test_a_runs_figures_at_sites_are_of_the_adapter_that_was_kept(store: RunStore) -> None:
+    """Whatever the sites measured of LoRA that was given up, and when it is written again."""
+    store.create_run("run-1", PLAN)
+    last = replace(measured(4, "LoRA", 0.4), lora_dropped=True)
+    store.add_rounds("run-1", [measured(2, "head", 0.7), measured(3, "LoRA", 0.9), last])
+    for _ in range(2):
+        run = store.run("run-1")
+        assert (run.site_score, run.site_accuracy) == (0.7, 0.7)
+        assert run.accuracy == last.accuracy  # the coordinator's, of what was kept
+        store.add_rounds("run-1", [last])
+    figures = quality_rows(run, store.rounds("run-1"))
+    assert [row[1] for row in figures if "sites" in row[2]] == ["70.0%"]
+    assert label_changes(store.rounds("run-1")) == []  # one measured round is left
+    store.begin("run-1", PLAN, record(1).sites, 4)
+    assert store.run("run-1").site_score == 0.9
+    store.add_rounds("run-1", [replace(last, lora_dropped=False)])
+    assert store.run("run-1").site_score == 0.4
+
+
+def measured(round: int, stage: str, accuracy: float) -> RoundRecord:
+    """A round after which sites measured this accuracy, of label "a" too."""
+    values = {"accuracy": accuracy}
+    made = replace(record(round), stage=stage, site_metrics=values, site_accuracy=accuracy)
+    return replace(made, site_accuracy_by_label={"a": accuracy})
 
 
 def test_figures_that_are_not_finite_do_not_break_the_store(store: RunStore) -> None:

@@ -17,12 +17,12 @@ Parameters = Mapping[str, torch.nn.Parameter]
 def parameter_groups(
     plan: RunPlan, trained: Parameters, factor: float = 1.0
 ) -> list[dict[str, Any]]:
-    """The head and the rest, with their learning rates times ``factor`` and their clip norms, whose
-    squares add up to that of privacy.clip_norm: where only one of them is trained, it has all."""
+    """The head and the rest, with their learning rates times ``factor`` and their clip norms, which
+    together are :func:`lorica.common.stages.unit_bound`."""
     training, bound = plan.training, plan.privacy.clip_norm
     head = [p for name, p in trained.items() if part_of(name) is Part.HEAD]
     lora = [p for name, p in trained.items() if part_of(name) is not Part.HEAD]
-    share = training.lora_clip_share if head and lora else float(bool(lora))
+    share = training.lora_clip_share if lora else 0.0
     groups = [
         (head, training.head_learning_rate, 1 - share),
         (lora, training.learning_rate, share),

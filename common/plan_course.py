@@ -56,7 +56,8 @@ class TrainingPlan(Section):
 
     lora_clip_share: float = Field(0.1, gt=0, lt=1)
     """Share of privacy.clip_norm² that LoRA gradients get: they are clipped to √share · C, the
-    head's gradients to √(1 - share) · C. Where only one of them is trained, it gets all."""
+    head's gradients to √(1 - share) · C. Not used by kind "head", whose head gets all. Tasks
+    without a head have √share · C, and noise of that size."""
 
     proximal: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Mode "local": μ of FedProx, per unit of weight; μ times the distance from the global

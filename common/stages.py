@@ -16,11 +16,13 @@ they train in stage LOCAL but do not send; B is not sent to them either.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from enum import Enum
 
 from lorica.common.methods import TURNS, Part, is_personal, is_trained, part_of
 from lorica.common.plan import RunPlan
+from lorica.common.tasks.traits import TRAITS
 
 
 class Stage(Enum):
@@ -58,6 +60,18 @@ def stage_of(plan: RunPlan, round: int) -> Stage:
             return stage
         round -= rounds
     return parts[-1][0]
+
+
+def unit_bound(plan: RunPlan, round: int) -> float:
+    """The L2 norm that one unit's part of a round's gradient sum is clipped to, Δ; of class sums 1.
+
+    Head and LoRA factors share privacy.clip_norm; a task without a head leaves the head's share
+    unused.
+    """
+    if stage_of(plan, round) is Stage.CLASS_SUMS:
+        return 1.0
+    whole = TRAITS[plan.task.kind].head
+    return plan.privacy.clip_norm * (1.0 if whole else math.sqrt(plan.training.lora_clip_share))
 
 
 def place_in_stage(plan: RunPlan, round: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import torch
 from lorica.common.adapters import State
 from lorica.common.plan import RunPlan
 from lorica.common.site_privacy import public_privacy
-from lorica.common.stages import Stage, stage_of
+from lorica.common.stages import Stage, stage_of, unit_bound
 
 _SKETCH = 1 << 14  # values kept of each update; the error of a cosine is about 1/√_SKETCH
 
@@ -79,8 +79,7 @@ class RoundMeasures:
         if not self._sums or not plan.privacy.private:
             return None
         sigma = public_privacy(plan).of_round(self._round).noise_multiplier
-        class_sums = stage_of(plan, self._round) is Stage.CLASS_SUMS
-        deviation = sigma * (1.0 if class_sums else plan.privacy.clip_norm)
+        deviation = sigma * unit_bound(plan, self._round)
         return deviation * math.sqrt(values / len(self._sketches))
 
     def _agreements(self) -> dict[str, float]:

@@ -22,7 +22,7 @@ from lorica.common.methods import ANY_RANK, Part, part_of
 from lorica.common.plan import RunPlan
 from lorica.common.quantisation import LARGEST_ERROR
 from lorica.common.site_privacy import public_privacy
-from lorica.common.stages import Stage, returned, stage_of
+from lorica.common.stages import Stage, returned, stage_of, unit_bound
 
 State = dict[str, torch.Tensor]
 """Adapter tensors by name, as :mod:`lorica.common.methods` lists them."""
@@ -90,7 +90,7 @@ def honest_norm(plan: RunPlan, start: State, round: int) -> float | None:
 def longest_sum(plan: RunPlan, start: State, round: int, units: int) -> float:
     """The largest L2 norm of a sum over a site's units that is believed.
 
-    Every unit adds a vector of norm at most Δ (1 for class sums, else the clip norm), so that no
+    Every unit adds a vector of norm at most Δ (:func:`lorica.common.stages.unit_bound`), so that no
     honest sum over n units is longer than n·Δ and its noise, of expected norm σ·Δ·√d for d values.
     How many units a site has is its own affair: ten times what it declares are believed, a
     million where it declares nothing. One absurd sum would otherwise stay in the optimiser's
@@ -102,7 +102,7 @@ def longest_sum(plan: RunPlan, start: State, round: int, units: int) -> float:
         round: its number; of a round whose updates are sums.
         units: what the site declares as its number of units; 0: nothing.
     """
-    unit = 1.0 if stage_of(plan, round) is Stage.CLASS_SUMS else plan.privacy.clip_norm
+    unit = unit_bound(plan, round)
     values = sum(start[name].numel() for name in returned(plan, round, start))
     sigma = public_privacy(plan).of_round(round).noise_multiplier
     reach = unit * (_SLACK * (units or _UNDECLARED / _SLACK) + _NOISE * sigma * math.sqrt(values))

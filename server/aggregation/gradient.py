@@ -12,7 +12,14 @@ from lorica.common.factors import refactorise
 from lorica.common.layer_rates import layer_factors
 from lorica.common.methods import Part, factor_pairs, part_of
 from lorica.common.plan import RunPlan
-from lorica.common.stages import Stage, falling, place_in_stage, place_of_tensor, stage_of
+from lorica.common.stages import (
+    Stage,
+    falling,
+    place_in_stage,
+    place_of_tensor,
+    stage_of,
+    unit_bound,
+)
 from lorica.common.tasks.text_classification import BIAS_INPUT
 from lorica.common.tasks.traits import TRAITS
 from lorica.server.aggregation.sums import SumOfReleases
@@ -24,7 +31,8 @@ _LEAST_SIGNAL = 0.1  # share of the noise's variance that "adam-corrected" divid
 class GradientStep(SumOfReleases):
     """θ' = θ - η·u(Σ_k G_k), for the noised gradient sums G_k of the sites.
 
-    Per tensor with d values, with G = Σ G_k, in the t-th round of its stage that trains it
+    Per tensor with d values, with G = Σ G_k and C the norm that one unit's part is clipped to
+    (:func:`lorica.common.stages.unit_bound`), in the t-th round of its stage that trains it
     ("rolora" trains A and B in alternate rounds):
 
     - direction: m = β₁ m + (1 - β₁) G, bias-corrected;
@@ -83,7 +91,8 @@ class GradientStep(SumOfReleases):
         """
         super().__init__(start, names)
         self._plan, self._round = plan, round
-        self._noise = noise_multiplier * plan.privacy.clip_norm
+        self._bound = unit_bound(plan, round)
+        self._noise = noise_multiplier * self._bound
         self._before = dict(memory)
         self.memory: State = dict(memory)
         """The optimiser's tensors, after :meth:`finish` those of this round."""
@@ -145,7 +154,7 @@ class GradientStep(SumOfReleases):
         kept = lora and TRAITS[self._plan.task.kind].head  # a trained head is not to be spoilt
         signal = max(0.0, 1.0 - noise / v) if kept and v > 0 else 1.0
         if server.optimizer == "momentum":
-            return signal * mean / self._plan.privacy.clip_norm
+            return signal * mean / self._bound
         if server.optimizer == "adam-corrected":
             v = max(v - noise, _LEAST_SIGNAL * noise)
         return signal * mean / math.sqrt(v) if v > 0 else torch.zeros_like(mean)

@@ -86,7 +86,7 @@ class CacheFolder:
             return torch.from_numpy(found)
 
     def _sweep(self) -> None:
-        """Remove what killed writers left; a living one holds its file's lock before it has bytes."""
+        """Remove what killed writers left; a living one locks its file while that is empty."""
         for path in self.folder.glob(_TEMPORARY):
             with contextlib.suppress(OSError):
                 flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK

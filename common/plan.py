@@ -169,6 +169,14 @@ class RunPlan(Section):
         before_lora = {last - self.lora_rounds} if last > self.lora_rounds else set()
         return sorted({*range(every, last + 1, every), *before_lora, last})
 
+    def evaluations_until(self, round: int) -> int:
+        """How many evaluations the rounds up to this one have, itself included.
+
+        Each asks every site that takes part, also those that its round did not ask to train: so
+        many may have been charged at any site, whichever rounds it trained in.
+        """
+        return sum(number <= round for number in self.evaluation_rounds)
+
     def canonical(self) -> str:
         """The plan as JSON with sorted keys and no spaces; ``inf`` is written "inf"."""
         return json.dumps(

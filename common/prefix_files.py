@@ -7,12 +7,14 @@ first byte on, and never leaves.
 Nothing is trusted because of its name. A file is used only if it is a regular file of this user
 with no permission for others, its header names what was asked for, and its content has the
 SHA-256 of the header; else it is made anew. It is written under a temporary name, flushed and
-renamed, so there is no half a file, also with several processes in one folder.
+renamed, so there is no half a file, also with several processes in one folder. What a killed
+writer leaves is removed by whoever uses the folder next: it is as private as a whole file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -31,6 +33,7 @@ _FORMAT = 1
 _HEADER_BYTES = 4096  # a page, so that the numbers after it are aligned
 _CHUNK = 2**24
 _SUFFIX = ".states"
+_TEMPORARY = f".*{_SUFFIX}.*.tmp"
 _log = logging.getLogger("lorica.cache")
 
 Fill = Callable[[torch.Tensor], None]
@@ -69,49 +72,82 @@ class CacheFolder:
             return None
         with storage_errors(self.folder):
             make_private_folder(self.folder)
-            if not _whole(path, header, size):
+            self._sweep()
+            found = _opened(path, header, size, shape)
+            if found is None:
                 self._make_room(size)
                 try:
-                    _write(path, header, size, shape, fill)
+                    found = _written(path, header, size, shape, fill)
                 except OSError as error:
                     _log.warning("%s could not be written: %s", path, error.strerror)
                     return None
-            os.utime(path)
-            return torch.from_numpy(_mapped(path, shape, "c"))
+            with contextlib.suppress(FileNotFoundError):  # another process has made room
+                os.utime(path)
+            return torch.from_numpy(found)
+
+    def _sweep(self) -> None:
+        """Remove what killed writers left; a living one locks its file while that is empty."""
+        for path in self.folder.glob(_TEMPORARY):
+            with contextlib.suppress(OSError):
+                flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+                with os.fdopen(os.open(path, flags), "rb") as file:
+                    if os.fstat(file.fileno()).st_size:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        path.unlink()
 
     def _make_room(self, size: int) -> None:
-        files = sorted(self.folder.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime)
-        total = size + sum(path.stat().st_size for path in files)
-        for path in files:
+        """Remove files until so many bytes more are within the limit, to which also the files count
+        that others are writing."""
+        total = size + sum(_stat(path)[1] for path in self.folder.glob(_TEMPORARY))
+        files = sorted((*_stat(path), path) for path in self.folder.glob(f"*{_SUFFIX}"))
+        total += sum(held for _, held, _ in files)
+        for _, held, path in files:
             if total <= self._limit:
                 break
-            total -= path.stat().st_size
+            total -= held
             path.unlink(missing_ok=True)  # whoever has it mapped keeps it until it ends
 
 
-def _whole(path: Path, header: dict[str, Any], size: int) -> bool:
-    """Whether the file is this user's alone, is what was asked for, and is undamaged."""
+def _stat(path: Path) -> tuple[float, int]:
+    """Time of the last use and bytes; nothing of a file that another process has removed."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0.0, 0
+    return found.st_mtime, found.st_size
+
+
+def _opened(
+    path: Path, header: dict[str, Any], size: int, shape: tuple[int, int]
+) -> np.memmap | None:
+    """The array of a file that is this user's alone, is what was asked for, and is undamaged; it
+    stays whole if another process removes the file."""
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
             found = os.fstat(file.fileno())
             own = found.st_uid == os.geteuid() and not found.st_mode & 0o077
             if not (stat.S_ISREG(found.st_mode) and own and found.st_size == size):
-                return False
+                return None
             said = json.loads(file.read(_HEADER_BYTES))
-            return bool({**said, "sha256": ""} == header and said["sha256"] == _sha256(file))
+            if {**said, "sha256": ""} != header or said["sha256"] != _sha256(file):
+                return None
+            return _mapped(file, shape, "c")
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
-def _write(
+def _written(
     path: Path, header: dict[str, Any], size: int, shape: tuple[int, int], fill: Fill
-) -> None:
+) -> np.memmap:
+    """The array of a file that is made here."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         with os.fdopen(os.open(temporary, flags, 0o600), "r+b") as file:
+            with contextlib.suppress(OSError):  # where there are no locks, nothing is swept
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # says that its writer lives
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk is told here, not by SIGBUS
-            values = _mapped(temporary, shape, "r+")
+            values = _mapped(file, shape, "r+")
             fill(torch.from_numpy(values))
             values.flush()
             file.seek(_HEADER_BYTES)
@@ -120,14 +156,15 @@ def _write(
             file.write(text.ljust(_HEADER_BYTES))
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            temporary.replace(path)
+            return _mapped(file, shape, "c")
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def _mapped(path: Path, shape: tuple[int, int], mode: Any) -> np.memmap:
-    return np.memmap(path, dtype="<f4", mode=mode, offset=_HEADER_BYTES, shape=shape)
+def _mapped(file: Any, shape: tuple[int, int], mode: Any) -> np.memmap:
+    return np.memmap(file, dtype="<f4", mode=mode, offset=_HEADER_BYTES, shape=shape)
 
 
 def _sha256(file: Any) -> str:

@@ -109,9 +109,9 @@ class RoundLoop:
         begun = time.monotonic()
         rule = rule_of_round(self._plan, round, state, self._memory)
         expected = ExpectedUpdates(self._plan, round, state)
-        measures = RoundMeasures(self._plan, round)
         blob = self._packed(state, round)
         chosen = self._sites.selection(round)
+        measures = RoundMeasures(self._plan, round, len(chosen.asked))
         missing = [self._sites.ready[position] for position in chosen.asked]
         sites: list[SiteRound] = []
         for answer in self._sites.exchange(list(missing), TRAIN, round, blob):

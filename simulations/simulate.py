@@ -265,7 +265,8 @@ class Simulation:
     def _spent(self, rounds: int) -> float:
         """Largest ε over the sites after so many rounds."""
         costs = {cost.stages: cost for cost in self._privacy.values()}  # equal ones once
-        return max(epsilon_after(cost, self.plan, range(1, rounds + 1)) for cost in costs.values())
+        asked = range(1, rounds + 1)
+        return max(epsilon_after(cost, self.plan, rounds, asked) for cost in costs.values())
 
     def _finish(
         self, baselines: dict[str, Any], at_sites: Mapping[str, AtSite], *, report: bool

@@ -83,13 +83,14 @@ def _quality(plan: RunPlan, last: RoundRecord, at_sites: Mapping[str, AtSite]) -
 def _privacy_of(
     site: str, cost: RunPrivacy, trained: list[RoundRecord], plan: RunPlan, trainer: LocalTrainer
 ) -> dict[str, Any]:
-    """What a site spent: every round in which it was asked counts, whatever came of it."""
+    """What a site spent: every round in which it was asked to train counts, and every evaluation,
+    whatever came of them."""
     spent: list[float | str] = []
     asked: list[int] = []
     for record in trained:
         if any(entry.site == site for entry in record.sites):
             asked.append(record.round)
-        value = epsilon_after(cost, plan, asked)
+        value = epsilon_after(cost, plan, record.round, asked)
         spent.append(value if math.isfinite(value) else "inf")
     main = cost.training
     events = [
@@ -114,18 +115,13 @@ def _privacy_of(
     }
     if cost.evaluation is not None:
         content["evaluation_noise_multiplier"] = cost.evaluation.noise_multiplier
-        content["evaluations"] = _evaluations(plan, asked)
+        content["evaluations"] = plan.evaluations_until(trained[-1].round)
     return content
 
 
-def epsilon_after(cost: RunPrivacy, plan: RunPlan, rounds: Collection[int]) -> float:
-    """ε of a site that was asked in these rounds."""
-    return epsilon(cost.events(rounds, _evaluations(plan, rounds)), plan.privacy.delta)
-
-
-def _evaluations(plan: RunPlan, rounds: Collection[int]) -> int:
-    """How many evaluations at sites these rounds have."""
-    return len(set(plan.evaluation_rounds).intersection(rounds))
+def epsilon_after(cost: RunPrivacy, plan: RunPlan, last: int, asked: Collection[int]) -> float:
+    """ε of a site after round ``last`` that was asked to train in these rounds."""
+    return epsilon(cost.events(asked, plan.evaluations_until(last)), plan.privacy.delta)
 
 
 def _peak_rss_bytes() -> int:

@@ -2,8 +2,9 @@
 
     python benchmarks/speed/aggregation.py [method ...]
 
-Every update takes the coordinator's whole path: its blob is decoded, screened and added. Updates
-are those of Banking77's head and LoRA on the last layer (about 54,000 values), made one at a time,
+Every update takes the coordinator's whole path: its blob is decoded, screened, added, and measured
+for the round's record, which keeps a sketch of every site's update to tell who agrees. Updates are
+those of Banking77's head and LoRA on the last layer (about 54,000 values), made one at a time,
 as they arrive. Each number of sites runs in a process of its own, in turn, so that each has its
 own peak. The last line is the largest peak at 10,000 sites over that at 10; the target is at most
 1.2. The methods are by default the rule of the default recipe ("gradient"), fedavg and fedsvd.
@@ -25,6 +26,7 @@ from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.plan import RunPlan
 from lorica.common.stages import trained
 from lorica.server.aggregation.stages import rule_of_round
+from lorica.server.measures import RoundMeasures
 from lorica.server.screening import screen
 
 SITES = (10, 1_000, 10_000)
@@ -70,12 +72,14 @@ def aggregate(method: str, sites: int) -> dict[str, float]:
     ]
     memory = rule_memory(plan, state, blobs)
     begun = time.perf_counter()
-    rule = rule_of_round(plan, 2, state, memory)
+    rule, measures = rule_of_round(plan, 2, state, memory), RoundMeasures(plan, 2, sites)
     for number in range(sites):
         update = unpack_state(blobs[number % DISTINCT])
         screen(update, state, names, max_norm=1e6)
         rule.add(update, 1.0 + number % 7)
+        measures.add(f"site-{number}", update, 1.0 + number % 7)
     rule.finish()
+    assert len(measures.finish().agreement or {}) == sites
     seconds = time.perf_counter() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": seconds, "peak": peak * (1 if sys.platform == "darwin" else 1024)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,14 @@ class AskedTokens(Encoded):
     def places(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Positions (n, P) of these rows, padded with 0 to the longest."""
         return _padded([self.positions[row] for row in rows], 0)
+
+    def digest(self) -> bytes:
+        """SHA-256 of lengths, tokens and positions."""
+        found = hashlib.sha256(super().digest())
+        found.update(np.array([len(asked) for asked in self.positions], dtype=np.int64).tobytes())
+        for asked in self.positions:
+            found.update(asked.tobytes())
+        return found.digest()
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,7 @@ class StoreObserver:
             from lorica.server.runs.spending import Spending
 
             self._spending = Spending(content[0], self._cost_of)
+            self._spending.meet(content[1])
             self._recall(content[2])
         elif what == "round":
             record, at = content

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Table, and_, delete, func, insert, select, update
@@ -54,6 +54,8 @@ def write_round(
     if fresh:
         session.execute(insert(_SITE_ROUNDS), fresh)
     _add_to_site_runs(session, run, fresh, at)
+    if newest:
+        _note_spent(session, run, spent, {entry.site for entry in record.sites})
     session.add_all(
         _problem(run, record.round, entry, at) for entry in record.sites if at_fault(entry)
     )
@@ -295,6 +297,19 @@ def _add_to_site_runs(
         part = seen[start : start + _CHUNK]
         later = update(Site).where(Site.id.in_(part), Site.last_seen < at).values(last_seen=at)
         session.execute(later, execution_options={"synchronize_session": False})
+
+
+def _note_spent(
+    session: Session, run: Run, spent: Mapping[str, float], but: Collection[str]
+) -> None:
+    """ε of the run's other sites: an evaluation charges those that the round did not ask, too."""
+    others = {_shown(site): finite(value) for site, value in spent.items() if site not in but}
+    if not others:
+        return
+    query = select(SiteRun, Site.name).join(Site, Site.id == SiteRun.site_id)
+    for sums, name in session.execute(query.where(SiteRun.run_id == run.id)):
+        if others.get(name) is not None:
+            sums.epsilon = others[name]
 
 
 def _sum_again(session: Session, run: Run) -> None:

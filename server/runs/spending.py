@@ -8,13 +8,13 @@ it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from lorica.common.accounting import epsilon
+from lorica.common.accounting import PrivacyEvent, epsilon
 from lorica.common.errors import LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.site_privacy import RunPrivacy, public_privacy, run_privacy
-from lorica.server.records import RoundRecord
+from lorica.server.records import RoundRecord, SiteRound
 
 CostOf = Callable[[str, int], RunPrivacy | None]
 """(site, declared weight) -> what the run costs there; None when that cannot be known."""
@@ -23,9 +23,11 @@ CostOf = Callable[[str, int], RunPrivacy | None]
 class Spending:
     """Follows the rounds of one run.
 
-    A site that was asked in a round counts as having spent it, whatever came of it: the charge is
-    written before the private step runs. Where σ depends on the site's own number of units (mode
-    "local"), the declared weight stands for it; of sites that declare none nothing is said.
+    A site that was asked to train in a round counts as having spent it, whatever came of it: the
+    charge is written before the private step runs. Evaluations ask every site that takes part, so
+    all up to now count at every site, too; one that joined later has spent less. Where σ depends
+    on the site's own number of units (mode "local"), the declared weight stands for it; of sites
+    that declare none nothing is said.
     """
 
     def __init__(self, plan: RunPlan, cost_of: CostOf | None = None) -> None:
@@ -34,26 +36,37 @@ class Spending:
         self._costs: dict[tuple[str, int], RunPrivacy | None] = {}
         self._asked: dict[str, list[int]] = {}
         self._weights: dict[str, int] = {}
+        self._spent: dict[tuple[PrivacyEvent, ...], float] = {(): math.inf}  # nothing: not told
+        self._told = False
+
+    def meet(self, sites: Iterable[SiteRound]) -> None:
+        """Note the sites that say that they take part: evaluations ask them, too."""
+        for site in sites:
+            if site.status == "ok":
+                self._asked.setdefault(site.site, [])
+                self._weights[site.site] = site.weight or self._weights.get(site.site, 0)
 
     def after(self, record: RoundRecord) -> dict[str, float]:
-        """Site -> ε spent up to this round, of the sites asked in it; empty without privacy."""
+        """Site -> ε spent up to this round; empty without privacy.
+
+        Of the sites asked to train in it; after an evaluation, and at first, of all known.
+        """
         if not self._plan.privacy.private or record.round < 1:
             return {}
+        self.skip(record)
+        weights = {entry.site: entry.weight for entry in record.sites}
+        every = not self._told or record.round in self._plan.evaluation_rounds
+        self._told = True
+        evaluations = self._plan.evaluations_until(record.round)
         found: dict[str, float] = {}
-        same: dict[tuple[object, tuple[int, ...]], float] = {}
-        for entry in record.sites:
-            asked = self._asked.setdefault(entry.site, [])
-            asked.append(record.round)
-            cost = self._cost(entry.site, entry.weight)
-            if cost is None:
-                continue
-            key = ((cost.stages, cost.evaluation), tuple(asked))
-            if key not in same:
-                evaluations = len(set(self._plan.evaluation_rounds).intersection(asked))
-                events = cost.events(asked, evaluations)
-                same[key] = epsilon(events, self._plan.privacy.delta)
-            if math.isfinite(same[key]):
-                found[entry.site] = same[key]
+        for site in self._asked if every else weights:
+            cost = self._cost(site, weights.get(site, 0))
+            if cost is not None:
+                events = tuple(cost.events(self._asked[site], evaluations))
+                if events not in self._spent:
+                    self._spent[events] = epsilon(events, self._plan.privacy.delta)
+                if math.isfinite(self._spent[events]):
+                    found[site] = self._spent[events]
         return found
 
     def skip(self, record: RoundRecord) -> None:
@@ -68,6 +81,8 @@ class Spending:
     ) -> dict[int, dict[str, float]]:
         """Round -> site -> ε, over all records of a run."""
         spending = cls(plan, cost_of)
+        for record in records:
+            spending.meet(record.sites)
         return {record.round: spending.after(record) for record in records}
 
     def _cost(self, site: str, weight: int) -> RunPrivacy | None:

@@ -68,8 +68,15 @@ class _Tracking:
         self._spending: Spending | None = None
 
     def started(self, plan: RunPlan, sites: list[SiteRound], first_round: int) -> None:
-        """Send the plan."""
+        """Send the plan.
+
+        Who was asked before a run was resumed is not known here: all its earlier rounds count at
+        every site, which is the most that can have been spent.
+        """
         self._spending = Spending(plan)
+        self._spending.meet(sites)
+        for round in range(1, first_round):
+            self._spending.skip(RoundRecord(round, [s for s in sites if s.status == "ok"]))
         content = plan.model_dump(mode="json")
         parameters = {
             f"{s}.{k}": str(v) for s, values in content.items() for k, v in values.items()

@@ -18,6 +18,7 @@ from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.common.adapter_folder import save_adapter
 from lorica.common.adapters import State
 from lorica.common.backbones import load_backbone
+from lorica.common.cache_shelf import CacheShelf
 from lorica.common.errors import Code, LoricaError
 from lorica.common.merge import export_merged
 from lorica.common.plan import RunPlan
@@ -227,6 +228,27 @@ def test_exact_match_is_what_greedy_decoding_gives(tmp_path: Path) -> None:
     inputs = task.encode(backbone, other)
     table = judgements(task, adapted, PrefixCache(adapted, inputs), task.targets(other, inputs))
     assert task.metrics(table).values["exact_match"] < 1
+
+
+def test_records_with_the_same_tokens_and_other_answers_share_no_cache(tmp_path: Path) -> None:
+    """Where the prompt ends is told by the positions alone; also with as many of them."""
+    folder = make_language_model(tmp_path / "m", "gpt2")
+    plan = plan_of("causal-lm", folder, "gpt2")
+    backbone, task = load_backbone(plan.backbone), task_of(plan)
+    inputs = task.encode(backbone, records_of("causal-lm", 3))
+    assert isinstance(inputs, AskedTokens)
+    earlier = AskedTokens(inputs.tokens, [places - 1 for places in inputs.positions])
+    fewer = AskedTokens(inputs.tokens, [places[1:] for places in inputs.positions])
+    again = AskedTokens(inputs.tokens, inputs.positions)
+    assert len({found.digest() for found in (inputs, earlier, fewer)}) == 3
+    assert again.digest() == inputs.digest()
+    shelf, model, rows = CacheShelf(), task.model(backbone), np.arange(3)
+    with torch.no_grad():
+        found = shelf.get(model, inputs, backbone=backbone).outputs(model, rows)
+        differs = shelf.get(model, earlier, backbone=backbone).outputs(model, rows)
+        expected = PrefixCache(model, earlier).outputs(model, rows)
+    assert not torch.allclose(found, differs)
+    torch.testing.assert_close(differs, expected)
 
 
 def test_masks_depend_on_a_records_text_alone(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from lorica.common import prefix_files
 from lorica.common.backbones import load_backbone
 from lorica.common.cache_shelf import CacheShelf
 from lorica.common.errors import Code, LoricaError
@@ -153,6 +154,55 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
     get(folder, fill, "b")
     assert fill.times == 4
     assert CacheFolder(tmp_path / "small", each - 1).get("k", SHAPE, fill) is None
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    """A process that ends while it fills leaves its states; the folder's next user clears them."""
+    child = os.fork()
+    if not child:
+        CacheFolder(tmp_path / "c", 10**6).get("k", SHAPE, lambda into: os._exit(7))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert only(tmp_path / "c").suffix == ".tmp"
+    get(CacheFolder(tmp_path / "c", 10**6), Counting(), "other")
+    assert only(tmp_path / "c").suffix == ".states"
+
+
+def test_what_another_writes_now_is_kept_and_counts_to_the_limit(tmp_path: Path) -> None:
+    folder = CacheFolder(tmp_path / "c", 2 * (4096 + 60))
+
+    class Beside(Counting):
+        def __call__(self, into: torch.Tensor) -> None:
+            super().__call__(into)
+            get(folder, Counting(), "beside")
+            assert sorted(path.suffix for path in (tmp_path / "c").iterdir()) == [".states", ".tmp"]
+
+    get(folder, Counting(), "before")
+    get(folder, Beside())
+    again = Counting()
+    get(folder, again)
+    get(folder, again, "beside")
+    assert again.times == 0
+
+
+@pytest.mark.parametrize("after_the_check", [False, True])
+def test_a_file_that_another_process_removes_meanwhile_is_used_or_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_the_check: bool
+) -> None:
+    folder, fill = CacheFolder(tmp_path / "c", 10**6), Counting()
+    get(folder, fill)
+    name = "_sha256" if after_the_check else "make_private_folder"
+    original = getattr(prefix_files, name)
+
+    def removing(argument: Any) -> Any:
+        found = original(argument)
+        for path in (tmp_path / "c").glob("*.states"):
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(prefix_files, name, removing)
+    get(folder, fill)
+    assert fill.times == (1 if after_the_check else 2)
 
 
 def made(folder: Path, **adapter: Any) -> tuple[Any, TextClassifier, Encoded]:

@@ -38,7 +38,7 @@ def test_agreement_is_the_cosine_with_the_weighted_mean_of_the_others(
 ) -> None:
     """Whole updates are exact, sketched ones near."""
     given, weights = updates(4, values), [1.0, 2.0, 5.0, 3.0]
-    measures = RoundMeasures(LOCAL, 2)
+    measures = RoundMeasures(LOCAL, 2, 4)
     for number, (update, weight) in enumerate(zip(given, weights, strict=True)):
         measures.add(f"site-{number}", update, weight)
     found = measures.finish()
@@ -53,6 +53,34 @@ def test_agreement_is_the_cosine_with_the_weighted_mean_of_the_others(
     assert found.noise_norm is None  # the plan alone does not say
 
 
+@pytest.mark.parametrize("asked", [4, 1_000, 10_000, 100_000])
+def test_the_error_of_an_agreement_is_the_stated_one(asked: int) -> None:
+    """Over many rounds of four sites, as if so many were asked; k as the docstring says."""
+    kept = {4: 16_384, 1_000: 4_194, 10_000: 419, 100_000: 256}[asked]
+    vectors = torch.randn(4, 20_000, generator=torch.Generator().manual_seed(2)) + 0.5
+    others = vectors.double().sum(0) - vectors
+    exact = torch.nn.functional.cosine_similarity(vectors.double(), others, dim=1)
+    errors = []
+    for round in range(1, 61):  # every round draws sketches of its own
+        measures = RoundMeasures(LOCAL, round, asked)
+        for number, vector in enumerate(vectors):
+            measures.add(str(number), {"x": vector}, 1.0)
+        found = measures.finish().agreement or {}
+        errors += [found[str(number)] - float(cosine) for number, cosine in enumerate(exact)]
+    stated = float((1 - exact**2).mean()) / math.sqrt(kept)
+    assert float(torch.tensor(errors).square().mean().sqrt()) == pytest.approx(stated, rel=0.25)
+
+
+def test_what_is_kept_of_all_sites_together_is_bounded() -> None:
+    """Bytes that stay of 300 and of 10,000 sites' updates, each of 20,000 values."""
+    for sites in (300, 10_000):
+        measures = RoundMeasures(LOCAL, 1, sites)
+        measures.add("one", {"x": torch.ones(20_000)}, 1.0)
+        assert measures._sketches is not None
+        held = measures._sketches.untyped_storage().nbytes()
+        assert 14 * 2**20 < held <= 16 * 2**20
+
+
 @pytest.mark.parametrize("signal", [0.0, 3.0])
 def test_signal_to_noise_is_that_of_the_mean(signal: float) -> None:
     """Against a planted signal of a known length, in noise of the plan's σ·C."""
@@ -62,7 +90,7 @@ def test_signal_to_noise_is_that_of_the_mean(signal: float) -> None:
     generator = torch.Generator().manual_seed(1)
     direction = torch.randn(values, generator=generator)
     planted = signal * expected * direction / direction.norm()
-    measures = RoundMeasures(SUMS, 5)
+    measures = RoundMeasures(SUMS, 5, sites)
     for number in range(sites):
         noise = deviation * torch.randn(values, generator=generator)
         measures.add(f"site-{number}", {"head.weight": planted + noise}, 1000.0 * number)
@@ -74,14 +102,14 @@ def test_signal_to_noise_is_that_of_the_mean(signal: float) -> None:
 
 
 def test_nothing_is_said_of_nothing_and_no_agreement_of_one() -> None:
-    measures = RoundMeasures(SUMS, 2)
+    measures = RoundMeasures(SUMS, 2, 1)
     assert measures.finish().mean_norm is None
     measures.add("alone", {"head.weight": torch.ones(3)}, 1.0)
     assert measures.finish().agreement == {}
 
 
 def test_updates_that_are_zero_do_not_divide_by_zero() -> None:
-    measures = RoundMeasures(LOCAL, 2)
+    measures = RoundMeasures(LOCAL, 2, 2)
     for name in ("a", "b"):
         measures.add(name, {"x": torch.zeros(4)}, 1.0)
     assert (measures.finish().mean_norm, measures.finish().agreement) == (0.0, {})

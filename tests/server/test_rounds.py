@@ -629,6 +629,9 @@ UNITS = 50_000.0  # so many that the noise on their number is nothing
 class Counting(Honest):
     """A site that answers evaluations with 80 % correct and a loss of 2 nats."""
 
+    def __init__(self, key: int) -> None:
+        super().__init__(key, weight=round(UNITS))
+
     def evaluate(self, request: Request) -> Reply:
         counts = (UNITS, 0.8 * UNITS, 2.0 / LOSS_BOUND * UNITS)
         reply = self.train(request)
@@ -647,6 +650,7 @@ MISCOUNTS: dict[str, Callable[[Reply], Reply | RecordDict]] = {
     "sends too many": counted(*[1e5] * 4),
     "sends NaN": counted(math.nan, 1.0, 1.0),
     "sends infinity": counted(1e5, math.inf, 1.0),
+    "counts units that nobody has": counted(1e11, 1e11, 0.0),
     "sends an update": lambda reply: replace(reply, counts=(), blob=pack_state(start())),
     "sends numbers of text": lambda reply: RecordDict(
         {**pack_reply(replace(reply, counts=())), "counts": ConfigRecord({"counts": "many"})}
@@ -684,7 +688,7 @@ def test_a_bad_evaluation_leaves_metrics_and_aggregate_as_the_others_make_them(
     tmp_path: Path, fault: str
 ) -> None:
     """Against a run of the same sites in which that one has no evaluation to give."""
-    silent = Honest(9)  # has no method ``evaluate`` and so refuses
+    silent = Honest(9, weight=round(UNITS))  # has no method ``evaluate`` and so refuses
     expected, alone = run(tmp_path / "a", Counting(1), Counting(2), silent, plan=EVALUATING)
     bad = Miscounting(9, MISCOUNTS[fault])
     state, witness = run(tmp_path / "b", Counting(1), Counting(2), bad, plan=EVALUATING)
@@ -707,7 +711,7 @@ class Changing(Honest):
     """A site whose micro F1 falls or rises in the last round, and whose accuracy does not."""
 
     def __init__(self, key: int, f1: dict[int, float]) -> None:
-        super().__init__(key)
+        super().__init__(key, weight=round(UNITS))
         self._f1 = f1
 
     def train(self, request: Request) -> Reply:

@@ -38,8 +38,11 @@ from lorica.common.site_privacy import run_privacy
 from lorica.common.stages import Stage, total_steps
 from lorica.common.tasks.base import Metrics
 from lorica.server.records import RoundRecord, SiteRound
+from lorica.server.runs import RunStore
+from lorica.server.runs.importing import import_folder
 from lorica.simulations import simulate
 from lorica.simulations.at_sites import AtSite
+from lorica.simulations.keep import Keep
 from lorica.simulations.simulate import Simulation, resumable
 from lorica.simulations.sites import make_trainer
 from lorica.simulations.summary import summarise
@@ -200,6 +203,38 @@ def test_a_site_that_was_absent_is_charged_for_its_own_rounds_alone(plan: RunPla
         for event in figures["events"]
     ]
     assert epsilon(recorded, delta) == summary["epsilon"]["late"] == expected[-1]
+
+
+def test_the_stated_epsilon_is_that_of_the_ledgers_when_rounds_ask_a_share_of_the_sites(
+    plan: RunPlan, tmp_path: Path
+) -> None:
+    """Evaluations charge every site, also those that their round did not ask to train; so in the
+    summary, in the run store, and in the store when the folder is taken in afterwards."""
+    shared = plan.replace(
+        rounds={"count": 4, "fraction": 0.5, "evaluate_every": 1},
+        privacy={"evaluation_share": 0.5},
+        data={"validation": 0.5},
+        simulation={"sites": 4, "workers": 1},
+    )
+    store = RunStore.open(str(tmp_path / "runs.sqlite"))
+    simulation = Simulation(shared, tmp_path / "run", quiet(), keep=Keep(store))
+    summary = simulation.run()
+    plan = simulation.plan
+    charged = {
+        site: epsilon(trainer._ledger_of(plan).history().events(), plan.privacy.delta)
+        for site, trainer in simulation._trainers.items()
+    }
+    assert len({record["sites"][0]["site"] for record in read_rounds(tmp_path / "run")[1:]}) > 1
+    assert len(set(charged.values())) > 1, "some sites trained more often"
+    assert summary["epsilon"] == pytest.approx(charged, rel=1e-6)
+    assert all(figures["evaluations"] == 4 for figures in summary["privacy"].values())
+    (run,) = store.list_runs().items
+    imported = RunStore.open(str(tmp_path / "imported.sqlite"))
+    taken_in = import_folder(imported, tmp_path / "run", None)
+    for kept, run_id in ((store, run.run_id), (imported, taken_in)):
+        assert kept.run(run_id).epsilon_spent == pytest.approx(max(charged.values()), rel=1e-6)
+    told = {site.name: sums.epsilon for site, sums in store.run_sites(run.run_id)}
+    assert told == pytest.approx(charged, rel=1e-6)
 
 
 def test_the_adapter_is_that_of_the_last_round_and_classifies(finished: Path) -> None:

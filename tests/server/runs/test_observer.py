@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from run_helpers import PLAN, record
 
+from lorica.common.accounting import epsilon
 from lorica.common.errors import Code, LoricaError
+from lorica.common.site_privacy import public_privacy
 from lorica.server.runs import RunStore, StoreObserver
 
 
@@ -186,6 +188,33 @@ def test_epsilon_of_a_resumed_run_counts_the_rounds_before(store: RunStore, tmp_
         for number in (3, 4):
             observer.round_ended(record(number))
     assert store.curves("run-1", ["epsilon"]) == whole
+
+
+def test_evaluations_count_at_sites_that_their_rounds_did_not_ask(store: RunStore) -> None:
+    """Also before they are asked for the first time, and right after the run is resumed."""
+    plan = PLAN.replace(rounds={"evaluate_every": 2})
+    cost = public_privacy(plan)
+
+    def spent(asked: list[int], evaluations: int) -> float:
+        return pytest.approx(epsilon(cost.events(asked, evaluations), plan.privacy.delta))
+
+    def told() -> dict[str, float | None]:
+        return {site.name: sums.epsilon for site, sums in store.run_sites("run-1")}
+
+    store.create_run("run-1", plan)
+    with StoreObserver(store, "run-1") as observer:
+        observer.started(plan, record(1).sites, 1)
+        for number in (1, 2, 3, 4, 5):
+            observer.round_ended(record(number, sites=("north",)))
+    assert told() == {"north": spent([1, 2, 3, 4, 5], 2), "south": spent([], 2)}
+    store.set_status("run-1", "running")
+    with StoreObserver(store, "run-1") as observer:
+        observer.started(plan, record(1).sites, 5)
+        observer.round_ended(record(5, sites=("north",)))
+        assert observer.flush(60)
+        assert told() == {"north": spent([1, 2, 3, 4, 5], 2), "south": spent([], 2)}
+        observer.round_ended(record(6, sites=("south",)))
+    assert told() == {"north": spent([1, 2, 3, 4, 5], 3), "south": spent([6], 3)}
 
 
 def test_epsilon_never_falls_when_a_round_asks_a_share_of_the_sites(store: RunStore) -> None:

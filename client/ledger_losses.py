@@ -161,7 +161,7 @@ def _step_loss(sigma: float, rate: float) -> Any:
 
 def _block_of(loss: Any) -> Block:
     parts = []
-    for pmf in (loss._pmf_remove.to_dense_pmf(), loss._pmf_add.to_dense_pmf()):
+    for pmf in (loss._pmf_remove, loss._pmf_add):
         masses = np.maximum(np.asarray(pmf._probs, dtype=np.float64), 0.0)
         parts.append(Loss(pmf._discretization, pmf._lower_loss, masses, pmf._infinity_mass))
     return Block(*parts)

@@ -235,12 +235,4 @@ def _epsilon_of(
     return float(composed.get_epsilon_for_delta(delta))
 
 
-@functools.lru_cache(maxsize=16)
-def _step_loss(sigma: float, rate: float, interval: float) -> Any:
-    """Privacy-loss distribution of one step."""
-    from dp_accounting.pld import privacy_loss_distribution as pld
-
-    found = step_loss(sigma, rate, interval)
-    # Composed in its sparse form, a distribution of few points takes time without bound.
-    parts = [found._pmf_remove] if found._symmetric else [found._pmf_remove, found._pmf_add]
-    return pld.PrivacyLossDistribution(*(part.to_dense_pmf() for part in parts))
+_step_loss = functools.lru_cache(maxsize=16)(step_loss)

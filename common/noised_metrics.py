@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lorica.common.declared import believed_units
 from lorica.common.plan import RunPlan
 from lorica.common.site_privacy import public_privacy
 from lorica.common.tasks import task_of
@@ -25,7 +26,6 @@ from lorica.common.tasks.base import SiteMetrics
 MOST_UNITS = 1e12
 """A site that counts more is not believed: its vector is left out."""
 
-_SLACK = 10  # a site may have so many times the units that it declares
 _CHANCE = 20.0  # standard deviations of noise: far beyond it
 
 
@@ -44,7 +44,7 @@ def believable(plan: RunPlan, vector: Sequence[float], declared: int) -> bool:
     declares (:data:`MOST_UNITS` where it declares 0) and the noise can give. Without it, one site
     could outvote all others by counting units that nobody has.
     """
-    units = _SLACK * declared if declared else MOST_UNITS
+    units = believed_units(declared, MOST_UNITS)
     most = sensitivity(plan) * units + _CHANCE * _noise_std(plan)
     return all(abs(value) <= most for value in vector)  # also refuses NaN
 

@@ -49,13 +49,13 @@ def _discretised(sigma: float, rate: float, interval: float, adjacency: Any) -> 
     bounds = loss.connect_dots_bounds()
     low = math.floor(bounds.epsilon_lower / interval)
     high = math.ceil(bounds.epsilon_upper / interval)
-    deltas = _deltas(loss, sigma, rate, interval * np.arange(low, high + 1))
-    return create_pmf_pessimistic_connect_dots_fixed_gap(interval, low, high, deltas)
+    deltas = _deltas(loss, sigma, interval * np.arange(low, high + 1))
+    found = create_pmf_pessimistic_connect_dots_fixed_gap(interval, low, high, deltas)
+    # Composed in its sparse form, a distribution of few points takes time without bound.
+    return found.to_dense_pmf()
 
 
-def _deltas(
-    loss: GaussianPrivacyLoss, sigma: float, rate: float, epsilons: np.ndarray
-) -> np.ndarray:
+def _deltas(loss: GaussianPrivacyLoss, sigma: float, epsilons: np.ndarray) -> np.ndarray:
     """δ(ε) at every ε, (n,). The loss falls with the noise x, so that δ(ε) is
     P(x <= c) - exp(ε) Q(x <= c) at the x = c whose loss is ε.
 
@@ -64,6 +64,7 @@ def _deltas(
     """
     from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType
 
+    rate = loss.sampling_prob
     least = math.log1p(-rate) if rate < 1 else -math.inf
     adds = loss.adjacency_type == AdjacencyType.ADD
     losses = -epsilons if adds else epsilons  # of the step with a unit removed, at ±c
@@ -71,8 +72,9 @@ def _deltas(
     # Without sampling the loss there would be log((exp(l) - (1 - q)) / q).
     unsampled = losses[reached] - math.log(rate) + np.log(-np.expm1(least - losses[reached]))
     cut = -0.5 - unsampled * sigma**2
-    below = epsilons[reached]
     deltas = np.zeros(len(epsilons)) if adds else -np.expm1(np.minimum(epsilons, 0.0))
     cut = -cut if adds else cut
-    deltas[reached] = loss.mu_upper_cdf(cut) - np.exp(below + loss.mu_lower_log_cdf(cut))
+    deltas[reached] = loss.mu_upper_cdf(cut) - np.exp(
+        epsilons[reached] + loss.mu_lower_log_cdf(cut)
+    )
     return np.clip(deltas, 0.0, 1.0)

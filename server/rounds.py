@@ -157,17 +157,16 @@ class RoundLoop:
         blob = self._packed(state, record.round)
         vectors, asked = [], self._sites.ready
         for answer in self._sites.exchange(asked, EVALUATE, record.round, blob):
+            site = self._sites.of(answer)
             try:
                 counts = self._sites.reply(answer, record.round).counts
             except (Unanswered, LoricaError) as problem:
-                _log.warning("no evaluation from %s: %s", self._sites.of(answer).name, problem)
+                _log.warning("no evaluation from %s: %s", site.name, problem)
                 continue
-            site = self._sites.of(answer)
-            if len(counts) == vector_length(self._plan):
-                if believable(self._plan, counts, site.weight):
-                    vectors.append(counts)
-                else:
-                    _log.warning("%s counts more than it can have; left out", site.name)
+            if not believable(self._plan, counts, site.weight):
+                _log.warning("%s counts more than it can have; left out", site.name)
+            elif len(counts) == vector_length(self._plan):
+                vectors.append(counts)
         found = combine(self._plan, vectors)
         if found is None:
             return record

@@ -16,6 +16,7 @@ from collections.abc import Collection
 
 import torch
 
+from lorica.common.declared import believed_units
 from lorica.common.errors import Code, LoricaError
 from lorica.common.layer_rates import layer_factors
 from lorica.common.methods import ANY_RANK, Part, part_of
@@ -31,7 +32,6 @@ ACCEPTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """The number formats an update may come in."""
 
 _ADAM_STEP = 3.17  # (1 - 0.9) / sqrt(1 - 0.999), rounded up
-_SLACK = 10  # a site may have so many times the units that it declares
 _UNDECLARED = 1e6  # units that a site may have that declares none
 _NOISE = 2.0  # times the expected norm of the noise: far beyond chance
 
@@ -105,7 +105,8 @@ def longest_sum(plan: RunPlan, start: State, round: int, units: int) -> float:
     unit = unit_bound(plan, round)
     values = sum(start[name].numel() for name in returned(plan, round, start))
     sigma = public_privacy(plan).of_round(round).noise_multiplier
-    reach = unit * (_SLACK * (units or _UNDECLARED / _SLACK) + _NOISE * sigma * math.sqrt(values))
+    most = believed_units(units, _UNDECLARED)
+    reach = unit * (most + _NOISE * sigma * math.sqrt(values))
     return reach * (1 + LARGEST_ERROR[plan.wire.update] * math.sqrt(values))
 
 

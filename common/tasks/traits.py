@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -55,42 +56,20 @@ class Traits:
     """Which of a record's columns ("text", "label") may hold a list, in JSON."""
 
 
+_CLASSES = functools.partial(
+    Traits,
+    class_sums=True,
+    one_label_each=True,
+    site_metrics=("accuracy", "loss", "per_label"),
+    headline_from=("accuracy", "per_label"),
+)
+
 TRAITS: dict[TaskKind, Traits] = {
-    "text-classification": Traits(
-        "text_classification",
-        "TextClassification",
-        class_sums=True,
-        one_label_each=True,
-        site_metrics=("accuracy", "loss", "per_label"),
-        headline_from=("accuracy", "per_label"),
-    ),
-    "image-classification": Traits(
-        "image_classification",
-        "ImageClassification",
-        class_sums=True,
-        one_label_each=True,
-        images=True,
-        site_metrics=("accuracy", "loss", "per_label"),
-        headline_from=("accuracy", "per_label"),
-    ),
-    "text-table-classification": Traits(
-        "fusion",
-        "TextTableClassification",
-        class_sums=True,
-        one_label_each=True,
-        table=True,
-        site_metrics=("accuracy", "loss", "per_label"),
-        headline_from=("accuracy", "per_label"),
-    ),
-    "image-table-classification": Traits(
-        "fusion",
-        "ImageTableClassification",
-        class_sums=True,
-        one_label_each=True,
-        images=True,
-        table=True,
-        site_metrics=("accuracy", "loss", "per_label"),
-        headline_from=("accuracy", "per_label"),
+    "text-classification": _CLASSES("text_classification", "TextClassification"),
+    "image-classification": _CLASSES("image_classification", "ImageClassification", images=True),
+    "text-table-classification": _CLASSES("fusion", "TextTableClassification", table=True),
+    "image-table-classification": _CLASSES(
+        "fusion", "ImageTableClassification", images=True, table=True
     ),
     "multi-label-classification": Traits(
         "multi_label",

@@ -36,7 +36,7 @@ class Spending:
         self._costs: dict[tuple[str, int], RunPrivacy | None] = {}
         self._asked: dict[str, list[int]] = {}
         self._weights: dict[str, int] = {}
-        self._spent: dict[tuple[PrivacyEvent, ...], float] = {(): math.inf}  # nothing: not told
+        self._spent: dict[tuple[PrivacyEvent, ...], float] = {}
         self._told = False
 
     def meet(self, sites: Iterable[SiteRound]) -> None:
@@ -65,7 +65,7 @@ class Spending:
                 events = tuple(cost.events(self._asked[site], evaluations))
                 if events not in self._spent:
                     self._spent[events] = epsilon(events, self._plan.privacy.delta)
-                if math.isfinite(self._spent[events]):
+                if events and math.isfinite(self._spent[events]):
                     found[site] = self._spent[events]
         return found
 

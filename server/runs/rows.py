@@ -7,12 +7,10 @@ or dropped because a run resumes before it, is first taken out of them.
 from __future__ import annotations
 
 import bisect
-import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Table, and_, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Table, and_, delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from lorica.common.text import printable
@@ -24,18 +22,23 @@ from lorica.server.runs.models import (
     PhaseTotal,
     Round,
     Run,
-    Site,
     SiteRound,
     SiteRun,
 )
+from lorica.server.runs.site_rows import (
+    add_to_site_runs,
+    at_fault,
+    finite,
+    note_spent,
+    problem,
+    shown_name,
+    shown_reason,
+    site_ids,
+)
 
-_MOST_NAME = 200
-_MOST_REASON = 500
-_CHUNK = 500
 _LATEST = ("score", "accuracy", "loss")
 _LATEST_AT_SITES = ("site_score", "site_accuracy")
 _SITE_ROUNDS: Table = SiteRound.__table__  # type: ignore[assignment]
-_VIRTUAL = ("simulation", "baseline", "sweep-run")
 
 
 def write_round(
@@ -44,7 +47,7 @@ def write_round(
     """Write one round and bring the run's and its sites' sums up to date."""
     if session.get(Round, (run.id, record.round)) is not None:
         drop_from(session, run, record.round, only=True)
-    sites = _site_ids(session, run, [entry.site for entry in record.sites], at)
+    sites = site_ids(session, run, [entry.site for entry in record.sites], at)
     newest = record.round >= (run.rounds_done or 0)
     # A round may ask a share of the sites; what the others spent before is not given back.
     most = [*spent.values(), *([run.epsilon_spent or 0.0] if newest else [])]
@@ -53,11 +56,11 @@ def write_round(
     fresh = [_site_row(run, record, entry, sites, spent) for entry in record.sites]
     if fresh:
         session.execute(insert(_SITE_ROUNDS), fresh)
-    _add_to_site_runs(session, run, fresh, at)
+    add_to_site_runs(session, run, fresh, at)
     if newest:
-        _note_spent(session, run, spent, {entry.site for entry in record.sites})
+        note_spent(session, run, spent, {entry.site for entry in record.sites})
     session.add_all(
-        _problem(run, record.round, entry, at) for entry in record.sites if at_fault(entry)
+        problem(run, record.round, entry, at) for entry in record.sites if at_fault(entry)
     )
     run.rounds_done = max(run.rounds_done or 0, record.round)
     run.answered = 0
@@ -92,51 +95,6 @@ def drop_from(session: Session, run: Run, first: int, *, only: bool = False) -> 
     where = Event.round == first if only else Event.round >= first
     session.execute(delete(Event).where(Event.run_id == run.id, where, Event.site.is_not(None)))
     _sum_again(session, run)
-
-
-def meet_sites(session: Session, run: Run, sites: Sequence[SiteRecord], at: float) -> None:
-    """Note the sites that answered whether they take part, and those that will not."""
-    ids = _site_ids(session, run, [site.site for site in sites], at)
-    for site in sites:
-        key = (run.id, ids[_shown(site.site)])
-        known = session.get(SiteRun, key)
-        if known is None:
-            known = SiteRun(run_id=run.id, site_id=key[1], weight=site.weight, last_seen=at)
-            session.add(known)
-        known.last_status, known.last_reason = site.status, _reason(site.reason) or ""
-        values: dict[str, Any] = {"weight": site.weight} if site.weight else {}
-        values |= {"version": site.version} if site.version else {}
-        if site.budget is not None:
-            values["budget_epsilon"], values["budget_left"] = site.budget
-        if site.status != "late":
-            values["last_seen"] = known.last_seen = at
-        if values:
-            session.execute(update(Site).where(Site.id == key[1]).values(values))
-        if site.status != "ok":
-            session.add(_problem(run, 0, site, at))
-
-
-def note_site(session: Session, name: str, values: Mapping[str, Any], at: float) -> None:
-    """Set what a real site says of itself."""
-    shown = _shown(name)
-    _add_missing(session, False, [shown], at)
-    where = (Site.virtual.is_(False), Site.name == shown)
-    session.execute(update(Site).where(*where).values({**values, "last_seen": at}))
-
-
-def at_fault(entry: SiteRecord) -> bool:
-    """Whether a site gave no update though it was waited for."""
-    return entry.status != "ok" and not _cut(entry.status, entry.reason)
-
-
-def _cut(status: str, reason: str | None) -> bool:
-    """Whether a site was not waited for, since enough others had answered."""
-    return status == "late" and (reason or "").startswith("cut:")
-
-
-def finite(value: float | None) -> float | None:
-    """The value, None for what a database or a curve cannot hold."""
-    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _count_phases(session: Session, phases: Mapping[str, float]) -> None:
@@ -197,9 +155,9 @@ def _site_row(
     return {
         "run_id": run.id,
         "round": record.round,
-        "site_id": sites[_shown(entry.site)],
+        "site_id": sites[shown_name(entry.site)],
         "status": entry.status,
-        "reason": _reason(entry.reason),
+        "reason": shown_reason(entry.reason),
         "weight": entry.weight,
         "update_norm": finite(entry.update_norm),
         "agreement": finite(entry.agreement),
@@ -207,109 +165,6 @@ def _site_row(
         "bytes_up": entry.bytes_up,
         "seconds": entry.seconds,
     }
-
-
-def _problem(run: Run, round: int, entry: SiteRecord, at: float) -> Event:
-    reason = _reason(entry.reason) or "no reason given"
-    code = reason[:7] if reason.startswith("LOR-") else reason[1:8]
-    return Event(
-        run_id=run.id,
-        at=at,
-        level="error" if entry.status == "failed" else "warning",
-        code=code if code.startswith("LOR-") else "",
-        text=f"{entry.status}: {reason}",
-        round=round,
-        site=_shown(entry.site),
-    )
-
-
-def _site_ids(session: Session, run: Run, names: Iterable[str], at: float) -> dict[str, int]:
-    """Ids of the sites of these names, new ones entered; all of them have been seen now."""
-    shown, virtual = sorted({_shown(name) for name in names}), run.kind in _VIRTUAL
-    _add_missing(session, virtual, shown, at)
-    found: dict[str, int] = {}
-    for start in range(0, len(shown), _CHUNK):
-        part = shown[start : start + _CHUNK]
-        where = (Site.virtual.is_(virtual), Site.name.in_(part))
-        found |= {
-            row[0]: row[1] for row in session.execute(select(Site.name, Site.id).where(*where))
-        }
-    return found
-
-
-def _add_missing(session: Session, virtual: bool, names: Sequence[str], at: float) -> None:
-    known: set[str] = set()
-    for start in range(0, len(names), _CHUNK):
-        part = names[start : start + _CHUNK]
-        where = (Site.virtual.is_(virtual), Site.name.in_(part))
-        known |= set(session.scalars(select(Site.name).where(*where)))
-    missing = [name for name in names if name not in known]
-    if not missing:
-        return
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    session.execute(
-        dialect.insert(Site).on_conflict_do_nothing(),
-        [{"name": n, "virtual": virtual, "first_seen": at, "last_seen": at} for n in missing],
-    )
-
-
-def _add_to_site_runs(
-    session: Session, run: Run, fresh: Sequence[Mapping[str, Any]], at: float
-) -> None:
-    if not fresh:
-        return
-    known = {
-        row.site_id: row for row in session.scalars(select(SiteRun).where(SiteRun.run_id == run.id))
-    }
-    seen = []
-    for entry in fresh:
-        row = known.get(entry["site_id"])
-        if row is None:
-            row = SiteRun(run_id=run.id, site_id=entry["site_id"], last_seen=at)
-            for name in ("ok", "refused", "failed", "late", "unanswered", "bytes_up"):
-                setattr(row, name, 0)
-            row.seconds = row.agreement_sum = 0.0
-            row.agreement_count = 0
-            session.add(row)
-            known[entry["site_id"]] = row
-        status = entry["status"]
-        setattr(row, status, (getattr(row, status) or 0) + 1)
-        if status != "late":
-            row.last_seen = max(row.last_seen or 0.0, at)
-            seen.append(entry["site_id"])
-        newest = entry["round"] >= (row.last_round or 0)
-        if newest:
-            if status == "ok":
-                row.unanswered = 0
-            elif not _cut(status, entry["reason"]):
-                row.unanswered = (row.unanswered or 0) + 1
-            row.last_round, row.last_status = entry["round"], status
-            row.last_reason = entry["reason"] or ""
-        row.weight = entry["weight"] or row.weight or 0
-        row.bytes_up = (row.bytes_up or 0) + entry["bytes_up"]
-        row.seconds = (row.seconds or 0.0) + entry["seconds"]
-        if entry["agreement"] is not None:
-            row.agreement_sum = (row.agreement_sum or 0.0) + entry["agreement"]
-            row.agreement_count = (row.agreement_count or 0) + 1
-        if entry["epsilon"] is not None and newest:
-            row.epsilon = entry["epsilon"]
-    for start in range(0, len(seen), _CHUNK):
-        part = seen[start : start + _CHUNK]
-        later = update(Site).where(Site.id.in_(part), Site.last_seen < at).values(last_seen=at)
-        session.execute(later, execution_options={"synchronize_session": False})
-
-
-def _note_spent(
-    session: Session, run: Run, spent: Mapping[str, float], but: Collection[str]
-) -> None:
-    """ε of the run's other sites: an evaluation charges those that the round did not ask, too."""
-    others = {_shown(site): finite(value) for site, value in spent.items() if site not in but}
-    if not others:
-        return
-    query = select(SiteRun, Site.name).join(Site, Site.id == SiteRun.site_id)
-    for sums, name in session.execute(query.where(SiteRun.run_id == run.id)):
-        if others.get(name) is not None:
-            sums.epsilon = others[name]
 
 
 def _sum_again(session: Session, run: Run) -> None:
@@ -331,7 +186,7 @@ def _sum_again(session: Session, run: Run) -> None:
     ended = {row.round: row.ended for row in rounds}
     left = select(SiteRound).where(SiteRound.run_id == run.id).order_by(SiteRound.round)
     for number, entries in _by_round(session.scalars(left)):
-        _add_to_site_runs(session, run, entries, ended.get(number, run.created))
+        add_to_site_runs(session, run, entries, ended.get(number, run.created))
         session.flush()
 
 
@@ -353,11 +208,3 @@ def _by_round(entries: Iterable[SiteRound]) -> list[tuple[int, list[dict[str, An
         content = {column.name: getattr(entry, column.name) for column in _SITE_ROUNDS.columns}
         found.setdefault(entry.round, []).append(content)
     return sorted(found.items())
-
-
-def _shown(name: str) -> str:
-    return printable(name)[:_MOST_NAME]
-
-
-def _reason(text: str) -> str | None:
-    return printable(text)[:_MOST_REASON] or None

@@ -19,7 +19,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan_io import to_toml
 from lorica.common.text import printable
 from lorica.server.records import RoundRecord, SiteRound
-from lorica.server.runs import artefacts, rows
+from lorica.server.runs import artefacts, rows, site_rows
 from lorica.server.runs.database import NONE, connect, shown, store_errors, store_url
 from lorica.server.runs.models import LIVE, OVER, Event, FlowerRun, Kind, Run, Status
 from lorica.server.runs.queries import Queries
@@ -286,7 +286,7 @@ class RunStore(Queries):
             run.sites = sum(site.status == "ok" for site in sites)
             run.plan, run.fingerprint = to_toml(plan), plan.fingerprint
             rows.drop_from(session, run, first)
-            rows.meet_sites(session, run, sites, now)
+            site_rows.meet_sites(session, run, sites, now)
 
     def add_rounds(
         self,
@@ -333,7 +333,7 @@ class RunStore(Queries):
     def note_site(self, name: str, **values: Any) -> None:
         """Note what a site says of itself: version, weight, budget_epsilon, budget_left."""
         with self.writing() as session:
-            rows.note_site(session, name, values, time.time())
+            site_rows.note_site(session, name, values, time.time())
 
     def add_artefacts(self, run_id: str, folder: Path | None = None) -> None:
         """Enter the files of a run's results folder that are worth fetching."""

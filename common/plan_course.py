@@ -140,7 +140,9 @@ class ServerPlan(Section):
     """The same for the LoRA factors."""
 
     warm_rate: Positive = 0.3
-    """The same for the head in LoRA rounds, which finds itself trained."""
+    """The same for the head in LoRA rounds, which finds itself trained, without privacy or without
+    head rounds. With both it goes on in LoRA rounds by head_rate, as far as their noise lets its
+    gradient count (weights by inverse variance)."""
 
     momentum: float = Field(0.0, ge=0, lt=1)
     """Share of the last direction that is kept (Adam's β₁)."""

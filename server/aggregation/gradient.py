@@ -9,19 +9,11 @@ from typing import ClassVar
 import torch
 
 from lorica.common.factors import refactorise
-from lorica.common.layer_rates import layer_factors
 from lorica.common.methods import Part, factor_pairs, part_of
 from lorica.common.plan import RunPlan
-from lorica.common.stages import (
-    Stage,
-    falling,
-    place_in_stage,
-    place_of_tensor,
-    stage_of,
-    unit_bound,
-)
-from lorica.common.tasks.text_classification import BIAS_INPUT
+from lorica.common.stages import place_in_stage, place_of_tensor, unit_bound
 from lorica.common.tasks.traits import TRAITS
+from lorica.server.aggregation.step_sizes import step_size
 from lorica.server.aggregation.sums import SumOfReleases
 from lorica.server.screening import State
 
@@ -47,16 +39,14 @@ class GradientStep(SumOfReleases):
     (:data:`~lorica.common.tasks.text_classification.BIAS_INPUT`): what sites release for it is
     that weight's gradient, and its step is scaled back.
 
-    In LoRA rounds u is multiplied by the share of the mean square that is signal, as in
-    James-Stein: s = max(0, 1 - K σ² C² / v) by the v of "adam", which counts everything. A head
-    that is trained and factors whose gradient drowns in noise then stay where they are, instead
-    of walking at random; without privacy s = 1, and so for tasks without a head, whose factors
-    are all there is to learn: what is signal in each of many drowned steps adds up.
+    In LoRA rounds u of the factors is multiplied by the share of the mean square that is signal, as
+    in James-Stein: s = max(0, 1 - K σ² C² / v) by the v of "adam", which counts everything.
+    Factors whose gradient drowns in noise then stay where they are, instead of walking at random
+    under a trained head; without privacy s = 1, and so for tasks without a head, whose factors are
+    all there is to learn: what is signal in each of many drowned steps adds up. For the same
+    reason s = 1 for the head, which goes on learning in LoRA rounds.
 
-    η = rate / √(rounds of the stage that train the tensor), falling linearly to
-    ``server.final_rate``. With "adam" the noise alone then moves every weight by about the rate
-    over the stage (a random walk of T steps of rate / √T), whatever ε, the number of rounds,
-    records and sites.
+    η is :func:`lorica.server.aggregation.step_sizes.step_size`.
 
     **Exact**: all sites differentiate at one common (A, B), so there is no product of averages.
     Under "fedsvd" the product B·A is re-factorised after the step, which leaves it as it is;
@@ -99,10 +89,10 @@ class GradientStep(SumOfReleases):
 
     def finish(self) -> State:
         self._enough()
-        changed = {
-            name: self._start[name].double() - self._rate(name) * self._along(name, total)
-            for name, total in self._total.items()
-        }
+        changed = {}
+        for name, total in self._total.items():
+            size = step_size(self._plan, self._round, name, self._start)
+            changed[name] = self._start[name].double() - size * self._along(name, total)
         if self._plan.aggregation.method == "fedsvd":
             merged = {**self._start, **changed}
             for name_a, name_b in factor_pairs(merged).values():
@@ -124,19 +114,6 @@ class GradientStep(SumOfReleases):
                 self.memory[f"average.{name}"] = found[name]
         return found if number == rounds else {}
 
-    def _rate(self, name: str) -> float:
-        plan, server = self._plan, self._plan.server
-        if part_of(name) is not Part.HEAD:
-            decay = plan.training.layer_decay
-            rate = server.lora_rate * layer_factors(self._start, decay)[name]
-        else:
-            warm = stage_of(plan, self._round) is Stage.LORA
-            rate = server.warm_rate if warm else server.head_rate
-            if name == "head.bias":
-                rate *= BIAS_INPUT  # the step is that of b / BIAS_INPUT
-        rounds = place_of_tensor(plan, self._round, name)[1]
-        return rate / math.sqrt(rounds) * falling(plan, self._round, server.final_rate)
-
     def _along(self, name: str, total: torch.Tensor) -> torch.Tensor:
         """u of one tensor; updates the memory."""
         server, t = self._plan.server, place_of_tensor(self._plan, self._round, name)[0]
@@ -150,9 +127,8 @@ class GradientStep(SumOfReleases):
         v = beta * v + (1 - beta) * float(total.square().mean())
         self.memory[f"v.{name}"] = torch.tensor([v], dtype=torch.float64)
         v /= 1 - beta**t
-        lora = stage_of(self._plan, self._round) is Stage.LORA
-        kept = lora and TRAITS[self._plan.task.kind].head  # a trained head is not to be spoilt
-        signal = max(0.0, 1.0 - noise / v) if kept and v > 0 else 1.0
+        under_a_head = part_of(name) is not Part.HEAD and TRAITS[self._plan.task.kind].head
+        signal = max(0.0, 1.0 - noise / v) if under_a_head and v > 0 else 1.0
         if server.optimizer == "momentum":
             return signal * mean / self._bound
         if server.optimizer == "adam-corrected":

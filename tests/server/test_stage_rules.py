@@ -19,6 +19,7 @@ from lorica.server.aggregation import State
 from lorica.server.aggregation.class_sums import ClassSums
 from lorica.server.aggregation.gradient import GradientStep
 from lorica.server.aggregation.stages import rule_of_round
+from lorica.server.aggregation.step_sizes import step_size, weight_of_lora_rounds
 from lorica.server.records import RoundRecord
 from lorica.server.run_folder import RunFolder
 
@@ -155,7 +156,7 @@ class Reference:
             u = direction / math.sqrt(v)
         else:
             u = direction / math.sqrt(max(v - self.noise, 0.1 * self.noise))
-        if self.shrinks:
+        if self.shrinks and not name.startswith("head"):
             u = u * max(0.0, 1.0 - self.noise / v)
         fall = np.linspace(1.0, server.final_rate, self.rounds)[t - 1]
         return rate / math.sqrt(self.rounds) * fall * u
@@ -184,6 +185,8 @@ def test_every_optimiser_steps_by_its_equation_over_a_stage(
     sigma = public_privacy(plan).of_round(first).noise_multiplier
     assert sigma > 0
     reference = Reference(plan, 3, sigma, sites=3, shrinks=stage is Stage.LORA)
+    noise = sigma / public_privacy(plan).of_round(2).noise_multiplier
+    counts = 0.1 * math.sqrt(0.9) / (noise if optimizer != "momentum" else noise**2)
     expected = {name: tensor.double().numpy() for name, tensor in start().items()}
     names = trained(plan, first, SHAPES)
     assert set(names) == {"head.weight", "head.bias"} | ({B} if stage is Stage.LORA else set())
@@ -191,13 +194,45 @@ def test_every_optimiser_steps_by_its_equation_over_a_stage(
         sent = releases(names, round, scale=scale)
         for name in names:
             total = sum(release[name].double().numpy() for release in sent)
-            head = 0.9 if stage is Stage.HEAD else 0.4
+            head = 0.9 * (1.0 if stage is Stage.HEAD else counts)
             rate = {B: 0.2, "head.bias": BIAS_INPUT * head}.get(name, head)
             expected[name] = expected[name] - reference.step(t, name, total, rate)
         for name, tensor in state.items():
             np.testing.assert_allclose(
                 tensor.numpy(), expected[name], rtol=2e-6, atol=2e-6, err_msg=f"{round} {name}"
             )
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+def test_the_head_goes_on_in_lora_rounds_as_far_as_their_noise_lets_it(optimizer: str) -> None:
+    """Of all weights of LoRA rounds, the plan's has the most drift for a random walk's length:
+    by simulation of both kinds of rounds, 0.1 of the units in a LoRA round and 0.9 of the bound."""
+    plan = plan_of(optimizer=optimizer).replace(privacy={"epsilon": 3.0})
+    sigmas = dict(public_privacy(plan).stages)
+    head, lora = (sigmas[stage].noise_multiplier for stage in (Stage.HEAD, Stage.LORA))
+    generator = np.random.default_rng(0)
+    noise = generator.normal(size=(2, 3, 200_000))  # stage, round, value
+    divided = (head, lora) if optimizer == "adam" else (1.0, 1.0)
+
+    def quality(weight: float) -> float:
+        drift = 3 * 1.0 / divided[0] + weight * 3 * 0.1 * math.sqrt(0.9) / divided[1]
+        walk = head * noise[0].sum(0) / divided[0] + weight * lora * noise[1].sum(0) / divided[1]
+        return drift / float(walk.std())
+
+    found = weight_of_lora_rounds(plan)
+    assert 0.02 < found < 1
+    for factor in (0.0, 0.7, 1.4, 3.0):
+        assert quality(found * factor) < quality(found)
+
+
+def test_without_privacy_or_head_rounds_the_warm_rate_is_the_heads_in_lora_rounds() -> None:
+    public = plan_of(warm_rate=0.4).replace(privacy={"epsilon": math.inf})
+    alone = plan_of(warm_rate=0.4).replace(rounds={"count": 4})
+    for plan, round in ((public, 5), (alone, 2)):
+        assert weight_of_lora_rounds(plan) == 0.0
+        assert stage_of(plan, round) is Stage.LORA
+        found = step_size(plan, round, "head.weight", SHAPES)
+        assert found == pytest.approx(0.4 / math.sqrt(3), rel=1e-12)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

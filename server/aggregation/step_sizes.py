@@ -1,0 +1,67 @@
+"""How far the coordinator goes along a round's gradient (training.mode "gradient")."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from lorica.common.layer_rates import layer_factors
+from lorica.common.methods import Part, part_of
+from lorica.common.plan import RunPlan
+from lorica.common.site_privacy import public_privacy
+from lorica.common.stages import Stage, falling, place_of_tensor, schedule, stage_of
+from lorica.common.tasks.text_classification import BIAS_INPUT
+
+
+def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> float:
+    """η of one tensor in a round, in units of its weights where u has the length of its values.
+
+    rate / √(rounds of the stage that train the tensor), falling linearly over the stage to
+    ``server.final_rate``. With optimiser "adam" the noise alone then moves every weight by about
+    the rate over the stage (a random walk of T steps of rate / √T), whatever ε, the number of
+    rounds, records and sites.
+
+    The head's rate in its own rounds is ``head_rate``. In LoRA rounds it goes on from there: with
+    privacy by :func:`weight_of_lora_rounds` times the step of its own rounds, without by
+    ``warm_rate``.
+
+    Args:
+        plan: the run.
+        round: its number.
+        name: a tensor that the round trains.
+        names: all of the adapter's tensors.
+    """
+    server = plan.server
+    rounds = place_of_tensor(plan, round, name)[1]
+    if part_of(name) is not Part.HEAD:
+        rate = server.lora_rate * layer_factors(names, plan.training.layer_decay)[name]
+    else:
+        rate = server.head_rate
+        if stage_of(plan, round) is Stage.LORA:
+            weight, own = weight_of_lora_rounds(plan), dict(schedule(plan)).get(Stage.HEAD, 0)
+            rate = rate * weight * math.sqrt(rounds / own) if weight else server.warm_rate
+        if name == "head.bias":
+            rate *= BIAS_INPUT  # the step is that of b / BIAS_INPUT
+    return rate / math.sqrt(rounds) * falling(plan, round, server.final_rate)
+
+
+def weight_of_lora_rounds(plan: RunPlan) -> float:
+    """What a head's gradient of a LoRA round counts for, against one of a head round.
+
+    A round's release for the head is G = q s g + σ C z: sample rate q, s C what a unit's gradient
+    of the head is clipped to, g about the same in all rounds, z standard normal. Steps η_t u_t
+    along many of them move the head by drift and by a random walk; of all η_t, the ratio of the
+    two is largest where every η_t u_t is G_t times a constant · q_t s_t / σ_t² (Cauchy-Schwarz;
+    weights by the inverse variance). "adam" has divided by about σ, so that η_t ∝ q_t s_t / σ_t;
+    "momentum" by a constant, so that η_t ∝ q_t s_t / σ_t².
+
+    Returns:
+        that weight over the one of a head round; 0 without privacy or without head rounds.
+    """
+    rounds = dict(public_privacy(plan).stages)
+    head, lora = rounds.get(Stage.HEAD), rounds.get(Stage.LORA)
+    if head is None or lora is None or not plan.privacy.private:
+        return 0.0
+    weight = math.sqrt(1.0 - plan.training.lora_clip_share) * lora.sample_rate / head.sample_rate
+    noise = lora.noise_multiplier / head.noise_multiplier
+    return weight / (noise**2 if plan.server.optimizer == "momentum" else noise)

@@ -19,11 +19,11 @@ class ExpectedUpdates:
             round: its number, from 1.
             state: the global state that the round starts from; read, never changed.
         """
-        self._plan, self._round = plan, round
-        self._state = state
+        self._plan, self._state = plan, state
         self._names = returned(plan, round, state)
         self._shapes = {name: state[name].shape for name in self._names}
-        self._longest = honest_norm(plan, state, round)
+        longest = honest_norm(plan, state, round)
+        self._longest = longest_sum(plan, state, round) if longest is None else lambda _: longest
 
     def read(self, blob: bytes, units: int) -> tuple[State, float]:
         """The update in a reply's blob, as float32, and its L2 norm.
@@ -36,7 +36,5 @@ class ExpectedUpdates:
             LoricaError: LOR-501 when it cannot be read, LOR-502 when screening refuses it.
         """
         update = decode(unpack_state(blob), self._plan.wire.update, self._shapes)
-        longest = self._longest
-        if longest is None:
-            longest = longest_sum(self._plan, self._state, self._round, units)
+        longest = self._longest(units)
         return update, screen(update, self._state, self._names, max_norm=longest)

@@ -12,7 +12,7 @@ faults and crude attacks, not an update that is plausible and wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 
@@ -87,8 +87,8 @@ def honest_norm(plan: RunPlan, start: State, round: int) -> float | None:
     return reach
 
 
-def longest_sum(plan: RunPlan, start: State, round: int, units: int) -> float:
-    """The largest L2 norm of a sum over a site's units that is believed.
+def longest_sum(plan: RunPlan, start: State, round: int) -> Callable[[int], float]:
+    """The largest L2 norm of a sum over a site's units that is believed, by what it declares.
 
     Every unit adds a vector of norm at most Δ (:func:`lorica.common.stages.unit_bound`), so that no
     honest sum over n units is longer than n·Δ and its noise, of expected norm σ·Δ·√d for d values.
@@ -100,14 +100,14 @@ def longest_sum(plan: RunPlan, start: State, round: int, units: int) -> float:
         plan: the run.
         start: the global state that the round started from.
         round: its number; of a round whose updates are sums.
-        units: what the site declares as its number of units; 0: nothing.
+
+    Returns:
+        that norm for a number of units that a site declares; 0: nothing.
     """
-    unit = unit_bound(plan, round)
     values = sum(start[name].numel() for name in returned(plan, round, start))
-    sigma = public_privacy(plan).of_round(round).noise_multiplier
-    most = believed_units(units, _UNDECLARED)
-    reach = unit * (most + _NOISE * sigma * math.sqrt(values))
-    return reach * (1 + LARGEST_ERROR[plan.wire.update] * math.sqrt(values))
+    noise = _NOISE * public_privacy(plan).of_round(round).noise_multiplier * math.sqrt(values)
+    unit = unit_bound(plan, round) * (1 + LARGEST_ERROR[plan.wire.update] * math.sqrt(values))
+    return lambda units: unit * (believed_units(units, _UNDECLARED) + noise)
 
 
 def update_norm(update: State) -> float:

@@ -26,8 +26,8 @@ from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.plan import RunPlan
 from lorica.common.stages import trained
 from lorica.server.aggregation.stages import rule_of_round
+from lorica.server.expected import ExpectedUpdates
 from lorica.server.measures import RoundMeasures
-from lorica.server.screening import screen
 
 SITES = (10, 1_000, 10_000)
 LAYER = "base_model.model.encoder.layer.5.attention.self"
@@ -73,9 +73,9 @@ def aggregate(method: str, sites: int) -> dict[str, float]:
     memory = rule_memory(plan, state, blobs)
     begun = time.perf_counter()
     rule, measures = rule_of_round(plan, 2, state, memory), RoundMeasures(plan, 2, sites)
+    expected = ExpectedUpdates(plan, 2, state)
     for number in range(sites):
-        update = unpack_state(blobs[number % DISTINCT])
-        screen(update, state, names, max_norm=1e6)
+        update, _ = expected.read(blobs[number % DISTINCT], 1000)
         rule.add(update, 1.0 + number % 7)
         measures.add(f"site-{number}", update, 1.0 + number % 7)
     rule.finish()

@@ -242,5 +242,5 @@ def test_the_longest_honest_sum_passes_and_an_absurd_one_does_not(
         with pytest.raises(LoricaError, match="norm") as refused:
             expected.read(absurd, declared)
         assert refused.value.code is Code.UPDATE_REFUSED
-    least, some, most = (longest_sum(plan, begun, round, declared) for declared in (1, units, 0))
+    least, some, most = (longest_sum(plan, begun, round)(declared) for declared in (1, units, 0))
     assert least < some < most

@@ -26,8 +26,8 @@ class TrainingPlan(Section):
     lora: Literal["auto", "always", "never"] = "auto"
     """Mode "gradient", adapter kind "lora": whether the last rounds train LoRA factors. "auto":
     without privacy always; with privacy only where sites evaluate (rounds.evaluate_every), and
-    the factors are kept only if the sites' noised accuracy rose by them. Noise makes LoRA lose
-    more often than gain, and its rounds take budget from the head."""
+    the factors are kept only if the sites' noised accuracy rose by them. Noise leaves LoRA
+    little to gain on most data, and its rounds take most of a run's time."""
 
     lora_rounds: int = Field(12, ge=1)
     """Mode "gradient": how many of the last rounds train LoRA factors, and the head with them,

@@ -17,7 +17,7 @@ class LoraTrial:
     """Keeps the state that LoRA rounds start from, and says in the end which of the two it is.
 
     LoRA is on trial under ``training.lora = "auto"`` with privacy, when head rounds come before
-    LoRA rounds: noise makes LoRA lose more often than gain. The evidence is the task's headline
+    LoRA rounds: under noise LoRA gains little, and can lose. The evidence is the task's headline
     metric by the sites' noised counts before and after (``rounds.evaluate_every``), or their loss
     where the plan asks for no counts that give it; it costs no more epsilon than those
     evaluations, which every site has charged.

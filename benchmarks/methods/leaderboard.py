@@ -174,27 +174,21 @@ def _first(rows: list[tuple[Method, Cells]], tests: int, federated: int) -> list
 
 
 def _lead(scores: list[tuple[Method, float]], tests: int) -> str:
-    """Of federated methods with their accuracy at one ε, ours before its equals."""
+    """Who of the federated methods is first at one ε, all equals, and how far behind it our default
+    and the best method with local steps are."""
     top = max(score for _, score in scores)
     leaders = [method for method, score in scores if math.isclose(score, top, abs_tol=1e-9)]
-    ours = next((score for method, score in scores if method.name == "default"), None)
-    if any(method.name == "default" for method in leaders):
-        text = f"Lorica's default is first with {100 * top:.1f}%"
-        others = [method.title for method in leaders if method.name != "default"]
-        text += f", and so, to the digit, {' and '.join(others)}" if others else ""
-        rivals = [entry for entry in scores if entry[0].kind == "local"]
-        if rivals:
-            rival, score = max(rivals, key=lambda entry: entry[1])
-            gap = f"{rival.title} {100 * (top - score):.1f} points behind"
-            text += f"; of methods with local steps the best is {gap}"
-            text += _told(top, score, tests)
-        return text + "."
+    leaders.sort(key=lambda method: method.name != "default")
     names = " and ".join(method.title for method in leaders)
-    text = f"{names} {'are' if len(leaders) > 1 else 'is'} first with {100 * top:.1f}%"
-    if ours is None:
-        return text + "."
-    behind = f"Lorica's default {100 * (top - ours):.1f} points behind"
-    return f"{text}, {behind}{_told(top, ours, tests)}."
+    parts = [f"{names} {'are' if len(leaders) > 1 else 'is'} first with {100 * top:.1f}%"]
+    ours = [entry for entry in scores if entry[0].name == "default" and entry[0] not in leaders]
+    if ours:
+        parts.append(f"Lorica's default is {_behind(top, ours[0][1], tests)}")
+    rivals = [entry for entry in scores if entry[0].kind == "local"]
+    if rivals and all(method.kind != "local" for method in leaders):
+        rival, score = max(rivals, key=lambda entry: entry[1])
+        parts.append(f"{rival.title}, the best with local steps, is {_behind(top, score, tests)}")
+    return "; ".join(parts) + "."
 
 
 def _commits(rows: list[tuple[Method, Cells]]) -> str:
@@ -204,14 +198,15 @@ def _commits(rows: list[tuple[Method, Cells]]) -> str:
     return ", ".join(f"`{commit}` ({number} runs)" for commit, number in count.most_common())
 
 
-def _told(one: float, other: float, tests: int) -> str:
-    """Nothing where so many test records can tell two accuracies apart; that they cannot, where
-    not: by two standard errors of the difference, as if each had records of its own."""
-    error = math.sqrt((one * (1 - one) + other * (1 - other)) / tests)
-    if abs(one - other) > 2 * error:
-        return ""
+def _behind(first: float, other: float, tests: int) -> str:
+    """How far an accuracy is behind the first, and whether so many test records can tell: by two
+    standard errors of the difference, as if each had records of its own."""
+    error = math.sqrt((first * (1 - first) + other * (1 - other)) / tests)
+    text = f"{100 * (first - other):.1f} points behind"
+    if first - other > 2 * error:
+        return text
     return (
-        f", which {tests:,} test records cannot tell apart (standard error of a difference: "
+        f"{text}, which {tests:,} test records cannot tell apart (standard error of a difference: "
         f"{100 * error:.1f} points)"
     )
 

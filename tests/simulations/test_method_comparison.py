@@ -123,8 +123,8 @@ def test_the_page_names_the_first_of_whole_cells_with_the_settings_that_validati
     assert "| 82.0 ± 2.0 |" in page and "99.0" not in page
     assert "95.0 (2 seeds)" not in page  # no row without a whole cell
     assert (
-        "- ε = 8 (of 3 methods run so far): Lorica's default is first with 82.0%; of methods with "
-        "local steps the best is FedAvg 11.0 points behind." in page
+        "- ε = 8 (of 3 methods run so far): Lorica's default is first with 82.0%; FedAvg, the "
+        "best with local steps, is 11.0 points behind." in page
     )
     assert "FFA-LoRA" in page[page.index("Not run yet") :]
     assert "Made at `abc` (9 runs)." in page
@@ -141,7 +141,7 @@ def test_where_the_default_is_not_first_the_page_says_by_how_much_and_what_it_me
     enter("ffa", 3.0, [rival, rival, rival])
     page = page_of(book, tmp_path)
     assert f"FedAvg and FFA-LoRA are first with {100 * rival:.1f}%" in page
-    assert f"default {100 * (rival - 0.82):.1f} points behind" in page
+    assert f"default is {100 * (rival - 0.82):.1f} points behind" in page
     assert ("3,080 test records cannot tell apart" in page) is not told
 
 
@@ -150,4 +150,4 @@ def test_equals_of_the_default_are_named_with_it(results: Any, tmp_path: Path) -
     enter("default", float("inf"), [0.9, 0.91, 0.92])
     enter("head-then-lora", float("inf"), [0.92, 0.91, 0.9])
     page = page_of(book, tmp_path)
-    assert "Lorica's default is first with 91.0%, and so, to the digit, Head, then LoRA." in page
+    assert "Lorica's default and Head, then LoRA are first with 91.0%." in page

@@ -206,7 +206,7 @@ def test_every_optimiser_steps_by_its_equation_over_a_stage(
 @pytest.mark.parametrize("optimizer", ["adam", "momentum"])
 def test_the_head_goes_on_in_lora_rounds_as_far_as_their_noise_lets_it(optimizer: str) -> None:
     """Of all weights of LoRA rounds, the plan's has the most drift for a random walk's length:
-    by simulation of both kinds of rounds, 0.1 of the units in a LoRA round and 0.9 of the bound."""
+    by simulation of both kinds of rounds; a LoRA round has 0.1 of the units, √0.9 of the bound."""
     plan = plan_of(optimizer=optimizer).replace(privacy={"epsilon": 3.0})
     sigmas = dict(public_privacy(plan).stages)
     head, lora = (sigmas[stage].noise_multiplier for stage in (Stage.HEAD, Stage.LORA))

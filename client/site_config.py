@@ -16,8 +16,8 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 
 from lorica.client.site_data import SiteData
 from lorica.client.site_federation import SiteFederation
+from lorica.common.config import Section
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan_fields import Section
 from lorica.common.plan_subject import EMBEDDED_SHA256
 from lorica.common.tasks.traits import SiteMetric, TaskKind
 

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import Field
 
+from lorica.common.config import Section
 from lorica.common.errors import Code, LoricaError
 from lorica.common.invitation import Invitation, Registration
-from lorica.common.plan_fields import Section
 from lorica.common.storage import create_atomically, storage_errors, write_atomically
 
 REQUEST = "registration.json"

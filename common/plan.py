@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import model_validator
 
+from lorica.common.config import Section
 from lorica.common.methods import ANY_RANK, AVERAGES_BIASES, PERSONAL
 from lorica.common.plan_course import (
     AggregationPlan,
@@ -23,7 +24,6 @@ from lorica.common.plan_course import (
     TrainingPlan,
     WirePlan,
 )
-from lorica.common.plan_fields import Section
 from lorica.common.plan_rules import (
     check_aggregation,
     check_lora_trial,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lorica.common.plan_fields import Positive, Section
+from lorica.common.config import Positive, Section
 
 Precision = Literal["float32", "bf16", "auto"]
 

@@ -17,9 +17,9 @@ from typing import Any, get_origin
 import tomli_w
 from pydantic import ValidationError
 
+from lorica.common.config import Section
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan_fields import Section
 
 FlatValue = bool | int | float | str
 

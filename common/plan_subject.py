@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from lorica.common.plan_fields import Positive, PositiveOrInf, Section, distinct
+from lorica.common.config import Positive, PositiveOrInf, Section, distinct
 from lorica.common.tasks.traits import TRAITS, SiteMetric, TaskKind
 
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from lorica.common.plan_fields import Positive, Section
+from lorica.common.config import Positive, Section
 
 MOST_INPUTS = 4096
 """Most numbers that a table can become."""

@@ -22,9 +22,9 @@ from typing import Literal, Self
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
+from lorica.common.config import Section
 from lorica.common.errors import Code, LoricaError
 from lorica.common.invitation import parse_address
-from lorica.common.plan_fields import Section
 from lorica.common.storage import storage_errors, write_atomically
 
 HOME_VARIABLE = "LORICA_COORDINATOR_HOME"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from lorica.common.config import Section
 from lorica.common.plan import RunPlan
-from lorica.common.plan_fields import Section
 from lorica.common.plan_io import plan_fields
 from lorica.common.stages import falling, total_steps
 

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lorica.client.site_options import SITE_TOML, ConfigOption
+from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
 from lorica.common.storage import storage_errors
-from lorica.common.text import printable
 
 if TYPE_CHECKING:
     from lorica.client.bundle import Bundle

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lorica.client.site_options import SITE_TOML, ConfigOption
+from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
-from lorica.common.text import printable
 
 if TYPE_CHECKING:
     from lorica.client.consent import Consent, Decision, Pending

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorica.client.ledger_summary import Point, Summary
-from lorica.common.text import printable
+from lorica.common.display.text import printable
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _HEIGHT = 10

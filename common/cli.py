@@ -19,9 +19,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from lorica.common.display.text import printable
 from lorica.common.errors import CATALOGUE, Code, LoricaError
 from lorica.common.plan_io import documented_toml, load_plan
-from lorica.common.text import printable
 from lorica.common.version import __version__
 
 COMMANDS = "lorica.commands"

@@ -32,6 +32,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
+from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
 from lorica.common.message_fields import (
     ADAPTER,
@@ -48,7 +49,6 @@ from lorica.common.message_fields import (
 )
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import from_canonical
-from lorica.common.text import printable
 
 MAX_PLAN_CHARACTERS = 4_000_000
 

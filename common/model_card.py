@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from lorica.common.backbones import Backbone
+from lorica.common.display.text import printable
 from lorica.common.plan import RunPlan
 from lorica.common.plan_subject import DEMO_DATA
 from lorica.common.stages import schedule
 from lorica.common.tasks import task_of
 from lorica.common.tasks.table_usage import usual_row
-from lorica.common.text import printable
 from lorica.common.version import __version__
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
+from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import (
     CAPABILITIES,
@@ -21,7 +22,6 @@ from lorica.common.messages import (
 )
 from lorica.common.plan import RunPlan
 from lorica.common.signing import CoordinatorKey
-from lorica.common.text import printable
 from lorica.server.exchange import Answer, exchange
 from lorica.server.records import SiteRound, SiteStatus
 from lorica.server.selection import Selection, select

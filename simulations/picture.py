@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lorica.common.wording import NO_PRIVACY, is_share, metric_name, metric_text
+from lorica.common.display.wording import NO_PRIVACY, is_share, metric_name, metric_text
 from lorica.server.records import RoundRecord
 from lorica.simulations.figures import (
     BLUE,

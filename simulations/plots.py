@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lorica.common.wording import capitalise, is_share, metric_name, metric_text
+from lorica.common.display.wording import capitalise, is_share, metric_name, metric_text
 from lorica.server.records import RoundRecord
 from lorica.simulations.figures import (
     BLUE,

@@ -15,9 +15,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from lorica.common.plan import RunPlan
-from lorica.common.text import printable
-from lorica.common.wording import (
+from lorica.common.display.text import printable
+from lorica.common.display.wording import (
     NO_PRIVACY,
     change_text,
     duration,
@@ -26,6 +25,7 @@ from lorica.common.wording import (
     metric_name,
     metric_text,
 )
+from lorica.common.plan import RunPlan
 from lorica.server.records import RoundRecord, SiteRound
 
 _SPARKS = "▁▂▃▄▅▆▇█"

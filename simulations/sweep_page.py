@@ -8,8 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from lorica.common.storage import write_atomically
-from lorica.common.wording import (
+from lorica.common.display.wording import (
     capitalise,
     change_text,
     duration,
@@ -19,6 +18,7 @@ from lorica.common.wording import (
     metric_text,
     percent,
 )
+from lorica.common.storage import write_atomically
 from lorica.simulations.figures import INK, new_figure, short, write_png
 from lorica.simulations.plots import DASHES, SITE_COLOURS
 from lorica.simulations.sweep import SEED, Result, Value

@@ -14,8 +14,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lorica.common.text import printable
-from lorica.common.wording import (
+from lorica.common.display.text import printable
+from lorica.common.display.wording import (
     NO_PRIVACY,
     duration,
     epsilon_text,

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from lorica.client.data.overview import NOTICE, Overview
 from lorica.client.data.tallies import Groups
-from lorica.common.text import printable
+from lorica.common.display.text import printable
 
 _SHOWN = 25
 _CELL = 60

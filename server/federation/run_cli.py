@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lorica.common.cli import SetOption
+from lorica.common.display.wording import metric_name, metric_text
 from lorica.common.errors import Code, LoricaError
-from lorica.common.wording import metric_name, metric_text
 
 if TYPE_CHECKING:
     from lorica.server.federation.orders import RunPlace

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import func, select
 
-from lorica.common.text import printable
+from lorica.common.display.text import printable
 from lorica.server.runs import RunStore
 from lorica.server.runs.accounts import AuditEntry
 

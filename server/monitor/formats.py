@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from lorica.common.wording import capitalise, is_share, metric_name
+from lorica.common.display.wording import capitalise, is_share, metric_name
 
 NOTHING = "–"
 _CLASSES = (100, 1_000, 10_000, 100_000, 1_000_000)

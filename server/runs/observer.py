@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
 from lorica.common.logs import fields_of
 from lorica.common.plan import RunPlan
-from lorica.common.text import printable
 from lorica.server.records import RoundRecord, SiteRound
 from lorica.server.runs.models import Status
 from lorica.server.runs.store import RunStore

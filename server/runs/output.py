@@ -13,8 +13,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lorica.common.text import printable
-from lorica.common.wording import duration, epsilon_text, human_bytes, percent
+from lorica.common.display.text import printable
+from lorica.common.display.wording import duration, epsilon_text, human_bytes, percent
 from lorica.server.runs.export import run_content, whole_run
 from lorica.server.runs.models import Run
 from lorica.server.runs.prune import Pruning

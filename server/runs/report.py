@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorica.common.pages import page_environment
+from lorica.common.display.pages import page_environment
+from lorica.common.display.text import printable
+from lorica.common.display.wording import percent
 from lorica.common.plan_subject import DEMO_DATA
 from lorica.common.storage import write_atomically
-from lorica.common.text import printable
 from lorica.common.version import __version__
-from lorica.common.wording import percent
 from lorica.server.records import measured_result
 from lorica.server.runs.charts import line_chart
 from lorica.server.runs.models import Round, Run

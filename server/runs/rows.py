@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Table, and_, delete, func, insert, select
 from sqlalchemy.orm import Session
 
-from lorica.common.text import printable
+from lorica.common.display.text import printable
 from lorica.server.records import RoundRecord, measured_result
 from lorica.server.records import SiteRound as SiteRecord
 from lorica.server.runs.models import (

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from lorica.common.text import printable
+from lorica.common.display.text import printable
 from lorica.server.records import SiteRound as SiteRecord
 from lorica.server.runs.models import Event, Run, Site, SiteRun
 

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorica.common import message_fields, messages
+from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
 from lorica.common.message_fields import PROTOCOL
 from lorica.common.messages import (
@@ -32,7 +33,6 @@ from lorica.common.messages import (
     unpack_request,
 )
 from lorica.common.plan import RunPlan
-from lorica.common.text import printable
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 

@@ -16,8 +16,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from lorica.common.display.wording import duration, epsilon_text, human_bytes
 from lorica.common.plan import RunPlan
-from lorica.common.wording import duration, epsilon_text, human_bytes
 from lorica.server.records import RoundRecord, SiteRound
 from lorica.simulations import plots
 from lorica.simulations.picture import picture

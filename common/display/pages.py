@@ -7,8 +7,8 @@ import importlib.resources
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from lorica.common.text import printable
-from lorica.common.wording import (
+from lorica.common.display.text import printable
+from lorica.common.display.wording import (
     NO_PRIVACY,
     duration,
     epsilon_text,
@@ -41,5 +41,5 @@ def page_environment() -> Environment:
 
 
 def _stylesheet() -> Markup:
-    files = importlib.resources.files("lorica.common")
+    files = importlib.resources.files("lorica.common.display")
     return Markup(files.joinpath("templates/report.css").read_text(encoding="utf-8"))

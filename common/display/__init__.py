@@ -1,0 +1,1 @@
+"""Words, units and pages, as every view shows them."""

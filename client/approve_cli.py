@@ -16,7 +16,7 @@ from rich.text import Text
 from lorica.client.site_options import SITE_TOML, ConfigOption
 from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
-from lorica.common.storage import storage_errors
+from lorica.common.machine.files import storage_errors
 
 if TYPE_CHECKING:
     from lorica.client.bundle import Bundle

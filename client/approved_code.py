@@ -27,7 +27,7 @@ from pathlib import Path
 from lorica.client.bundle import Bundle, read_bundle
 from lorica.client.site_config import SiteConfig
 from lorica.common.errors import Code, LoricaError
-from lorica.common.storage import create_atomically, storage_errors, write_atomically
+from lorica.common.machine.files import create_atomically, storage_errors, write_atomically
 
 FOLDER, HOME, APPS = "approved", "flower", "apps"
 _PROGRAMS = "bin"

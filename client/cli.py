@@ -144,7 +144,7 @@ def ledger_export(
     """Write the ledger as JSON (the whole chain) or CSV (one row per mechanism)."""
     from lorica.client.ledger_export import as_csv, as_json
     from lorica.client.ledger_verify import inspect
-    from lorica.common.storage import write_atomically
+    from lorica.common.machine.files import write_atomically
 
     found = inspect(ledger_file(ledger, config))
     found.require_sound()

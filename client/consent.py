@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorica.common.errors import Code, LoricaError
+from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan_io import from_canonical
-from lorica.common.storage import storage_errors, write_atomically
 
 MOST_PENDING = 50
 """Requests that are kept waiting; a newer one takes the oldest's place."""

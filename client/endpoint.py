@@ -19,7 +19,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from lorica.client.trainers import Forwarder, Trainer
 from lorica.common.errors import Code, LoricaError
-from lorica.common.logs import log_context
+from lorica.common.machine.logs import log_context
 from lorica.common.messages import (
     Reply,
     is_refusal,

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from lorica.client.ledger_history import History
 from lorica.common.errors import Code, LoricaError
-from lorica.common.storage import storage_errors, write_atomically
+from lorica.common.machine.files import storage_errors, write_atomically
 
 SUFFIX = ".anchor"
 

@@ -20,7 +20,7 @@ from lorica.client.ledger_summary import Point, RunRow, Summary
 from lorica.client.ledger_verify import Inspection
 from lorica.client.ledger_views import day, epsilon_text
 from lorica.common.display.text import printable
-from lorica.common.storage import write_atomically
+from lorica.common.machine.files import write_atomically
 from lorica.common.version import __version__
 
 MOST_RUNS, MOST_MONTHS, MOST_REFUSALS = 8, 6, 4

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lorica.client.ledger_chain import Entry
 from lorica.common.errors import Code, LoricaError
-from lorica.common.storage import storage_errors
+from lorica.common.machine.files import storage_errors
 
 _APPLICATION, _VERSION = 0x4C6F7263, 1  # "Lorc"
 

@@ -23,8 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lorica.common.errors import Code, LoricaError
+from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.plan import RunPlan
-from lorica.common.storage import storage_errors, write_atomically
 
 
 class Questions:

@@ -25,7 +25,7 @@ from lorica.client.endpoint import answer, is_refusal
 from lorica.client.trainers import Trainer
 from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
-from lorica.common.logs import log_context
+from lorica.common.machine.logs import log_context
 from lorica.common.messages import Reply, Request, pack_reply, refusal
 from lorica.common.trainer_pb2 import Content, Event, Progress, StatusReply, StatusRequest
 from lorica.common.trainer_pb2_grpc import TrainerServicer

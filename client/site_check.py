@@ -8,7 +8,8 @@ from pathlib import Path
 from lorica.client.node_link import NodeLink
 from lorica.client.site_config import SiteConfig, load_site
 from lorica.common.bundle import build_bundle, bundle_sha256
-from lorica.common.checks import (
+from lorica.common.errors import Code, LoricaError
+from lorica.common.machine.checks import (
     Finding,
     check_certificate,
     check_clock,
@@ -17,7 +18,6 @@ from lorica.common.checks import (
     check_versions,
     checked,
 )
-from lorica.common.errors import Code, LoricaError
 
 
 def check_site(site: Path) -> Iterator[Finding]:

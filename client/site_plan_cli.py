@@ -28,7 +28,7 @@ def site_config(
 ) -> None:
     """Write a site.toml with every setting, its default and its meaning."""
     from lorica.client.site_config import documented_site
-    from lorica.common.storage import write_atomically
+    from lorica.common.machine.files import write_atomically
 
     if config.exists():
         raise LoricaError(

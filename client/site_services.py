@@ -16,9 +16,9 @@ from lorica.client.node_link import NodeLink
 from lorica.client.site_check import check_connection
 from lorica.client.site_config import SiteConfig, load_site
 from lorica.common.errors import LoricaError
-from lorica.common.lock import only_one
-from lorica.common.room import DiskWatch
-from lorica.common.supervisor import Service, Supervisor
+from lorica.common.machine.disk import DiskWatch
+from lorica.common.machine.lock import only_one
+from lorica.common.machine.supervisor import Service, Supervisor
 
 _TASK_POLL = "0.1"  # seconds between SuperExec's looks for work
 _NODE_ID = re.compile(r"SuperNode ID: (\d+)")

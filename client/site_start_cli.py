@@ -36,9 +36,9 @@ def site_init(
     from lorica.client.site_check import check_site
     from lorica.client.site_config import documented_site
     from lorica.client.site_federation import join
-    from lorica.common.checks import report
     from lorica.common.invitation import key_fingerprint
-    from lorica.common.storage import write_atomically
+    from lorica.common.machine.checks import report
+    from lorica.common.machine.files import write_atomically
 
     joined = join(config.resolve().parent, _token(token))
     invitation = joined.invitation
@@ -99,14 +99,14 @@ def site_start(
 def site_check(config: ConfigOption = SITE_TOML) -> None:
     """Check network, certificate, clock, admission, data, disk, ledger and versions."""
     from lorica.client.site_check import check_site
-    from lorica.common.checks import report
+    from lorica.common.machine.checks import report
 
     report(check_site(config), Console(highlight=False, soft_wrap=True))
 
 
 def show_log() -> None:
     """Lorica's own log on standard error, for as long as the process lives."""
-    from lorica.common.logs import set_up_logging
+    from lorica.common.machine.logs import set_up_logging
 
     set_up_logging()
 

@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.storage import storage_errors
+from lorica.common.machine.files import storage_errors
 
 _LONGEST = 100  # bytes of a path; the system's limit is 107 on Linux, 103 on macOS
 

@@ -20,7 +20,7 @@ from lorica.client.site_config import SiteConfig
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
-from lorica.common.memory import release_unused
+from lorica.common.machine.memory import release_unused
 from lorica.common.messages import (
     CAPABILITIES,
     EVALUATE,

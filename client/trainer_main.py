@@ -22,7 +22,7 @@ from lorica.client.isolation import isolate
 from lorica.client.site_config import SiteConfig, load_site
 from lorica.client.socket_file import SocketFile
 from lorica.common.errors import LoricaError
-from lorica.common.logs import set_up_logging
+from lorica.common.machine.logs import set_up_logging
 
 if TYPE_CHECKING:
     from lorica.client.ledger import Ledger

@@ -131,8 +131,8 @@ def predict(
     ] = "",
 ) -> None:
     """Use a trained adapter on texts (or images' names): arguments, a file, or lines of stdin."""
+    from lorica.common.machine.files import write_atomically
     from lorica.common.predict import Predictor, as_csv, as_jsonl, columns_of, read_texts
-    from lorica.common.storage import write_atomically
 
     values = dict(map(_value, value or []))
     if file is not None and values:

@@ -26,9 +26,9 @@ from lorica.common.adapter_folder import SavedAdapter, load_adapter
 from lorica.common.backbone_files import read_weights, settings_files, weights_sha256
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
+from lorica.common.machine.files import storage_errors
 from lorica.common.methods import PERSONAL, Part, factor_pairs, part_of, residual_name
 from lorica.common.quantised_layers import QuantisedLinear
-from lorica.common.storage import storage_errors
 
 _PEFT_PREFIX = "base_model.model."
 

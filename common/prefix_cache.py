@@ -20,7 +20,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from lorica.common.batching import equal_batches, micro_batches
-from lorica.common.memory import release_unused
+from lorica.common.machine.memory import release_unused
 from lorica.common.prefix_files import CacheFolder, Fill
 from lorica.common.tasks.base import Prediction, Task
 from lorica.common.tasks.inputs import Inputs

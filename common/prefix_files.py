@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lorica.common.storage import make_private_folder, storage_errors
+from lorica.common.machine.files import make_private_folder, storage_errors
 
 _FORMAT = 1
 _HEADER_BYTES = 4096  # a page, so that the numbers after it are aligned

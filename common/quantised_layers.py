@@ -29,7 +29,7 @@ from torch import nn
 from torch.nn import functional
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.memory import release_unused
+from lorica.common.machine.memory import release_unused
 from lorica.common.plan_subject import NumberFormat
 
 BLOCK = 64

@@ -8,7 +8,7 @@ import torch
 from lorica.common.adapters import State
 from lorica.common.backbones import Backbone
 from lorica.common.cache_shelf import SHELF
-from lorica.common.memory import release_unused
+from lorica.common.machine.memory import release_unused
 from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import judgements
 from lorica.common.records import Records

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from lorica.common.adapters import State, pack_state
 from lorica.common.errors import Code, LoricaError
-from lorica.common.logs import log_context
+from lorica.common.machine.logs import log_context
 from lorica.common.messages import EVALUATE, TRAIN
 from lorica.common.noised_metrics import believable, combine, vector_length
 from lorica.common.plan import RunPlan

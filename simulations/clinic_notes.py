@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from lorica.common.storage import storage_errors, write_atomically
+from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.simulations.clinic_vocabulary import (
     DEPARTMENTS,
     HOSPITALS,

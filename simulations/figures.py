@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from lorica.common.display.text import printable
 from lorica.common.display.wording import percent
-from lorica.common.storage import write_atomically
+from lorica.common.machine.files import write_atomically
 
 BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 PURPLE, SKY, GREY = "#cc79a7", "#56b4e9", "#7f8790"

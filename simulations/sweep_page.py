@@ -18,7 +18,7 @@ from lorica.common.display.wording import (
     metric_text,
     percent,
 )
-from lorica.common.storage import write_atomically
+from lorica.common.machine.files import write_atomically
 from lorica.simulations.figures import INK, new_figure, short, write_png
 from lorica.simulations.plots import DASHES, SITE_COLOURS
 from lorica.simulations.sweep import SEED, Result, Value

@@ -28,7 +28,7 @@ from multiprocessing.process import BaseProcess
 import torch
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.logs import fields_of
+from lorica.common.machine.logs import fields_of
 from lorica.common.plan import RunPlan
 from lorica.simulations.grid import VirtualNodes
 

@@ -41,7 +41,7 @@ from grid import (
     trials_of,
 )
 
-from lorica.common.storage import write_atomically
+from lorica.common.machine.files import write_atomically
 
 RESULTS = HERE / "results"
 CACHE_BYTES = 3 * 2**30

@@ -16,8 +16,8 @@ from lorica.client.site_config import load_site
 from lorica.common.data.batches import as_arrow
 from lorica.common.data.columnar import need_pyarrow
 from lorica.common.errors import Code, LoricaError
+from lorica.common.machine.files import storage_errors
 from lorica.common.records import require_roles
-from lorica.common.storage import storage_errors
 
 
 def main(path: Path, descriptor: int) -> int:

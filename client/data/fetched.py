@@ -24,7 +24,7 @@ from lorica.client.site_data import SiteData
 from lorica.common.data.batches import Batch
 from lorica.common.data.kinds import kind_of
 from lorica.common.errors import Code, LoricaError
-from lorica.common.storage import storage_errors
+from lorica.common.machine.files import storage_errors
 
 if TYPE_CHECKING:
     from lorica.client.site_config import SiteConfig

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.storage import create_atomically, storage_errors, write_atomically
+from lorica.common.machine.files import create_atomically, storage_errors, write_atomically
 
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 398

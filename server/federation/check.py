@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lorica.common.bundle import build_bundle, bundle_sha256
-from lorica.common.checks import (
+from lorica.common.errors import Code, LoricaError
+from lorica.common.machine.checks import (
     Finding,
     check_certificate,
     check_clock,
@@ -17,8 +18,7 @@ from lorica.common.checks import (
     check_versions,
     checked,
 )
-from lorica.common.errors import Code, LoricaError
-from lorica.common.lock import holder
+from lorica.common.machine.lock import holder
 from lorica.common.signing import CoordinatorKey
 from lorica.server.federation.certificates import (
     WARN_DAYS,

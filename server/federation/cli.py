@@ -62,7 +62,7 @@ def coordinator_invite(
 
     Whoever has it can register in the site's place: send it by a way that both sides trust.
     """
-    from lorica.common.storage import create_atomically
+    from lorica.common.machine.files import create_atomically
     from lorica.server.federation.setup import invite
 
     invitation = invite(_home(home), site, timedelta(days=days))
@@ -122,7 +122,7 @@ def coordinator_rotate(home: HomeOption = None) -> None:
 def coordinator_sites(home: HomeOption = None) -> None:
     """List the sites: invited, admitted or revoked, and which are online."""
     from lorica.common.invitation import key_fingerprint
-    from lorica.common.lock import holder
+    from lorica.common.machine.lock import holder
     from lorica.server.federation.control import Control, key_bytes
     from lorica.server.federation.register import Register
 
@@ -154,7 +154,7 @@ def coordinator_start(home: HomeOption = None) -> None:
 
 def coordinator_check(home: HomeOption = None) -> None:
     """Check keys, certificates, disk, proxy, versions, and the services if they run."""
-    from lorica.common.checks import report
+    from lorica.common.machine.checks import report
     from lorica.server.federation.check import check_coordinator
 
     report(check_coordinator(_home(home)), Console(highlight=False, soft_wrap=True))
@@ -167,7 +167,7 @@ def coordinator_bundle(
 ) -> None:
     """Print the SHA-256 of the code that this version ships to sites, for them to approve."""
     from lorica.common.bundle import build_bundle, bundle_sha256
-    from lorica.common.storage import write_atomically
+    from lorica.common.machine.files import write_atomically
 
     bundle = build_bundle()
     if out is not None:
@@ -202,6 +202,6 @@ def _say(text: str) -> None:
 
 
 def _show_log() -> None:
-    from lorica.common.logs import set_up_logging
+    from lorica.common.machine.logs import set_up_logging
 
     set_up_logging()

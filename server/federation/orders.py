@@ -18,8 +18,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.lock import holder
-from lorica.common.storage import write_atomically
+from lorica.common.machine.files import write_atomically
+from lorica.common.machine.lock import holder
 from lorica.server.run_folder import ROUNDS, RunFolder
 
 Wanted = Literal["run", "stop", "nothing"]

@@ -15,7 +15,7 @@ import signal
 from pathlib import Path
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.storage import write_atomically
+from lorica.common.machine.files import write_atomically
 from lorica.server.federation.home import CoordinatorConfig, CoordinatorHome
 
 REFUSAL = "Only the fleet interface of this coordinator is served here."

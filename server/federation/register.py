@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.invitation import SECRET_BYTES, Registration, SiteName
-from lorica.common.storage import storage_errors, write_atomically
+from lorica.common.machine.files import storage_errors, write_atomically
 
 State = Literal["invited", "admitted", "revoked"]
 

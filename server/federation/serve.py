@@ -11,7 +11,7 @@ from pathlib import Path
 from flwr.serverapp import Grid
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.lock import only_one
+from lorica.common.machine.lock import only_one
 from lorica.server.coordinator import run_plan
 from lorica.server.federation.home import HOME_VARIABLE, CoordinatorHome
 from lorica.server.federation.orders import LOCK, RunPlace

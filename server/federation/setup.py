@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.invitation import Invitation, Registration
-from lorica.common.lock import holder
+from lorica.common.machine.lock import holder
 from lorica.common.signing import CoordinatorKey
 from lorica.server.federation.certificates import (
     LOOPBACK,

@@ -9,7 +9,7 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.storage import storage_errors
+from lorica.common.machine.files import storage_errors
 from lorica.server.runs.models import Artefact, Run
 
 CHECKPOINT = "checkpoint.safetensors"

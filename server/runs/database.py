@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.storage import storage_errors
+from lorica.common.machine.files import storage_errors
 
 STORE_VARIABLE = "LORICA_STORE"
 """Environment variable: the store's URL, a path, or "none" for no store."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.storage import write_atomically
+from lorica.common.machine.files import write_atomically
 from lorica.server.runs.models import Base, Run
 from lorica.server.runs.queries import Queries, plan_values
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
-from lorica.common.logs import fields_of
+from lorica.common.machine.logs import fields_of
 from lorica.common.plan import RunPlan
 from lorica.server.records import RoundRecord, SiteRound
 from lorica.server.runs.models import Status

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lorica.common.storage import storage_errors, write_atomically
+from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.simulations.audit.findings import Audit, Scatter
 from lorica.simulations.figures import BLUE, GREY, ORANGE, RED, new_figure, svg_text
 

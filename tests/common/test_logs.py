@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.logs import JsonFormatter, log_context, set_up_logging
+from lorica.common.machine.logs import JsonFormatter, log_context, set_up_logging
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lorica.common.room import DiskWatch
+from lorica.common.machine.disk import DiskWatch
 
 
 def test_scarce_room_is_told_once_and_its_end_too(

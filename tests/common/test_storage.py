@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lorica.common.errors import Code
-from lorica.common.storage import append_line, create_atomically, write_atomically
+from lorica.common.machine.files import append_line, create_atomically, write_atomically
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 FullDisk = Callable[[int], contextlib.AbstractContextManager[None]]

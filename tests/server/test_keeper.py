@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.lock import only_one
+from lorica.common.machine.lock import only_one
 from lorica.common.plan import RunPlan
 from lorica.server.federation import keeper as keeping
 from lorica.server.federation import orders

@@ -17,10 +17,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
-from lorica.common.checks import check_certificate
 from lorica.common.cli import build
 from lorica.common.errors import Code, LoricaError
 from lorica.common.invitation import Invitation, Registration
+from lorica.common.machine.checks import check_certificate
 from lorica.server.federation.certificates import (
     alternative_names,
     authority_pair,

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from lorica.client.trainer import LocalTrainer
 from lorica.common.backbones import load_backbone, loads
 from lorica.common.errors import Code, LoricaError
-from lorica.common.logs import fields_of
+from lorica.common.machine.logs import fields_of
 from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
 from lorica.simulations import workers

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.storage import storage_errors
+from lorica.common.machine.files import storage_errors
 
 
 @contextlib.contextmanager

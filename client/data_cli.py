@@ -72,7 +72,7 @@ def _tokenizer(source: str) -> Tokenize | None:
     """Lengths in tokens, as the backbone counts them; None where it is not to be had here."""
     from lorica.common.backbone_files import backbone_folder
     from lorica.common.errors import LoricaError
-    from lorica.common.plan_subject import BackbonePlan
+    from lorica.common.plan.subject import BackbonePlan
 
     try:
         from transformers import AutoTokenizer

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from lorica.client.site_config import SiteConfig
 from lorica.common.errors import Code, LoricaError
-from lorica.common.methods import ANY_RANK
 from lorica.common.plan import RunPlan
-from lorica.common.stages import total_steps
-from lorica.common.tasks.traits import TRAITS
+from lorica.common.plan.methods import ANY_RANK
+from lorica.common.plan.stages import total_steps
+from lorica.common.plan.traits import TRAITS
 
 if TYPE_CHECKING:  # the ClientApp reads the policy, and no records
     from lorica.common.records import Records

@@ -30,16 +30,16 @@ from lorica.common.cache_shelf import SHELF
 from lorica.common.errors import Code, LoricaError
 from lorica.common.factors import cut_factors, filled_up
 from lorica.common.layer_rates import layer_factors
-from lorica.common.methods import (
+from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import (
     factor_pairs,
     is_personal,
     is_trained,
     step_turns,
 )
-from lorica.common.plan import RunPlan
+from lorica.common.plan.stages import Stage, falling, returned, schedule, stage_of, trained
 from lorica.common.prefix_cache import PrefixCache, judgements
 from lorica.common.records import Records
-from lorica.common.stages import Stage, falling, returned, schedule, stage_of, trained
 from lorica.common.tasks import task_of
 from lorica.common.tasks.text_classification import BIAS_INPUT
 

@@ -22,7 +22,7 @@ from lorica.common.backbone_files import (
 )
 from lorica.common.backbones import EMBEDDED_SETTINGS_SHA256
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan_subject import EMBEDDED_SHA256, BackbonePlan, NumberFormat
+from lorica.common.plan.subject import EMBEDDED_SHA256, BackbonePlan, NumberFormat
 
 
 def site_backbone(plan: BackbonePlan, policy: Policy, root: Path) -> tuple[BackbonePlan, str]:

@@ -18,8 +18,8 @@ from lorica.client.site_data import SiteData
 from lorica.client.site_federation import SiteFederation
 from lorica.common.config import Section
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan_subject import EMBEDDED_SHA256
-from lorica.common.tasks.traits import SiteMetric, TaskKind
+from lorica.common.plan.subject import EMBEDDED_SHA256
+from lorica.common.plan.traits import SiteMetric, TaskKind
 
 
 def _positive(value: float) -> float:

@@ -50,7 +50,7 @@ def site_plan(
     """
     from lorica.client.site_config import load_site
     from lorica.client.site_plan import run_cost
-    from lorica.common.plan_io import load_plan
+    from lorica.common.plan.io import load_plan
 
     site, loaded = load_site(config), load_plan(plan, settings or [])
     cost = run_cost(loaded, site, config.parent)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from lorica.common.methods import Part, part_of
 from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import Part, part_of
 
 Parameters = Mapping[str, torch.nn.Parameter]
 
@@ -18,7 +18,7 @@ def parameter_groups(
     plan: RunPlan, trained: Parameters, factor: float = 1.0
 ) -> list[dict[str, Any]]:
     """The head and the rest, with their learning rates times ``factor`` and their clip norms, which
-    together are :func:`lorica.common.stages.unit_bound`."""
+    together are :func:`lorica.common.plan.stages.unit_bound`."""
     training, bound = plan.training, plan.privacy.clip_norm
     head = [p for name, p in trained.items() if part_of(name) is Part.HEAD]
     lora = [p for name, p in trained.items() if part_of(name) is not Part.HEAD]

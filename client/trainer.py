@@ -33,12 +33,12 @@ from lorica.common.messages import (
     reply_to_bytes,
 )
 from lorica.common.plan import RunPlan
+from lorica.common.plan.stages import stage_of
 from lorica.common.precision import number_format
 from lorica.common.prefix_cache import CACHE_BYTES
 from lorica.common.quantisation import encode
 from lorica.common.records import Records
 from lorica.common.site_privacy import RunPrivacy, run_privacy
-from lorica.common.stages import stage_of
 from lorica.common.tasks import task_of
 from lorica.common.version import __version__
 
@@ -141,7 +141,7 @@ class LocalTrainer:
     def train(self, request: Request) -> Reply:
         """Train for one round from the request's global adapter and return the update.
 
-        The update holds what the round's stage asks for (:mod:`lorica.common.stages`): a noised
+        The update holds what the round's stage asks for (:mod:`lorica.common.plan.stages`): a noised
         sum, or, after local steps, local minus global value of every tensor that was trained;
         rounded to the plan's ``wire.update``, which costs no ε (:mod:`lorica.common.quantisation`).
 

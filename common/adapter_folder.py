@@ -23,10 +23,10 @@ from lorica.common.adapters import State, lora_config
 from lorica.common.backbones import Backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
-from lorica.common.methods import HAS_RESIDUAL
 from lorica.common.model_card import CardResults, model_card
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import from_canonical
+from lorica.common.plan.io import from_canonical
+from lorica.common.plan.methods import HAS_RESIDUAL
 from lorica.common.residuals import narrowed, widened
 from lorica.common.tasks import task_of
 from lorica.common.version import __version__

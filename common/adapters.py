@@ -1,6 +1,6 @@
 """Adapter states: attach LoRA factors, read and write their tensors, one blob on the wire.
 
-A *state* maps names to CPU tensors, as described in :mod:`lorica.common.methods`. Names of LoRA
+A *state* maps names to CPU tensors, as described in :mod:`lorica.common.plan.methods`. Names of LoRA
 factors are those that peft saves, so a state can be written as a peft adapter unchanged.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan_subject import AdapterPlan
+from lorica.common.plan.subject import AdapterPlan
 
 State = dict[str, torch.Tensor]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan_subject import BackbonePlan
+from lorica.common.plan.subject import BackbonePlan
 
 _SETTINGS = (
     "config.json",

@@ -25,7 +25,7 @@ from lorica.common.backbone_files import (
     weights_sha256,
 )
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan_subject import EMBEDDED_SHA256, BackbonePlan, NumberFormat
+from lorica.common.plan.subject import EMBEDDED_SHA256, BackbonePlan, NumberFormat
 
 Pooling = Literal["mean", "cls"]
 

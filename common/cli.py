@@ -21,7 +21,7 @@ from rich.text import Text
 
 from lorica.common.display.text import printable
 from lorica.common.errors import CATALOGUE, Code, LoricaError
-from lorica.common.plan_io import documented_toml, load_plan
+from lorica.common.plan.io import documented_toml, load_plan
 from lorica.common.version import __version__
 
 COMMANDS = "lorica.commands"

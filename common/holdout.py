@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
+from lorica.common.plan.traits import TRAITS
 from lorica.common.records import PACKAGED, Records, read_records
 from lorica.common.tasks import task_of
-from lorica.common.tasks.traits import TRAITS
 
 TEST_SHARE = 0.2
 """Share of units set aside for testing when the plan names no test data."""

@@ -27,7 +27,7 @@ from lorica.common.backbone_files import read_weights, settings_files, weights_s
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
-from lorica.common.methods import PERSONAL, Part, factor_pairs, part_of, residual_name
+from lorica.common.plan.methods import PERSONAL, Part, factor_pairs, part_of, residual_name
 from lorica.common.quantised_layers import QuantisedLinear
 
 _PEFT_PREFIX = "base_model.model."

@@ -48,7 +48,7 @@ from lorica.common.message_fields import (
     text_of,
 )
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import from_canonical
+from lorica.common.plan.io import from_canonical
 
 MAX_PLAN_CHARACTERS = 4_000_000
 

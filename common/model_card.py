@@ -18,8 +18,8 @@ from typing import Any
 from lorica.common.backbones import Backbone
 from lorica.common.display.text import printable
 from lorica.common.plan import RunPlan
-from lorica.common.plan_subject import DEMO_DATA
-from lorica.common.stages import schedule
+from lorica.common.plan.stages import schedule
+from lorica.common.plan.subject import DEMO_DATA
 from lorica.common.tasks import task_of
 from lorica.common.tasks.table_usage import usual_row
 from lorica.common.version import __version__

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan_course import Precision
+from lorica.common.plan.course import Precision
 
 _CPU_UNITS = ("avx512_bf16", "amx_bf16", "bf16")
 """torch's names of what a processor of x86 or Arm multiplies bfloat16 with."""

@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.memory import release_unused
-from lorica.common.plan_subject import NumberFormat
+from lorica.common.plan.subject import NumberFormat
 
 BLOCK = 64
 """Weights that share a scale in format "int4"."""

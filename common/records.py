@@ -19,7 +19,7 @@ from lorica.common.data import CONNECTORS, DataRequest, kind_of, read_batches
 from lorica.common.data.batches import Batch, as_list
 from lorica.common.data.kinds import IMAGE, PACKAGED
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan_subject import DataPlan
+from lorica.common.plan.subject import DataPlan
 from lorica.common.table import Table
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def read_records(
         group: name of a further column to keep, for dividing sites.
         test: of a source with parts, the test part.
         lists: which of "text" and "label" may hold lists, which are then kept as JSON
-            (:attr:`lorica.common.tasks.traits.Traits.lists`).
+            (:attr:`lorica.common.plan.traits.Traits.lists`).
         images: whether records are images; tables then need a column of them.
         table: names of further columns to keep.
 

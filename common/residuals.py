@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from lorica.common.adapters import State
-from lorica.common.methods import factor_pairs, residual_name
-from lorica.common.plan_subject import AdapterPlan
+from lorica.common.plan.methods import factor_pairs, residual_name
+from lorica.common.plan.subject import AdapterPlan
 
 _NEGLIGIBLE = 1e-7  # of the largest singular value, the precision of float32
 

@@ -11,7 +11,7 @@ from lorica.common.accounting import PrivacyEvent, calibrate_noise
 from lorica.common.calibration import Part, noise_beside, share_budget
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.stages import Stage, schedule, stage_of
+from lorica.common.plan.stages import Stage, schedule, stage_of
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Columns of a table that stand beside texts or images: the cells, as the source has them.
 
-What they mean, a plan says (:mod:`lorica.common.plan_table`): a site keeps the cells of the
+What they mean, a plan says (:mod:`lorica.common.plan.table`): a site keeps the cells of the
 columns that it offers before it has seen any plan.
 """
 

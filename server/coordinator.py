@@ -15,7 +15,7 @@ from lorica.common.backbones import load_backbone
 from lorica.common.bundle import RUN_KEY
 from lorica.common.holdout import label_sources, load_data, test_data, with_labels
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import from_run_config
+from lorica.common.plan.io import from_run_config
 from lorica.common.records import Records
 from lorica.common.signing import key_from_environment
 from lorica.common.tasks import task_of

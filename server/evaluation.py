@@ -10,9 +10,9 @@ from lorica.common.backbones import Backbone
 from lorica.common.cache_shelf import SHELF
 from lorica.common.machine.memory import release_unused
 from lorica.common.plan import RunPlan
+from lorica.common.plan.stages import schedule
 from lorica.common.prefix_cache import judgements
 from lorica.common.records import Records
-from lorica.common.stages import schedule
 from lorica.common.tasks import task_of
 from lorica.common.tasks.base import Metrics
 

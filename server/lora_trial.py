@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lorica.common.adapters import State
 from lorica.common.plan import RunPlan
-from lorica.common.tasks.traits import TRAITS
+from lorica.common.plan.traits import TRAITS
 from lorica.server.records import RoundRecord
 
 _KEPT = "before-lora/"  # prefix of the kept state in the coordinator's memory

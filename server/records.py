@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
 from lorica.common.plan import RunPlan
-from lorica.common.stages import Stage
+from lorica.common.plan.stages import Stage
 
 SiteStatus = Literal["ok", "refused", "failed", "late"]
 
@@ -61,7 +61,7 @@ class RoundRecord:
     site_loss: float | None = None
     site_accuracy_by_label: dict[str, float] = field(default_factory=dict)
     stage: str = ""
-    """What the round was for, as :class:`~lorica.common.stages.Stage` names it."""
+    """What the round was for, as :class:`~lorica.common.plan.stages.Stage` names it."""
     mean_norm: float | None = None
     """L2 norm of the weighted mean of the updates."""
     noise_norm: float | None = None

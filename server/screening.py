@@ -19,14 +19,14 @@ import torch
 from lorica.common.declared import believed_units
 from lorica.common.errors import Code, LoricaError
 from lorica.common.layer_rates import layer_factors
-from lorica.common.methods import ANY_RANK, Part, part_of
 from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import ANY_RANK, Part, part_of
+from lorica.common.plan.stages import Stage, returned, stage_of, unit_bound
 from lorica.common.quantisation import LARGEST_ERROR
 from lorica.common.site_privacy import public_privacy
-from lorica.common.stages import Stage, returned, stage_of, unit_bound
 
 State = dict[str, torch.Tensor]
-"""Adapter tensors by name, as :mod:`lorica.common.methods` lists them."""
+"""Adapter tensors by name, as :mod:`lorica.common.plan.methods` lists them."""
 
 ACCEPTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """The number formats an update may come in."""
@@ -90,7 +90,7 @@ def honest_norm(plan: RunPlan, start: State, round: int) -> float | None:
 def longest_sum(plan: RunPlan, start: State, round: int) -> Callable[[int], float]:
     """The largest L2 norm of a sum over a site's units that is believed, by what it declares.
 
-    Every unit adds a vector of norm at most Δ (:func:`lorica.common.stages.unit_bound`), so that no
+    Every unit adds a vector of norm at most Δ (:func:`lorica.common.plan.stages.unit_bound`), so that no
     honest sum over n units is longer than n·Δ and its noise, of expected norm σ·Δ·√d for d values.
     How many units a site has is its own affair: ten times what it declares are believed, a
     million where it declares nothing. One absurd sum would otherwise stay in the optimiser's

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lorica.common.plan_course import RoundsPlan
+from lorica.common.plan.course import RoundsPlan
 
 _ROUNDING = 1e-9  # so that 0.1 · 30 sites are 3
 

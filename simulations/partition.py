@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan_course import SimulationPlan
+from lorica.common.plan.course import SimulationPlan
 from lorica.common.records import Records
 
 _ATTEMPTS = 200

@@ -22,10 +22,10 @@ from lorica.common.display.pages import page_environment
 from lorica.common.display.wording import capitalise, is_share
 from lorica.common.machine.files import write_atomically
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import to_toml
-from lorica.common.plan_subject import DEMO_DATA
-from lorica.common.stages import schedule
-from lorica.common.tasks.traits import TRAITS
+from lorica.common.plan.io import to_toml
+from lorica.common.plan.stages import schedule
+from lorica.common.plan.subject import DEMO_DATA
+from lorica.common.plan.traits import TRAITS
 from lorica.server.records import RoundRecord, SiteStatus
 from lorica.simulations import plots
 from lorica.simulations.tables import (

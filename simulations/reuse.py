@@ -17,7 +17,7 @@ from typing import Any
 
 from lorica.common.backbone_files import weights_sha256
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import to_toml
+from lorica.common.plan.io import to_toml
 
 _LAST_LINES = 12
 

@@ -20,8 +20,8 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import RunData, label_sources, load_data, with_labels
 from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.messages import Request
-from lorica.common.methods import PERSONAL
 from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import PERSONAL
 from lorica.common.site_privacy import RunPrivacy, run_privacy
 from lorica.common.tasks import task_of
 from lorica.server.evaluation import CentralEvaluator

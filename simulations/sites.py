@@ -20,9 +20,9 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
 from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
+from lorica.common.plan.stages import schedule
 from lorica.common.prefix_cache import CACHE_BYTES
 from lorica.common.records import Records
-from lorica.common.stages import schedule
 from lorica.common.tasks import task_of
 from lorica.simulations.partition import partition
 

@@ -14,8 +14,8 @@ from typing import Any
 from lorica.client.trainer import LocalTrainer
 from lorica.common.accounting import epsilon
 from lorica.common.holdout import RunData
-from lorica.common.methods import PERSONAL
 from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import PERSONAL
 from lorica.common.site_privacy import RunPrivacy
 from lorica.server.records import RoundRecord
 from lorica.simulations.at_sites import AtSite

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from lorica.common.plan import RunPlan
+from lorica.common.plan.traits import TRAITS
 from lorica.common.records import Records
 from lorica.common.table import Table
 from lorica.common.tasks.table_usage import usual_row
-from lorica.common.tasks.traits import TRAITS
 from tests.images import SIDE, make_image_backbone
 
 MONEY = ["card", "cash", "loan", "bank", "money", "lost"]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import load_plan
+from lorica.common.plan.io import load_plan
 
 HERE = Path(__file__).resolve().parent
 EPSILONS = (8.0, math.inf, 3.0, 1.0)

@@ -30,8 +30,8 @@ from lorica.client.dp_sgd import NoisyOptimizer
 from lorica.client.noise import SecureNoise
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.common.backbones import load_backbone
-from lorica.common.methods import Part, part_of
 from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import Part, part_of
 from lorica.common.tasks.text_classification import TextClassifier
 
 BATCH, LENGTHS = 64, (32, 128)

@@ -65,7 +65,7 @@ def part(source: Path, target: Path, rows: int) -> None:
 
 def plan_file(folder: Path, asked: argparse.Namespace) -> Path:
     """The plan that both sides follow."""
-    from lorica.common.plan_io import load_plan, to_toml
+    from lorica.common.plan.io import load_plan, to_toml
 
     part(asked.data / "train.csv", folder / "train.csv", asked.rows)
     part(asked.data / "test.csv", folder / "test.csv", asked.rows // 3)

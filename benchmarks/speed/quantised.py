@@ -63,7 +63,7 @@ def resident_bytes() -> int:
 def load(source: str, number: str) -> None:
     """In a process of its own: print bytes of the weights, and resident bytes more than before."""
     from lorica.common.backbones import load_backbone
-    from lorica.common.plan_subject import BackbonePlan
+    from lorica.common.plan.subject import BackbonePlan
     from lorica.common.quantised_layers import QuantisedLinear, weight_bytes
 
     QuantisedLinear(torch.eye(4), None, "int8").dequantised()  # libraries are loaded

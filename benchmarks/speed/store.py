@@ -40,7 +40,7 @@ def fill(store: RunStore, runs: int, rounds: int, sites: int) -> float:
     """Insert so many runs, evenly over a year; seconds it took."""
     begun, now, dice = time.perf_counter(), time.time(), random.Random(0)
     plan = RunPlan().replace(task={"labels": ["a", "b"]}, rounds={"count": rounds})
-    from lorica.common.plan_io import to_toml
+    from lorica.common.plan.io import to_toml
 
     toml = to_toml(plan)
     with store.writing() as session:

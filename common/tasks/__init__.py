@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from lorica.common.tasks.traits import TRAITS
+from lorica.common.plan.traits import TRAITS
 
 if TYPE_CHECKING:
     from lorica.common.plan import RunPlan

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 import torch
 
-from lorica.common.tasks.traits import TRAITS, Traits
+from lorica.common.plan.traits import TRAITS, Traits
 
 if TYPE_CHECKING:
     from lorica.common.adapters import State

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.tasks.traits import TRAITS
+from lorica.common.plan.traits import TRAITS
 
 _SHOWN = 5
 

@@ -23,8 +23,8 @@ from lorica.common.batch_norm import replace_batch_norms
 from lorica.common.biases import OwnBiases
 from lorica.common.checkpointing import checkpoint_layers
 from lorica.common.frozen_prefix import FrozenPrefix
-from lorica.common.methods import HAS_RESIDUAL, Part, part_of
 from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import HAS_RESIDUAL, Part, part_of
 from lorica.common.precision import computing_in, number_format
 from lorica.common.residuals import ResidualWeights
 from lorica.common.tasks.inputs import Inputs

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan_table import TablePlan
+from lorica.common.plan.table import TablePlan
 from lorica.common.records import Records
 from lorica.common.table import bad_value, number_in, shown_cell
 from lorica.common.tasks.inputs import Inputs

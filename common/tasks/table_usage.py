@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lorica.common.plan_table import TablePlan
+from lorica.common.plan.table import TablePlan
 
 
 def about_table(plan: TablePlan, gain: float) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 One module per rule, each a class registered with :func:`~lorica.server.aggregation.base.rule`:
 :mod:`fedavg`, :mod:`ffa`, :mod:`fedsvd`, :mod:`rolora`, :mod:`la_lora`, :mod:`fedex`,
 :mod:`flora`, :mod:`flexlora`, :mod:`fedsa`. What a rule asks of the sites (which tensors they
-train, send and keep) is the table in :mod:`lorica.common.methods`. Before any of them may come a
+train, send and keep) is the table in :mod:`lorica.common.plan.methods`. Before any of them may come a
 robust rule (:mod:`robust`), which decides which updates it gets to see; after the mean a server
 optimiser (:mod:`server_optimizer`).
 

@@ -10,7 +10,7 @@ from typing import ClassVar, TypeVar
 import torch
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.methods import is_returned
+from lorica.common.plan.methods import is_returned
 from lorica.server.aggregation.server_optimizer import ServerOptimizer
 from lorica.server.screening import State, check_form
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lorica.common.methods import residual_name
+from lorica.common.plan.methods import residual_name
 from lorica.server.aggregation.base import State, rule
 from lorica.server.aggregation.products import MeanOfProducts
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from lorica.common.factors import refactorise
-from lorica.common.methods import factor_pairs
+from lorica.common.plan.methods import factor_pairs
 from lorica.server.aggregation.base import State, WeightedMean, rule
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from lorica.common.methods import residual_name
+from lorica.common.plan.methods import residual_name
 from lorica.server.aggregation.base import State, rule
 from lorica.server.aggregation.products import MeanOfProducts
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 
 from lorica.common.factors import refactorise
-from lorica.common.methods import Part, factor_pairs, part_of
 from lorica.common.plan import RunPlan
-from lorica.common.stages import place_in_stage, place_of_tensor, unit_bound
-from lorica.common.tasks.traits import TRAITS
+from lorica.common.plan.methods import Part, factor_pairs, part_of
+from lorica.common.plan.stages import place_in_stage, place_of_tensor, unit_bound
+from lorica.common.plan.traits import TRAITS
 from lorica.server.aggregation.step_sizes import step_size
 from lorica.server.aggregation.sums import SumOfReleases
 from lorica.server.screening import State
@@ -24,7 +24,7 @@ class GradientStep(SumOfReleases):
     """θ' = θ - η·u(Σ_k G_k), for the noised gradient sums G_k of the sites.
 
     Per tensor with d values, with G = Σ G_k and C the norm that one unit's part is clipped to
-    (:func:`lorica.common.stages.unit_bound`), in the t-th round of its stage that trains it
+    (:func:`lorica.common.plan.stages.unit_bound`), in the t-th round of its stage that trains it
     ("rolora" trains A and B in alternate rounds):
 
     - direction: m = β₁ m + (1 - β₁) G, bias-corrected;

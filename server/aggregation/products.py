@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import torch
 
-from lorica.common.methods import factor_pairs
+from lorica.common.plan.methods import factor_pairs
 from lorica.server.aggregation.base import State, WeightedMean
 from lorica.server.aggregation.server_optimizer import ServerOptimizer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lorica.common.plan_course import ServerPlan
+from lorica.common.plan.course import ServerPlan
 from lorica.server.screening import State
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lorica.common.plan import RunPlan
+from lorica.common.plan.stages import Stage, returned, stage_of
 from lorica.common.site_privacy import public_privacy
-from lorica.common.stages import Stage, returned, stage_of
 from lorica.server.aggregation import aggregator
 from lorica.server.aggregation.base import Aggregator
 from lorica.server.aggregation.class_sums import ClassSums

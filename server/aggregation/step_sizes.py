@@ -6,10 +6,10 @@ import math
 from collections.abc import Collection
 
 from lorica.common.layer_rates import layer_factors
-from lorica.common.methods import Part, part_of
 from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import Part, part_of
+from lorica.common.plan.stages import Stage, falling, place_of_tensor, schedule, stage_of
 from lorica.common.site_privacy import public_privacy
-from lorica.common.stages import Stage, falling, place_of_tensor, schedule, stage_of
 from lorica.common.tasks.text_classification import BIAS_INPUT
 
 

@@ -64,7 +64,7 @@ def run_submit(
     watch: Annotated[bool, typer.Option("--watch", help="Watch it until it is over.")] = False,
 ) -> None:
     """Put a run into the queue and print its id."""
-    from lorica.common.plan_io import load_plan
+    from lorica.common.plan.io import load_plan
     from lorica.server.federation.runs import submit
 
     place = submit(_home(home), load_plan(plan, settings or []), run=name)

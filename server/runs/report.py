@@ -18,7 +18,7 @@ from lorica.common.display.pages import page_environment
 from lorica.common.display.text import printable
 from lorica.common.display.wording import percent
 from lorica.common.machine.files import write_atomically
-from lorica.common.plan_subject import DEMO_DATA
+from lorica.common.plan.subject import DEMO_DATA
 from lorica.common.version import __version__
 from lorica.server.records import measured_result
 from lorica.server.runs.charts import line_chart

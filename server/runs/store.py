@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import to_toml
+from lorica.common.plan.io import to_toml
 from lorica.server.records import RoundRecord, SiteRound
 from lorica.server.runs import artefacts, rows, site_rows
 from lorica.server.runs.database import NONE, connect, shown, store_errors, store_url

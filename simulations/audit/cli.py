@@ -14,7 +14,7 @@ from rich.console import Console
 from lorica.common.cli import PlanArgument, SetOption
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import load_plan
+from lorica.common.plan.io import load_plan
 
 
 class Method(StrEnum):

@@ -20,7 +20,7 @@ from lorica.client.noise import NoiseSource
 from lorica.client.session import Session
 from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State
-from lorica.common.stages import Stage
+from lorica.common.plan.stages import Stage
 from lorica.simulations.audit.canaries import OVERSIZE, Entries
 from lorica.simulations.audit.planted import PlantedTrainer, Roster
 

@@ -22,13 +22,13 @@ from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data, with_labels
 from lorica.common.messages import Request
-from lorica.common.methods import Part, alternates, is_trained, part_of
 from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import Part, alternates, is_trained, part_of
+from lorica.common.plan.stages import Stage, schedule
+from lorica.common.plan.traits import TaskKind
 from lorica.common.records import PACKAGED, Records, read_records
 from lorica.common.site_privacy import run_privacy
-from lorica.common.stages import Stage, schedule
 from lorica.common.tasks import task_of
-from lorica.common.tasks.traits import TaskKind
 from lorica.server.records import Silent
 from lorica.server.rounds import RoundLoop
 from lorica.server.run_folder import RunFolder

@@ -29,8 +29,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-from lorica.common.methods import Part, part_of
-from lorica.common.stages import falling
+from lorica.common.plan.methods import Part, part_of
+from lorica.common.plan.stages import falling
 from lorica.simulations.audit.bounds import gaussian_pair_epsilon, one_run_rejects
 from lorica.simulations.audit.canaries import RandomDirections, fair_coins
 from lorica.simulations.audit.findings import Finding, Scatter, share_of_error

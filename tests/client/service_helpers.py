@@ -26,8 +26,8 @@ from lorica.common.backbone_files import backbone_sha256
 from lorica.common.backbones import load_backbone
 from lorica.common.messages import Kind, Reply, Request, pack_request, unpack_reply
 from lorica.common.plan import RunPlan
+from lorica.common.plan.stages import sent
 from lorica.common.signing import CoordinatorKey
-from lorica.common.stages import sent
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.trainer_pb2 import StatusReply, StatusRequest
 from lorica.common.trainer_pb2_grpc import TrainerStub

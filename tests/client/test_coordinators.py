@@ -28,9 +28,9 @@ from lorica.common.messages import (
     unpack_reply,
 )
 from lorica.common.plan import RunPlan
+from lorica.common.plan.stages import sent
 from lorica.common.records import Records
 from lorica.common.signing import CoordinatorKey
-from lorica.common.stages import sent
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.server.records import Silent
 from lorica.server.rounds import RoundLoop

@@ -26,8 +26,8 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.message_fields import PROTOCOL
 from lorica.common.messages import Reply, Request, pack_request, unpack_reply
 from lorica.common.plan import RunPlan
+from lorica.common.plan.stages import sent
 from lorica.common.records import Records
-from lorica.common.stages import sent
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 
 NAMES = ("Wilhelmina", "Featherstonehaugh")

@@ -20,8 +20,8 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
 from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
+from lorica.common.plan.stages import sent
 from lorica.common.records import Records
-from lorica.common.stages import sent
 from lorica.common.table import Table
 from lorica.common.tasks import task_of
 from tests.tasks import plan_of, rows_of, write_backbone, write_data

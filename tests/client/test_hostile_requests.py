@@ -161,7 +161,7 @@ def test_a_hostile_plan_is_refused(target: Target, name: str, method: str) -> No
     text, fingerprint = changed(target.plan, **PLANS[name])
     kind = "train" if method == "train" else "query.capabilities"
     try:
-        from lorica.common.plan_io import from_canonical
+        from lorica.common.plan.io import from_canonical
 
         plan = from_canonical(text)
     except LoricaError:

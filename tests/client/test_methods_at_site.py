@@ -20,8 +20,8 @@ from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.factors import cut_factors
 from lorica.common.messages import Request
-from lorica.common.methods import ANY_RANK, Part, factor_pairs, part_of
 from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import ANY_RANK, Part, factor_pairs, part_of
 from lorica.common.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 

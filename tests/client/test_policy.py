@@ -23,7 +23,7 @@ from lorica.common.cli import build
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import load_plan, to_toml
+from lorica.common.plan.io import load_plan, to_toml
 from lorica.common.records import read_records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from tests.conftest import SMALL_WORDS

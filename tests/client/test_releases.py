@@ -20,9 +20,9 @@ from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
+from lorica.common.plan.stages import sent, trained
 from lorica.common.records import Records
 from lorica.common.site_privacy import public_privacy
-from lorica.common.stages import sent, trained
 from lorica.common.tasks.classes import loss_sum
 from lorica.common.tasks.text_classification import (
     BIAS_INPUT,

@@ -11,7 +11,7 @@ from lorica.client.dp_sgd import KeepGradient, NoisyOptimizer
 from lorica.client.noise import SeededNoise
 from lorica.client.step_sizes import parameter_groups
 from lorica.common.plan import RunPlan
-from lorica.common.stages import unit_bound
+from lorica.common.plan.stages import unit_bound
 
 B, HEAD = "layer.lora_B.weight", "head.weight"
 

@@ -22,10 +22,10 @@ from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Reply, Request, pack_reply
-from lorica.common.methods import TRAINED_PARTS, Part, is_returned, part_of, step_turns
 from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import TRAINED_PARTS, Part, is_returned, part_of, step_turns
+from lorica.common.plan.stages import total_steps, trained
 from lorica.common.records import Records
-from lorica.common.stages import total_steps, trained
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.version import __version__
 

@@ -26,7 +26,7 @@ from lorica.common.adapters import (
 )
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code
-from lorica.common.plan_subject import AdapterPlan, BackbonePlan
+from lorica.common.plan.subject import AdapterPlan, BackbonePlan
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 

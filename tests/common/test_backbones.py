@@ -19,7 +19,7 @@ from lorica.common import backbone_files, backbones
 from lorica.common.backbone_files import settings_sha256, weights_sha256
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code
-from lorica.common.plan_subject import EMBEDDED_SHA256, BackbonePlan
+from lorica.common.plan.subject import EMBEDDED_SHA256, BackbonePlan
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 EditJson = Callable[..., None]

@@ -18,10 +18,10 @@ from lorica.common.adapter_folder import load_adapter
 from lorica.common.adapters import State
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.methods import AVERAGES_BIASES, TURNS, Part, part_of
 from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import AVERAGES_BIASES, TURNS, Part, part_of
+from lorica.common.plan.stages import Stage, returned, sent, stage_of, trained
 from lorica.common.prefix_cache import CACHE_BYTES, PrefixCache
-from lorica.common.stages import Stage, returned, sent, stage_of, trained
 from lorica.common.tasks.classes import loss_sum
 from lorica.common.tasks.text_classification import (
     TextClassifier,

@@ -21,7 +21,7 @@ from lorica.common.backbones import load_backbone
 from lorica.common.cli import main, print_error
 from lorica.common.errors import CATALOGUE, Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import load_plan
+from lorica.common.plan.io import load_plan
 from lorica.common.predict import Predictor, read_texts
 from lorica.common.tasks.text_classification import TextClassifier
 

@@ -12,7 +12,7 @@ import torch
 from lorica.common.adapters import attach_lora, lora_parameters, structural_copy
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.frozen_prefix import FrozenPrefix
-from lorica.common.plan_subject import AdapterPlan, BackbonePlan
+from lorica.common.plan.subject import AdapterPlan, BackbonePlan
 
 Family = Callable[..., Path]
 

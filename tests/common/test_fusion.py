@@ -24,7 +24,7 @@ from lorica.common.cli import app
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
 from lorica.common.plan import RunPlan
-from lorica.common.plan_table import TablePlan
+from lorica.common.plan.table import TablePlan
 from lorica.common.predict import Predictor
 from lorica.common.prefix_cache import PrefixCache
 from lorica.common.records import Records

@@ -15,8 +15,8 @@ from lorica.common.backbone_files import read_weights
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.merge import export_merged
-from lorica.common.methods import Part, part_of
 from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import Part, part_of
 from lorica.common.tasks import task_of
 from tests.images import image_plan, make_image_backbone
 from tests.language_models import make_language_model

@@ -6,7 +6,8 @@ from typing import get_args
 
 import pytest
 
-from lorica.common.methods import (
+from lorica.common.plan.course import AggregationPlan
+from lorica.common.plan.methods import (
     TRAINED_PARTS,
     Part,
     alternates,
@@ -16,7 +17,6 @@ from lorica.common.methods import (
     residual_name,
     step_turns,
 )
-from lorica.common.plan_course import AggregationPlan
 
 A, B = "base.layer.1.query.lora_A.weight", "base.layer.1.query.lora_B.weight"
 

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from lorica.common.config import Section
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import plan_fields
-from lorica.common.stages import falling, total_steps
+from lorica.common.plan.io import plan_fields
+from lorica.common.plan.stages import falling, total_steps
 
 FIELDS = sorted(plan_fields())
 

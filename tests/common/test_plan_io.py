@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lorica.common.errors import Code
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import (
+from lorica.common.plan.io import (
     documented_toml,
     from_canonical,
     from_run_config,

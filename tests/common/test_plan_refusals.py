@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import from_canonical, from_run_config, load_plan
+from lorica.common.plan.io import from_canonical, from_run_config, load_plan
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 

@@ -10,8 +10,8 @@ import torch
 
 from lorica.common.adapters import State
 from lorica.common.backbones import Backbone, load_backbone
-from lorica.common.methods import Part, factor_pairs, part_of, residual_name
 from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import Part, factor_pairs, part_of, residual_name
 from lorica.common.residuals import narrowed, widened
 from lorica.common.tasks.text_classification import TextClassifier, collate, encode
 

@@ -10,8 +10,8 @@ import pytest
 from lorica.common.accounting import PrivacyEvent, calibrate_noise, epsilon
 from lorica.common.errors import Code
 from lorica.common.plan import RunPlan
+from lorica.common.plan.stages import Stage
 from lorica.common.site_privacy import public_privacy, run_privacy
-from lorica.common.stages import Stage
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorica.common.plan import RunPlan
-from lorica.common.stages import (
+from lorica.common.plan.stages import (
     Stage,
     falling,
     place_in_stage,

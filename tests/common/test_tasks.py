@@ -17,13 +17,13 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
 from lorica.common.noised_metrics import combine, sensitivity, vector_length
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import from_canonical
+from lorica.common.plan.io import from_canonical
+from lorica.common.plan.traits import TASK_KINDS, TRAITS
 from lorica.common.predict import Predictor
 from lorica.common.prefix_cache import PrefixCache, judgements
 from lorica.common.tasks import task_of
 from lorica.common.tasks.base import Task, TensorTargets
 from lorica.common.tasks.token_classification import TagTargets
-from lorica.common.tasks.traits import TASK_KINDS, TRAITS
 from tests.tasks import (
     KINDS,
     SECTIONS,

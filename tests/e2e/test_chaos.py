@@ -15,7 +15,7 @@ import pytest
 from faults import VICTIMS, kill, many_runs, power_cut, records, small_plan, victims
 from federation import COORDINATOR, Federation, charged_rounds, furthest_weight, wait_for
 
-from lorica.common.plan_io import to_toml
+from lorica.common.plan.io import to_toml
 from tests.conftest import make_small_backbone
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]

@@ -41,7 +41,7 @@ from federation import (
 )
 
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import to_toml
+from lorica.common.plan.io import to_toml
 from tests.conftest import make_small_backbone
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]

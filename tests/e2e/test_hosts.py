@@ -30,7 +30,7 @@ from federation import (
 )
 
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import to_toml
+from lorica.common.plan.io import to_toml
 from lorica.server.federation.certificates import create_authority, issue
 from lorica.server.federation.home import CoordinatorHome
 from lorica.server.federation.proxy import REFUSAL

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from typer.testing import CliRunner
 
 from lorica.common.cli import build
-from lorica.common.plan_io import load_plan
+from lorica.common.plan.io import load_plan
 from lorica.server.federation.home import CoordinatorConfig
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import to_run_config
+from lorica.common.plan.io import to_run_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDES = ("common", "client", "server", "simulations")
@@ -72,7 +72,7 @@ def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sources(root: Path, *suffixes: str) -> dict[str, bytes]:
-    """Files of the four packages by path, such as "common/plan.py"."""
+    """Files of the four packages by path, such as "common/plan/run.py"."""
     return {
         path.relative_to(root).as_posix(): path.read_bytes()
         for side in SIDES
@@ -233,7 +233,7 @@ def test_an_app_is_importable_from_the_bundle(
     code = (
         f"import sys; sys.path.insert(0, {str(bundle)!r})\n"
         f"from {component} import app\nfrom {module} import {name}\n"
-        f"import lorica.common.plan as plan\n"
+        f"import lorica.common.plan.run as plan\n"
         f"print(isinstance(app, {name}), sys.modules[{component!r}].__file__, plan.__file__)"
     )
     is_app, app_file, plan_file = python(code, path=wheel, cwd=bundle).split()

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.factors import refactorise
-from lorica.common.methods import (
+from lorica.common.plan.course import AggregationPlan
+from lorica.common.plan.methods import (
     HAS_RESIDUAL,
     PERSONAL,
     TRAINED_PARTS,
@@ -22,7 +23,6 @@ from lorica.common.methods import (
     is_returned,
     residual_name,
 )
-from lorica.common.plan_course import AggregationPlan
 from lorica.server.aggregation import RULES, State, aggregator
 
 METHODS = sorted(TRAINED_PARTS)

@@ -11,9 +11,9 @@ import torch
 from scipy import stats
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.methods import AVERAGES_PRODUCTS, HAS_RESIDUAL, STEP_TURNS, TURNS
 from lorica.common.plan import RunPlan
-from lorica.common.stages import returned
+from lorica.common.plan.methods import AVERAGES_PRODUCTS, HAS_RESIDUAL, STEP_TURNS, TURNS
+from lorica.common.plan.stages import returned
 from lorica.server.aggregation import aggregator
 from lorica.server.aggregation.base import Aggregator
 from lorica.server.aggregation.robust import Robust, krum, within_norm

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from lorica.common.adapters import pack_state
 from lorica.common.errors import Code, LoricaError
-from lorica.common.methods import TRAINED_PARTS, is_returned
 from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import TRAINED_PARTS, is_returned
+from lorica.common.plan.stages import returned as of_round
 from lorica.common.quantisation import encode
 from lorica.common.site_privacy import public_privacy
-from lorica.common.stages import returned as of_round
 from lorica.server.expected import ExpectedUpdates
 from lorica.server.screening import State, honest_norm, longest_sum, screen, update_norm
 

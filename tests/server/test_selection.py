@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorica.common.plan_course import RoundsPlan
+from lorica.common.plan.course import RoundsPlan
 from lorica.server.selection import select
 
 SITES = [(f"site-{i:02d}", 100) for i in range(10)]

@@ -13,7 +13,7 @@ from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import FedAvg, FedAvgM, FedYogi
 
 from lorica.common.plan import RunPlan
-from lorica.common.stages import trained
+from lorica.common.plan.stages import trained
 from lorica.server.aggregation.server_optimizer import ServerOptimizer
 from lorica.server.aggregation.stages import rule_of_round
 from lorica.server.records import RoundRecord

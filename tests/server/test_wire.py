@@ -27,8 +27,8 @@ from lorica.common.messages import (
     unpack_reply,
     unpack_request,
 )
-from lorica.common.methods import TRAINED_PARTS
 from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import TRAINED_PARTS
 from lorica.common.quantisation import DTYPES, SCALE, Format, decode, encode
 from lorica.common.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state

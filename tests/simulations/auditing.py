@@ -19,9 +19,9 @@ from lorica.common.adapters import State, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import load_plan
+from lorica.common.plan.io import load_plan
+from lorica.common.plan.stages import stage_of
 from lorica.common.site_privacy import RunPrivacy
-from lorica.common.stages import stage_of
 from lorica.simulations.audit.findings import Audit
 from tests.conftest import SMALL_WORDS, make_small_backbone
 

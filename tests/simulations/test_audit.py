@@ -36,8 +36,8 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
 from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import to_toml
-from lorica.common.tasks.traits import TASK_KINDS, TRAITS
+from lorica.common.plan.io import to_toml
+from lorica.common.plan.traits import TASK_KINDS, TRAITS
 from lorica.simulations.audit.audit import run_audit
 from lorica.simulations.audit.canaries import (
     Coordinates,

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import load_plan
+from lorica.common.plan.io import load_plan
 from lorica.server.run_folder import RunFolder
 from lorica.simulations.simulate import Simulation
 from tests.tasks import plan_of, rows_of, write_backbone, write_data

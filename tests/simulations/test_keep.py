@@ -15,7 +15,7 @@ from rich.console import Console
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import to_toml
+from lorica.common.plan.io import to_toml
 from lorica.server.runs import RunStore
 from lorica.server.runs.recording import Recording
 from lorica.server.runs.spending import CostOf

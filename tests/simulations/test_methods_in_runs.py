@@ -19,8 +19,8 @@ from lorica.common.adapters import State
 from lorica.common.backbone_files import backbone_sha256
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.methods import ANY_RANK, PERSONAL, TURNS, factor_pairs, residual_name
 from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import ANY_RANK, PERSONAL, TURNS, factor_pairs, residual_name
 from lorica.common.predict import Predictor
 from lorica.common.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan_course import SimulationPlan
+from lorica.common.plan.course import SimulationPlan
 from lorica.common.records import Records
 from lorica.simulations.partition import partition
 

@@ -31,11 +31,11 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
 from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import load_plan, to_toml
+from lorica.common.plan.io import load_plan, to_toml
+from lorica.common.plan.stages import Stage, total_steps
 from lorica.common.predict import Predictor
 from lorica.common.records import Records
 from lorica.common.site_privacy import run_privacy
-from lorica.common.stages import Stage, total_steps
 from lorica.common.tasks.base import Metrics
 from lorica.server.records import RoundRecord, SiteRound
 from lorica.server.runs import RunStore

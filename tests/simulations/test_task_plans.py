@@ -12,8 +12,8 @@ from rich.console import Console
 from lorica.common.backbones import load_backbone
 from lorica.common.holdout import load_data, with_labels
 from lorica.common.plan import RunPlan
+from lorica.common.plan.traits import TaskKind
 from lorica.common.tasks import task_of
-from lorica.common.tasks.traits import TaskKind
 from lorica.server.run_folder import RunFolder
 from lorica.simulations.reuse import source_then_target
 from lorica.simulations.simulate import Simulation

@@ -22,7 +22,7 @@ from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
-from lorica.common.plan_io import load_plan
+from lorica.common.plan.io import load_plan
 from lorica.common.tasks import task_of
 from tests.conftest import SMALL_WORDS
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lorica.common.plan_io import load_plan
+from lorica.common.plan.io import load_plan
 from lorica.server.runs import RunStore
 from lorica.simulations.keep import Keep
 from lorica.simulations.simulate import Simulation

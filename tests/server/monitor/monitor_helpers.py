@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from starlette.testclient import TestClient
 
-from lorica.common.plan_io import load_plan
+from lorica.common.plan.io import load_plan
 from lorica.server.monitor.app import create_app
 from lorica.server.monitor.room import Room
 from lorica.server.monitor.settings import Settings

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from lorica.common.config import Section
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan import RunPlan
+from lorica.common.plan.run import RunPlan
 
 FlatValue = bool | int | float | str
 

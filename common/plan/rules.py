@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from lorica.common.methods import AVERAGES_PRODUCTS, HAS_RESIDUAL, LOCAL_ONLY
-from lorica.common.plan_course import AggregationPlan, RoundsPlan, ServerPlan, TrainingPlan
-from lorica.common.plan_subject import AdapterPlan, BackbonePlan, DataPlan, PrivacyPlan, TaskPlan
-from lorica.common.plan_table import TablePlan
-from lorica.common.tasks.traits import TRAITS
+from lorica.common.plan.course import AggregationPlan, RoundsPlan, ServerPlan, TrainingPlan
+from lorica.common.plan.methods import AVERAGES_PRODUCTS, HAS_RESIDUAL, LOCAL_ONLY
+from lorica.common.plan.subject import AdapterPlan, BackbonePlan, DataPlan, PrivacyPlan, TaskPlan
+from lorica.common.plan.table import TablePlan
+from lorica.common.plan.traits import TRAITS
 
 _COUNTS = {1: "one", 2: "two"}
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from lorica.common.config import Positive, PositiveOrInf, Section, distinct
-from lorica.common.tasks.traits import TRAITS, SiteMetric, TaskKind
+from lorica.common.plan.traits import TRAITS, SiteMetric, TaskKind
 
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """SHA-256 of the embedded all-MiniLM-L6-v2's ``model.safetensors`` (upstream revision

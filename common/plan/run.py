@@ -1,7 +1,7 @@
 """RunPlan: the one model of a run that coordinator and sites share.
 
 A plan is loaded from a TOML file, from defaults, from ``section.key=value`` settings and from
-Flower's flat run config; all four give the same object (:mod:`lorica.common.plan_io`). Its
+Flower's flat run config; all four give the same object (:mod:`lorica.common.plan.io`). Its
 fingerprint travels with every message, so that nobody trains under another plan than agreed.
 """
 
@@ -15,8 +15,7 @@ from typing import Any
 from pydantic import model_validator
 
 from lorica.common.config import Section
-from lorica.common.methods import ANY_RANK, AVERAGES_BIASES, PERSONAL
-from lorica.common.plan_course import (
+from lorica.common.plan.course import (
     AggregationPlan,
     RoundsPlan,
     ServerPlan,
@@ -24,7 +23,8 @@ from lorica.common.plan_course import (
     TrainingPlan,
     WirePlan,
 )
-from lorica.common.plan_rules import (
+from lorica.common.plan.methods import ANY_RANK, AVERAGES_BIASES, PERSONAL
+from lorica.common.plan.rules import (
     check_aggregation,
     check_lora_trial,
     check_quantised,
@@ -32,9 +32,9 @@ from lorica.common.plan_rules import (
     check_task,
     robust_minimum,
 )
-from lorica.common.plan_subject import AdapterPlan, BackbonePlan, DataPlan, PrivacyPlan, TaskPlan
-from lorica.common.plan_table import TablePlan
-from lorica.common.tasks.traits import TRAITS
+from lorica.common.plan.subject import AdapterPlan, BackbonePlan, DataPlan, PrivacyPlan, TaskPlan
+from lorica.common.plan.table import TablePlan
+from lorica.common.plan.traits import TRAITS
 
 
 class RunPlan(Section):

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from lorica.client.noise import NoiseSource
-from lorica.common.accounting import PrivacyEvent
+from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.tasks.text_classification import BIAS_INPUT
 
 Residuals = Callable[[torch.Tensor], torch.Tensor]

@@ -11,8 +11,8 @@ from lorica.client.ledger_cache import BlockFile
 from lorica.client.ledger_composition import Composer
 from lorica.client.ledger_history import History
 from lorica.client.ledger_model import Budgets, Charge, Spending, number_out, period_of
-from lorica.common.accounting import PrivacyEvent
 from lorica.common.errors import Code, LoricaError
+from lorica.common.privacy.accountant import PrivacyEvent
 
 _SLACK = 1 + 1e-9  # for rounding, relative
 

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lorica.client.ledger_losses import Block, compose, leaf, read, step_deviation
-from lorica.common.accounting import PrivacyEvent, epsilon
+from lorica.common.privacy.accountant import PrivacyEvent, epsilon
 
 FORMAT = 1
 """Part of every key: a change of the algorithm must not meet blocks of the old one."""

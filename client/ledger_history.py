@@ -21,8 +21,8 @@ from lorica.client.ledger_chain import (
     time_in,
 )
 from lorica.client.ledger_model import Budgets, Charge, Period, Spending, number_in, period_of
-from lorica.common.accounting import PrivacyEvent
 from lorica.common.errors import Code, LoricaError
+from lorica.common.privacy.accountant import PrivacyEvent
 
 _IMPOSSIBLE = (
     KeyError,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from lorica.common.accounting import PrivacyEvent
 from lorica.common.errors import Code, LoricaError
+from lorica.common.privacy.accountant import PrivacyEvent
 
 Period = Literal["month", "quarter", "year"]
 """Calendar periods, in UTC."""

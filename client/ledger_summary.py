@@ -15,7 +15,7 @@ import numpy as np
 from lorica.client.ledger_composition import Composer
 from lorica.client.ledger_history import History, Refused
 from lorica.client.ledger_model import Budgets, period_of
-from lorica.common.accounting import PrivacyEvent
+from lorica.common.privacy.accountant import PrivacyEvent
 
 MOST_RDP = 200
 """Distinct (σ, q) beyond which Rényi accounting is left out of quick views: 30 ms each."""
@@ -120,7 +120,7 @@ def summarise(
 
 
 def rdp_epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
-    """As :func:`lorica.common.accounting.epsilon_rdp`, each distinct (σ, q) worked out once."""
+    """As :func:`lorica.common.privacy.accountant.epsilon_rdp`, each distinct (σ, q) worked out once."""
     from dp_accounting.rdp import rdp_privacy_accountant as rdp
 
     steps: Counter[tuple[float, float]] = Counter()

@@ -22,7 +22,6 @@ from lorica.client.noise import NoiseSource
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.client.step_sizes import layerwise_adam, parameter_groups
 from lorica.client.units import Units, joined
-from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State, check_shapes
 from lorica.common.backbones import Backbone
 from lorica.common.batching import equal_batches
@@ -39,6 +38,7 @@ from lorica.common.plan.methods import (
 )
 from lorica.common.plan.stages import Stage, falling, returned, schedule, stage_of, trained
 from lorica.common.prefix_cache import PrefixCache, judgements
+from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.records import Records
 from lorica.common.tasks import task_of
 from lorica.common.tasks.text_classification import BIAS_INPUT

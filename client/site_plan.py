@@ -14,10 +14,10 @@ from lorica.client.policy import check_plan
 from lorica.client.questions import Questions
 from lorica.client.site_backbones import site_backbone
 from lorica.client.site_config import SiteConfig
-from lorica.common.accounting import epsilon
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.site_privacy import RunPrivacy, run_privacy
+from lorica.common.privacy.accountant import epsilon
+from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lorica.client.site_options import SITE_TOML, ConfigOption
-from lorica.common.accounting import PrivacyEvent
 from lorica.common.cli import PlanArgument, SetOption
 from lorica.common.errors import Code, LoricaError
+from lorica.common.privacy.accountant import PrivacyEvent
 
 _REFUSED = 14
 

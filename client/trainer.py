@@ -17,7 +17,6 @@ from lorica.client.policy import check_records, site_rank
 from lorica.client.questions import Questions
 from lorica.client.session import Session
 from lorica.client.site_config import SiteConfig
-from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.memory import release_unused
@@ -36,9 +35,10 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import stage_of
 from lorica.common.precision import number_format
 from lorica.common.prefix_cache import CACHE_BYTES
+from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
 from lorica.common.quantisation import encode
 from lorica.common.records import Records
-from lorica.common.site_privacy import RunPrivacy, run_privacy
 from lorica.common.tasks import task_of
 from lorica.common.version import __version__
 
@@ -55,7 +55,7 @@ class LocalTrainer:
     Formal guarantee:
         Over all replies to one run, the site's records have the plan's (ε, δ), under adding or
         removing one unit of the plan's kind (:mod:`lorica.client.dp_sgd`,
-        :mod:`lorica.client.evaluation`, :class:`lorica.common.site_privacy.RunPrivacy`). Every
+        :mod:`lorica.client.evaluation`, :class:`lorica.common.privacy.of_plan.RunPrivacy`). Every
         answer that reads records is charged to the ledger before it runs; the ledger refuses
         what would pass a budget, and a repeated request returns the stored reply. A reply holds
         the update or the counts (noised), the site's name, its declared number of units (public

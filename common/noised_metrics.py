@@ -19,7 +19,7 @@ import numpy as np
 
 from lorica.common.declared import believed_units
 from lorica.common.plan import RunPlan
-from lorica.common.site_privacy import public_privacy
+from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.tasks import task_of
 from lorica.common.tasks.base import SiteMetrics
 

@@ -13,7 +13,7 @@ import torch
 from lorica.common.adapters import State
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage, stage_of, unit_bound
-from lorica.common.site_privacy import public_privacy
+from lorica.common.privacy.of_plan import public_privacy
 
 _MOST_KEPT = 1 << 14  # values kept of an update
 _LEAST_KEPT = 1 << 8

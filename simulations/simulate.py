@@ -22,7 +22,7 @@ from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import PERSONAL
-from lorica.common.site_privacy import RunPrivacy, run_privacy
+from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
 from lorica.common.tasks import task_of
 from lorica.server.evaluation import CentralEvaluator
 from lorica.server.rounds import Evaluator, RoundLoop

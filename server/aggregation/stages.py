@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage, returned, stage_of
-from lorica.common.site_privacy import public_privacy
+from lorica.common.privacy.of_plan import public_privacy
 from lorica.server.aggregation import aggregator
 from lorica.server.aggregation.base import Aggregator
 from lorica.server.aggregation.class_sums import ClassSums

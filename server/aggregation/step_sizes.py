@@ -9,7 +9,7 @@ from lorica.common.layer_rates import layer_factors
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import Part, part_of
 from lorica.common.plan.stages import Stage, falling, place_of_tensor, schedule, stage_of
-from lorica.common.site_privacy import public_privacy
+from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.tasks.text_classification import BIAS_INPUT
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from lorica.common.accounting import PrivacyEvent, epsilon
 from lorica.common.errors import LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.site_privacy import RunPrivacy, public_privacy, run_privacy
+from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.of_plan import RunPrivacy, public_privacy, run_privacy
 from lorica.server.records import RoundRecord, SiteRound
 
 CostOf = Callable[[str, int], RunPrivacy | None]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from lorica.common.accounting import PrivacyEvent, epsilon
+from lorica.common.privacy.accountant import PrivacyEvent, epsilon
 from lorica.simulations.audit.family import Family
 from lorica.simulations.audit.findings import Check
 

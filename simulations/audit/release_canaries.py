@@ -34,8 +34,8 @@ import time
 
 import numpy as np
 
-from lorica.common.accounting import PrivacyEvent
 from lorica.common.plan.stages import Stage
+from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.simulations.audit.canaries import Entries, fair_coins
 from lorica.simulations.audit.checks import check_charges, check_noise, check_sampling
 from lorica.simulations.audit.family import Stages

@@ -23,8 +23,8 @@ from lorica.client.noise import NoiseSource
 from lorica.client.session import Session
 from lorica.client.step_sizes import parameter_groups
 from lorica.client.units import average_by_unit
-from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State
+from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.simulations.audit.canaries import OVERSIZE, Directions, Layout
 from lorica.simulations.audit.planted import PlantedTrainer, Roster
 

@@ -16,7 +16,6 @@ import numpy as np
 
 from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.trainer import LocalTrainer
-from lorica.common.accounting import PrivacyEvent
 from lorica.common.adapters import State
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
@@ -26,8 +25,9 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import Part, alternates, is_trained, part_of
 from lorica.common.plan.stages import Stage, schedule
 from lorica.common.plan.traits import TaskKind
+from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.of_plan import run_privacy
 from lorica.common.records import PACKAGED, Records, read_records
-from lorica.common.site_privacy import run_privacy
 from lorica.common.tasks import task_of
 from lorica.server.records import Silent
 from lorica.server.rounds import RoundLoop

@@ -21,7 +21,7 @@ from lorica.client.frozen_features import (
 )
 from lorica.client.noise import SeededNoise
 from lorica.client.units import Units, joined
-from lorica.common.accounting import PrivacyEvent
+from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.tasks.text_classification import BIAS_INPUT
 
 SILENT = PrivacyEvent(0.0, 1.0, 1)

@@ -21,7 +21,7 @@ from lorica.client.ledger_cache import BlockFile, cache_path
 from lorica.client.ledger_composition import Composer
 from lorica.client.ledger_losses import Loss, coarsen, cut
 from lorica.client.ledger_summary import rdp_epsilon
-from lorica.common.accounting import PrivacyEvent, epsilon, epsilon_rdp
+from lorica.common.privacy.accountant import PrivacyEvent, epsilon, epsilon_rdp
 
 DELTA = 1e-5
 

@@ -22,8 +22,8 @@ from lorica.client import ledger_book
 from lorica.client.ledger import Budgets, FileLedger, MemoryLedger
 from lorica.client.ledger_anchor import anchor_path
 from lorica.client.ledger_verify import inspect
-from lorica.common.accounting import PrivacyEvent, epsilon
 from lorica.common.errors import Code, LoricaError
+from lorica.common.privacy.accountant import PrivacyEvent, epsilon
 
 KILLS = 200
 LIFETIME = Budgets(lifetime=1000.0, run=1000.0, period="month", period_epsilon=1000.0)

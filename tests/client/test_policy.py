@@ -15,7 +15,6 @@ from lorica.client.policy import check_plan
 from lorica.client.site_config import SiteConfig, documented_site, load_site
 from lorica.client.site_plan import open_ledger, run_cost
 from lorica.client.trainer import LocalTrainer
-from lorica.common.accounting import epsilon
 from lorica.common.adapters import pack_state
 from lorica.common.backbone_files import backbone_sha256
 from lorica.common.backbones import load_backbone
@@ -24,6 +23,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan, to_toml
+from lorica.common.privacy.accountant import epsilon
 from lorica.common.records import read_records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from tests.conftest import SMALL_WORDS

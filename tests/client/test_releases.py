@@ -14,15 +14,15 @@ import torch
 
 from lorica.client.noise import SeededNoise
 from lorica.client.trainer import LocalTrainer
-from lorica.common.accounting import PrivacyEvent, epsilon
 from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent, trained
+from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.records import Records
-from lorica.common.site_privacy import public_privacy
 from lorica.common.tasks.classes import loss_sum
 from lorica.common.tasks.text_classification import (
     BIAS_INPUT,

@@ -17,7 +17,6 @@ from lorica.client.ledger import MemoryLedger
 from lorica.client.noise import NoiseSource, SeededNoise
 from lorica.client.site_config import SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
-from lorica.common.accounting import PrivacyEvent, epsilon
 from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
@@ -25,6 +24,7 @@ from lorica.common.messages import Reply, Request, pack_reply
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import TRAINED_PARTS, Part, is_returned, part_of, step_turns
 from lorica.common.plan.stages import total_steps, trained
+from lorica.common.privacy.accountant import PrivacyEvent, epsilon
 from lorica.common.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.version import __version__

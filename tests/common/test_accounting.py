@@ -15,7 +15,7 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
-from lorica.common.accounting import PrivacyEvent, epsilon, epsilon_rdp
+from lorica.common.privacy.accountant import PrivacyEvent, epsilon, epsilon_rdp
 
 DELTA = 1e-5
 SETTINGS = [

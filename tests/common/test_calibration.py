@@ -13,9 +13,9 @@ from opacus.accountants import PRVAccountant
 from scipy import stats
 from scipy.optimize import brentq
 
-from lorica.common.accounting import PrivacyEvent, calibrate_noise, epsilon
-from lorica.common.calibration import Part, noise_beside, share_budget
 from lorica.common.errors import Code
+from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise, epsilon
+from lorica.common.privacy.calibration import Part, noise_beside, share_budget
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 

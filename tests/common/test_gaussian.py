@@ -8,8 +8,8 @@ import mpmath
 import pytest
 from opacus.accountants import PRVAccountant
 
-from lorica.common.accounting import PrivacyEvent, epsilon
-from lorica.common.gaussian import gaussian_epsilon
+from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.gaussian import gaussian_epsilon
 
 DELTAS = [1e-15, 1e-10, 1e-7, 1e-5, 1e-3, 0.3]
 SIGMAS = [2e-4, 1e-3, 0.01, 0.2, 0.7, 1.0, 3.0, 10.0, 100.0, 3e4, 6e4]

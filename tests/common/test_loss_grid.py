@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 from dp_accounting.pld import privacy_loss_distribution
 
-from lorica.common.accounting import PrivacyEvent, calibrate_noise, epsilon
 from lorica.common.errors import Code
-from lorica.common.loss_grid import interval_for, rough_epsilon
+from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise, epsilon
+from lorica.common.privacy.loss_grid import interval_for, rough_epsilon
 
 DELTA = 1e-5
 Refuses = Callable[[Code, Callable[[], object]], str]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lorica.common.noised_metrics import believable, combine, sensitivity, vector_length
 from lorica.common.plan import RunPlan
-from lorica.common.site_privacy import public_privacy
+from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.tasks.classes import LOSS_BOUND
 
 LABELS = ["a", "b", "c"]

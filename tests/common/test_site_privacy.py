@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from lorica.common.accounting import PrivacyEvent, calibrate_noise, epsilon
 from lorica.common.errors import Code
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage
-from lorica.common.site_privacy import public_privacy, run_privacy
+from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise, epsilon
+from lorica.common.privacy.of_plan import public_privacy, run_privacy
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 

@@ -9,7 +9,7 @@ import pytest
 from dp_accounting.pld import privacy_loss_distribution
 from mpmath import mp, mpf
 
-from lorica.common.step_loss import step_loss
+from lorica.common.privacy.step_loss import step_loss
 
 MECHANISMS = [
     (1.0, 0.01, 1e-4),

@@ -9,7 +9,7 @@ import torch
 
 from lorica.common.adapters import State
 from lorica.common.plan import RunPlan
-from lorica.common.site_privacy import public_privacy
+from lorica.common.privacy.of_plan import public_privacy
 from lorica.server.measures import RoundMeasures
 
 LABELS = {"labels": ["a", "b"]}

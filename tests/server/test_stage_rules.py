@@ -13,7 +13,7 @@ import torch
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage, stage_of, trained
-from lorica.common.site_privacy import public_privacy
+from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.tasks.text_classification import BIAS_INPUT
 from lorica.server.aggregation import State
 from lorica.server.aggregation.class_sums import ClassSums

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lorica.common.accounting import PrivacyEvent, calibrate_noise, epsilon
+from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise, epsilon
 from lorica.simulations.audit.bounds import (
     Guesses,
     PrivacyCurve,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lorica.common.accounting import PrivacyEvent, calibrate_noise
+from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise
 from lorica.simulations.audit.checks import check_ledger, check_noise, check_sampling
 from lorica.simulations.audit.family import Family
 

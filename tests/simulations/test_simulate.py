@@ -24,7 +24,6 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from lorica.client.trainer import LocalTrainer
-from lorica.common.accounting import PrivacyEvent, epsilon
 from lorica.common.adapter_folder import load_adapter
 from lorica.common.cli import main
 from lorica.common.errors import Code, LoricaError
@@ -34,8 +33,9 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan, to_toml
 from lorica.common.plan.stages import Stage, total_steps
 from lorica.common.predict import Predictor
+from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.of_plan import run_privacy
 from lorica.common.records import Records
-from lorica.common.site_privacy import run_privacy
 from lorica.common.tasks.base import Metrics
 from lorica.server.records import RoundRecord, SiteRound
 from lorica.server.runs import RunStore

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from run_helpers import PLAN, record
 
-from lorica.common.accounting import epsilon
 from lorica.common.errors import Code, LoricaError
-from lorica.common.site_privacy import public_privacy
+from lorica.common.privacy.accountant import epsilon
+from lorica.common.privacy.of_plan import public_privacy
 from lorica.server.runs import RunStore, StoreObserver
 
 

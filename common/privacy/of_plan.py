@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from lorica.common.accounting import PrivacyEvent, calibrate_noise
-from lorica.common.calibration import Part, noise_beside, share_budget
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage, schedule, stage_of
+from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise
+from lorica.common.privacy.calibration import Part, noise_beside, share_budget
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RunPrivacy:
     Formal guarantee:
         All rounds of all stages and all evaluations together are (ε, δ)-DP for the plan's ε and
         δ. Which share each stage has is the plan's choice. The noise multipliers are
-        calibrated jointly (:mod:`lorica.common.calibration`).
+        calibrated jointly (:mod:`lorica.common.privacy.calibration`).
     """
 
     plan: RunPlan

@@ -3,7 +3,7 @@
 The accountant of record is the PLD accountant of dp-accounting (Google), with pessimistic
 discretisation: the ε it states is an upper bound on the true one (design rule 6). Steps that use
 all units (q = 1) are composed exactly before it sees them, to one Gaussian mechanism; where nothing
-else runs, its closed form is the ε (:mod:`lorica.common.gaussian`). Tests compare both with
+else runs, its closed form is the ε (:mod:`lorica.common.privacy.gaussian`). Tests compare both with
 Opacus' PRV accountant, with dp-accounting's own and with closed forms in high precision.
 """
 
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.gaussian import gaussian_epsilon
-from lorica.common.loss_grid import interval_for, rough_epsilon
-from lorica.common.step_loss import step_loss
+from lorica.common.privacy.gaussian import gaussian_epsilon
+from lorica.common.privacy.loss_grid import interval_for, rough_epsilon
+from lorica.common.privacy.step_loss import step_loss
 
 _LARGEST_SIGMA = 2.0**16
 _MOST_STEPS = 1_000_000  # composed more often, rounding could reach usual δ

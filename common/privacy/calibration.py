@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lorica.common.accounting import (
+from lorica.common.errors import Code, LoricaError
+from lorica.common.privacy.accountant import (
     COARSER,
     PrivacyEvent,
     calibrate_noise,
@@ -15,7 +16,6 @@ from lorica.common.accounting import (
     first_guess,
     refined,
 )
-from lorica.common.errors import Code, LoricaError
 
 _TOLERANCE = 1e-4  # relative, of the common factor
 _STEP = 0.02  # the first on the way from a guess, each next twice as long

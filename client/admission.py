@@ -10,9 +10,9 @@ from lorica.client.questions import Questions
 from lorica.client.site_backbones import site_backbone
 from lorica.client.site_config import SiteConfig
 from lorica.common.backbones import Backbone, load_backbone
-from lorica.common.messages import Kind, Request
 from lorica.common.plan import RunPlan
-from lorica.common.signing import verify
+from lorica.common.wire.messages import Kind, Request
+from lorica.common.wire.signing import verify
 
 
 class Admission:

@@ -40,7 +40,7 @@ def site_approve(
     from lorica.client.approved_code import approve, prepare
     from lorica.client.bundle import read_bundle
     from lorica.client.site_config import load_site
-    from lorica.common.bundle import build_bundle
+    from lorica.common.wire.bundle import build_bundle
 
     loaded, root = load_site(config), config.absolute().parent
     if fab is None:

@@ -23,9 +23,9 @@ from typing import Any, Literal
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors, write_atomically
-from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import from_canonical
+from lorica.common.wire.messages import Request
 
 MOST_PENDING = 50
 """Requests that are kept waiting; a newer one takes the oldest's place."""

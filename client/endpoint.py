@@ -1,7 +1,7 @@
 """Flower's message handlers of a site: hand a request to the trainer, pack the answer.
 
 A trainer in this process gets the request unpacked; one in a process of its own gets its bytes,
-unopened. Nothing but a packed :class:`~lorica.common.messages.Reply` goes back: Flower would
+unopened. Nothing but a packed :class:`~lorica.common.wire.messages.Reply` goes back: Flower would
 send the text of an exception to the coordinator, so every exception becomes a refusal with a
 public reason, and its details go to the site's own log.
 """
@@ -20,7 +20,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from lorica.client.trainers import Forwarder, Trainer
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import log_context
-from lorica.common.messages import (
+from lorica.common.wire.messages import (
     Reply,
     is_refusal,
     named_in,

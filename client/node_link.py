@@ -7,7 +7,7 @@ from pathlib import Path
 from lorica.client.site_config import SiteConfig
 from lorica.client.site_federation import site_key
 from lorica.common.errors import Code, LoricaError
-from lorica.common.invitation import key_fingerprint, parse_address
+from lorica.common.wire.invitation import key_fingerprint, parse_address
 
 
 class NodeLink:

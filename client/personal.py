@@ -41,10 +41,10 @@ import safetensors.torch
 from lorica.common.adapters import State
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import make_private_folder, storage_errors, write_atomically
-from lorica.common.messages import TRAIN, Kind, Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import PERSONAL
 from lorica.common.plan.stages import stage_of
+from lorica.common.wire.messages import TRAIN, Kind, Request
 
 _KEPT_ROUNDS = 2
 

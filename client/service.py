@@ -26,10 +26,10 @@ from lorica.client.trainers import Trainer
 from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import log_context
-from lorica.common.messages import Reply, Request, pack_reply, refusal
 from lorica.common.trainer_pb2 import Content, Event, Progress, StatusReply, StatusRequest
 from lorica.common.trainer_pb2_grpc import TrainerServicer
 from lorica.common.version import __version__
+from lorica.common.wire.messages import Reply, Request, pack_reply, refusal
 
 METHODS = ("capabilities", "train", "evaluate")
 MOST_IN_HAND = 8

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from lorica.client.node_link import NodeLink
 from lorica.client.site_config import SiteConfig, load_site
-from lorica.common.bundle import build_bundle, bundle_sha256
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.checks import (
     Finding,
@@ -18,6 +17,7 @@ from lorica.common.machine.checks import (
     check_versions,
     checked,
 )
+from lorica.common.wire.bundle import build_bundle, bundle_sha256
 
 
 def check_site(site: Path) -> Iterator[Finding]:

@@ -17,8 +17,8 @@ from pydantic import Field
 
 from lorica.common.config import Section
 from lorica.common.errors import Code, LoricaError
-from lorica.common.invitation import Invitation, Registration
 from lorica.common.machine.files import create_atomically, storage_errors, write_atomically
+from lorica.common.wire.invitation import Invitation, Registration
 
 REQUEST = "registration.json"
 

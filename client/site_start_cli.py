@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lorica.client.site_options import SITE_TOML, ConfigOption
 from lorica.common.errors import Code, LoricaError
-from lorica.common.invitation import TOKEN_PREFIX
+from lorica.common.wire.invitation import TOKEN_PREFIX
 
 
 def site_init(
@@ -36,9 +36,9 @@ def site_init(
     from lorica.client.site_check import check_site
     from lorica.client.site_config import documented_site
     from lorica.client.site_federation import join
-    from lorica.common.invitation import key_fingerprint
     from lorica.common.machine.checks import report
     from lorica.common.machine.files import write_atomically
+    from lorica.common.wire.invitation import key_fingerprint
 
     joined = join(config.resolve().parent, _token(token))
     invitation = joined.invitation

@@ -20,7 +20,16 @@ from lorica.client.site_config import SiteConfig
 from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.memory import release_unused
-from lorica.common.messages import (
+from lorica.common.plan import RunPlan
+from lorica.common.plan.stages import stage_of
+from lorica.common.precision import number_format
+from lorica.common.prefix_cache import CACHE_BYTES
+from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
+from lorica.common.records import Records
+from lorica.common.tasks import task_of
+from lorica.common.version import __version__
+from lorica.common.wire.messages import (
     CAPABILITIES,
     EVALUATE,
     TRAIN,
@@ -31,16 +40,7 @@ from lorica.common.messages import (
     reply_from_bytes,
     reply_to_bytes,
 )
-from lorica.common.plan import RunPlan
-from lorica.common.plan.stages import stage_of
-from lorica.common.precision import number_format
-from lorica.common.prefix_cache import CACHE_BYTES
-from lorica.common.privacy.accountant import PrivacyEvent
-from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
-from lorica.common.quantisation import encode
-from lorica.common.records import Records
-from lorica.common.tasks import task_of
-from lorica.common.version import __version__
+from lorica.common.wire.rounding import encode
 
 NoiseFactory = Callable[[str, int], NoiseSource]
 """(stream, round) -> the source of one answer's sampling and noise. The stream is the run's id
@@ -143,7 +143,7 @@ class LocalTrainer:
 
         The update holds what the round's stage asks for (:mod:`lorica.common.plan.stages`): a noised
         sum, or, after local steps, local minus global value of every tensor that was trained;
-        rounded to the plan's ``wire.update``, which costs no ε (:mod:`lorica.common.quantisation`).
+        rounded to the plan's ``wire.update``, which costs no ε (:mod:`lorica.common.wire.rounding`).
 
         Raises:
             LoricaError: why the site refuses; once the round is charged, a step that fails is

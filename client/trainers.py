@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from lorica.common.messages import Reply, Request
+from lorica.common.wire.messages import Reply, Request
 
 
 class Trainer(Protocol):

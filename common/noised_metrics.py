@@ -17,11 +17,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lorica.common.declared import believed_units
 from lorica.common.plan import RunPlan
 from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.tasks import task_of
 from lorica.common.tasks.base import SiteMetrics
+from lorica.common.wire.declared import believed_units
 
 MOST_UNITS = 1e12
 """A site that counts more is not believed: its vector is left out."""

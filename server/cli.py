@@ -35,7 +35,7 @@ def coordinator_key(
     The public key goes to standard output, alone on its line; sites list it in
     policy.coordinators of site.toml.
     """
-    from lorica.common.signing import KEY_VARIABLE, CoordinatorKey
+    from lorica.common.wire.signing import KEY_VARIABLE, CoordinatorKey
 
     key = CoordinatorKey.create(file)
     sys.stdout.write(f"{key.public}\n")

@@ -12,13 +12,13 @@ from flwr.serverapp import Grid, ServerApp
 from lorica.common.adapter_folder import save_adapter
 from lorica.common.adapters import State
 from lorica.common.backbones import load_backbone
-from lorica.common.bundle import RUN_KEY
 from lorica.common.holdout import label_sources, load_data, test_data, with_labels
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import from_run_config
 from lorica.common.records import Records
-from lorica.common.signing import key_from_environment
 from lorica.common.tasks import task_of
+from lorica.common.wire.bundle import RUN_KEY
+from lorica.common.wire.signing import key_from_environment
 from lorica.server.evaluation import CentralEvaluator
 from lorica.server.records import Observer, Silent
 from lorica.server.rounds import RoundLoop

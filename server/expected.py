@@ -5,7 +5,7 @@ from __future__ import annotations
 from lorica.common.adapters import State, unpack_state
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import returned
-from lorica.common.quantisation import decode
+from lorica.common.wire.rounding import decode
 from lorica.server.screening import honest_norm, longest_sum, screen
 
 

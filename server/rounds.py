@@ -13,13 +13,13 @@ from flwr.serverapp import Grid
 from lorica.common.adapters import State, pack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import log_context
-from lorica.common.messages import EVALUATE, TRAIN
 from lorica.common.noised_metrics import believable, combine, vector_length
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent, stage_of
 from lorica.common.plan.traits import TRAITS
-from lorica.common.signing import CoordinatorKey
 from lorica.common.tasks.base import Metrics
+from lorica.common.wire.messages import EVALUATE, TRAIN
+from lorica.common.wire.signing import CoordinatorKey
 from lorica.server.aggregation import Aggregator
 from lorica.server.aggregation.stages import rule_of_round
 from lorica.server.exchange import Answer

@@ -16,14 +16,14 @@ from collections.abc import Callable, Collection
 
 import torch
 
-from lorica.common.declared import believed_units
 from lorica.common.errors import Code, LoricaError
 from lorica.common.layer_rates import layer_factors
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import ANY_RANK, Part, part_of
 from lorica.common.plan.stages import Stage, returned, stage_of, unit_bound
 from lorica.common.privacy.of_plan import public_privacy
-from lorica.common.quantisation import LARGEST_ERROR
+from lorica.common.wire.declared import believed_units
+from lorica.common.wire.rounding import LARGEST_ERROR
 
 State = dict[str, torch.Tensor]
 """Adapter tensors by name, as :mod:`lorica.common.plan.methods` lists them."""

@@ -12,7 +12,8 @@ from flwr.serverapp import Grid
 
 from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import (
+from lorica.common.plan import RunPlan
+from lorica.common.wire.messages import (
     CAPABILITIES,
     Kind,
     Reply,
@@ -20,8 +21,7 @@ from lorica.common.messages import (
     pack_request,
     unpack_reply,
 )
-from lorica.common.plan import RunPlan
-from lorica.common.signing import CoordinatorKey
+from lorica.common.wire.signing import CoordinatorKey
 from lorica.server.exchange import Answer, exchange
 from lorica.server.records import SiteRound, SiteStatus
 from lorica.server.selection import Selection, select

@@ -19,11 +19,11 @@ from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import RunData, label_sources, load_data, with_labels
 from lorica.common.machine.files import storage_errors, write_atomically
-from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import PERSONAL
 from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
 from lorica.common.tasks import task_of
+from lorica.common.wire.messages import Request
 from lorica.server.evaluation import CentralEvaluator
 from lorica.server.rounds import Evaluator, RoundLoop
 from lorica.server.run_folder import CHECKPOINT, PLAN, ROUNDS, RunFolder

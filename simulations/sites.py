@@ -18,12 +18,12 @@ from lorica.common.backbones import Backbone
 from lorica.common.cache_shelf import SHELF
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
-from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import schedule
 from lorica.common.prefix_cache import CACHE_BYTES
 from lorica.common.records import Records
 from lorica.common.tasks import task_of
+from lorica.common.wire.messages import Reply, Request
 from lorica.simulations.partition import partition
 
 PERSONAL_VARIABLE = "LORICA_SIMULATION_PERSONAL"

@@ -22,9 +22,9 @@ from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import pack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.holdout import label_sources, load_data, with_labels
-from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.common.wire.messages import Request
 from lorica.simulations.partition import partition
 
 

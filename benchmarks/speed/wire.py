@@ -24,7 +24,7 @@ from rich.table import Table
 
 from lorica.client.noise import SeededNoise
 from lorica.common.adapters import State, pack_state, unpack_state
-from lorica.common.quantisation import Format, decode, encode
+from lorica.common.wire.rounding import Format, decode, encode
 
 STD = 1.7
 """σ·C."""

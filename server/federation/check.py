@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from lorica.common.bundle import build_bundle, bundle_sha256
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.checks import (
     Finding,
@@ -19,7 +18,8 @@ from lorica.common.machine.checks import (
     checked,
 )
 from lorica.common.machine.lock import holder
-from lorica.common.signing import CoordinatorKey
+from lorica.common.wire.bundle import build_bundle, bundle_sha256
+from lorica.common.wire.signing import CoordinatorKey
 from lorica.server.federation.certificates import (
     WARN_DAYS,
     authority_pair,

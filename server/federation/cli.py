@@ -82,7 +82,7 @@ def coordinator_admit(
     home: HomeOption = None,
 ) -> None:
     """Admit a site: check its registration request against its invitation, take in its key."""
-    from lorica.common.invitation import key_fingerprint
+    from lorica.common.wire.invitation import key_fingerprint
     from lorica.server.federation.setup import admit
 
     entry, known = admit(_home(home), request)
@@ -121,8 +121,8 @@ def coordinator_rotate(home: HomeOption = None) -> None:
 
 def coordinator_sites(home: HomeOption = None) -> None:
     """List the sites: invited, admitted or revoked, and which are online."""
-    from lorica.common.invitation import key_fingerprint
     from lorica.common.machine.lock import holder
+    from lorica.common.wire.invitation import key_fingerprint
     from lorica.server.federation.control import Control, key_bytes
     from lorica.server.federation.register import Register
 
@@ -166,8 +166,8 @@ def coordinator_bundle(
     ] = None,
 ) -> None:
     """Print the SHA-256 of the code that this version ships to sites, for them to approve."""
-    from lorica.common.bundle import build_bundle, bundle_sha256
     from lorica.common.machine.files import write_atomically
+    from lorica.common.wire.bundle import build_bundle, bundle_sha256
 
     bundle = build_bundle()
     if out is not None:

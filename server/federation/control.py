@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lorica.common.bundle import RUN_KEY
 from lorica.common.errors import Code, LoricaError
+from lorica.common.wire.bundle import RUN_KEY
 from lorica.server.federation.home import CoordinatorHome
 
 

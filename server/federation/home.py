@@ -24,8 +24,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from lorica.common.config import Section
 from lorica.common.errors import Code, LoricaError
-from lorica.common.invitation import parse_address
 from lorica.common.machine.files import storage_errors, write_atomically
+from lorica.common.wire.invitation import parse_address
 
 HOME_VARIABLE = "LORICA_COORDINATOR_HOME"
 """Environment variable: the coordinator's folder."""

@@ -11,8 +11,8 @@ import logging
 import time
 from typing import Literal
 
-from lorica.common.bundle import build_bundle
 from lorica.common.errors import Code, LoricaError
+from lorica.common.wire.bundle import build_bundle
 from lorica.server.federation.control import Control
 from lorica.server.federation.home import CoordinatorHome
 from lorica.server.federation.orders import Order, RunPlace

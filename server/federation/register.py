@@ -19,8 +19,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.invitation import SECRET_BYTES, Registration, SiteName
 from lorica.common.machine.files import storage_errors, write_atomically
+from lorica.common.wire.invitation import SECRET_BYTES, Registration, SiteName
 
 State = Literal["invited", "admitted", "revoked"]
 

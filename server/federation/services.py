@@ -19,7 +19,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.disk import DiskWatch
 from lorica.common.machine.lock import only_one
 from lorica.common.machine.supervisor import Service, Supervisor
-from lorica.common.signing import KEY_VARIABLE
+from lorica.common.wire.signing import KEY_VARIABLE
 from lorica.server.federation.certificates import days_left, read_certificate
 from lorica.server.federation.control import Control
 from lorica.server.federation.home import HOME_VARIABLE, CoordinatorConfig, CoordinatorHome

@@ -8,9 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.invitation import Invitation, Registration
 from lorica.common.machine.lock import holder
-from lorica.common.signing import CoordinatorKey
+from lorica.common.wire.invitation import Invitation, Registration
+from lorica.common.wire.signing import CoordinatorKey
 from lorica.server.federation.certificates import (
     LOOPBACK,
     Pair,

@@ -20,7 +20,6 @@ from lorica.common.adapters import State
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data, with_labels
-from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import Part, alternates, is_trained, part_of
 from lorica.common.plan.stages import Stage, schedule
@@ -29,6 +28,7 @@ from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.privacy.of_plan import run_privacy
 from lorica.common.records import PACKAGED, Records, read_records
 from lorica.common.tasks import task_of
+from lorica.common.wire.messages import Request
 from lorica.server.records import Silent
 from lorica.server.rounds import RoundLoop
 from lorica.server.run_folder import RunFolder

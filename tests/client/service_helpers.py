@@ -24,13 +24,13 @@ from lorica.client.site_plan import open_ledger
 from lorica.common.adapters import pack_state
 from lorica.common.backbone_files import backbone_sha256
 from lorica.common.backbones import load_backbone
-from lorica.common.messages import Kind, Reply, Request, pack_request, unpack_reply
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent
-from lorica.common.signing import CoordinatorKey
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.trainer_pb2 import StatusReply, StatusRequest
 from lorica.common.trainer_pb2_grpc import TrainerStub
+from lorica.common.wire.messages import Kind, Reply, Request, pack_request, unpack_reply
+from lorica.common.wire.signing import CoordinatorKey
 
 NAME = "Wilhelmina Featherstonehaugh"
 """In a record's text; must never leave."""

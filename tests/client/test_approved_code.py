@@ -28,8 +28,8 @@ from lorica.client.bundle import read_bundle
 from lorica.client.cli import app
 from lorica.client.guarded_clientapp import Guard
 from lorica.client.site_config import SiteConfig, SiteData, SiteIdentity, documented_site
-from lorica.common.bundle import build_bundle
 from lorica.common.errors import Code, LoricaError
+from lorica.common.wire.bundle import build_bundle
 
 CONFIG = SiteConfig(site=SiteIdentity(name="north"), data=SiteData(source="unused.csv"))
 EVIL = b"from pathlib import Path\nPath('/tmp/lorica-was-here').write_text('x')\n"
@@ -119,7 +119,7 @@ def test_a_hostile_bundle_cannot_be_approved_and_leaves_nothing(name: str, tmp_p
 
 def test_two_builds_of_the_bundle_are_the_same_bytes_in_another_process() -> None:
     script = (
-        "import hashlib; from lorica.common.bundle import build_bundle;"
+        "import hashlib; from lorica.common.wire.bundle import build_bundle;"
         "print(hashlib.sha256(build_bundle()).hexdigest())"
     )
     done = subprocess.run(

@@ -15,8 +15,8 @@ from lorica.client.site_config import load_site
 from lorica.client.trainer import LocalTrainer
 from lorica.client.trainer_main import open_trainer
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import TRAIN, Request, pack_request, unpack_reply
 from lorica.common.plan import RunPlan
+from lorica.common.wire.messages import TRAIN, Request, pack_request, unpack_reply
 
 
 @pytest.fixture

@@ -18,7 +18,11 @@ from lorica.common.adapters import pack_state
 from lorica.common.backbone_files import backbone_sha256
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code
-from lorica.common.messages import (
+from lorica.common.plan import RunPlan
+from lorica.common.plan.stages import sent
+from lorica.common.records import Records
+from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.common.wire.messages import (
     CAPABILITIES,
     TRAIN,
     Kind,
@@ -27,11 +31,7 @@ from lorica.common.messages import (
     pack_request,
     unpack_reply,
 )
-from lorica.common.plan import RunPlan
-from lorica.common.plan.stages import sent
-from lorica.common.records import Records
-from lorica.common.signing import CoordinatorKey
-from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.common.wire.signing import CoordinatorKey
 from lorica.server.records import Silent
 from lorica.server.rounds import RoundLoop
 from lorica.server.run_folder import RunFolder

@@ -9,14 +9,14 @@ from service_helpers import make_site, request_for, small_plan
 
 from lorica.client.site_config import load_site
 from lorica.client.trainer_main import open_trainer
-from lorica.common.messages import (
+from lorica.common.version import __version__
+from lorica.common.wire.messages import (
     CAPABILITIES,
     TRAIN,
     pack_reply,
     reply_from_bytes,
     reply_to_bytes,
 )
-from lorica.common.version import __version__
 
 
 def test_a_budget_is_told_only_where_the_policy_declares_it(

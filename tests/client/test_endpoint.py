@@ -23,12 +23,12 @@ from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import pack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.message_fields import PROTOCOL
-from lorica.common.messages import Reply, Request, pack_request, unpack_reply
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent
 from lorica.common.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.common.wire.fields import PROTOCOL
+from lorica.common.wire.messages import Reply, Request, pack_request, unpack_reply
 
 NAMES = ("Wilhelmina", "Featherstonehaugh")
 CANARY = f"patient {NAMES[0]} {NAMES[1]} has a rash"

@@ -18,12 +18,12 @@ from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
-from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent
 from lorica.common.records import Records
 from lorica.common.table import Table
 from lorica.common.tasks import task_of
+from lorica.common.wire.messages import Request
 from tests.tasks import plan_of, rows_of, write_backbone, write_data
 
 SUMS, HEAD, LORA = 1, 2, 4

@@ -37,9 +37,9 @@ from lorica.client.forwarder import SocketForwarder
 from lorica.client.site_config import load_site
 from lorica.client.site_plan import open_ledger
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import TRAIN, Request, pack_request
 from lorica.common.plan import RunPlan
-from lorica.common.signing import CoordinatorKey
+from lorica.common.wire.messages import TRAIN, Request, pack_request
+from lorica.common.wire.signing import CoordinatorKey
 from tests.conftest import make_small_backbone
 
 MOST_GROWTH = 400 << 20
@@ -295,9 +295,9 @@ def test_a_recorded_request_of_a_run_that_ended_is_refused_when_it_is_old(
 ) -> None:
     """Signed two days ago, never delivered, kept by somebody on the way."""
     now = time.time()
-    monkeypatch.setattr("lorica.common.signing.time.time", lambda: now - 48 * 3600)
+    monkeypatch.setattr("lorica.common.wire.signing.time.time", lambda: now - 48 * 3600)
     old = target.signed(target.plan, run="ended")
-    monkeypatch.setattr("lorica.common.signing.time.time", lambda: now + 48 * 3600)
+    monkeypatch.setattr("lorica.common.wire.signing.time.time", lambda: now + 48 * 3600)
     early = target.signed(target.plan, run="ended")
     monkeypatch.undo()
     for request in (old, early):

@@ -16,8 +16,8 @@ from lorica.client.site_config import load_site
 from lorica.client.site_federation import REQUEST, join, site_key
 from lorica.common.cli import build
 from lorica.common.errors import Code, LoricaError
-from lorica.common.invitation import Invitation, Registration
 from lorica.common.machine.checks import Finding
+from lorica.common.wire.invitation import Invitation, Registration
 
 
 def invitation(secret: str = "cd" * 32, days: int = 7) -> Invitation:

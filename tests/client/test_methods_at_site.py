@@ -19,11 +19,11 @@ from lorica.common.backbone_files import backbone_sha256
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.factors import cut_factors
-from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import ANY_RANK, Part, factor_pairs, part_of
 from lorica.common.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.common.wire.messages import Request
 
 RECORDS = 40
 WORDS = ["card", "cash", "fever", "pain", "heart", "skin", "cough", "lost", "new", "money", "my"]

@@ -23,12 +23,12 @@ from lorica.common.adapter_folder import load_adapter, save_adapter
 from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import Part, part_of
 from lorica.common.plan.stages import sent
 from lorica.common.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.common.wire.messages import Reply, Request
 
 RECORDS = 40
 WORDS = ["card", "cash", "fever", "pain", "heart", "skin", "cough", "lost", "new", "money", "my"]

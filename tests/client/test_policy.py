@@ -20,12 +20,12 @@ from lorica.common.backbone_files import backbone_sha256
 from lorica.common.backbones import load_backbone
 from lorica.common.cli import build
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan, to_toml
 from lorica.common.privacy.accountant import epsilon
 from lorica.common.records import read_records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.common.wire.messages import Request
 from tests.conftest import SMALL_WORDS
 
 

@@ -24,7 +24,6 @@ from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.cache_shelf import CacheShelf
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent
 from lorica.common.precision import number_format
@@ -34,6 +33,7 @@ from lorica.common.records import Records
 from lorica.common.tasks import task_of
 from lorica.common.tasks.inputs import encode
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.common.wire.messages import Request
 
 WORDS = ["card", "cash", "fever", "pain", "heart", "skin", "cough", "lost", "new", "money", "my"]
 BF16_ERROR = 0.05

@@ -17,7 +17,6 @@ from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent, trained
 from lorica.common.privacy.accountant import PrivacyEvent, epsilon
@@ -31,6 +30,7 @@ from lorica.common.tasks.text_classification import (
     encode,
     starting_state,
 )
+from lorica.common.wire.messages import Request
 from tests.client.test_trainer import Log, Recording, some_records
 
 SUMS, HEAD, LORA, LAST = 1, 3, 4, 5

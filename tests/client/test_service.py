@@ -18,8 +18,8 @@ from lorica.client.service import MOST_IN_HAND, Spent, TrainerService
 from lorica.client.serving import Serving
 from lorica.client.socket_file import SocketFile
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import Reply, Request, pack_request
 from lorica.common.plan import RunPlan
+from lorica.common.wire.messages import Reply, Request, pack_request
 
 PLAN = RunPlan().replace(task={"labels": ["a", "b"]})
 

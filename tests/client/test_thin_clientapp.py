@@ -11,9 +11,9 @@ import pytest
 from service_helpers import make_site, request_for, small_plan, status, to_bytes, trainer_process
 
 from lorica.client.approved_code import approve, prepare
-from lorica.common.bundle import build_bundle
 from lorica.common.errors import Code
-from lorica.common.messages import TRAIN, pack_request
+from lorica.common.wire.bundle import build_bundle
+from lorica.common.wire.messages import TRAIN, pack_request
 
 PEAK_MIB = 150
 

@@ -20,7 +20,6 @@ from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import Reply, Request, pack_reply
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import TRAINED_PARTS, Part, is_returned, part_of, step_turns
 from lorica.common.plan.stages import total_steps, trained
@@ -28,6 +27,7 @@ from lorica.common.privacy.accountant import PrivacyEvent, epsilon
 from lorica.common.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.version import __version__
+from lorica.common.wire.messages import Reply, Request, pack_reply
 
 RECORDS, BATCH, ROUNDS, STEPS = 40, 8, 3, 2
 WORDS = ["card", "cash", "fever", "pain", "heart", "skin", "cough", "lost", "new", "money", "my"]

@@ -13,8 +13,8 @@ from service_helpers import NAME, ask, make_site, request_for, small_plan, statu
 from lorica.client.site_config import load_site
 from lorica.client.site_plan import open_ledger
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import CAPABILITIES, EVALUATE, TRAIN
 from lorica.common.plan import RunPlan
+from lorica.common.wire.messages import CAPABILITIES, EVALUATE, TRAIN
 
 
 @pytest.fixture

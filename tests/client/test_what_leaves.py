@@ -135,7 +135,7 @@ def test_a_site_that_declares_nothing_sends_no_count(plan: RunPlan, tmp_path: Pa
     from lorica.client.noise import SecureNoise
     from lorica.client.site_config import Policy, SiteConfig, SiteData, SiteIdentity
     from lorica.client.trainer import LocalTrainer
-    from lorica.common.messages import Request
+    from lorica.common.wire.messages import Request
 
     backbone = load_backbone(plan.backbone)
     config = SiteConfig(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.invitation import Invitation, Registration, parse_address
+from lorica.common.wire.invitation import Invitation, Registration, parse_address
 
 INVITATION = Invitation(
     site="north",

@@ -17,11 +17,13 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.common import message_fields, messages
 from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
-from lorica.common.message_fields import PROTOCOL
-from lorica.common.messages import (
+from lorica.common.plan import RunPlan
+from lorica.common.wire import fields as message_fields
+from lorica.common.wire import messages
+from lorica.common.wire.fields import PROTOCOL
+from lorica.common.wire.messages import (
     Reply,
     Request,
     pack_reply,
@@ -32,7 +34,6 @@ from lorica.common.messages import (
     unpack_reply,
     unpack_request,
 )
-from lorica.common.plan import RunPlan
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
-from lorica.common.quantisation import (
+from lorica.common.wire.rounding import (
     DTYPES,
     LARGEST,
     LARGEST_ERROR,

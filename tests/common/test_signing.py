@@ -20,9 +20,10 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.common import signing
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import (
+from lorica.common.plan import RunPlan
+from lorica.common.wire import signing
+from lorica.common.wire.messages import (
     CAPABILITIES,
     EVALUATE,
     TRAIN,
@@ -31,8 +32,7 @@ from lorica.common.messages import (
     pack_request,
     unpack_request,
 )
-from lorica.common.plan import RunPlan
-from lorica.common.signing import KEY_VARIABLE, CoordinatorKey, key_from_environment, verify
+from lorica.common.wire.signing import KEY_VARIABLE, CoordinatorKey, key_from_environment, verify
 
 PLAN = RunPlan().replace(task={"labels": ["a", "b"]})
 REQUEST = Request(PLAN, "run-1", 3, b"an adapter")

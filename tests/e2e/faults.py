@@ -19,10 +19,10 @@ from lorica.client.trainers import Trainer
 from lorica.common.backbone_files import backbone_sha256
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
 from lorica.common.records import UNNAMED, Records
 from lorica.common.tasks import task_of
+from lorica.common.wire.messages import Reply, Request
 from lorica.server.records import Silent
 from lorica.server.rounds import RoundLoop
 from lorica.server.run_folder import RunFolder

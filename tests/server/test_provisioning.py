@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from lorica.common.cli import build
 from lorica.common.errors import Code, LoricaError
-from lorica.common.invitation import Invitation, Registration
 from lorica.common.machine.checks import check_certificate
+from lorica.common.wire.invitation import Invitation, Registration
 from lorica.server.federation.certificates import (
     alternative_names,
     authority_pair,

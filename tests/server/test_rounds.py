@@ -17,11 +17,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from lorica.client.endpoint import answer
 from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import Reply, Request, pack_reply, refusal, unpack_request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import is_trained
 from lorica.common.tasks.base import Metrics
 from lorica.common.tasks.classes import LOSS_BOUND
+from lorica.common.wire.messages import Reply, Request, pack_reply, refusal, unpack_request
 from lorica.server.records import RoundRecord, SiteRound
 from lorica.server.rounds import Evaluator, RoundLoop
 from lorica.server.run_folder import RunFolder

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.signing import CoordinatorKey
+from lorica.common.wire.signing import CoordinatorKey
 from lorica.server.cli import app
 
 

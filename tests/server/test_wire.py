@@ -20,18 +20,18 @@ from lorica.client.endpoint import make_client_app
 from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import (
+from lorica.common.plan import RunPlan
+from lorica.common.plan.methods import TRAINED_PARTS
+from lorica.common.records import Records
+from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.common.wire.messages import (
     Request,
     pack_reply,
     pack_request,
     unpack_reply,
     unpack_request,
 )
-from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import TRAINED_PARTS
-from lorica.common.quantisation import DTYPES, SCALE, Format, decode, encode
-from lorica.common.records import Records
-from lorica.common.tasks.text_classification import TextClassifier, starting_state
+from lorica.common.wire.rounding import DTYPES, SCALE, Format, decode, encode
 from lorica.server.records import RoundRecord, Silent, SiteRound
 from lorica.server.rounds import RoundLoop
 from lorica.server.run_folder import RunFolder

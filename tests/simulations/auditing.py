@@ -16,12 +16,12 @@ from lorica.client.session import Session
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import State, unpack_state
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan
 from lorica.common.plan.stages import stage_of
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.privacy.of_plan import RunPrivacy
+from lorica.common.wire.messages import Reply, Request
 from lorica.simulations.audit.findings import Audit
 from tests.conftest import SMALL_WORDS, make_small_backbone
 

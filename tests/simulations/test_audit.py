@@ -34,10 +34,10 @@ from lorica.client.trainer import LocalTrainer
 from lorica.common.adapters import pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
-from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
 from lorica.common.plan.traits import TASK_KINDS, TRAITS
+from lorica.common.wire.messages import Request
 from lorica.simulations.audit.audit import run_audit
 from lorica.simulations.audit.canaries import (
     Coordinates,

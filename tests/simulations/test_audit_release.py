@@ -26,11 +26,11 @@ from lorica.client.trainer import LocalTrainer
 from lorica.client.units import Units
 from lorica.common.adapters import pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
 from lorica.common.plan.stages import sent
 from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.wire.messages import Request
 from lorica.simulations.audit.audit import run_audit
 from lorica.simulations.audit.canaries import Entries, fair_coins
 from lorica.simulations.audit.cli import audit as audit_command

@@ -28,7 +28,6 @@ from lorica.common.adapter_folder import load_adapter
 from lorica.common.cli import main
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
-from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan, to_toml
 from lorica.common.plan.stages import Stage, total_steps
@@ -37,6 +36,7 @@ from lorica.common.privacy.accountant import PrivacyEvent, epsilon
 from lorica.common.privacy.of_plan import run_privacy
 from lorica.common.records import Records
 from lorica.common.tasks.base import Metrics
+from lorica.common.wire.messages import Reply, Request
 from lorica.server.records import RoundRecord, SiteRound
 from lorica.server.runs import RunStore
 from lorica.server.runs.importing import import_folder

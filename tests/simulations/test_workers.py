@@ -26,8 +26,8 @@ from lorica.client.trainer import LocalTrainer
 from lorica.common.backbones import load_backbone, loads
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import fields_of
-from lorica.common.messages import Reply, Request
 from lorica.common.plan import RunPlan
+from lorica.common.wire.messages import Reply, Request
 from lorica.simulations import workers
 from lorica.simulations.grid import InProcessGrid, VirtualNodes
 from lorica.simulations.simulate import Simulation

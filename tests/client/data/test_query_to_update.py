@@ -20,10 +20,10 @@ from lorica.common.adapters import pack_state
 from lorica.common.backbone_files import backbone_sha256
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.messages import Request
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan
 from lorica.common.tasks import task_of
+from lorica.common.wire.messages import Request
 from tests.conftest import SMALL_WORDS
 
 SECRET, PASSWORD = "SECRET_OF_THE_TEST", "a password"

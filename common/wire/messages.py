@@ -15,7 +15,7 @@ train        plan, fingerprint, round, adapter          round, weight, adapter (
 evaluate     plan, fingerprint, round, adapter          round, weight, counts (noised)
 ========== =========================================== ===================================
 
-Every request also has ``coordinator``, ``signature`` and ``time`` (:mod:`lorica.common.signing`),
+Every request also has ``coordinator``, ``signature`` and ``time`` (:mod:`lorica.common.wire.signing`),
 empty or 0 when the coordinator has no key. Every reply also has ``status`` ("ok" or "refused"), the
 fingerprint, and, when refused, ``reason``: a code and a title from the error catalogue, nothing
 else.
@@ -34,7 +34,9 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
-from lorica.common.message_fields import (
+from lorica.common.plan import RunPlan
+from lorica.common.plan.io import from_canonical
+from lorica.common.wire.fields import (
     ADAPTER,
     CONFIG,
     COUNTS,
@@ -47,8 +49,6 @@ from lorica.common.message_fields import (
     same_protocol,
     text_of,
 )
-from lorica.common.plan import RunPlan
-from lorica.common.plan.io import from_canonical
 
 MAX_PLAN_CHARACTERS = 4_000_000
 
@@ -77,7 +77,7 @@ class Request:
     coordinator: str = ""
     """Public key of the coordinator that signed, 64 hex digits; empty when unsigned."""
     signature: str = field(default="", repr=False)
-    """Its signature (:mod:`lorica.common.signing`), 128 hex digits; empty when unsigned."""
+    """Its signature (:mod:`lorica.common.wire.signing`), 128 hex digits; empty when unsigned."""
     time: int = 0
     """When it was signed, seconds since 1970 in UTC; 0 when unsigned."""
 

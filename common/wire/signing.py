@@ -46,8 +46,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import create_atomically, storage_errors
-from lorica.common.message_fields import PROTOCOL
-from lorica.common.messages import Kind, Request
+from lorica.common.wire.fields import PROTOCOL
+from lorica.common.wire.messages import Kind, Request
 
 KEY_VARIABLE = "LORICA_COORDINATOR_KEY"
 """Environment variable: path of the coordinator's key; unset or empty: requests are unsigned."""

@@ -22,13 +22,13 @@ from lorica.client.noise import NoiseSource
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.client.step_sizes import layerwise_adam, parameter_groups
 from lorica.client.units import Units, joined
-from lorica.common.adapters import State, check_shapes
+from lorica.common.adapter.factors import cut_factors, filled_up
+from lorica.common.adapter.layer_rates import layer_factors
+from lorica.common.adapter.lora import State, check_shapes
 from lorica.common.backbones import Backbone
 from lorica.common.batching import equal_batches
 from lorica.common.cache_shelf import SHELF
 from lorica.common.errors import Code, LoricaError
-from lorica.common.factors import cut_factors, filled_up
-from lorica.common.layer_rates import layer_factors
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import (
     factor_pairs,

@@ -17,7 +17,7 @@ from lorica.client.policy import check_records, site_rank
 from lorica.client.questions import Questions
 from lorica.client.session import Session
 from lorica.client.site_config import SiteConfig
-from lorica.common.adapters import State, pack_state, unpack_state
+from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.memory import release_unused
 from lorica.common.plan import RunPlan

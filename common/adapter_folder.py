@@ -5,7 +5,7 @@ encoder); ``head.safetensors`` holds the task's head, ``lorica.json`` what is ne
 use it, ``README.md`` is its model card (:mod:`lorica.common.model_card`). Kind "head" has no peft
 files; kind "bitfit" has ``biases.safetensors`` instead, by the backbone's own names. Residual
 weights (methods "fedex" and "flora") are there as LoRA factors of a higher rank
-(:func:`lorica.common.residuals.widened`), so that peft's own format holds the whole adapter.
+(:func:`lorica.common.adapter.residuals.widened`), so that peft's own format holds the whole adapter.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any
 
 import safetensors.torch
 
-from lorica.common.adapters import State, lora_config
+from lorica.common.adapter.lora import State, lora_config
+from lorica.common.adapter.residuals import narrowed, widened
 from lorica.common.backbones import Backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
@@ -27,7 +28,6 @@ from lorica.common.model_card import CardResults, model_card
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import from_canonical
 from lorica.common.plan.methods import HAS_RESIDUAL
-from lorica.common.residuals import narrowed, widened
 from lorica.common.tasks import task_of
 from lorica.common.version import __version__
 

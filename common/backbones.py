@@ -41,7 +41,7 @@ class Backbone:
     """A loaded, frozen pretrained model; shared by every virtual site of a process.
 
     Its parameters are shared, never changed: adapters are attached to structural copies
-    (:func:`lorica.common.adapters.structural_copy`).
+    (:func:`lorica.common.adapter.lora.structural_copy`).
     """
 
     model: Any

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lorica.common.adapters import layer_list
+from lorica.common.adapter.lora import layer_list
 from lorica.common.errors import Code, LoricaError
 
 

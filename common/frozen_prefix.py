@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorica.common.adapters import layer_list, structural_copy
+from lorica.common.adapter.lora import layer_list, structural_copy
 
 _PROBE_TOLERANCE = 1e-4
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from lorica.common.adapter.lora import State
 from lorica.common.adapter_folder import save_adapter
-from lorica.common.adapters import State
 from lorica.common.backbones import load_backbone
 from lorica.common.holdout import label_sources, load_data, test_data, with_labels
 from lorica.common.plan import RunPlan

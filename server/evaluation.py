@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lorica.common.adapters import State
+from lorica.common.adapter.lora import State
 from lorica.common.backbones import Backbone
 from lorica.common.cache_shelf import SHELF
 from lorica.common.machine.memory import release_unused

@@ -16,8 +16,8 @@ from collections.abc import Callable, Collection
 
 import torch
 
+from lorica.common.adapter.layer_rates import layer_factors
 from lorica.common.errors import Code, LoricaError
-from lorica.common.layer_rates import layer_factors
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import ANY_RANK, Part, part_of
 from lorica.common.plan.stages import Stage, returned, stage_of, unit_bound

@@ -14,7 +14,7 @@ from flwr.supercore.run import Run
 
 from lorica.client.endpoint import make_client_app
 from lorica.client.trainers import Trainer
-from lorica.common.adapters import State
+from lorica.common.adapter.lora import State
 from lorica.common.errors import Code, LoricaError
 from lorica.simulations.grid import InProcessGrid, VirtualNodes
 from lorica.simulations.workers import SiteWorkers

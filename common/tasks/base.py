@@ -24,7 +24,7 @@ import torch
 from lorica.common.plan.traits import TRAITS, Traits
 
 if TYPE_CHECKING:
-    from lorica.common.adapters import State
+    from lorica.common.adapter.lora import State
     from lorica.common.backbones import Backbone
     from lorica.common.plan import RunPlan
     from lorica.common.records import Records

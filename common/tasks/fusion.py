@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lorica.common.adapters import State
+from lorica.common.adapter.lora import State
 from lorica.common.backbones import Backbone
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records

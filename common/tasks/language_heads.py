@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lorica.common.adapters import structural_copy
+from lorica.common.adapter.lora import structural_copy
 from lorica.common.backbone_files import read_weights
 from lorica.common.backbones import Backbone
 from lorica.common.errors import Code, LoricaError

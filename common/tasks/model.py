@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lorica.common.adapters import (
+from lorica.common.adapter.biases import OwnBiases
+from lorica.common.adapter.lora import (
     State,
     attach_lora,
     layer_indices,
@@ -18,15 +19,14 @@ from lorica.common.adapters import (
     structural_copy,
     write_state,
 )
+from lorica.common.adapter.residuals import ResidualWeights
 from lorica.common.backbones import Backbone, Pooling
 from lorica.common.batch_norm import replace_batch_norms
-from lorica.common.biases import OwnBiases
 from lorica.common.checkpointing import checkpoint_layers
 from lorica.common.frozen_prefix import FrozenPrefix
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import HAS_RESIDUAL, Part, part_of
 from lorica.common.precision import computing_in, number_format
-from lorica.common.residuals import ResidualWeights
 from lorica.common.tasks.inputs import Inputs
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorica.common.adapters import State
+from lorica.common.adapter.lora import State
 from lorica.common.backbones import Backbone
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records

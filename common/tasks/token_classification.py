@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lorica.common.adapters import State
+from lorica.common.adapter.lora import State
 from lorica.common.backbones import Backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan

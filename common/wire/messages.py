@@ -2,7 +2,7 @@
 
 Every message is a Flower ``RecordDict`` with one ``ConfigRecord`` "lorica" (small, public
 fields) and, where an adapter travels, one ``ArrayRecord`` "adapter" with one array: the
-safetensors blob of :mod:`lorica.common.adapters`; an evaluation's reply has one ``MetricRecord``
+safetensors blob of :mod:`lorica.common.adapter.lora`; an evaluation's reply has one ``MetricRecord``
 "counts". This module needs neither torch nor data: the thin ClientApp
 forwards what it packs.
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from lorica.common.factors import refactorise
+from lorica.common.adapter.factors import refactorise
 from lorica.common.plan.methods import factor_pairs
 from lorica.server.aggregation.base import State, WeightedMean, rule
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lorica.common.factors import factorise
+from lorica.common.adapter.factors import factorise
 from lorica.server.aggregation.base import State, rule
 from lorica.server.aggregation.products import MeanOfProducts
 

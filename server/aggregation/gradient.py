@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from lorica.common.factors import refactorise
+from lorica.common.adapter.factors import refactorise
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import Part, factor_pairs, part_of
 from lorica.common.plan.stages import place_in_stage, place_of_tensor, unit_bound

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from lorica.common.layer_rates import layer_factors
+from lorica.common.adapter.layer_rates import layer_factors
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import Part, part_of
 from lorica.common.plan.stages import Stage, falling, place_of_tensor, schedule, stage_of

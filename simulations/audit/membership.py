@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from lorica.common.adapters import State
+from lorica.common.adapter.lora import State
 from lorica.common.prefix_cache import PrefixCache, predict_logits
 from lorica.common.records import Records, label_indices
 from lorica.common.tasks.text_classification import TextClassifier, encode

@@ -14,7 +14,7 @@ import numpy as np
 from lorica.client.ledger import MemoryLedger
 from lorica.client.session import Session
 from lorica.client.trainer import LocalTrainer, NoiseFactory
-from lorica.common.adapters import State, unpack_state
+from lorica.common.adapter.lora import State, unpack_state
 from lorica.common.errors import LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records

@@ -18,7 +18,7 @@ import torch
 from lorica.client.frozen_features import Contributions
 from lorica.client.noise import NoiseSource
 from lorica.client.session import Session
-from lorica.common.adapters import State
+from lorica.common.adapter.lora import State
 from lorica.common.plan.stages import Stage
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.simulations.audit.canaries import OVERSIZE, Entries

@@ -23,7 +23,7 @@ from lorica.client.noise import NoiseSource
 from lorica.client.session import Session
 from lorica.client.step_sizes import parameter_groups
 from lorica.client.units import average_by_unit
-from lorica.common.adapters import State
+from lorica.common.adapter.lora import State
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.simulations.audit.canaries import OVERSIZE, Directions, Layout
 from lorica.simulations.audit.planted import PlantedTrainer, Roster

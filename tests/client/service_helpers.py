@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lorica.client.forwarder import OPTIONS, SocketForwarder
 from lorica.client.site_config import load_site
 from lorica.client.site_plan import open_ledger
-from lorica.common.adapters import pack_state
+from lorica.common.adapter.lora import pack_state
 from lorica.common.backbone_files import backbone_sha256
 from lorica.common.backbones import load_backbone
 from lorica.common.plan import RunPlan

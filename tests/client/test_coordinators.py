@@ -14,7 +14,7 @@ from lorica.client.ledger import MemoryLedger
 from lorica.client.noise import SeededNoise
 from lorica.client.site_config import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
-from lorica.common.adapters import pack_state
+from lorica.common.adapter.lora import pack_state
 from lorica.common.backbone_files import backbone_sha256
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code

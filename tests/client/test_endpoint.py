@@ -20,7 +20,7 @@ from lorica.client.endpoint import answer, installed_trainer, make_client_app
 from lorica.client.ledger import Ledger, MemoryLedger
 from lorica.client.noise import SeededNoise
 from lorica.client.trainer import LocalTrainer
-from lorica.common.adapters import pack_state
+from lorica.common.adapter.lora import pack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan

@@ -14,7 +14,7 @@ import torch
 from lorica.client.ledger import MemoryLedger
 from lorica.client.noise import SeededNoise
 from lorica.client.trainer import LocalTrainer
-from lorica.common.adapters import State, pack_state, unpack_state
+from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data

@@ -19,8 +19,8 @@ from lorica.client.noise import NoiseSource, SeededNoise
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.client.trainer import LocalTrainer
 from lorica.common import precision
+from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.adapter_folder import save_adapter
-from lorica.common.adapters import State, pack_state, unpack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.cache_shelf import CacheShelf
 from lorica.common.errors import Code, LoricaError

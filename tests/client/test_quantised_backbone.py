@@ -16,7 +16,7 @@ from lorica.client.policy import check_plan
 from lorica.client.site_backbones import site_backbone
 from lorica.client.site_config import Policy, SiteConfig
 from lorica.client.site_data import SiteData
-from lorica.common.adapters import structural_copy
+from lorica.common.adapter.lora import structural_copy
 from lorica.common.backbone_files import backbone_sha256
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError

@@ -17,7 +17,7 @@ from lorica.client.ledger import MemoryLedger
 from lorica.client.noise import NoiseSource, SeededNoise
 from lorica.client.site_config import SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
-from lorica.common.adapters import State, pack_state, unpack_state
+from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan

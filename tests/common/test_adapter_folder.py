@@ -14,8 +14,8 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from lorica.common.adapter.lora import State
 from lorica.common.adapter_folder import EMBEDDED_HUB_ID, load_adapter, save_adapter
-from lorica.common.adapters import State
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.model_card import CardResults

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from lorica.common.adapters import (
+from lorica.common.adapter.lora import (
     attach_lora,
     check_shapes,
     layer_indices,

@@ -14,8 +14,8 @@ from tasks import plan_of, rows_of, write_rows
 from torch import nn
 
 from lorica.client.per_sample import enable_per_sample_gradients
+from lorica.common.adapter.lora import State
 from lorica.common.adapter_folder import load_adapter
-from lorica.common.adapters import State
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
@@ -192,8 +192,8 @@ def test_a_run_moves_the_biases_and_no_honest_update_is_refused(
 
 
 def test_layers_without_a_bias_are_refused(small_backbone: Path) -> None:
-    from lorica.common.adapters import structural_copy
-    from lorica.common.biases import OwnBiases
+    from lorica.common.adapter.biases import OwnBiases
+    from lorica.common.adapter.lora import structural_copy
 
     encoder = structural_copy(load_backbone(make_plan(small_backbone, []).backbone).model)
     for module in encoder.modules():

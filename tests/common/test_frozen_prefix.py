@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lorica.common.adapters import attach_lora, lora_parameters, structural_copy
+from lorica.common.adapter.lora import attach_lora, lora_parameters, structural_copy
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.frozen_prefix import FrozenPrefix
 from lorica.common.plan.subject import AdapterPlan, BackbonePlan

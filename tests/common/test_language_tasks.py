@@ -15,8 +15,8 @@ import torch
 from language_models import TARGETS, make_language_model, questions
 
 from lorica.client.per_sample import enable_per_sample_gradients
+from lorica.common.adapter.lora import State
 from lorica.common.adapter_folder import save_adapter
-from lorica.common.adapters import State
 from lorica.common.backbones import load_backbone
 from lorica.common.cache_shelf import CacheShelf
 from lorica.common.errors import Code, LoricaError

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lorica.client.step_sizes import layerwise_adam
-from lorica.common.layer_rates import layer_factors
+from lorica.common.adapter.layer_rates import layer_factors
 from lorica.common.plan import RunPlan
 from lorica.server.aggregation.gradient import GradientStep
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from lorica.common.adapter.lora import State
 from lorica.common.adapter_folder import save_adapter
-from lorica.common.adapters import State
 from lorica.common.backbone_files import read_weights
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorica.common.adapters import State
+from lorica.common.adapter.lora import State
+from lorica.common.adapter.residuals import narrowed, widened
 from lorica.common.backbones import Backbone, load_backbone
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import Part, factor_pairs, part_of, residual_name
-from lorica.common.residuals import narrowed, widened
 from lorica.common.tasks.text_classification import TextClassifier, collate, encode
 
 TEXTS = ["my card is lost", "fever", "the doctor was very tired today again my heart has pain"]

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorica.common.adapter.factors import refactorise
 from lorica.common.errors import Code, LoricaError
-from lorica.common.factors import refactorise
 from lorica.common.plan.course import AggregationPlan
 from lorica.common.plan.methods import (
     HAS_RESIDUAL,

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from lorica.common.adapters import State
+from lorica.common.adapter.lora import State
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.server.records import RoundRecord, SiteRound

@@ -14,7 +14,7 @@ import pytest
 from lorica.client.ledger import Charge, MemoryLedger
 from lorica.client.session import Session
 from lorica.client.trainer import LocalTrainer
-from lorica.common.adapters import State, unpack_state
+from lorica.common.adapter.lora import State, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan

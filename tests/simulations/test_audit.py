@@ -31,7 +31,7 @@ import lorica.client.session
 from lorica.client.dp_sgd import DPTrainer, NoisyOptimizer
 from lorica.client.noise import NoiseSource, SeededNoise
 from lorica.client.trainer import LocalTrainer
-from lorica.common.adapters import pack_state, unpack_state
+from lorica.common.adapter.lora import pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
 from lorica.common.plan import RunPlan

@@ -24,7 +24,7 @@ from lorica.client.frozen_features import Contributions, noised_sum
 from lorica.client.noise import NoiseSource
 from lorica.client.trainer import LocalTrainer
 from lorica.client.units import Units
-from lorica.common.adapters import pack_state, unpack_state
+from lorica.common.adapter.lora import pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from lorica.client.noise import NoiseSource, SeededNoise
 from lorica.client.trainer import LocalTrainer
-from lorica.common.adapters import State, pack_state, unpack_state
+from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbones import load_backbone
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml

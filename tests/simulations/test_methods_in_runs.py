@@ -15,7 +15,7 @@ from rich.console import Console
 from lorica.client.noise import SeededNoise
 from lorica.client.site_config import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
-from lorica.common.adapters import State
+from lorica.common.adapter.lora import State
 from lorica.common.backbone_files import backbone_sha256
 from lorica.common.backbones import load_backbone
 from lorica.common.errors import Code, LoricaError

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorica.common.adapters import layer_list
+from lorica.common.adapter.lora import layer_list
 from lorica.common.errors import Code, LoricaError
 
 

@@ -1,0 +1,1 @@
+"""What is trained beside it: state, LoRA factors, biases, residuals, layer rates."""

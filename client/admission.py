@@ -9,7 +9,7 @@ from lorica.client.policy import check_plan
 from lorica.client.questions import Questions
 from lorica.client.site_backbones import site_backbone
 from lorica.client.site_config import SiteConfig
-from lorica.common.backbones import Backbone, load_backbone
+from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.plan import RunPlan
 from lorica.common.wire.messages import Kind, Request
 from lorica.common.wire.signing import verify

@@ -70,7 +70,7 @@ def data_check(
 
 def _tokenizer(source: str) -> Tokenize | None:
     """Lengths in tokens, as the backbone counts them; None where it is not to be had here."""
-    from lorica.common.backbone_files import backbone_folder
+    from lorica.common.backbone.files import backbone_folder
     from lorica.common.errors import LoricaError
     from lorica.common.plan.subject import BackbonePlan
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from lorica.common.backbones import Backbone
+from lorica.common.backbone.loading import Backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.records import Records
 from lorica.common.tasks.pixels import pixels_of

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lorica.client.per_sample_layers import has_rule, store, watch
-from lorica.common.batch_norm import couples_records
+from lorica.common.backbone.batch_norm import couples_records
 from lorica.common.errors import Code, LoricaError
 
 

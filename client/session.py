@@ -25,7 +25,7 @@ from lorica.client.units import Units, joined
 from lorica.common.adapter.factors import cut_factors, filled_up
 from lorica.common.adapter.layer_rates import layer_factors
 from lorica.common.adapter.lora import State, check_shapes
-from lorica.common.backbones import Backbone
+from lorica.common.backbone.loading import Backbone
 from lorica.common.batching import equal_batches
 from lorica.common.cache_shelf import SHELF
 from lorica.common.errors import Code, LoricaError

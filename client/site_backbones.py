@@ -4,7 +4,7 @@ A plan names a model by ``backbone.source``, a path or a hub id that means somet
 coordinator's machine, and perhaps by its hash. A site opens neither that path nor the network:
 it looks among the folders that its own policy lists, and takes the one whose hash the plan names.
 What is allowed is told by a hash of everything that decides what the model computes: weights,
-config and tokenizer (:func:`lorica.common.backbone_files.backbone_sha256`).
+config and tokenizer (:func:`lorica.common.backbone.files.backbone_sha256`).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import os
 from pathlib import Path
 
 from lorica.client.site_config import Policy
-from lorica.common.backbone_files import (
+from lorica.common.backbone.files import (
     backbone_sha256,
     embedded_folder,
     settings_sha256,
     weights_sha256,
 )
-from lorica.common.backbones import EMBEDDED_SETTINGS_SHA256
+from lorica.common.backbone.loading import EMBEDDED_SETTINGS_SHA256
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan.subject import EMBEDDED_SHA256, BackbonePlan, NumberFormat
 

@@ -89,7 +89,7 @@ def site_backbone(
     folder: Annotated[Path, typer.Argument(help="The folder of a pretrained model.")],
 ) -> None:
     """Print the hash of a pretrained model by which policy.backbones allows it."""
-    from lorica.common.backbone_files import backbone_sha256, settings_sha256, weights_sha256
+    from lorica.common.backbone.files import backbone_sha256, settings_sha256, weights_sha256
 
     weights, settings = weights_sha256(folder), settings_sha256(folder)
     sys.stdout.write(f"{backbone_sha256(folder, weights, settings)}\n")

@@ -127,7 +127,7 @@ async def _serve(
     """Serve until a signal; what is worked on then has ``grace`` seconds, or until another one."""
     from lorica.client.service import Spent, TrainerService
     from lorica.client.serving import Serving
-    from lorica.common.backbones import loads
+    from lorica.common.backbone.loading import loads
 
     def spent() -> Spent:
         return Spent(ledger.spending().lifetime, ledger.budgets.lifetime, ledger.delta)

@@ -21,7 +21,7 @@ import safetensors.torch
 
 from lorica.common.adapter.lora import State, lora_config
 from lorica.common.adapter.residuals import narrowed, widened
-from lorica.common.backbones import Backbone
+from lorica.common.backbone.loading import Backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
 from lorica.common.model_card import CardResults, model_card

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lorica.common.backbones import Backbone
+from lorica.common.backbone.loading import Backbone
 from lorica.common.prefix_cache import CACHE_BYTES, PrefixCache
 from lorica.common.prefix_files import CacheFolder
 from lorica.common.tasks.inputs import Encoded, Inputs

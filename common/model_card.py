@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorica.common.backbones import Backbone
+from lorica.common.backbone.loading import Backbone
 from lorica.common.display.text import printable
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import schedule

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.common.adapter_folder import load_adapter
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.data import DataRequest
 from lorica.common.data.images import decode_image
 from lorica.common.data.tables import read_table

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from lorica.common.adapter.lora import State
 from lorica.common.adapter_folder import save_adapter
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.holdout import label_sources, load_data, test_data, with_labels
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import from_run_config

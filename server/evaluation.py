@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lorica.common.adapter.lora import State
-from lorica.common.backbones import Backbone
+from lorica.common.backbone.loading import Backbone
 from lorica.common.cache_shelf import SHELF
 from lorica.common.machine.memory import release_unused
 from lorica.common.plan import RunPlan

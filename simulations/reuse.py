@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorica.common.backbone_files import weights_sha256
+from lorica.common.backbone.files import weights_sha256
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
 

@@ -15,7 +15,7 @@ from lorica.client.personal import FolderPersonal
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State
 from lorica.common.adapter_folder import save_adapter
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import RunData, label_sources, load_data, with_labels
 from lorica.common.machine.files import storage_errors, write_atomically

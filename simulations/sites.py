@@ -14,7 +14,7 @@ from flwr.app import Context
 from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.personal import FolderPersonal
 from lorica.client.trainer import LocalTrainer
-from lorica.common.backbones import Backbone
+from lorica.common.backbone.loading import Backbone
 from lorica.common.cache_shelf import SHELF
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data

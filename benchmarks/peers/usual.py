@@ -60,7 +60,7 @@ def build(plan: Any) -> tuple[Any, Any]:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModel, AutoTokenizer
 
-    from lorica.common.backbone_files import backbone_folder
+    from lorica.common.backbone.files import backbone_folder
 
     torch.manual_seed(plan.simulation.seed)
     folder = backbone_folder(plan.backbone)

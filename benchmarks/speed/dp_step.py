@@ -29,7 +29,7 @@ from rich.table import Table
 from lorica.client.dp_sgd import NoisyOptimizer
 from lorica.client.noise import SecureNoise
 from lorica.client.per_sample import enable_per_sample_gradients
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import Part, part_of
 from lorica.common.tasks.text_classification import TextClassifier

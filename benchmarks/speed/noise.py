@@ -20,7 +20,7 @@ import torch
 from lorica.client.noise import NoiseSource, SecureNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import pack_state
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.holdout import label_sources, load_data, with_labels
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.text_classification import TextClassifier, starting_state

@@ -36,7 +36,7 @@ def large(folder: Path) -> Path:
 
     import transformers
 
-    from lorica.common.backbone_files import embedded_folder
+    from lorica.common.backbone.files import embedded_folder
 
     config = transformers.LlamaConfig(
         vocab_size=30_522,
@@ -62,9 +62,9 @@ def resident_bytes() -> int:
 
 def load(source: str, number: str) -> None:
     """In a process of its own: print bytes of the weights, and resident bytes more than before."""
-    from lorica.common.backbones import load_backbone
+    from lorica.common.backbone.loading import load_backbone
+    from lorica.common.backbone.quantised import QuantisedLinear, weight_bytes
     from lorica.common.plan.subject import BackbonePlan
-    from lorica.common.quantised_layers import QuantisedLinear, weight_bytes
 
     QuantisedLinear(torch.eye(4), None, "int8").dequantised()  # libraries are loaded
     import transformers.modeling_utils  # noqa: F401
@@ -91,7 +91,7 @@ def memory(source: str, number: str) -> tuple[int, int]:
 def steps(source: str, target: list[str], layers: list[int], repeats: int) -> dict[str, float]:
     """Median seconds of a step by format; the formats take turns."""
     from lorica.client.per_sample import enable_per_sample_gradients
-    from lorica.common.backbones import load_backbone
+    from lorica.common.backbone.loading import load_backbone
     from lorica.common.plan import RunPlan
     from lorica.common.tasks.text_classification import TextClassifier
 
@@ -126,7 +126,7 @@ def steps(source: str, target: list[str], layers: list[int], repeats: int) -> di
 
 def cosines(number: str) -> tuple[float, float]:
     """Mean and least cosine of features in a format with those in float32, on packaged notes."""
-    from lorica.common.backbones import load_backbone
+    from lorica.common.backbone.loading import load_backbone
     from lorica.common.holdout import load_data
     from lorica.common.plan import RunPlan
     from lorica.common.tasks.text_classification import TextClassifier, collate, encode

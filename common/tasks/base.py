@@ -25,7 +25,7 @@ from lorica.common.plan.traits import TRAITS, Traits
 
 if TYPE_CHECKING:
     from lorica.common.adapter.lora import State
-    from lorica.common.backbones import Backbone
+    from lorica.common.backbone.loading import Backbone
     from lorica.common.plan import RunPlan
     from lorica.common.records import Records
     from lorica.common.tasks.inputs import Inputs

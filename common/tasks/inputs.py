@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from lorica.common.backbones import Backbone
+from lorica.common.backbone.loading import Backbone
 from lorica.common.errors import Code, LoricaError
 
 _TOKENIZE_CHUNK = 1000

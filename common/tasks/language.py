@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from lorica.common.adapter.lora import State
-from lorica.common.backbones import Backbone
+from lorica.common.backbone.loading import Backbone
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records
 from lorica.common.tasks.base import Metrics, Released, SiteMetrics, Task

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from lorica.common.adapter.lora import structural_copy
-from lorica.common.backbone_files import read_weights
-from lorica.common.backbones import Backbone
+from lorica.common.backbone.files import read_weights
+from lorica.common.backbone.loading import Backbone
 from lorica.common.errors import Code, LoricaError
 
 HeadKind = Literal["causal", "masked"]

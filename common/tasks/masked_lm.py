@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from lorica.common.backbones import Backbone
+from lorica.common.backbone.loading import Backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.records import Records
 from lorica.common.tasks.inputs import Encoded, Inputs, encode

@@ -20,13 +20,13 @@ from lorica.common.adapter.lora import (
     write_state,
 )
 from lorica.common.adapter.residuals import ResidualWeights
-from lorica.common.backbones import Backbone, Pooling
-from lorica.common.batch_norm import replace_batch_norms
-from lorica.common.checkpointing import checkpoint_layers
-from lorica.common.frozen_prefix import FrozenPrefix
+from lorica.common.backbone.batch_norm import replace_batch_norms
+from lorica.common.backbone.checkpointing import checkpoint_layers
+from lorica.common.backbone.loading import Backbone, Pooling
+from lorica.common.backbone.precision import computing_in, number_format
+from lorica.common.backbone.prefix import FrozenPrefix
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import HAS_RESIDUAL, Part, part_of
-from lorica.common.precision import computing_in, number_format
 from lorica.common.tasks.inputs import Inputs
 
 
@@ -48,7 +48,7 @@ class AdaptedModel(nn.Module):
         with residuals the weights that residuals are added to.
 
         ``frozen`` says that what is pooled never changes (kind "head"); ``numbers`` is what the
-        encoder computes in (:mod:`lorica.common.precision`); what it gives is float32; ``norms``
+        encoder computes in (:mod:`lorica.common.backbone.precision`); what it gives is float32; ``norms``
         says what stands in the place of the backbone's batch norms, "" where it has none.
 
         Raises:

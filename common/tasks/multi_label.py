@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 
 from lorica.common.adapter.lora import State
-from lorica.common.backbones import Backbone
+from lorica.common.backbone.loading import Backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records

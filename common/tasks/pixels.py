@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from lorica.common.backbones import Backbone
+from lorica.common.backbone.loading import Backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.records import Records
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from lorica.common.adapter.lora import State
-from lorica.common.backbones import Backbone
+from lorica.common.backbone.loading import Backbone
 from lorica.common.records import Records
 from lorica.common.tasks.base import Metrics, Released, SiteMetrics, Task, TensorTargets
 from lorica.common.tasks.inputs import Encoded, Inputs, encode

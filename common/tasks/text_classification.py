@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from lorica.common.adapter.lora import State
-from lorica.common.backbones import Backbone
+from lorica.common.backbone.loading import Backbone
 from lorica.common.plan import RunPlan
 from lorica.common.records import Records
 from lorica.common.tasks.classes import Classes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lorica.common.backbones import Backbone
+from lorica.common.backbone.loading import Backbone
 
 _TOKENS = """batch = tokenizer(["some text"], padding=True, truncation=True,
                   max_length=about["max_length"], return_tensors="pt")

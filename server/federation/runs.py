@@ -7,7 +7,7 @@ import re
 import secrets
 from datetime import UTC, datetime
 
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import test_data
 from lorica.common.plan import RunPlan

@@ -17,7 +17,7 @@ import numpy as np
 from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State
-from lorica.common.backbones import Backbone, load_backbone
+from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data, with_labels
 from lorica.common.plan import RunPlan

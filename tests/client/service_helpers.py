@@ -22,8 +22,8 @@ from lorica.client.forwarder import OPTIONS, SocketForwarder
 from lorica.client.site_config import load_site
 from lorica.client.site_plan import open_ledger
 from lorica.common.adapter.lora import pack_state
-from lorica.common.backbone_files import backbone_sha256
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.files import backbone_sha256
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent
 from lorica.common.tasks.text_classification import TextClassifier, starting_state

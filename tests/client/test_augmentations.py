@@ -10,7 +10,7 @@ import torch
 
 from lorica.client.noise import NoiseSource, SeededNoise
 from lorica.client.session import Session
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage
 from lorica.common.privacy.accountant import PrivacyEvent

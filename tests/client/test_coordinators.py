@@ -15,8 +15,8 @@ from lorica.client.noise import SeededNoise
 from lorica.client.site_config import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import pack_state
-from lorica.common.backbone_files import backbone_sha256
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.files import backbone_sha256
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent

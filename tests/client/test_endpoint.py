@@ -21,7 +21,7 @@ from lorica.client.ledger import Ledger, MemoryLedger
 from lorica.client.noise import SeededNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import pack_state
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent

@@ -15,7 +15,7 @@ from lorica.client.ledger import MemoryLedger
 from lorica.client.noise import SeededNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State, pack_state, unpack_state
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
 from lorica.common.plan import RunPlan

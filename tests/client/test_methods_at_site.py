@@ -16,8 +16,8 @@ from lorica.client.site_config import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.factors import cut_factors
 from lorica.common.adapter.lora import State, pack_state, unpack_state
-from lorica.common.backbone_files import backbone_sha256
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.files import backbone_sha256
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import ANY_RANK, Part, factor_pairs, part_of

@@ -13,7 +13,7 @@ from opacus import GradSampleModule
 from torch import nn
 
 from lorica.client.per_sample import PerSampleLinear, enable_per_sample_gradients
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import TRAINED_PARTS, is_trained

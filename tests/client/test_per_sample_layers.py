@@ -13,8 +13,8 @@ from torch import nn
 from lorica.client.independence import records_are_independent, require_independence
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.client.per_sample_layers import has_rule
-from lorica.common.backbones import load_backbone
-from lorica.common.batch_norm import FixedNorm, couples_records, replace_batch_norms
+from lorica.common.backbone.batch_norm import FixedNorm, couples_records, replace_batch_norms
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.tasks import task_of

@@ -16,8 +16,8 @@ from lorica.client.site_config import SiteConfig, documented_site, load_site
 from lorica.client.site_plan import open_ledger, run_cost
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import pack_state
-from lorica.common.backbone_files import backbone_sha256
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.files import backbone_sha256
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.cli import build
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan

@@ -18,15 +18,15 @@ from lorica.client.dp_sgd import NoisyOptimizer
 from lorica.client.noise import NoiseSource, SeededNoise
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.client.trainer import LocalTrainer
-from lorica.common import precision
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.adapter_folder import save_adapter
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone import precision
+from lorica.common.backbone.loading import load_backbone
+from lorica.common.backbone.precision import number_format
 from lorica.common.cache_shelf import CacheShelf
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent
-from lorica.common.precision import number_format
 from lorica.common.predict import Predictor
 from lorica.common.prefix_cache import PrefixCache, judgements
 from lorica.common.records import Records

@@ -17,13 +17,13 @@ from lorica.client.site_backbones import site_backbone
 from lorica.client.site_config import Policy, SiteConfig
 from lorica.client.site_data import SiteData
 from lorica.common.adapter.lora import structural_copy
-from lorica.common.backbone_files import backbone_sha256
-from lorica.common.backbones import Backbone, load_backbone
+from lorica.common.backbone.files import backbone_sha256
+from lorica.common.backbone.loading import Backbone, load_backbone
+from lorica.common.backbone.precision import has_bf16
+from lorica.common.backbone.quantised import QuantisedLinear
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.precision import has_bf16
 from lorica.common.prefix_cache import CACHE_BYTES, PrefixCache
-from lorica.common.quantised_layers import QuantisedLinear
 from lorica.common.tasks.classes import loss_sum
 from lorica.common.tasks.text_classification import TextClassifier, collate, encode
 from tests.rounded import rounded

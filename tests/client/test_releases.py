@@ -15,7 +15,7 @@ import torch
 from lorica.client.noise import SeededNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State, pack_state, unpack_state
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent, trained

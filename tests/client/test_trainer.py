@@ -18,7 +18,7 @@ from lorica.client.noise import NoiseSource, SeededNoise
 from lorica.client.site_config import SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State, pack_state, unpack_state
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import TRAINED_PARTS, Part, is_returned, part_of, step_turns

@@ -16,7 +16,7 @@ from transformers import AutoModel
 
 from lorica.common.adapter.lora import State
 from lorica.common.adapter_folder import EMBEDDED_HUB_ID, load_adapter, save_adapter
-from lorica.common.backbones import Backbone, load_backbone
+from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.model_card import CardResults
 from lorica.common.plan import RunPlan

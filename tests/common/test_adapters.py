@@ -24,7 +24,7 @@ from lorica.common.adapter.lora import (
     unpack_state,
     write_state,
 )
-from lorica.common.backbones import Backbone, load_backbone
+from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.errors import Code
 from lorica.common.plan.subject import AdapterPlan, BackbonePlan
 

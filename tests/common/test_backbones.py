@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from lorica.common import backbone_files, backbones
-from lorica.common.backbone_files import settings_sha256, weights_sha256
-from lorica.common.backbones import Backbone, load_backbone
+from lorica.common.backbone import files as backbone_files
+from lorica.common.backbone import loading as backbones
+from lorica.common.backbone.files import settings_sha256, weights_sha256
+from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.errors import Code
 from lorica.common.plan.subject import EMBEDDED_SHA256, BackbonePlan
 

@@ -16,7 +16,7 @@ from torch import nn
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.common.adapter.lora import State
 from lorica.common.adapter_folder import load_adapter
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import AVERAGES_BIASES, TURNS, Part, part_of

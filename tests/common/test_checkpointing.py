@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lorica.client.per_sample import enable_per_sample_gradients
-from lorica.common.backbones import load_backbone
-from lorica.common.checkpointing import checkpoint_layers
+from lorica.common.backbone.checkpointing import checkpoint_layers
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import is_trained

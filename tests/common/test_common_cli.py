@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from lorica.common.adapter_folder import save_adapter
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.cli import main, print_error
 from lorica.common.errors import CATALOGUE, Code, LoricaError
 from lorica.common.plan import RunPlan

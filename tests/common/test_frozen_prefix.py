@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lorica.common.adapter.lora import attach_lora, lora_parameters, structural_copy
-from lorica.common.backbones import Backbone, load_backbone
-from lorica.common.frozen_prefix import FrozenPrefix
+from lorica.common.backbone.loading import Backbone, load_backbone
+from lorica.common.backbone.prefix import FrozenPrefix
 from lorica.common.plan.subject import AdapterPlan, BackbonePlan
 
 Family = Callable[..., Path]

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.common.adapter_folder import save_adapter
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache_shelf import CacheShelf
 from lorica.common.cli import app
 from lorica.common.errors import Code, LoricaError

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from lorica.common.adapter_folder import save_adapter
-from lorica.common.backbones import load_backbone
-from lorica.common.batch_norm import couples_records
+from lorica.common.backbone.batch_norm import couples_records
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache_shelf import CacheShelf
 from lorica.common.errors import Code, LoricaError
 from lorica.common.predict import Predictor

@@ -17,7 +17,7 @@ from language_models import TARGETS, make_language_model, questions
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.common.adapter.lora import State
 from lorica.common.adapter_folder import save_adapter
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache_shelf import CacheShelf
 from lorica.common.errors import Code, LoricaError
 from lorica.common.merge import export_merged

@@ -11,8 +11,8 @@ from transformers import AutoModel
 
 from lorica.common.adapter.lora import State
 from lorica.common.adapter_folder import save_adapter
-from lorica.common.backbone_files import read_weights
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.files import read_weights
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.merge import export_merged
 from lorica.common.plan import RunPlan

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorica.common.backbones import Backbone, load_backbone
+from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.cache_shelf import CacheShelf
 from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import PrefixCache, predict_logits

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lorica.common import prefix_files
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache_shelf import CacheShelf
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan

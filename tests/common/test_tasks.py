@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import f1_score, mean_absolute_error, mean_squared_error, r2_score
 
 from lorica.common.adapter_folder import save_adapter
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
 from lorica.common.noised_metrics import combine, sensitivity, vector_length

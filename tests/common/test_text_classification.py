@@ -14,7 +14,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from transformers import AutoModel, AutoTokenizer
 
-from lorica.common.backbones import Backbone, load_backbone
+from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.plan import RunPlan
 from lorica.common.prefix_cache import PrefixCache, predict_logits
 from lorica.common.records import label_indices, read_records

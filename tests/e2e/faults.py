@@ -16,8 +16,8 @@ from federation import COORDINATOR, Federation
 
 from lorica.client.trainer import LocalTrainer
 from lorica.client.trainers import Trainer
-from lorica.common.backbone_files import backbone_sha256
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.files import backbone_sha256
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.records import UNNAMED, Records

@@ -18,7 +18,7 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from lorica.client.endpoint import make_client_app
 from lorica.common.adapter.lora import State, pack_state, unpack_state
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import TRAINED_PARTS

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from lorica.client.noise import NoiseSource, SeededNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State, pack_state, unpack_state
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
 from lorica.common.plan.methods import LOCAL_ONLY, Part, part_of

@@ -16,8 +16,8 @@ from lorica.client.noise import SeededNoise
 from lorica.client.site_config import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State
-from lorica.common.backbone_files import backbone_sha256
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.files import backbone_sha256
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import ANY_RANK, PERSONAL, TURNS, factor_pairs, residual_name

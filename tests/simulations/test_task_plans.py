@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 from rich.console import Console
 
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.holdout import load_data, with_labels
 from lorica.common.plan import RunPlan
 from lorica.common.plan.traits import TaskKind

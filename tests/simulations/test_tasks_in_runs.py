@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.holdout import load_data
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import TURNS

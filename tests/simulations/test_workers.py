@@ -23,7 +23,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from lorica.client.trainer import LocalTrainer
-from lorica.common.backbones import load_backbone, loads
+from lorica.common.backbone.loading import load_backbone, loads
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import fields_of
 from lorica.common.plan import RunPlan

@@ -17,8 +17,8 @@ from lorica.client.site_config import SiteConfig, load_site
 from lorica.client.site_plan import count_units, open_ledger
 from lorica.client.trainer_main import open_trainer
 from lorica.common.adapter.lora import pack_state
-from lorica.common.backbone_files import backbone_sha256
-from lorica.common.backbones import load_backbone
+from lorica.common.backbone.files import backbone_sha256
+from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan

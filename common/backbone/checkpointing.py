@@ -25,7 +25,7 @@ def checkpoint_layers(encoder: Any, depth: int) -> None:
 
     Args:
         encoder: a transformers model with its adapter, not shared with others, and already split
-            (:class:`~lorica.common.frozen_prefix.FrozenPrefix`), whose halves have these layers.
+            (:class:`~lorica.common.backbone.prefix.FrozenPrefix`), whose halves have these layers.
         depth: index of the lowest layer that is differentiated.
 
     Raises:

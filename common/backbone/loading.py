@@ -1,6 +1,6 @@
 """Verify and load a pretrained model, once per process.
 
-Its files are those of :mod:`lorica.common.backbone_files`; no code from a model's repository is
+Its files are those of :mod:`lorica.common.backbone.files`; no code from a model's repository is
 run.
 """
 
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lorica.common import vision
-from lorica.common.backbone_files import (
+from lorica.common.backbone import vision
+from lorica.common.backbone.files import (
     backbone_folder,
     backbone_sha256,
     read_weights,
@@ -60,7 +60,7 @@ class Backbone:
     processor: Any = None
     """transformers image processor; None for a model of texts."""
     quantize: NumberFormat = "none"
-    """How the linear weights are held (:mod:`lorica.common.quantised_layers`)."""
+    """How the linear weights are held (:mod:`lorica.common.backbone.quantised`)."""
 
     @property
     def identity(self) -> str:
@@ -131,7 +131,7 @@ def _load(source: str, revision: str, sha256: str, number: NumberFormat) -> Back
         )
     model, tokenizer, processor = _from_folder(folder)
     if number != "none":
-        from lorica.common.quantised_layers import quantise
+        from lorica.common.backbone.quantised import quantise
 
         quantise(model, number)
     pooling = vision.pooling_of(model) if processor else _pooling(folder)

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from lorica.client.noise import NoiseSource
+from lorica.common.data.records import UNNAMED, Records
 from lorica.common.noised_metrics import sensitivity, vector_length
 from lorica.common.plan import RunPlan
-from lorica.common.records import UNNAMED, Records
 
 
 def set_aside(records: Records, plan: RunPlan) -> np.ndarray:

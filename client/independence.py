@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from lorica.common.backbone.loading import Backbone
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
-from lorica.common.records import Records
 from lorica.common.tasks.pixels import pixels_of
 
 TOLERANCE = 1e-4

@@ -17,7 +17,7 @@ from lorica.common.plan.stages import total_steps
 from lorica.common.plan.traits import TRAITS
 
 if TYPE_CHECKING:  # the ClientApp reads the policy, and no records
-    from lorica.common.records import Records
+    from lorica.common.data.records import Records
 
 _MOST_CHARACTERS = 1_000_000  # of a plan as it travels: a thousand label names are far below
 _LEAST_NORM, _MOST_NORM = 1e-9, 1e9  # beyond, float32 cannot hold noisy sums at every σ

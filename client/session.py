@@ -28,6 +28,7 @@ from lorica.common.adapter.lora import State, check_shapes
 from lorica.common.backbone.loading import Backbone
 from lorica.common.batching import equal_batches
 from lorica.common.cache_shelf import SHELF
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import (
@@ -39,7 +40,6 @@ from lorica.common.plan.methods import (
 from lorica.common.plan.stages import Stage, falling, returned, schedule, stage_of, trained
 from lorica.common.prefix_cache import PrefixCache, judgements
 from lorica.common.privacy.accountant import PrivacyEvent
-from lorica.common.records import Records
 from lorica.common.tasks import task_of
 from lorica.common.tasks.text_classification import BIAS_INPUT
 

@@ -7,10 +7,10 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lorica.common.data.records import PACKAGED, Records, read_records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.traits import TRAITS
-from lorica.common.records import PACKAGED, Records, read_records
 from lorica.common.tasks import task_of
 
 TEST_SHARE = 0.2
@@ -65,7 +65,7 @@ def test_data(plan: RunPlan) -> Records:
 
 
 def _reader(plan: RunPlan) -> Callable[..., Records]:
-    """:func:`lorica.common.records.read_records` with what the plan says of its columns."""
+    """:func:`lorica.common.data.records.read_records` with what the plan says of its columns."""
     traits = TRAITS[plan.task.kind]
     return functools.partial(
         read_records,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan.course import SimulationPlan
-from lorica.common.records import Records
 
 _ATTEMPTS = 200
 _SMALLEST = 0.5

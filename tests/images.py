@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
-from lorica.common.records import Records
 
 SIDE = 16
 FAMILIES = ("vit", "convnext", "resnet")

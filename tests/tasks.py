@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from lorica.common.data.records import Records
+from lorica.common.data.table import Table
 from lorica.common.plan import RunPlan
 from lorica.common.plan.traits import TRAITS
-from lorica.common.records import Records
-from lorica.common.table import Table
 from lorica.common.tasks.table_usage import usual_row
 from tests.images import SIDE, make_image_backbone
 

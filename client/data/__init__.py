@@ -17,8 +17,8 @@ from lorica.client.site_data import SiteData
 from lorica.common.data import CONNECTORS, DataRequest, kind_of, read_batches
 from lorica.common.data.batches import Batch
 from lorica.common.data.kinds import IMAGE
+from lorica.common.data.records import Records, Roles, checked
 from lorica.common.plan.traits import TRAITS
-from lorica.common.records import Records, Roles, checked
 
 if TYPE_CHECKING:
     from lorica.client.data.fetched import Fetched

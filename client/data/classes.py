@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from lorica.client.site_data import SiteData
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
-from lorica.common.records import Records
 
 
 def with_classes(parts: Iterable[Records], data: SiteData, where: str) -> Iterator[Records]:

@@ -36,8 +36,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lorica.client.site_data import SiteData
+from lorica.common.data.records import UNNAMED, Records
 from lorica.common.errors import Code, LoricaError
-from lorica.common.records import UNNAMED, Records
 
 if TYPE_CHECKING:
     import numpy as np

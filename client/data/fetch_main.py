@@ -15,9 +15,9 @@ from lorica.client.data import roles_of, site_batches
 from lorica.client.site_config import load_site
 from lorica.common.data.batches import as_arrow
 from lorica.common.data.columnar import need_pyarrow
+from lorica.common.data.records import require_roles
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
-from lorica.common.records import require_roles
 
 
 def main(path: Path, descriptor: int) -> int:

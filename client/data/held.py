@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING, overload
 
 import numpy as np
 
+from lorica.common.data.records import Gathered, Records, collect
 from lorica.common.machine.files import storage_errors
-from lorica.common.records import Gathered, Records, collect
 
 if TYPE_CHECKING:
     import pyarrow as pa

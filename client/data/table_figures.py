@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lorica.common.table import LONGEST, NUMBER
+from lorica.common.data.table import LONGEST, NUMBER
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -26,8 +26,8 @@ from lorica.common.plan.traits import TRAITS, Traits
 if TYPE_CHECKING:
     from lorica.common.adapter.lora import State
     from lorica.common.backbone.loading import Backbone
+    from lorica.common.data.records import Records
     from lorica.common.plan import RunPlan
-    from lorica.common.records import Records
     from lorica.common.tasks.inputs import Inputs
     from lorica.common.tasks.model import AdaptedModel
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from lorica.common.data.records import Records, label_indices
 from lorica.common.plan import RunPlan
-from lorica.common.records import Records, label_indices
 from lorica.common.tasks.base import Metrics, Released, SiteMetrics, Task, TensorTargets
 from lorica.common.tasks.inputs import Inputs
 from lorica.common.tasks.labels import labels_of

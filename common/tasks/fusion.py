@@ -23,8 +23,8 @@ from torch import nn
 
 from lorica.common.adapter.lora import State
 from lorica.common.backbone.loading import Backbone
+from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
-from lorica.common.records import Records
 from lorica.common.tasks.classes import Classes
 from lorica.common.tasks.image_classification import (
     ImageClassification,

@@ -21,9 +21,9 @@ from torch.nn import functional
 from lorica.common.adapter.lora import State
 from lorica.common.backbone.loading import Backbone
 from lorica.common.backbone.precision import computing_in
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.records import Records
 from lorica.common.tasks.classes import Classes
 from lorica.common.tasks.inputs import Inputs
 from lorica.common.tasks.model import AdaptedModel, PooledModel, starting_factors

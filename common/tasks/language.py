@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from lorica.common.adapter.lora import State
 from lorica.common.backbone.loading import Backbone
+from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
-from lorica.common.records import Records
 from lorica.common.tasks.base import Metrics, Released, SiteMetrics, Task
 from lorica.common.tasks.classes import BAND
 from lorica.common.tasks.inputs import Inputs

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from lorica.common.backbone.loading import Backbone
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
-from lorica.common.records import Records
 from lorica.common.tasks.inputs import Encoded, Inputs, encode
 from lorica.common.tasks.language import LanguageModel, LanguageModelling
 from lorica.common.tasks.language_heads import TIED_SCALE, TiedHead, language_head

@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from lorica.common.adapter.lora import State
 from lorica.common.backbone.loading import Backbone
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.records import Records
 from lorica.common.tasks.base import Metrics, Released, SiteMetrics, Task, TensorTargets
 from lorica.common.tasks.inputs import Encoded, Inputs, encode
 from lorica.common.tasks.labels import labels_of

@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 
 from lorica.common.backbone.loading import Backbone
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
-from lorica.common.records import Records
 
 _CHUNK = 64
 _PATCH = 16  # pixels that count as a token's side, for networks without patches

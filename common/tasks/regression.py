@@ -15,7 +15,7 @@ import torch
 
 from lorica.common.adapter.lora import State
 from lorica.common.backbone.loading import Backbone
-from lorica.common.records import Records
+from lorica.common.data.records import Records
 from lorica.common.tasks.base import Metrics, Released, SiteMetrics, Task, TensorTargets
 from lorica.common.tasks.inputs import Encoded, Inputs, encode
 from lorica.common.tasks.model import PooledModel, starting_factors

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from lorica.common.data.records import Records
+from lorica.common.data.table import bad_value, number_in, shown_cell
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan.table import TablePlan
-from lorica.common.records import Records
-from lorica.common.table import bad_value, number_in, shown_cell
 from lorica.common.tasks.inputs import Inputs
 
 _NAMED = 5

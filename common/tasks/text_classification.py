@@ -14,8 +14,8 @@ import torch
 
 from lorica.common.adapter.lora import State
 from lorica.common.backbone.loading import Backbone
+from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
-from lorica.common.records import Records
 from lorica.common.tasks.classes import Classes
 from lorica.common.tasks.inputs import Inputs, collate, encode
 from lorica.common.tasks.labels import label_text

@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from lorica.common.adapter.lora import State
 from lorica.common.backbone.loading import Backbone
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.records import Records
 from lorica.common.tasks.base import Metrics, Released, SiteMetrics, Task
 from lorica.common.tasks.classes import LOSS_BOUND
 from lorica.common.tasks.entities import IGNORED, Note, entities_of, read_note, tags_of

@@ -15,9 +15,9 @@ from lorica.client.ledger import MemoryLedger
 from lorica.client.session import Session
 from lorica.client.trainer import LocalTrainer, NoiseFactory
 from lorica.common.adapter.lora import State, unpack_state
+from lorica.common.data.records import Records
 from lorica.common.errors import LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.records import Records
 from lorica.common.wire.messages import Reply, Request
 
 _PLACEHOLDER = "canary"  # text of a canary's record; what it gives is overwritten

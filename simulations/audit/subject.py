@@ -18,6 +18,7 @@ from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State
 from lorica.common.backbone.loading import Backbone, load_backbone
+from lorica.common.data.records import PACKAGED, Records, read_records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data, with_labels
 from lorica.common.plan import RunPlan
@@ -26,7 +27,6 @@ from lorica.common.plan.stages import Stage, schedule
 from lorica.common.plan.traits import TaskKind
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.privacy.of_plan import run_privacy
-from lorica.common.records import PACKAGED, Records, read_records
 from lorica.common.tasks import task_of
 from lorica.common.wire.messages import Request
 from lorica.server.records import Silent

@@ -11,10 +11,10 @@ import torch
 from lorica.client.noise import NoiseSource, SeededNoise
 from lorica.client.session import Session
 from lorica.common.backbone.loading import load_backbone
+from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage
 from lorica.common.privacy.accountant import PrivacyEvent
-from lorica.common.records import Records
 from lorica.common.tasks import task_of
 from tests.images import image_plan, image_records, make_image_backbone
 

@@ -17,10 +17,10 @@ from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import pack_state
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
+from lorica.common.data.records import Records
 from lorica.common.errors import Code
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent
-from lorica.common.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.wire.messages import (
     CAPABILITIES,

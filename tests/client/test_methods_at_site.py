@@ -18,10 +18,10 @@ from lorica.common.adapter.factors import cut_factors
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import ANY_RANK, Part, factor_pairs, part_of
-from lorica.common.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.wire.messages import Request
 

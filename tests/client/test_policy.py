@@ -19,11 +19,11 @@ from lorica.common.adapter.lora import pack_state
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cli import build
+from lorica.common.data.records import read_records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan, to_toml
 from lorica.common.privacy.accountant import epsilon
-from lorica.common.records import read_records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.wire.messages import Request
 from tests.conftest import SMALL_WORDS

@@ -13,9 +13,9 @@ from lorica.client.questions import Questions, question
 from lorica.client.site_config import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.site_plan import site_questions
 from lorica.client.trainer import LocalTrainer
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.records import Records
 from lorica.common.wire.messages import Request
 
 PLAN = RunPlan().replace(

@@ -16,12 +16,12 @@ from lorica.client.noise import SeededNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbone.loading import load_backbone
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent, trained
 from lorica.common.privacy.accountant import PrivacyEvent, epsilon
 from lorica.common.privacy.of_plan import public_privacy
-from lorica.common.records import Records
 from lorica.common.tasks.classes import loss_sum
 from lorica.common.tasks.text_classification import (
     BIAS_INPUT,

@@ -90,7 +90,7 @@ def test_the_clientapp_forwards_without_torch_without_data_and_in_little_memory(
     assert not heavy & modules
     ours = {name for name in modules if name.startswith("lorica.")}
     assert "lorica.client.forwarder" in ours
-    forbidden = ("lorica.server", "lorica.simulations", "lorica.common.records")
+    forbidden = ("lorica.server", "lorica.simulations", "lorica.common.data.records")
     assert not [name for name in ours if name.startswith(forbidden)]
     assert not [name for name in ours if name in ("lorica.client.trainer", "lorica.client.session")]
     assert "records.csv" not in str(seen["maps"])

@@ -19,12 +19,12 @@ from lorica.client.site_config import SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbone.loading import load_backbone
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import TRAINED_PARTS, Part, is_returned, part_of, step_turns
 from lorica.common.plan.stages import total_steps, trained
 from lorica.common.privacy.accountant import PrivacyEvent, epsilon
-from lorica.common.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.version import __version__
 from lorica.common.wire.messages import Reply, Request, pack_reply

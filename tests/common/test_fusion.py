@@ -21,14 +21,14 @@ from lorica.common.adapter_folder import save_adapter
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache_shelf import CacheShelf
 from lorica.common.cli import app
+from lorica.common.data.records import Records
+from lorica.common.data.table import Table
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
 from lorica.common.plan import RunPlan
 from lorica.common.plan.table import TablePlan
 from lorica.common.predict import Predictor
 from lorica.common.prefix_cache import PrefixCache
-from lorica.common.records import Records
-from lorica.common.table import Table
 from lorica.common.tasks import task_of
 from lorica.common.tasks.fusion import FusionHead
 from lorica.common.tasks.table_inputs import table_values

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import RunData, label_sources, load_data, with_labels
 from lorica.common.plan import RunPlan
-from lorica.common.records import Records
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 

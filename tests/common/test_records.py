@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorica.common.data.records import Records, label_indices, read_records
 from lorica.common.data.tables import read_table
 from lorica.common.errors import Code
 from lorica.common.plan.subject import DEMO_DATA, DataPlan
-from lorica.common.records import Records, label_indices, read_records
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 Write = Callable[[str, str | bytes], str]

@@ -18,9 +18,9 @@ from lorica.client.trainer import LocalTrainer
 from lorica.client.trainers import Trainer
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
+from lorica.common.data.records import UNNAMED, Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.records import UNNAMED, Records
 from lorica.common.tasks import task_of
 from lorica.common.wire.messages import Reply, Request
 from lorica.server.records import Silent

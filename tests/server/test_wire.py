@@ -19,10 +19,10 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from lorica.client.endpoint import make_client_app
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbone.loading import load_backbone
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import TRAINED_PARTS
-from lorica.common.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.wire.messages import (
     Request,

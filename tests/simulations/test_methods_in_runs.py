@@ -18,11 +18,11 @@ from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import ANY_RANK, PERSONAL, TURNS, factor_pairs, residual_name
 from lorica.common.predict import Predictor
-from lorica.common.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.server.aggregation.products import MeanOfProducts
 from lorica.server.rounds import RoundLoop

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan.course import SimulationPlan
-from lorica.common.records import Records
 from lorica.simulations.partition import partition
 
 LABELS = ["a", "b", "c", "d"]

@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter_folder import load_adapter
 from lorica.common.cli import main
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.holdout import load_data
 from lorica.common.plan import RunPlan
@@ -34,7 +35,6 @@ from lorica.common.plan.stages import Stage, total_steps
 from lorica.common.predict import Predictor
 from lorica.common.privacy.accountant import PrivacyEvent, epsilon
 from lorica.common.privacy.of_plan import run_privacy
-from lorica.common.records import Records
 from lorica.common.tasks.base import Metrics
 from lorica.common.wire.messages import Reply, Request
 from lorica.server.records import RoundRecord, SiteRound

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
-from lorica.common.records import Records
 from lorica.simulations.sites import make_trainer
 
 

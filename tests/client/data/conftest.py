@@ -10,8 +10,8 @@ import pytest
 
 from lorica.client.data import read_records
 from lorica.client.site_config import SiteConfig
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
-from lorica.common.records import Records
 
 Read = Callable[..., Records]
 Refused = Callable[..., str]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from lorica.client.data import SiteData
 from lorica.client.data.duplicates import normal_form, without_duplicates
+from lorica.common.data.records import UNNAMED, Records, collect
 from lorica.common.errors import Code
-from lorica.common.records import UNNAMED, Records, collect
 
 Row = tuple[str, str, str]
 

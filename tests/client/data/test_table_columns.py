@@ -23,10 +23,10 @@ from lorica.client.data.fetch_main import main as fetch_into
 from lorica.client.data.fetched import Fetched
 from lorica.client.policy import check_records
 from lorica.client.site_config import load_site
+from lorica.common.data.records import Records
+from lorica.common.data.table import Table
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.records import Records
-from lorica.common.table import Table
 
 Read, Refused = Callable[..., Any], Callable[..., str]
 AGES, SEXES = ["61", "", "4.5e1"], ["f", "m", ""]

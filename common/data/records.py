@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from lorica.common.data import CONNECTORS, DataRequest, kind_of, read_batches
 from lorica.common.data.batches import Batch, as_list
 from lorica.common.data.kinds import IMAGE, PACKAGED
+from lorica.common.data.table import Table
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan.subject import DataPlan
-from lorica.common.table import Table
 
 if TYPE_CHECKING:
     import numpy as np

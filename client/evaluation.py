@@ -2,7 +2,7 @@
 
 Formal guarantee:
     *Neighbouring relation*: one unit added or removed. *Mechanism*: the sum over the units set
-    aside of vectors of L2 norm at most Δ (:func:`lorica.common.noised_metrics.sensitivity`),
+    aside of vectors of L2 norm at most Δ (:func:`lorica.common.tasks.noised_metrics.sensitivity`),
     plus N(0, σ²Δ² I): the Gaussian mechanism with noise multiplier σ. Whether a unit is set
     aside depends on its own name (for records without a unit column, on the record's own text)
     and the plan's seed alone, never on a position in the data, so neighbouring data sets agree
@@ -18,8 +18,8 @@ import torch
 
 from lorica.client.noise import NoiseSource
 from lorica.common.data.records import UNNAMED, Records
-from lorica.common.noised_metrics import sensitivity, vector_length
 from lorica.common.plan import RunPlan
+from lorica.common.tasks.noised_metrics import sensitivity, vector_length
 
 
 def set_aside(records: Records, plan: RunPlan) -> np.ndarray:

@@ -13,10 +13,10 @@ from lorica.common.adapter.lora import State
 from lorica.common.adapter_folder import save_adapter
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
-from lorica.common.holdout import label_sources, load_data, test_data, with_labels
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import from_run_config
 from lorica.common.tasks import task_of
+from lorica.common.tasks.run_data import label_sources, load_data, test_data, with_labels
 from lorica.common.wire.bundle import RUN_KEY
 from lorica.common.wire.signing import key_from_environment
 from lorica.server.evaluation import CentralEvaluator

@@ -13,11 +13,11 @@ from flwr.serverapp import Grid
 from lorica.common.adapter.lora import State, pack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import log_context
-from lorica.common.noised_metrics import believable, combine, vector_length
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent, stage_of
 from lorica.common.plan.traits import TRAITS
 from lorica.common.tasks.base import Metrics
+from lorica.common.tasks.noised_metrics import believable, combine, vector_length
 from lorica.common.wire.messages import EVALUATE, TRAIN
 from lorica.common.wire.signing import CoordinatorKey
 from lorica.server.aggregation import Aggregator

@@ -18,11 +18,11 @@ from lorica.common.backbone.loading import Backbone
 from lorica.common.cache_shelf import SHELF
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
-from lorica.common.holdout import load_data
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import schedule
 from lorica.common.prefix_cache import CACHE_BYTES
 from lorica.common.tasks import task_of
+from lorica.common.tasks.run_data import load_data
 from lorica.common.wire.messages import Reply, Request
 from lorica.simulations.partition import partition
 

@@ -12,11 +12,11 @@ from statistics import fmean
 from typing import Any
 
 from lorica.client.trainer import LocalTrainer
-from lorica.common.holdout import RunData
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import PERSONAL
 from lorica.common.privacy.accountant import epsilon
 from lorica.common.privacy.of_plan import RunPrivacy
+from lorica.common.tasks.run_data import RunData
 from lorica.server.records import RoundRecord
 from lorica.simulations.at_sites import AtSite
 

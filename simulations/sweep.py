@@ -33,10 +33,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.holdout import validation_data
 from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan
+from lorica.common.tasks.run_data import validation_data
 from lorica.server.run_folder import PLAN
 from lorica.server.runs import RunStore
 from lorica.server.runs.recording import Recording, change, recorded

@@ -160,7 +160,7 @@ def fill(book: Book, wanted: list[Method], epsilons: Collection[float], deadline
 def warm_up(dataset: DataSet) -> None:
     """Compute what is frozen, once: what LoRA needs of it serves the other methods, too."""
     from lorica.common.backbone.loading import load_backbone
-    from lorica.common.holdout import label_sources, load_data, with_labels
+    from lorica.common.tasks.run_data import label_sources, load_data, with_labels
     from lorica.simulations.sites import share_cache
 
     local = next(method for method in methods() if method.kind == "local")

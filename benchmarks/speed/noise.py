@@ -21,8 +21,8 @@ from lorica.client.noise import NoiseSource, SecureNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import pack_state
 from lorica.common.backbone.loading import load_backbone
-from lorica.common.holdout import label_sources, load_data, with_labels
 from lorica.common.plan import RunPlan
+from lorica.common.tasks.run_data import label_sources, load_data, with_labels
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.wire.messages import Request
 from lorica.simulations.partition import partition

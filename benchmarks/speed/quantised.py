@@ -127,8 +127,8 @@ def steps(source: str, target: list[str], layers: list[int], repeats: int) -> di
 def cosines(number: str) -> tuple[float, float]:
     """Mean and least cosine of features in a format with those in float32, on packaged notes."""
     from lorica.common.backbone.loading import load_backbone
-    from lorica.common.holdout import load_data
     from lorica.common.plan import RunPlan
+    from lorica.common.tasks.run_data import load_data
     from lorica.common.tasks.text_classification import TextClassifier, collate, encode
 
     found = []

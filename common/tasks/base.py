@@ -8,7 +8,7 @@ much as a short one, and one record's clipped gradient is bounded alike.
 
 A *judgement* is a row of numbers about one record from which every metric can be made: metrics
 at the coordinator are functions of the table of judgements, and what a site releases is a sum of
-bounded parts of its rows (:mod:`lorica.common.noised_metrics`).
+bounded parts of its rows (:mod:`lorica.common.tasks.noised_metrics`).
 """
 
 from __future__ import annotations

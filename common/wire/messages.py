@@ -98,7 +98,7 @@ class Reply:
     blob: bytes = field(default=b"", repr=False)
     """Update as safetensors; empty when refused and for queries."""
     counts: tuple[float, ...] = ()
-    """Noised counts of an evaluation (:mod:`lorica.common.noised_metrics`), else empty."""
+    """Noised counts of an evaluation (:mod:`lorica.common.tasks.noised_metrics`), else empty."""
     version: str = ""
     """Version of Lorica at the site; empty when it does not say."""
     budget: tuple[float, float] | None = None

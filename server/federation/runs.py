@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.holdout import test_data
 from lorica.common.plan import RunPlan
+from lorica.common.tasks.run_data import test_data
 from lorica.server.federation.home import CoordinatorHome
 from lorica.server.federation.orders import Order, RunPlace, new_order
 from lorica.server.federation.store import ask_to_stop, created, mark, use_store

@@ -20,7 +20,6 @@ from lorica.common.adapter.lora import State
 from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.data.records import PACKAGED, Records, read_records
 from lorica.common.errors import Code, LoricaError
-from lorica.common.holdout import load_data, with_labels
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import Part, alternates, is_trained, part_of
 from lorica.common.plan.stages import Stage, schedule
@@ -28,6 +27,7 @@ from lorica.common.plan.traits import TaskKind
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.privacy.of_plan import run_privacy
 from lorica.common.tasks import task_of
+from lorica.common.tasks.run_data import load_data, with_labels
 from lorica.common.wire.messages import Request
 from lorica.server.records import Silent
 from lorica.server.rounds import RoundLoop

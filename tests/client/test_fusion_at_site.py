@@ -19,10 +19,10 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.data.table import Table
 from lorica.common.errors import Code, LoricaError
-from lorica.common.holdout import load_data
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent
 from lorica.common.tasks import task_of
+from lorica.common.tasks.run_data import load_data
 from lorica.common.wire.messages import Request
 from tests.tasks import plan_of, rows_of, write_backbone, write_data
 

@@ -14,9 +14,9 @@ from flwr.common.serde import message_to_proto
 
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
-from lorica.common.holdout import load_data
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan
+from lorica.common.tasks.run_data import load_data
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.server.records import Silent
 from lorica.server.rounds import RoundLoop

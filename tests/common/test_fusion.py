@@ -24,13 +24,13 @@ from lorica.common.cli import app
 from lorica.common.data.records import Records
 from lorica.common.data.table import Table
 from lorica.common.errors import Code, LoricaError
-from lorica.common.holdout import load_data
 from lorica.common.plan import RunPlan
 from lorica.common.plan.table import TablePlan
 from lorica.common.predict import Predictor
 from lorica.common.prefix_cache import PrefixCache
 from lorica.common.tasks import task_of
 from lorica.common.tasks.fusion import FusionHead
+from lorica.common.tasks.run_data import load_data
 from lorica.common.tasks.table_inputs import table_values
 from tests.tasks import plan_of, rows_of, write_backbone, write_data
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
-from lorica.common.holdout import RunData, label_sources, load_data, with_labels
 from lorica.common.plan import RunPlan
+from lorica.common.tasks.run_data import RunData, label_sources, load_data, with_labels
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 

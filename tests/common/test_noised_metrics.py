@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.common.noised_metrics import believable, combine, sensitivity, vector_length
 from lorica.common.plan import RunPlan
 from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.tasks.classes import LOSS_BOUND
+from lorica.common.tasks.noised_metrics import believable, combine, sensitivity, vector_length
 
 LABELS = ["a", "b", "c"]
 ALL = ["accuracy", "loss", "per_label"]

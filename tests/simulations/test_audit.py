@@ -33,10 +33,10 @@ from lorica.client.noise import NoiseSource, SeededNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
-from lorica.common.holdout import load_data
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
 from lorica.common.plan.traits import TASK_KINDS, TRAITS
+from lorica.common.tasks.run_data import load_data
 from lorica.common.wire.messages import Request
 from lorica.simulations.audit.audit import run_audit
 from lorica.simulations.audit.canaries import (

@@ -28,7 +28,6 @@ from lorica.common.adapter_folder import load_adapter
 from lorica.common.cli import main
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
-from lorica.common.holdout import load_data
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan, to_toml
 from lorica.common.plan.stages import Stage, total_steps
@@ -36,6 +35,7 @@ from lorica.common.predict import Predictor
 from lorica.common.privacy.accountant import PrivacyEvent, epsilon
 from lorica.common.privacy.of_plan import run_privacy
 from lorica.common.tasks.base import Metrics
+from lorica.common.tasks.run_data import load_data
 from lorica.common.wire.messages import Reply, Request
 from lorica.server.records import RoundRecord, SiteRound
 from lorica.server.runs import RunStore

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from lorica.common.backbone.loading import load_backbone
-from lorica.common.holdout import load_data, with_labels
 from lorica.common.plan import RunPlan
 from lorica.common.plan.traits import TaskKind
 from lorica.common.tasks import task_of
+from lorica.common.tasks.run_data import load_data, with_labels
 from lorica.server.run_folder import RunFolder
 from lorica.simulations.reuse import source_then_target
 from lorica.simulations.simulate import Simulation

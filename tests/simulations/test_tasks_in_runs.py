@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from lorica.common.backbone.loading import load_backbone
-from lorica.common.holdout import load_data
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import TURNS
 from lorica.common.plan.traits import TRAITS
 from lorica.common.predict import Predictor
 from lorica.common.tasks import task_of
+from lorica.common.tasks.run_data import load_data
 from lorica.server.records import Silent
 from lorica.server.rounds import RoundLoop
 from lorica.server.run_folder import RunFolder

@@ -21,9 +21,9 @@ from lorica.common.data import images as image_module
 from lorica.common.data.image_columns import IMAGE_ROWS
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
-from lorica.common.holdout import load_data
-from lorica.common.holdout import test_data as held_test_data
 from lorica.common.plan import RunPlan
+from lorica.common.tasks.run_data import load_data
+from lorica.common.tasks.run_data import test_data as held_test_data
 from lorica.simulations.simulate import Simulation
 from tests.images import image_plan, make_image_backbone
 

@@ -97,8 +97,10 @@ TRAITS: dict[TaskKind, Traits] = {
         headline_from=("f1",),
         lists=frozenset({"text", "label"}),
     ),
-    "causal-lm": Traits("causal_lm", "CausalLM", head=False, fewest_labels=0),
-    "masked-lm": Traits("masked_lm", "MaskedLM", head=False, fewest_labels=0, labelled=False),
+    "causal-lm": Traits("language.causal_lm", "CausalLM", head=False, fewest_labels=0),
+    "masked-lm": Traits(
+        "language.masked_lm", "MaskedLM", head=False, fewest_labels=0, labelled=False
+    ),
 }
 """Every task's traits."""
 

@@ -26,7 +26,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.predict import Predictor
 from lorica.common.prefix_cache import PrefixCache, judgements
 from lorica.common.tasks import task_of
-from lorica.common.tasks.language_inputs import AskedTokens
+from lorica.common.tasks.language.inputs import AskedTokens
 
 CASES = [
     ("causal-lm", "gpt2"),

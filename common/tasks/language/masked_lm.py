@@ -19,10 +19,10 @@ from lorica.common.backbone.loading import Backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.tasks.inputs import Encoded, Inputs, encode
-from lorica.common.tasks.language import LanguageModel, LanguageModelling
-from lorica.common.tasks.language_heads import TIED_SCALE, TiedHead, language_head
-from lorica.common.tasks.language_inputs import AskedTokens, TokenTargets
-from lorica.common.tasks.language_predictions import FillPrediction
+from lorica.common.tasks.language.heads import TIED_SCALE, TiedHead, language_head
+from lorica.common.tasks.language.inputs import AskedTokens, TokenTargets
+from lorica.common.tasks.language.predictions import FillPrediction
+from lorica.common.tasks.language.task import LanguageModel, LanguageModelling
 
 _HIDDEN_SHARE, _SWAPPED_SHARE = 0.8, 0.1  # of the asked tokens (Devlin et al. 2019, 3.1)
 _SHOWN = 5

@@ -17,7 +17,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.tasks.base import Metrics, Released, SiteMetrics, Task
 from lorica.common.tasks.classes import BAND
 from lorica.common.tasks.inputs import Inputs
-from lorica.common.tasks.language_inputs import IGNORED, AskedTokens, TokenTargets, picked
+from lorica.common.tasks.language.inputs import IGNORED, AskedTokens, TokenTargets, picked
 from lorica.common.tasks.model import AdaptedModel, starting_factors
 
 TOKEN_LOSS_BOUND = 12.0

@@ -18,10 +18,10 @@ from lorica.common.backbone.loading import Backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.tasks.inputs import Inputs
-from lorica.common.tasks.language import LanguageModel, LanguageModelling
-from lorica.common.tasks.language_heads import language_head
-from lorica.common.tasks.language_inputs import AskedTokens, TokenTargets
-from lorica.common.tasks.language_predictions import TextPrediction
+from lorica.common.tasks.language.heads import language_head
+from lorica.common.tasks.language.inputs import AskedTokens, TokenTargets
+from lorica.common.tasks.language.predictions import TextPrediction
+from lorica.common.tasks.language.task import LanguageModel, LanguageModelling
 from lorica.common.tasks.model import AdaptedModel
 
 _PLAIN_BREAK = "\n"

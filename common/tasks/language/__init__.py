@@ -1,0 +1,1 @@
+"""The two tasks in which a model tells tokens."""

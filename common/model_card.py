@@ -21,7 +21,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import schedule
 from lorica.common.plan.subject import DEMO_DATA
 from lorica.common.tasks import task_of
-from lorica.common.tasks.table_usage import usual_row
+from lorica.common.tasks.fusion.usage import usual_row
 from lorica.common.version import __version__
 
 

@@ -14,7 +14,7 @@ from lorica.common.data.records import Records
 from lorica.common.data.table import Table
 from lorica.common.plan import RunPlan
 from lorica.common.plan.traits import TRAITS
-from lorica.common.tasks.table_usage import usual_row
+from lorica.common.tasks.fusion.usage import usual_row
 from tests.images import SIDE, make_image_backbone
 
 MONEY = ["card", "cash", "loan", "bank", "money", "lost"]

@@ -67,9 +67,9 @@ _CLASSES = functools.partial(
 TRAITS: dict[TaskKind, Traits] = {
     "text-classification": _CLASSES("text_classification", "TextClassification"),
     "image-classification": _CLASSES("image_classification", "ImageClassification", images=True),
-    "text-table-classification": _CLASSES("fusion", "TextTableClassification", table=True),
+    "text-table-classification": _CLASSES("fusion.task", "TextTableClassification", table=True),
     "image-table-classification": _CLASSES(
-        "fusion", "ImageTableClassification", images=True, table=True
+        "fusion.task", "ImageTableClassification", images=True, table=True
     ),
     "multi-label-classification": Traits(
         "multi_label",

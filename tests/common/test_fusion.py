@@ -29,9 +29,9 @@ from lorica.common.plan.table import TablePlan
 from lorica.common.predict import Predictor
 from lorica.common.prefix_cache import PrefixCache
 from lorica.common.tasks import task_of
-from lorica.common.tasks.fusion import FusionHead
+from lorica.common.tasks.fusion.inputs import table_values
+from lorica.common.tasks.fusion.task import FusionHead
 from lorica.common.tasks.run_data import load_data
-from lorica.common.tasks.table_inputs import table_values
 from tests.tasks import plan_of, rows_of, write_backbone, write_data
 
 Refuses = Callable[[Code, Callable[[], object]], str]

@@ -1,7 +1,7 @@
 """Classification of a text or an image with columns of a table beside it, by a small fusion head.
 
 With the feature f (H,) of text or image, of unit length, and the table's numbers t (K,)
-(:mod:`lorica.common.tasks.table_inputs`), the outputs are
+(:mod:`lorica.common.tasks.fusion.inputs`), the outputs are
 
     W f + b + U t + V h,    h = tanh(g (P [f; t] + p)) / √M,    g = ``INNER_GAIN``
 
@@ -26,6 +26,8 @@ from lorica.common.backbone.loading import Backbone
 from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.classes import Classes
+from lorica.common.tasks.fusion.inputs import WithTable, require_table, table_values
+from lorica.common.tasks.fusion.usage import about_table, usage_of_table
 from lorica.common.tasks.image_classification import (
     ImageClassification,
     ImageModel,
@@ -34,8 +36,6 @@ from lorica.common.tasks.image_classification import (
 from lorica.common.tasks.inputs import Inputs
 from lorica.common.tasks.model import AdaptedModel, PooledModel
 from lorica.common.tasks.pixels import Pixels
-from lorica.common.tasks.table_inputs import WithTable, require_table, table_values
-from lorica.common.tasks.table_usage import about_table, usage_of_table
 from lorica.common.tasks.text_classification import TextClassification
 from lorica.common.tasks.usage import usage_of_pooled
 

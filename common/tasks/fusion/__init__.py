@@ -1,0 +1,1 @@
+"""The two tasks that read a table beside a text or an image."""

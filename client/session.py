@@ -26,8 +26,9 @@ from lorica.common.adapter.factors import cut_factors, filled_up
 from lorica.common.adapter.layer_rates import layer_factors
 from lorica.common.adapter.lora import State, check_shapes
 from lorica.common.backbone.loading import Backbone
-from lorica.common.batching import equal_batches
-from lorica.common.cache_shelf import SHELF
+from lorica.common.cache.batching import equal_batches
+from lorica.common.cache.prefix import PrefixCache, judgements
+from lorica.common.cache.shelf import SHELF
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
@@ -38,7 +39,6 @@ from lorica.common.plan.methods import (
     step_turns,
 )
 from lorica.common.plan.stages import Stage, falling, returned, schedule, stage_of, trained
-from lorica.common.prefix_cache import PrefixCache, judgements
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.tasks import task_of
 from lorica.common.tasks.text_classification import BIAS_INPUT

@@ -19,12 +19,12 @@ from lorica.client.session import Session
 from lorica.client.site_config import SiteConfig
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbone.precision import number_format
+from lorica.common.cache.prefix import CACHE_BYTES
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.memory import release_unused
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import stage_of
-from lorica.common.prefix_cache import CACHE_BYTES
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
 from lorica.common.tasks import task_of

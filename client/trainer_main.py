@@ -85,8 +85,8 @@ def open_trainer(
     from lorica.client.noise import SecureNoise, SeededNoise
     from lorica.client.site_plan import open_ledger, personal_store, site_consent, site_questions
     from lorica.client.trainer import LocalTrainer
-    from lorica.common.cache_shelf import SHELF
-    from lorica.common.prefix_files import CacheFolder
+    from lorica.common.cache.files import CacheFolder
+    from lorica.common.cache.shelf import SHELF
 
     def noise(stream: str, round: int) -> NoiseSource:
         if config.policy.noise == "secure":

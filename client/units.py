@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lorica.client.noise import NoiseSource
-from lorica.common.batching import TOKEN_BUDGET, cuts, runs
+from lorica.common.cache.batching import TOKEN_BUDGET, cuts, runs
 
 Drawn = list[np.ndarray]
 """Rows of the records that each drawn unit brings to a step, at least one each."""

@@ -11,13 +11,13 @@ from typing import Any
 
 from lorica.common.adapter_folder import load_adapter
 from lorica.common.backbone.loading import load_backbone
+from lorica.common.cache.prefix import PrefixCache, predictions
 from lorica.common.data import DataRequest
 from lorica.common.data.images import decode_image
 from lorica.common.data.records import Records
 from lorica.common.data.table import Table
 from lorica.common.data.tables import read_table
 from lorica.common.errors import Code, LoricaError
-from lorica.common.prefix_cache import PrefixCache, predictions
 from lorica.common.tasks import task_of
 from lorica.common.tasks.base import Prediction
 

@@ -7,12 +7,12 @@ import torch
 
 from lorica.common.adapter.lora import State
 from lorica.common.backbone.loading import Backbone
-from lorica.common.cache_shelf import SHELF
+from lorica.common.cache.prefix import judgements
+from lorica.common.cache.shelf import SHELF
 from lorica.common.data.records import Records
 from lorica.common.machine.memory import release_unused
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import schedule
-from lorica.common.prefix_cache import judgements
 from lorica.common.tasks import task_of
 from lorica.common.tasks.base import Metrics
 

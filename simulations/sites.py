@@ -15,12 +15,12 @@ from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.personal import FolderPersonal
 from lorica.client.trainer import LocalTrainer
 from lorica.common.backbone.loading import Backbone
-from lorica.common.cache_shelf import SHELF
+from lorica.common.cache.prefix import CACHE_BYTES
+from lorica.common.cache.shelf import SHELF
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import schedule
-from lorica.common.prefix_cache import CACHE_BYTES
 from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import load_data
 from lorica.common.wire.messages import Reply, Request

@@ -203,7 +203,7 @@ def main() -> None:
     if not asked.page:
         import torch
 
-        from lorica.common.cache_shelf import SHELF
+        from lorica.common.cache.shelf import SHELF
 
         torch.set_num_threads(THREADS)
         SHELF.limit_bytes = CACHE_BYTES

@@ -18,8 +18,8 @@ import torch
 from scipy import stats
 
 from lorica.common.adapter.lora import State
+from lorica.common.cache.prefix import PrefixCache, predict_logits
 from lorica.common.data.records import Records, label_indices
-from lorica.common.prefix_cache import PrefixCache, predict_logits
 from lorica.common.tasks.text_classification import TextClassifier, encode
 from lorica.simulations.audit.bounds import attack_bound
 from lorica.simulations.audit.findings import Finding, Scatter, share_of_error

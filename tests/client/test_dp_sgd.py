@@ -17,7 +17,7 @@ from lorica.client.dp_sgd import DPTrainer, NoisyOptimizer
 from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.client.units import Units, unit_batches
-from lorica.common.batching import TOKEN_BUDGET
+from lorica.common.cache.batching import TOKEN_BUDGET
 from lorica.common.errors import Code, LoricaError
 
 SHAPES = [(3, 4), (5,), (2, 1)]

@@ -23,13 +23,13 @@ from lorica.common.adapter_folder import save_adapter
 from lorica.common.backbone import precision
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.backbone.precision import number_format
-from lorica.common.cache_shelf import CacheShelf
+from lorica.common.cache.prefix import PrefixCache, judgements
+from lorica.common.cache.shelf import CacheShelf
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent
 from lorica.common.predict import Predictor
-from lorica.common.prefix_cache import PrefixCache, judgements
 from lorica.common.tasks import task_of
 from lorica.common.tasks.inputs import encode
 from lorica.common.tasks.text_classification import TextClassifier, starting_state

@@ -21,9 +21,9 @@ from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.backbone.precision import has_bf16
 from lorica.common.backbone.quantised import QuantisedLinear
+from lorica.common.cache.prefix import CACHE_BYTES, PrefixCache
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.prefix_cache import CACHE_BYTES, PrefixCache
 from lorica.common.tasks.classes import loss_sum
 from lorica.common.tasks.text_classification import TextClassifier, collate, encode
 from tests.rounded import rounded

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.common.batching import (
+from lorica.common.cache.batching import (
     BATCH_OVERHEAD,
     TOKEN_BUDGET,
     cuts,

@@ -11,10 +11,10 @@ import torch
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.common.backbone.checkpointing import checkpoint_layers
 from lorica.common.backbone.loading import load_backbone
+from lorica.common.cache.prefix import CACHE_BYTES, PrefixCache
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import is_trained
-from lorica.common.prefix_cache import CACHE_BYTES, PrefixCache
 from lorica.common.tasks.classes import loss_sum
 from lorica.common.tasks.text_classification import TextClassifier, encode, starting_state
 

@@ -18,13 +18,13 @@ from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.common.adapter.lora import State
 from lorica.common.adapter_folder import save_adapter
 from lorica.common.backbone.loading import load_backbone
-from lorica.common.cache_shelf import CacheShelf
+from lorica.common.cache.prefix import PrefixCache, judgements
+from lorica.common.cache.shelf import CacheShelf
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.merge import export_merged
 from lorica.common.plan import RunPlan
 from lorica.common.predict import Predictor
-from lorica.common.prefix_cache import PrefixCache, judgements
 from lorica.common.tasks import task_of
 from lorica.common.tasks.language.inputs import AskedTokens
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from lorica.common.backbone.loading import Backbone, load_backbone
-from lorica.common.cache_shelf import CacheShelf
+from lorica.common.cache.prefix import PrefixCache, predict_logits
+from lorica.common.cache.shelf import CacheShelf
 from lorica.common.plan import RunPlan
-from lorica.common.prefix_cache import PrefixCache, predict_logits
 from lorica.common.tasks.inputs import Encoded, collate, encode
 from lorica.common.tasks.text_classification import TextClassifier
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from lorica.common import prefix_files
 from lorica.common.backbone.loading import load_backbone
-from lorica.common.cache_shelf import CacheShelf
+from lorica.common.cache import files as prefix_files
+from lorica.common.cache.files import CacheFolder
+from lorica.common.cache.prefix import predict_logits
+from lorica.common.cache.shelf import CacheShelf
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.prefix_cache import predict_logits
-from lorica.common.prefix_files import CacheFolder
 from lorica.common.tasks.inputs import Encoded, encode
 from lorica.common.tasks.text_classification import TextClassifier
 

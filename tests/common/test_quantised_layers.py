@@ -18,7 +18,7 @@ from torch import nn
 from lorica.common.adapter_folder import load_adapter, save_adapter
 from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.backbone.quantised import QuantisedLinear, quantise, weight_bytes
-from lorica.common.cache_shelf import CacheShelf
+from lorica.common.cache.shelf import CacheShelf
 from lorica.common.errors import Code, LoricaError
 from lorica.common.merge import export_merged
 from lorica.common.plan import RunPlan

@@ -13,12 +13,12 @@ from sklearn.metrics import f1_score, mean_absolute_error, mean_squared_error, r
 
 from lorica.common.adapter_folder import save_adapter
 from lorica.common.backbone.loading import load_backbone
+from lorica.common.cache.prefix import PrefixCache, judgements
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import from_canonical
 from lorica.common.plan.traits import TASK_KINDS, TRAITS
 from lorica.common.predict import Predictor
-from lorica.common.prefix_cache import PrefixCache, judgements
 from lorica.common.tasks import task_of
 from lorica.common.tasks.base import Task, TensorTargets
 from lorica.common.tasks.noised_metrics import combine, sensitivity, vector_length

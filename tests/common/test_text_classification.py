@@ -15,9 +15,9 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from transformers import AutoModel, AutoTokenizer
 
 from lorica.common.backbone.loading import Backbone, load_backbone
+from lorica.common.cache.prefix import PrefixCache, predict_logits
 from lorica.common.data.records import label_indices, read_records
 from lorica.common.plan import RunPlan
-from lorica.common.prefix_cache import PrefixCache, predict_logits
 from lorica.common.tasks import task_of
 from lorica.common.tasks.base import TensorTargets
 from lorica.common.tasks.classes import loss_sum

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from lorica.common.backbone.loading import Backbone
-from lorica.common.prefix_cache import CACHE_BYTES, PrefixCache
-from lorica.common.prefix_files import CacheFolder
+from lorica.common.cache.files import CacheFolder
+from lorica.common.cache.prefix import CACHE_BYTES, PrefixCache
 from lorica.common.tasks.inputs import Encoded, Inputs
 from lorica.common.tasks.model import AdaptedModel
 

@@ -7,7 +7,7 @@ pooled states do not change either, and are kept beside, one row per record. Bot
 records of equal length together, so that no record's values depend on which others there are.
 
 Both are in memory as far as they fit, or in files of a folder that is set once for the process
-(:meth:`lorica.common.cache_shelf.CacheShelf.keep_in`), from which they are mapped and found again
+(:meth:`lorica.common.cache.shelf.CacheShelf.keep_in`), from which they are mapped and found again
 after a restart.
 """
 
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from lorica.common.batching import equal_batches, micro_batches
+from lorica.common.cache.batching import equal_batches, micro_batches
+from lorica.common.cache.files import CacheFolder, Fill
 from lorica.common.machine.memory import release_unused
-from lorica.common.prefix_files import CacheFolder, Fill
 from lorica.common.tasks.base import Prediction, Task
 from lorica.common.tasks.inputs import Inputs
 from lorica.common.tasks.model import AdaptedModel, PooledModel

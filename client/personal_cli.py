@@ -29,9 +29,9 @@ def site_adapter(
     """
     from lorica.client.site_config import load_site
     from lorica.client.site_plan import personal_store
-    from lorica.common.adapter_folder import load_adapter, save_adapter
     from lorica.common.backbone.loading import load_backbone
     from lorica.common.plan.methods import PERSONAL
+    from lorica.common.saved.folder import load_adapter, save_adapter
 
     site, shared = load_site(config), load_adapter(adapter)
     plan = shared.plan

@@ -132,7 +132,7 @@ def predict(
 ) -> None:
     """Use a trained adapter on texts (or images' names): arguments, a file, or lines of stdin."""
     from lorica.common.machine.files import write_atomically
-    from lorica.common.predict import Predictor, as_csv, as_jsonl, columns_of, read_texts
+    from lorica.common.saved.predict import Predictor, as_csv, as_jsonl, columns_of, read_texts
 
     values = dict(map(_value, value or []))
     if file is not None and values:
@@ -176,7 +176,7 @@ def export(
     ] = "",
 ) -> None:
     """Merge an adapter into its backbone: a folder that the next run can start from."""
-    from lorica.common.merge import export_merged
+    from lorica.common.saved.merge import export_merged
 
     console = Console()
     with console.status("merging"):

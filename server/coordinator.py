@@ -10,11 +10,11 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from lorica.common.adapter.lora import State
-from lorica.common.adapter_folder import save_adapter
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import from_run_config
+from lorica.common.saved.folder import save_adapter
 from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import label_sources, load_data, test_data, with_labels
 from lorica.common.wire.bundle import RUN_KEY

@@ -17,9 +17,9 @@ import safetensors.torch
 from lorica.common.adapter.lora import State
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import append_line, storage_errors, write_atomically
-from lorica.common.model_card import CardResults
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan, to_toml
+from lorica.common.saved.card import CardResults
 from lorica.server.records import RoundRecord, measured_result
 
 _MEMORY = "optimizer/"  # prefix of its tensors in a checkpoint

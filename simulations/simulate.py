@@ -14,13 +14,13 @@ from rich.console import Console
 from lorica.client.personal import FolderPersonal
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State
-from lorica.common.adapter_folder import save_adapter
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import PERSONAL
 from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
+from lorica.common.saved.folder import save_adapter
 from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import RunData, label_sources, load_data, with_labels
 from lorica.common.wire.messages import Request

@@ -20,13 +20,13 @@ from lorica.client.session import Session
 from lorica.client.site_config import documented_site
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State, pack_state, unpack_state
-from lorica.common.adapter_folder import load_adapter, save_adapter
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import Part, part_of
 from lorica.common.plan.stages import sent
+from lorica.common.saved.folder import load_adapter, save_adapter
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.wire.messages import Reply, Request
 

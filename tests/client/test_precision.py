@@ -19,7 +19,6 @@ from lorica.client.noise import NoiseSource, SeededNoise
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State, pack_state, unpack_state
-from lorica.common.adapter_folder import save_adapter
 from lorica.common.backbone import precision
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.backbone.precision import number_format
@@ -29,7 +28,8 @@ from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent
-from lorica.common.predict import Predictor
+from lorica.common.saved.folder import save_adapter
+from lorica.common.saved.predict import Predictor
 from lorica.common.tasks import task_of
 from lorica.common.tasks.inputs import encode
 from lorica.common.tasks.text_classification import TextClassifier, starting_state

@@ -15,12 +15,12 @@ import torch
 from transformers import AutoModel
 
 from lorica.common.adapter.lora import State
-from lorica.common.adapter_folder import EMBEDDED_HUB_ID, load_adapter, save_adapter
 from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.model_card import CardResults
 from lorica.common.plan import RunPlan
-from lorica.common.predict import Predictor
+from lorica.common.saved.card import CardResults
+from lorica.common.saved.folder import EMBEDDED_HUB_ID, load_adapter, save_adapter
+from lorica.common.saved.predict import Predictor
 from lorica.common.tasks.text_classification import TextClassifier
 
 Refuses = Callable[[Code, Callable[[], object]], str]

@@ -15,13 +15,13 @@ from torch import nn
 
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.common.adapter.lora import State
-from lorica.common.adapter_folder import load_adapter
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import CACHE_BYTES, PrefixCache
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import AVERAGES_BIASES, TURNS, Part, part_of
 from lorica.common.plan.stages import Stage, returned, sent, stage_of, trained
+from lorica.common.saved.folder import load_adapter
 from lorica.common.tasks.classes import loss_sum
 from lorica.common.tasks.text_classification import (
     TextClassifier,

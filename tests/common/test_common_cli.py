@@ -16,13 +16,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from lorica.common.adapter_folder import save_adapter
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cli import main, print_error
 from lorica.common.errors import CATALOGUE, Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan
-from lorica.common.predict import Predictor, read_texts
+from lorica.common.saved.folder import save_adapter
+from lorica.common.saved.predict import Predictor, read_texts
 from lorica.common.tasks.text_classification import TextClassifier
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

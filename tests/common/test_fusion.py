@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from lorica.client.per_sample import enable_per_sample_gradients
-from lorica.common.adapter_folder import save_adapter
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import PrefixCache
 from lorica.common.cache.shelf import CacheShelf
@@ -27,7 +26,8 @@ from lorica.common.data.table import Table
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.table import TablePlan
-from lorica.common.predict import Predictor
+from lorica.common.saved.folder import save_adapter
+from lorica.common.saved.predict import Predictor
 from lorica.common.tasks import task_of
 from lorica.common.tasks.fusion.inputs import table_values
 from lorica.common.tasks.fusion.task import FusionHead

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from lorica.common.adapter_folder import save_adapter
 from lorica.common.backbone.batch_norm import couples_records
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import PrefixCache
 from lorica.common.cache.shelf import CacheShelf
 from lorica.common.errors import Code, LoricaError
-from lorica.common.predict import Predictor
+from lorica.common.saved.folder import save_adapter
+from lorica.common.saved.predict import Predictor
 from lorica.common.tasks import task_of
 from tests.images import FAMILIES, SIDE, image_plan, image_records, make_image_backbone
 

@@ -16,15 +16,15 @@ from language_models import TARGETS, make_language_model, questions
 
 from lorica.client.per_sample import enable_per_sample_gradients
 from lorica.common.adapter.lora import State
-from lorica.common.adapter_folder import save_adapter
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import PrefixCache, judgements
 from lorica.common.cache.shelf import CacheShelf
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
-from lorica.common.merge import export_merged
 from lorica.common.plan import RunPlan
-from lorica.common.predict import Predictor
+from lorica.common.saved.folder import save_adapter
+from lorica.common.saved.merge import export_merged
+from lorica.common.saved.predict import Predictor
 from lorica.common.tasks import task_of
 from lorica.common.tasks.language.inputs import AskedTokens
 

@@ -10,13 +10,13 @@ import torch
 from transformers import AutoModel
 
 from lorica.common.adapter.lora import State
-from lorica.common.adapter_folder import save_adapter
 from lorica.common.backbone.files import read_weights
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.merge import export_merged
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import Part, part_of
+from lorica.common.saved.folder import save_adapter
+from lorica.common.saved.merge import export_merged
 from lorica.common.tasks import task_of
 from tests.images import image_plan, make_image_backbone
 from tests.language_models import make_language_model

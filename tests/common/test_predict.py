@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorica.common.adapter_folder import save_adapter
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code
 from lorica.common.plan import RunPlan
-from lorica.common.predict import Predictor, as_csv, as_jsonl, read_texts
+from lorica.common.saved.folder import save_adapter
+from lorica.common.saved.predict import Predictor, as_csv, as_jsonl, read_texts
 from lorica.common.tasks.predictions import ClassPrediction
 from lorica.common.tasks.text_classification import TextClassifier
 

@@ -15,14 +15,14 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from lorica.common.adapter_folder import load_adapter, save_adapter
 from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.backbone.quantised import QuantisedLinear, quantise, weight_bytes
 from lorica.common.cache.shelf import CacheShelf
 from lorica.common.errors import Code, LoricaError
-from lorica.common.merge import export_merged
 from lorica.common.plan import RunPlan
-from lorica.common.predict import Predictor
+from lorica.common.saved.folder import load_adapter, save_adapter
+from lorica.common.saved.merge import export_merged
+from lorica.common.saved.predict import Predictor
 from lorica.common.tasks import task_of
 from lorica.common.tasks.text_classification import TextClassifier, encode, starting_state
 from tests.images import make_image_backbone

@@ -11,14 +11,14 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, mean_absolute_error, mean_squared_error, r2_score
 
-from lorica.common.adapter_folder import save_adapter
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import PrefixCache, judgements
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import from_canonical
 from lorica.common.plan.traits import TASK_KINDS, TRAITS
-from lorica.common.predict import Predictor
+from lorica.common.saved.folder import save_adapter
+from lorica.common.saved.predict import Predictor
 from lorica.common.tasks import task_of
 from lorica.common.tasks.base import Task, TensorTargets
 from lorica.common.tasks.noised_metrics import combine, sensitivity, vector_length

@@ -18,10 +18,10 @@ from lorica.client.site_config import load_site
 from lorica.client.site_plan import open_ledger
 from lorica.client.trainer import LocalTrainer
 from lorica.client.trainer_main import open_trainer
-from lorica.common.adapter_folder import load_adapter
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
+from lorica.common.saved.folder import load_adapter
 from lorica.server.federation.home import HOME_VARIABLE, CoordinatorConfig, CoordinatorHome
 from lorica.server.federation.runs import submit
 from lorica.server.federation.serve import serve_run

@@ -16,8 +16,8 @@ from language_models import (
 )
 from rich.console import Console
 
-from lorica.common.merge import export_merged
 from lorica.common.plan import RunPlan
+from lorica.common.saved.merge import export_merged
 from lorica.server.run_folder import RunFolder
 from lorica.simulations.simulate import Simulation
 

@@ -22,7 +22,7 @@ from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import ANY_RANK, PERSONAL, TURNS, factor_pairs, residual_name
-from lorica.common.predict import Predictor
+from lorica.common.saved.predict import Predictor
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.server.aggregation.products import MeanOfProducts
 from lorica.server.rounds import RoundLoop

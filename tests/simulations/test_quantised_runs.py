@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lorica.common.predict import Predictor
+from lorica.common.saved.predict import Predictor
 from lorica.simulations.simulate import Simulation
 from tests.tasks import plan_of, rows_of, write_rows
 

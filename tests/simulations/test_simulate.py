@@ -24,16 +24,16 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from lorica.client.trainer import LocalTrainer
-from lorica.common.adapter_folder import load_adapter
 from lorica.common.cli import main
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan, to_toml
 from lorica.common.plan.stages import Stage, total_steps
-from lorica.common.predict import Predictor
 from lorica.common.privacy.accountant import PrivacyEvent, epsilon
 from lorica.common.privacy.of_plan import run_privacy
+from lorica.common.saved.folder import load_adapter
+from lorica.common.saved.predict import Predictor
 from lorica.common.tasks.base import Metrics
 from lorica.common.tasks.run_data import load_data
 from lorica.common.wire.messages import Reply, Request

@@ -14,7 +14,7 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import TURNS
 from lorica.common.plan.traits import TRAITS
-from lorica.common.predict import Predictor
+from lorica.common.saved.predict import Predictor
 from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import load_data
 from lorica.server.records import Silent

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorica.common.adapter_folder import load_adapter
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import PrefixCache, predictions
 from lorica.common.data import DataRequest
@@ -18,6 +17,7 @@ from lorica.common.data.records import Records
 from lorica.common.data.table import Table
 from lorica.common.data.tables import read_table
 from lorica.common.errors import Code, LoricaError
+from lorica.common.saved.folder import load_adapter
 from lorica.common.tasks import task_of
 from lorica.common.tasks.base import Prediction
 

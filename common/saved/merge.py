@@ -22,13 +22,13 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from lorica.common.adapter_folder import SavedAdapter, load_adapter
 from lorica.common.backbone.files import read_weights, settings_files, weights_sha256
 from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.backbone.quantised import QuantisedLinear
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
 from lorica.common.plan.methods import PERSONAL, Part, factor_pairs, part_of, residual_name
+from lorica.common.saved.folder import SavedAdapter, load_adapter
 
 _PEFT_PREFIX = "base_model.model."
 

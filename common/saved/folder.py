@@ -2,7 +2,7 @@
 
 ``adapter_model.safetensors`` and ``adapter_config.json`` are peft's own format (LoRA on the
 encoder); ``head.safetensors`` holds the task's head, ``lorica.json`` what is needed to
-use it, ``README.md`` is its model card (:mod:`lorica.common.model_card`). Kind "head" has no peft
+use it, ``README.md`` is its model card (:mod:`lorica.common.saved.card`). Kind "head" has no peft
 files; kind "bitfit" has ``biases.safetensors`` instead, by the backbone's own names. Residual
 weights (methods "fedex" and "flora") are there as LoRA factors of a higher rank
 (:func:`lorica.common.adapter.residuals.widened`), so that peft's own format holds the whole adapter.
@@ -24,10 +24,10 @@ from lorica.common.adapter.residuals import narrowed, widened
 from lorica.common.backbone.loading import Backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
-from lorica.common.model_card import CardResults, model_card
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import from_canonical
 from lorica.common.plan.methods import HAS_RESIDUAL
+from lorica.common.saved.card import CardResults, model_card
 from lorica.common.tasks import task_of
 from lorica.common.version import __version__
 

@@ -1,0 +1,1 @@
+"""A run's adapter as people use it: its folder, model card, predictions, merge."""

@@ -39,7 +39,7 @@ def site_approve(
     """
     from lorica.client.approved_code import approve, prepare
     from lorica.client.bundle import read_bundle
-    from lorica.client.site_config import load_site
+    from lorica.client.config.site import load_site
     from lorica.common.wire.bundle import build_bundle
 
     loaded, root = load_site(config), config.absolute().parent
@@ -68,7 +68,7 @@ def site_withdraw(
 ) -> None:
     """Let an approved bundle run no longer."""
     from lorica.client.approved_code import approved, prepare, withdraw
-    from lorica.client.site_config import load_site
+    from lorica.client.config.site import load_site
 
     loaded, root = load_site(config), config.absolute().parent
     found = [b.sha256 for b in approved(root) if sha256 and b.sha256.startswith(sha256.lower())]
@@ -87,7 +87,7 @@ def site_withdraw(
 def site_fab_check(config: ConfigOption = SITE_TOML) -> None:
     """List the approved bundles, and compare what is installed with them, by content."""
     from lorica.client.approved_code import approved, prepare
-    from lorica.client.site_config import load_site
+    from lorica.client.config.site import load_site
 
     loaded, root = load_site(config), config.absolute().parent
     home = prepare(loaded, root)

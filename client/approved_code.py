@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 
 from lorica.client.bundle import Bundle, read_bundle
-from lorica.client.site_config import SiteConfig
+from lorica.client.config.site import SiteConfig
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import create_atomically, storage_errors, write_atomically
 

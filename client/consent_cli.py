@@ -15,8 +15,8 @@ from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
+    from lorica.client.config.site import SiteConfig
     from lorica.client.consent import Consent, Decision, Pending
-    from lorica.client.site_config import SiteConfig
 
 RunArgument = Annotated[str, typer.Argument(help="Lorica's run id, as `lorica site pending` says.")]
 PlanOption = Annotated[
@@ -61,7 +61,7 @@ def _decide(run: str, decision: Decision, fingerprint: str, config: Path) -> Non
 
 
 def _opened(config: Path) -> tuple[SiteConfig, Consent]:
-    from lorica.client.site_config import load_site
+    from lorica.client.config.site import load_site
     from lorica.client.site_plan import site_consent
 
     loaded = load_site(config)

@@ -37,10 +37,10 @@ def data_check(
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from lorica.client.config.site import load_site
     from lorica.client.data import roles_of, shown, site_batches
     from lorica.client.data.overview import overview
     from lorica.client.data.overview_view import show
-    from lorica.client.site_config import load_site
     from lorica.common.data.columnar import need_pyarrow
 
     site, root = load_site(config), config.absolute().parent

@@ -27,7 +27,7 @@ def site_adapter(
     What the coordinator publishes holds the shared part alone. The result is an adapter folder like
     any other; it is covered by the site's (ε, δ), and stays at the site unless it is given away.
     """
-    from lorica.client.site_config import load_site
+    from lorica.client.config.site import load_site
     from lorica.client.site_plan import personal_store
     from lorica.common.backbone.loading import load_backbone
     from lorica.common.plan.methods import PERSONAL

@@ -1,6 +1,6 @@
 """The check of a plan against what a site allows.
 
-The policy is part of ``site.toml`` (:mod:`lorica.client.site_config`) and belongs to the
+The policy is part of ``site.toml`` (:mod:`lorica.client.config.site`) and belongs to the
 institution. A plan that asks for more is refused with a reason; nothing is negotiated and nothing
 is cut down silently (design rule 2).
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lorica.client.site_config import SiteConfig
+from lorica.client.config.site import SiteConfig
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import ANY_RANK

@@ -13,7 +13,7 @@ import functools
 import os
 from pathlib import Path
 
-from lorica.client.site_config import Policy
+from lorica.client.config.site import Policy
 from lorica.common.backbone.files import (
     backbone_sha256,
     embedded_folder,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from lorica.client.config.site import SiteConfig, load_site
 from lorica.client.node_link import NodeLink
-from lorica.client.site_config import SiteConfig, load_site
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.checks import (
     Finding,

@@ -27,7 +27,7 @@ def ledger_file(ledger: Path | None, config: Path) -> Path:
     Raises:
         LoricaError: LOR-409 none is given, and site.toml cannot be read.
     """
-    from lorica.client.site_config import load_site
+    from lorica.client.config.site import load_site
 
     if ledger is not None:
         return ledger

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorica.client.config.site import SiteConfig
 from lorica.client.consent import Consent
 from lorica.client.data import read_records
 from lorica.client.ledger import Budgets, FileLedger
@@ -13,7 +14,6 @@ from lorica.client.personal import FolderPersonal
 from lorica.client.policy import check_plan
 from lorica.client.questions import Questions
 from lorica.client.site_backbones import site_backbone
-from lorica.client.site_config import SiteConfig
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.privacy.accountant import epsilon

@@ -27,7 +27,7 @@ def site_config(
     config: ConfigOption = SITE_TOML,
 ) -> None:
     """Write a site.toml with every setting, its default and its meaning."""
-    from lorica.client.site_config import documented_site
+    from lorica.client.config.site import documented_site
     from lorica.common.machine.files import write_atomically
 
     if config.exists():
@@ -48,7 +48,7 @@ def site_plan(
     Looks at nothing of the data but the number of units. Exits with status 14 when the policy or
     a budget would refuse the run.
     """
-    from lorica.client.site_config import load_site
+    from lorica.client.config.site import load_site
     from lorica.client.site_plan import run_cost
     from lorica.common.plan.io import load_plan
 

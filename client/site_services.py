@@ -12,9 +12,9 @@ from pathlib import Path
 
 from lorica.client import approved_code
 from lorica.client.approved_code import prepare
+from lorica.client.config.site import SiteConfig, load_site
 from lorica.client.node_link import NodeLink
 from lorica.client.site_check import check_connection
-from lorica.client.site_config import SiteConfig, load_site
 from lorica.common.errors import LoricaError
 from lorica.common.machine.disk import DiskWatch
 from lorica.common.machine.lock import only_one

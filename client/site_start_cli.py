@@ -33,9 +33,9 @@ def site_init(
 
     The private key is made here and never leaves this machine. An existing site.toml is kept.
     """
+    from lorica.client.config.federation import join
+    from lorica.client.config.site import documented_site
     from lorica.client.site_check import check_site
-    from lorica.client.site_config import documented_site
-    from lorica.client.site_federation import join
     from lorica.common.machine.checks import report
     from lorica.common.machine.files import write_atomically
     from lorica.common.wire.invitation import key_fingerprint

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lorica.client.admission import Admission
+from lorica.client.config.site import SiteConfig
 from lorica.client.consent import Consent
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.noise import NoiseSource
@@ -16,7 +17,6 @@ from lorica.client.personal import MemoryPersonal, PersonalStore, has_own, own_s
 from lorica.client.policy import check_records, site_rank
 from lorica.client.questions import Questions
 from lorica.client.session import Session
-from lorica.client.site_config import SiteConfig
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbone.precision import number_format
 from lorica.common.cache.prefix import CACHE_BYTES

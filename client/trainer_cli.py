@@ -54,8 +54,8 @@ def site_status(config: ConfigOption = SITE_TOML) -> None:
     """
     import grpc
 
+    from lorica.client.config.site import load_site
     from lorica.client.forwarder import OPTIONS
-    from lorica.client.site_config import load_site
     from lorica.common.trainer_pb2 import StatusRequest
     from lorica.common.trainer_pb2_grpc import TrainerStub
 
@@ -93,7 +93,7 @@ def site_status(config: ConfigOption = SITE_TOML) -> None:
 
 def ledger_create(config: ConfigOption = SITE_TOML) -> None:
     """Make the ledger of a data set that was never used before; does nothing if there is one."""
-    from lorica.client.site_config import load_site
+    from lorica.client.config.site import load_site
     from lorica.client.site_plan import open_ledger
 
     loaded, folder = load_site(config), config.absolute().parent

@@ -17,9 +17,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorica.client.config.site import SiteConfig, load_site
 from lorica.client.data.fetched import Fetched, fetch
 from lorica.client.isolation import isolate
-from lorica.client.site_config import SiteConfig, load_site
 from lorica.client.socket_file import SocketFile
 from lorica.common.errors import LoricaError
 from lorica.common.machine.logs import set_up_logging

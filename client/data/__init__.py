@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorica.client.config.data import SiteData
 from lorica.client.data.classes import with_classes
 from lorica.client.data.duplicates import without_duplicates
-from lorica.client.site_data import SiteData
 from lorica.common.data import CONNECTORS, DataRequest, kind_of, read_batches
 from lorica.common.data.batches import Batch
 from lorica.common.data.kinds import IMAGE
@@ -21,8 +21,8 @@ from lorica.common.data.records import Records, Roles, checked
 from lorica.common.plan.traits import TRAITS
 
 if TYPE_CHECKING:
+    from lorica.client.config.site import SiteConfig
     from lorica.client.data.fetched import Fetched
-    from lorica.client.site_config import SiteConfig
 
 SITE_CONNECTORS = CONNECTORS | {
     "sql": "lorica.client.data.sql",

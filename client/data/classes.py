@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from lorica.client.site_data import SiteData
+from lorica.client.config.data import SiteData
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 

@@ -35,7 +35,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lorica.client.site_data import SiteData
+from lorica.client.config.data import SiteData
 from lorica.common.data.records import UNNAMED, Records
 from lorica.common.errors import Code, LoricaError
 

@@ -11,8 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+from lorica.client.config.site import load_site
 from lorica.client.data import roles_of, site_batches
-from lorica.client.site_config import load_site
 from lorica.common.data.batches import as_arrow
 from lorica.common.data.columnar import need_pyarrow
 from lorica.common.data.records import require_roles

@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from lorica.client.site_data import SiteData
+from lorica.client.config.data import SiteData
 from lorica.common.data.batches import Batch
 from lorica.common.data.kinds import kind_of
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
 
 if TYPE_CHECKING:
-    from lorica.client.site_config import SiteConfig
+    from lorica.client.config.site import SiteConfig
 
 
 @dataclass

@@ -20,7 +20,7 @@ from lorica.common.data.image_folder import files_below
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
-    from lorica.client.site_data import FhirMapping
+    from lorica.client.config.data import FhirMapping
 
 Resource = dict[str, Any]
 

@@ -18,8 +18,8 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from lorica.client.config.site import load_site
 from lorica.client.forwarder import OPTIONS, SocketForwarder
-from lorica.client.site_config import load_site
 from lorica.client.site_plan import open_ledger
 from lorica.common.adapter.lora import pack_state
 from lorica.common.backbone.files import backbone_sha256

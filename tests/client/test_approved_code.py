@@ -26,8 +26,8 @@ from lorica.client.approved_code import (
 )
 from lorica.client.bundle import read_bundle
 from lorica.client.cli import app
+from lorica.client.config.site import SiteConfig, SiteData, SiteIdentity, documented_site
 from lorica.client.guarded_clientapp import Guard
-from lorica.client.site_config import SiteConfig, SiteData, SiteIdentity, documented_site
 from lorica.common.errors import Code, LoricaError
 from lorica.common.wire.bundle import build_bundle
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.endpoint import answer
 from lorica.client.ledger import MemoryLedger
 from lorica.client.noise import SeededNoise
-from lorica.client.site_config import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import pack_state
 from lorica.common.backbone.files import backbone_sha256

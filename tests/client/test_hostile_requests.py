@@ -33,8 +33,8 @@ from service_helpers import (
     trainer_process,
 )
 
+from lorica.client.config.site import load_site
 from lorica.client.forwarder import SocketForwarder
-from lorica.client.site_config import load_site
 from lorica.client.site_plan import open_ledger
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
@@ -336,7 +336,7 @@ def watch(event, arguments):
     if event in ("open", "os.listdir", "os.scandir", "glob.glob", "socket.connect", "import"):
         seen.append(f"{event} {arguments[0] if event != 'socket.connect' else arguments[1]}")
 from service_helpers import from_bytes
-from lorica.client.site_config import load_site
+from lorica.client.config.site import load_site
 from lorica.client.service import answer_bytes
 from lorica.client.trainer_main import open_trainer
 site, folder = Path(sys.argv[1]), Path(sys.argv[2])

@@ -11,9 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from typer.testing import CliRunner
 
+from lorica.client.config.federation import REQUEST, join, site_key
+from lorica.client.config.site import load_site
 from lorica.client.site_check import check_site
-from lorica.client.site_config import load_site
-from lorica.client.site_federation import REQUEST, join, site_key
 from lorica.common.cli import build
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.checks import Finding

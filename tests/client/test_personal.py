@@ -13,11 +13,11 @@ import torch
 from typer.testing import CliRunner
 
 from lorica.client.cli import app
+from lorica.client.config.site import documented_site
 from lorica.client.ledger import MemoryLedger
 from lorica.client.noise import NoiseSource, SeededNoise
 from lorica.client.personal import FolderPersonal, MemoryPersonal, PersonalStore
 from lorica.client.session import Session
-from lorica.client.site_config import documented_site
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbone.loading import load_backbone

@@ -75,7 +75,7 @@ def test_the_clientapp_forwards_without_torch_without_data_and_in_little_memory(
 ) -> None:
     site = make_site(tmp_path / "site", small_backbone)
     approve(build_bundle(), site.parent)
-    from lorica.client.site_config import load_site
+    from lorica.client.config.site import load_site
 
     prepare(load_site(site), site.parent)
     content = to_bytes(pack_request(request_for(small_plan(small_backbone), TRAIN, 1)))
@@ -104,7 +104,7 @@ def test_without_a_trainer_the_coordinator_gets_a_public_reason(
 ) -> None:
     site = make_site(tmp_path / "site", small_backbone)
     approve(build_bundle(), site.parent)
-    from lorica.client.site_config import load_site
+    from lorica.client.config.site import load_site
 
     prepare(load_site(site), site.parent)
     content = to_bytes(pack_request(request_for(small_plan(small_backbone), TRAIN, 1)))

@@ -12,9 +12,9 @@ import pytest
 from flwr.app import Context
 from language_models import TARGETS, make_language_model, questions
 
+from lorica.client.config.site import load_site
 from lorica.client.endpoint import make_client_app
 from lorica.client.ledger import Ledger
-from lorica.client.site_config import load_site
 from lorica.client.site_plan import open_ledger
 from lorica.client.trainer import LocalTrainer
 from lorica.client.trainer_main import open_trainer

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from lorica.client.config.site import SiteConfig
 from lorica.client.data import read_records
-from lorica.client.site_config import SiteConfig
 from lorica.common.data import images as image_module
 from lorica.common.errors import Code, LoricaError
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lorica.client.config.site import load_site
 from lorica.client.data.fetched import fetch
-from lorica.client.site_config import load_site
 from lorica.client.site_services import _trainer
 from lorica.common.errors import LoricaError
 

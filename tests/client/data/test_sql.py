@@ -13,8 +13,8 @@ import psycopg
 import pytest
 from postgresql_server import WITH_PASSWORD
 
+from lorica.client.config.site import SiteConfig
 from lorica.client.data import SiteData, read_records, shown, site_batches
-from lorica.client.site_config import SiteConfig
 from lorica.common.data.batches import BATCH_ROWS
 from lorica.common.errors import Code, LoricaError
 

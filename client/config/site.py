@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 import tomli_w
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
-from lorica.client.site_data import SiteData
-from lorica.client.site_federation import SiteFederation
+from lorica.client.config.data import SiteData
+from lorica.client.config.federation import SiteFederation
 from lorica.common.config import Section
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan.subject import EMBEDDED_SHA256

@@ -1,0 +1,1 @@
+"""Site.toml, and nothing that acts on it."""

@@ -23,9 +23,9 @@ from lorica.client.trainer_cli import ledger_create, site_status, site_trainer
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:  # the ledger's modules need numpy; `lorica --help` should not wait for it
-    from lorica.client.ledger_cache import BlockFile
+    from lorica.client.ledger.blocks import BlockFile
+    from lorica.client.ledger.verify import Inspection
     from lorica.client.ledger_summary import Summary
-    from lorica.client.ledger_verify import Inspection
 
 app = typer.Typer(
     name="site",
@@ -72,8 +72,8 @@ class Format(StrEnum):
 @ledger_app.command("show")
 def ledger_show(ledger: LedgerOption = None, config: ConfigOption = SITE_TOML) -> None:
     """Show what was spent: in all, by run, by month, and over time."""
-    from lorica.client.ledger_cache import BlockFile, cache_path
-    from lorica.client.ledger_verify import inspect
+    from lorica.client.ledger.blocks import BlockFile, cache_path
+    from lorica.client.ledger.verify import inspect
     from lorica.client.ledger_views import show
 
     console, path = Console(), ledger_file(ledger, config)
@@ -103,7 +103,7 @@ def ledger_verify(
     ] = True,
 ) -> None:
     """Find any edit, deletion, reordering or rollback of the ledger; change nothing."""
-    from lorica.client.ledger_verify import inspect
+    from lorica.client.ledger.verify import inspect
 
     heads = [_parse_head(text) for text in head or []]
     console, path = Console(), ledger_file(ledger, config)
@@ -142,8 +142,8 @@ def ledger_export(
     output: OutputOption = None,
 ) -> None:
     """Write the ledger as JSON (the whole chain) or CSV (one row per mechanism)."""
+    from lorica.client.ledger.verify import inspect
     from lorica.client.ledger_export import as_csv, as_json
-    from lorica.client.ledger_verify import inspect
     from lorica.common.machine.files import write_atomically
 
     found = inspect(ledger_file(ledger, config))
@@ -165,7 +165,7 @@ def ledger_report(
     ),
 ) -> None:
     """Write one page for a privacy officer, with ε composed anew; printable, needs no network."""
-    from lorica.client.ledger_verify import inspect
+    from lorica.client.ledger.verify import inspect
 
     try:
         from lorica.client.ledger_report import write_report
@@ -184,7 +184,7 @@ def ledger_report(
 
 
 def _summary(found: Inspection, blocks: BlockFile | None, *, quick: bool = True) -> Summary:
-    from lorica.client.ledger_composition import Composer
+    from lorica.client.ledger.composer import Composer
     from lorica.client.ledger_summary import MOST_RDP, summarise
 
     composer = found.composer or Composer(found.history.delta, blocks)

@@ -8,9 +8,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from lorica.client.ledger_chain import Entry, time_out
-from lorica.client.ledger_history import History
-from lorica.client.ledger_model import number_out
+from lorica.client.ledger.chain import Entry, time_out
+from lorica.client.ledger.charge import number_out
+from lorica.client.ledger.history import History
 
 COLUMNS = (
     "number",

@@ -16,8 +16,8 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from lorica.client.ledger.verify import Inspection
 from lorica.client.ledger_summary import Point, RunRow, Summary
-from lorica.client.ledger_verify import Inspection
 from lorica.client.ledger_views import day, epsilon_text
 from lorica.common.display.text import printable
 from lorica.common.machine.files import write_atomically

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from lorica.client.ledger_composition import Composer
-from lorica.client.ledger_history import History, Refused
-from lorica.client.ledger_model import Budgets, period_of
+from lorica.client.ledger.charge import Budgets, period_of
+from lorica.client.ledger.composer import Composer
+from lorica.client.ledger.history import History, Refused
 from lorica.common.privacy.accountant import PrivacyEvent
 
 MOST_RDP = 200

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lorica.client.ledger import Budgets, Charge, FileLedger
-from lorica.client.ledger_cache import cache_path
-from lorica.client.ledger_verify import inspect
+from lorica.client.ledger.blocks import cache_path
+from lorica.client.ledger.verify import inspect
 from lorica.common.privacy.accountant import PrivacyEvent
 
 RANGES = {"cheap": ((4, 10), (0.02, 0.2)), "dpsgd": ((0.8, 3), (0.005, 0.1))}

@@ -11,8 +11,8 @@ import pytest
 from ledger_helpers import OPEN, PLAN, answer, charge, open_ledger
 
 from lorica.client.ledger import FREE_RETRIES, Budgets, Charge, FileLedger, MemoryLedger
-from lorica.client.ledger_model import period_of
-from lorica.client.ledger_rules import KEPT_REPLIES, REFUSALS_PER_DAY
+from lorica.client.ledger.charge import period_of
+from lorica.client.ledger.ledger import KEPT_REPLIES, REFUSALS_PER_DAY
 from lorica.common.errors import Code, LoricaError
 from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise, epsilon
 

@@ -17,9 +17,9 @@ from ledger_helpers import OPEN, charge, open_ledger
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from lorica.client.ledger_cache import BlockFile, cache_path
-from lorica.client.ledger_composition import Composer
-from lorica.client.ledger_losses import Loss, coarsen, cut
+from lorica.client.ledger.blocks import BlockFile, cache_path
+from lorica.client.ledger.composer import Composer
+from lorica.client.ledger.losses import Loss, coarsen, cut
 from lorica.client.ledger_summary import rdp_epsilon
 from lorica.common.privacy.accountant import PrivacyEvent, epsilon, epsilon_rdp
 
@@ -162,7 +162,7 @@ class TestCache:
     def test_blocks_survive_a_restart_unchanged(self, tmp_path, monkeypatch):
         events = mixed(16)
         before = Composer(DELTA, BlockFile(tmp_path / "blocks")).epsilon(events)
-        monkeypatch.setattr("lorica.client.ledger_composition.leaf", None)  # nothing to compose
+        monkeypatch.setattr("lorica.client.ledger.composer.leaf", None)  # nothing to compose
         assert Composer(DELTA, BlockFile(tmp_path / "blocks")).epsilon(events) == before
 
     def test_a_damaged_block_is_composed_anew(self, tmp_path):

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 from ledger_helpers import PLAN, answer, charge, fork, kill, open_ledger, wait
 
-from lorica.client import ledger_book
 from lorica.client.ledger import Budgets, FileLedger, MemoryLedger
-from lorica.client.ledger_anchor import anchor_path
-from lorica.client.ledger_verify import inspect
+from lorica.client.ledger import book as ledger_book
+from lorica.client.ledger.anchor import anchor_path
+from lorica.client.ledger.verify import inspect
 from lorica.common.errors import Code, LoricaError
 from lorica.common.privacy.accountant import PrivacyEvent, epsilon
 

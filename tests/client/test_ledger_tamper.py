@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from ledger_helpers import answer, charge, open_ledger
 
-from lorica.client.ledger_anchor import Anchor, anchor_path, write_anchor
-from lorica.client.ledger_chain import hash_of
-from lorica.client.ledger_verify import inspect
+from lorica.client.ledger.anchor import Anchor, anchor_path, write_anchor
+from lorica.client.ledger.chain import hash_of
+from lorica.client.ledger.verify import inspect
 from lorica.common.errors import Code, LoricaError
 
 FOUND = (Code.LEDGER_DAMAGED, Code.LEDGER_ROLLED_BACK)

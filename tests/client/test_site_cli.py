@@ -23,9 +23,9 @@ from typer.testing import CliRunner
 
 from lorica.client.cli import app
 from lorica.client.ledger import Budgets, FileLedger
+from lorica.client.ledger.verify import inspect
 from lorica.client.ledger_report import certainty, curve
 from lorica.client.ledger_summary import Point
-from lorica.client.ledger_verify import inspect
 from lorica.client.ledger_views import plot
 from lorica.common.errors import Code, LoricaError
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lorica.client.ledger_anchor import anchor_path, check_anchor, check_not_removed, read_anchor
-from lorica.client.ledger_chain import START, Entry, check
-from lorica.client.ledger_composition import Composer
-from lorica.client.ledger_history import History
-from lorica.client.ledger_store import Store
+from lorica.client.ledger.anchor import anchor_path, check_anchor, check_not_removed, read_anchor
+from lorica.client.ledger.chain import START, Entry, check
+from lorica.client.ledger.composer import Composer
+from lorica.client.ledger.history import History
+from lorica.client.ledger.store import Store
 from lorica.common.errors import Code, LoricaError
 
 MOST_PROBLEMS = 20

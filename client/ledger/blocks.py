@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lorica.client.ledger_losses import Block, Loss
+from lorica.client.ledger.losses import Block, Loss
 
 SUFFIX = "-composed"
 _LIMIT_BYTES = 256_000_000
@@ -31,7 +31,7 @@ def cache_path(ledger: Path) -> Path:
 
 
 class BlockFile:
-    """A :class:`~lorica.client.ledger_composition.BlockStore` in an SQLite file."""
+    """A :class:`~lorica.client.ledger.composer.BlockStore` in an SQLite file."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         """

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lorica.client import ledger_chain as chain
-from lorica.client.ledger_anchor import Anchor, check_anchor, read_anchor, sweep, write_anchor
-from lorica.client.ledger_history import History
-from lorica.client.ledger_store import Store
+from lorica.client.ledger import chain
+from lorica.client.ledger.anchor import Anchor, check_anchor, read_anchor, sweep, write_anchor
+from lorica.client.ledger.history import History
+from lorica.client.ledger.store import Store
 from lorica.common.errors import Code, LoricaError
 
 Clock = Callable[[], datetime]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from lorica.client.ledger_chain import (
+from lorica.client.ledger.chain import (
     BUDGETS,
     CHARGE,
     DONE,
@@ -20,7 +20,7 @@ from lorica.client.ledger_chain import (
     check,
     time_in,
 )
-from lorica.client.ledger_model import Budgets, Charge, Period, Spending, number_in, period_of
+from lorica.client.ledger.charge import Budgets, Charge, Period, Spending, number_in, period_of
 from lorica.common.errors import Code, LoricaError
 from lorica.common.privacy.accountant import PrivacyEvent
 

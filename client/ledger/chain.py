@@ -2,7 +2,7 @@
 
 An entry's hash is SHA-256 over the previous entry's hash and its own canonical JSON. Editing,
 removing or reordering any entry but the newest breaks a link. Removing the *newest* entries
-breaks none: that is what the anchor is for (:mod:`lorica.client.ledger_anchor`).
+breaks none: that is what the anchor is for (:mod:`lorica.client.ledger.anchor`).
 """
 
 from __future__ import annotations

@@ -6,11 +6,11 @@ import hashlib
 import threading
 from collections.abc import Callable
 
-from lorica.client import ledger_chain as chain
-from lorica.client.ledger_book import Book
-from lorica.client.ledger_budgets import Limits, OverBudgetError, request_name
-from lorica.client.ledger_history import History
-from lorica.client.ledger_model import Budgets, Charge, Spending
+from lorica.client.ledger import chain
+from lorica.client.ledger.book import Book
+from lorica.client.ledger.charge import Budgets, Charge, Spending
+from lorica.client.ledger.history import History
+from lorica.client.ledger.limits import Limits, OverBudgetError, request_name
 from lorica.common.errors import Code, LoricaError
 
 FREE_RETRIES = 3

@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from lorica.client.ledger_chain import Entry
+from lorica.client.ledger.chain import Entry
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
 

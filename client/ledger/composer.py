@@ -10,7 +10,7 @@ cost nothing: 512 of them are ten nodes.
 
 Formal guarantee:
     The ε returned is an upper bound on the ε of the exact composition at the same δ, as every
-    step of the arithmetic is (:mod:`lorica.client.ledger_losses`), and so is the accountant of
+    step of the arithmetic is (:mod:`lorica.client.ledger.losses`), and so is the accountant of
     record's, which replaces it where that is smaller.
 
     How much it exceeds the exact ε: grids are at most 1/8 of a step's and 1/200 of a block's
@@ -27,7 +27,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
-from lorica.client.ledger_losses import Block, compose, leaf, read, step_deviation
+from lorica.client.ledger.losses import Block, compose, leaf, read, step_deviation
 from lorica.common.privacy.accountant import PrivacyEvent, epsilon
 
 FORMAT = 1

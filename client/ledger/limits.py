@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from lorica.client.ledger_cache import BlockFile
-from lorica.client.ledger_composition import Composer
-from lorica.client.ledger_history import History
-from lorica.client.ledger_model import Budgets, Charge, Spending, number_out, period_of
+from lorica.client.ledger.blocks import BlockFile
+from lorica.client.ledger.charge import Budgets, Charge, Spending, number_out, period_of
+from lorica.client.ledger.composer import Composer
+from lorica.client.ledger.history import History
 from lorica.common.errors import Code, LoricaError
 from lorica.common.privacy.accountant import PrivacyEvent
 

@@ -24,8 +24,8 @@ from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:  # the ledger's modules need numpy; `lorica --help` should not wait for it
     from lorica.client.ledger.blocks import BlockFile
+    from lorica.client.ledger.reports.summary import Summary
     from lorica.client.ledger.verify import Inspection
-    from lorica.client.ledger_summary import Summary
 
 app = typer.Typer(
     name="site",
@@ -73,8 +73,8 @@ class Format(StrEnum):
 def ledger_show(ledger: LedgerOption = None, config: ConfigOption = SITE_TOML) -> None:
     """Show what was spent: in all, by run, by month, and over time."""
     from lorica.client.ledger.blocks import BlockFile, cache_path
+    from lorica.client.ledger.reports.terminal import show
     from lorica.client.ledger.verify import inspect
-    from lorica.client.ledger_views import show
 
     console, path = Console(), ledger_file(ledger, config)
     with console.status("reading the ledger"):
@@ -142,8 +142,8 @@ def ledger_export(
     output: OutputOption = None,
 ) -> None:
     """Write the ledger as JSON (the whole chain) or CSV (one row per mechanism)."""
+    from lorica.client.ledger.reports.export import as_csv, as_json
     from lorica.client.ledger.verify import inspect
-    from lorica.client.ledger_export import as_csv, as_json
     from lorica.common.machine.files import write_atomically
 
     found = inspect(ledger_file(ledger, config))
@@ -168,7 +168,7 @@ def ledger_report(
     from lorica.client.ledger.verify import inspect
 
     try:
-        from lorica.client.ledger_report import write_report
+        from lorica.client.ledger.reports.page import write_report
     except ModuleNotFoundError as error:
         raise LoricaError(
             Code.PACKAGE_MISSING,
@@ -185,7 +185,7 @@ def ledger_report(
 
 def _summary(found: Inspection, blocks: BlockFile | None, *, quick: bool = True) -> Summary:
     from lorica.client.ledger.composer import Composer
-    from lorica.client.ledger_summary import MOST_RDP, summarise
+    from lorica.client.ledger.reports.summary import MOST_RDP, summarise
 
     composer = found.composer or Composer(found.history.delta, blocks)
     return summarise(found.history, composer, most_rdp=MOST_RDP if quick else sys.maxsize)

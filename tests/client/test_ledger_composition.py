@@ -20,7 +20,7 @@ from scipy.stats import norm
 from lorica.client.ledger.blocks import BlockFile, cache_path
 from lorica.client.ledger.composer import Composer
 from lorica.client.ledger.losses import Loss, coarsen, cut
-from lorica.client.ledger_summary import rdp_epsilon
+from lorica.client.ledger.reports.summary import rdp_epsilon
 from lorica.common.privacy.accountant import PrivacyEvent, epsilon, epsilon_rdp
 
 DELTA = 1e-5

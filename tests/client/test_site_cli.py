@@ -23,10 +23,10 @@ from typer.testing import CliRunner
 
 from lorica.client.cli import app
 from lorica.client.ledger import Budgets, FileLedger
+from lorica.client.ledger.reports.page import certainty, curve
+from lorica.client.ledger.reports.summary import Point
+from lorica.client.ledger.reports.terminal import plot
 from lorica.client.ledger.verify import inspect
-from lorica.client.ledger_report import certainty, curve
-from lorica.client.ledger_summary import Point
-from lorica.client.ledger_views import plot
 from lorica.common.errors import Code, LoricaError
 
 HOSTILE = ["=cmd|' /C calc'!A0", "<script>alert(1)</script>", "\x1b[31mred\x07"]

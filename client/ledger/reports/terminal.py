@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lorica.client.ledger_summary import Point, Summary
+from lorica.client.ledger.reports.summary import Point, Summary
 from lorica.common.display.text import printable
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"

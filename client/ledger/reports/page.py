@@ -16,9 +16,9 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from lorica.client.ledger.reports.summary import Point, RunRow, Summary
+from lorica.client.ledger.reports.terminal import day, epsilon_text
 from lorica.client.ledger.verify import Inspection
-from lorica.client.ledger_summary import Point, RunRow, Summary
-from lorica.client.ledger_views import day, epsilon_text
 from lorica.common.display.text import printable
 from lorica.common.machine.files import write_atomically
 from lorica.common.version import __version__
@@ -128,5 +128,7 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(epsilon=epsilon_text, day=day, name=printable, short=short)
-    source = importlib.resources.files("lorica.client").joinpath("templates/ledger.html.j2")
+    source = importlib.resources.files("lorica.client.ledger.reports").joinpath(
+        "templates/ledger.html.j2"
+    )
     return environment.from_string(source.read_text(encoding="utf-8"))

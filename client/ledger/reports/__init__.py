@@ -1,0 +1,1 @@
+"""A ledger for people: figures, terminal, page, export."""

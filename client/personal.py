@@ -5,7 +5,7 @@ Formal guarantee:
     private for the ε that the ledger charges, and so is what it sends together with its
     personal tensors. *Why.* Each local step clips one gradient per unit over **all** trained
     values, shared and personal together, and adds noise of the same σC to all of them
-    (:mod:`lorica.client.dp_sgd`). The whole trajectory (A_t, B_t, head_t) is an adaptive
+    (:mod:`lorica.client.mechanism.dp_sgd`). The whole trajectory (A_t, B_t, head_t) is an adaptive
     composition of such steps, which is what is charged; the update that leaves is a function
     of it, and so are the tensors that are stored here and loaded in the next round. Loading them
     reads no record and costs nothing.

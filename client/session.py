@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from lorica.client.after_noise import AfterNoise
-from lorica.client.dp_sgd import DPTrainer, KeepGradient, NoisyOptimizer
-from lorica.client.evaluation import counts_by_unit, noised_counts, set_aside
-from lorica.client.frozen_features import (
+from lorica.client.mechanism.after_noise import AfterNoise
+from lorica.client.mechanism.dp_sgd import DPTrainer, KeepGradient, NoisyOptimizer
+from lorica.client.mechanism.evaluation import counts_by_unit, noised_counts, set_aside
+from lorica.client.mechanism.frozen_features import (
     Contributions,
     head_contributions,
     head_tensors,
     label_contributions,
     noised_sum,
 )
-from lorica.client.independence import require_independence
-from lorica.client.noise import NoiseSource
-from lorica.client.per_sample import enable_per_sample_gradients
-from lorica.client.step_sizes import layerwise_adam, parameter_groups
-from lorica.client.units import Units, joined
+from lorica.client.mechanism.independence import require_independence
+from lorica.client.mechanism.noise import NoiseSource
+from lorica.client.mechanism.per_sample import enable_per_sample_gradients
+from lorica.client.mechanism.step_sizes import layerwise_adam, parameter_groups
+from lorica.client.mechanism.units import Units, joined
 from lorica.common.adapter.factors import cut_factors, filled_up
 from lorica.common.adapter.layer_rates import layer_factors
 from lorica.common.adapter.lora import State, check_shapes

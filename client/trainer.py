@@ -12,7 +12,7 @@ from lorica.client.admission import Admission
 from lorica.client.config.site import SiteConfig
 from lorica.client.consent import Consent
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
-from lorica.client.noise import NoiseSource
+from lorica.client.mechanism.noise import NoiseSource
 from lorica.client.personal import MemoryPersonal, PersonalStore, has_own, own_state
 from lorica.client.policy import check_records, site_rank
 from lorica.client.questions import Questions
@@ -54,8 +54,8 @@ class LocalTrainer:
 
     Formal guarantee:
         Over all replies to one run, the site's records have the plan's (ε, δ), under adding or
-        removing one unit of the plan's kind (:mod:`lorica.client.dp_sgd`,
-        :mod:`lorica.client.evaluation`, :class:`lorica.common.privacy.of_plan.RunPrivacy`). Every
+        removing one unit of the plan's kind (:mod:`lorica.client.mechanism.dp_sgd`,
+        :mod:`lorica.client.mechanism.evaluation`, :class:`lorica.common.privacy.of_plan.RunPrivacy`). Every
         answer that reads records is charged to the ledger before it runs; the ledger refuses
         what would pass a budget, and a repeated request returns the stored reply. A reply holds
         the update or the counts (noised), the site's name, its declared number of units (public

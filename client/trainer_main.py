@@ -26,7 +26,7 @@ from lorica.common.machine.logs import set_up_logging
 
 if TYPE_CHECKING:
     from lorica.client.ledger import Ledger
-    from lorica.client.noise import NoiseSource
+    from lorica.client.mechanism.noise import NoiseSource
     from lorica.client.trainer import LocalTrainer
 
 GRACE_SECONDS = 30.0
@@ -82,7 +82,7 @@ def open_trainer(
         LoricaError: LOR-30x the data, LOR-61x the ledger, LOR-207 a package is missing.
     """
     from lorica.client.data import read_records
-    from lorica.client.noise import SecureNoise, SeededNoise
+    from lorica.client.mechanism.noise import SecureNoise, SeededNoise
     from lorica.client.site_plan import open_ledger, personal_store, site_consent, site_questions
     from lorica.client.trainer import LocalTrainer
     from lorica.common.cache.files import CacheFolder

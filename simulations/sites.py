@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flwr.app import Context
 
-from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
+from lorica.client.mechanism.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.personal import FolderPersonal
 from lorica.client.trainer import LocalTrainer
 from lorica.common.backbone.loading import Backbone

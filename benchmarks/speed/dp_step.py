@@ -26,9 +26,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lorica.client.dp_sgd import NoisyOptimizer
-from lorica.client.noise import SecureNoise
-from lorica.client.per_sample import enable_per_sample_gradients
+from lorica.client.mechanism.dp_sgd import NoisyOptimizer
+from lorica.client.mechanism.noise import SecureNoise
+from lorica.client.mechanism.per_sample import enable_per_sample_gradients
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import Part, part_of
@@ -89,7 +89,7 @@ def plain() -> Step:
 
 
 def lorica() -> Step:
-    """Our step, as :class:`lorica.client.dp_sgd.DPTrainer` takes it."""
+    """Our step, as :class:`lorica.client.mechanism.dp_sgd.DPTrainer` takes it."""
     model, parameters = fresh()
     enable_per_sample_gradients(model.classifier, parameters)
     groups = [{"params": parameters, "lr": 1e-3, "clip_norm": 1.0}]

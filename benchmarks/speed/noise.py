@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from lorica.client.noise import NoiseSource, SecureNoise
+from lorica.client.mechanism.noise import NoiseSource, SecureNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import pack_state
 from lorica.common.backbone.loading import load_backbone

@@ -90,7 +90,7 @@ def memory(source: str, number: str) -> tuple[int, int]:
 
 def steps(source: str, target: list[str], layers: list[int], repeats: int) -> dict[str, float]:
     """Median seconds of a step by format; the formats take turns."""
-    from lorica.client.per_sample import enable_per_sample_gradients
+    from lorica.client.mechanism.per_sample import enable_per_sample_gradients
     from lorica.common.backbone.loading import load_backbone
     from lorica.common.plan import RunPlan
     from lorica.common.tasks.text_classification import TextClassifier

@@ -230,7 +230,7 @@ class Task(ABC):
         number format; asked for of tasks with ``closed_head`` alone.
 
         With it the head's clipped gradient sum needs no gradient per record
-        (:mod:`lorica.client.frozen_features`).
+        (:mod:`lorica.client.mechanism.frozen_features`).
         """
         raise NotImplementedError(f"{self.kind} has no gradient of its head in closed form")
 

@@ -19,7 +19,7 @@ default rounds in place of mode "local". The second and the third audit local DP
 the plan with training.mode "local" and rounds.warm_start 0, whatever it says itself. The last
 attacks the adapter that the plan as it is makes. The audit's output says which was which. No canary
 is placed in LoRA rounds of mode "gradient": their steps are the local steps' code
-(:mod:`lorica.client.dp_sgd`) at a σ and q of their own.
+(:mod:`lorica.client.mechanism.dp_sgd`) at a σ and q of their own.
 
 All bounds together hold with the confidence asked for
 (:data:`~lorica.simulations.audit.findings.ERROR_SHARES`).

@@ -15,8 +15,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from lorica.client.frozen_features import Contributions
-from lorica.client.noise import NoiseSource
+from lorica.client.mechanism.frozen_features import Contributions
+from lorica.client.mechanism.noise import NoiseSource
 from lorica.client.session import Session
 from lorica.common.adapter.lora import State
 from lorica.common.plan.stages import Stage

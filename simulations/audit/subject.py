@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
+from lorica.client.mechanism.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State
 from lorica.common.backbone.loading import Backbone, load_backbone
@@ -104,7 +104,7 @@ class Subject:
     def in_local_steps(self) -> Subject:
         """The same site under the same ε, all of it for local DP-SGD steps.
 
-        Canaries are placed in the noised sums of :class:`~lorica.client.dp_sgd.NoisyOptimizer`
+        Canaries are placed in the noised sums of :class:`~lorica.client.mechanism.dp_sgd.NoisyOptimizer`
         steps of one σ and one sample rate. So what they audit is training.mode "local" without a
         warm start, whatever the plan's own mode.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorica.client.after_noise import AfterNoise
+from lorica.client.mechanism.after_noise import AfterNoise
 
 
 def steps(after: AfterNoise, gradients: torch.Tensor, weight: torch.nn.Parameter) -> torch.Tensor:

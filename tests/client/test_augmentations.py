@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorica.client.noise import NoiseSource, SeededNoise
+from lorica.client.mechanism.noise import NoiseSource, SeededNoise
 from lorica.client.session import Session
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records

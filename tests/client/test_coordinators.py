@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.endpoint import answer
 from lorica.client.ledger import MemoryLedger
-from lorica.client.noise import SeededNoise
+from lorica.client.mechanism.noise import SeededNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import pack_state
 from lorica.common.backbone.files import backbone_sha256

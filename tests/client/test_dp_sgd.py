@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
-from lorica.client.dp_sgd import DPTrainer, NoisyOptimizer
-from lorica.client.noise import NoiseSource, SecureNoise, SeededNoise
-from lorica.client.per_sample import enable_per_sample_gradients
-from lorica.client.units import Units, unit_batches
+from lorica.client.mechanism.dp_sgd import DPTrainer, NoisyOptimizer
+from lorica.client.mechanism.noise import NoiseSource, SecureNoise, SeededNoise
+from lorica.client.mechanism.per_sample import enable_per_sample_gradients
+from lorica.client.mechanism.units import Units, unit_batches
 from lorica.common.cache.batching import TOKEN_BUDGET
 from lorica.common.errors import Code, LoricaError
 

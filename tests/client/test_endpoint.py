@@ -18,7 +18,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from lorica.client.app import app as installed_app
 from lorica.client.endpoint import answer, installed_trainer, make_client_app
 from lorica.client.ledger import Ledger, MemoryLedger
-from lorica.client.noise import SeededNoise
+from lorica.client.mechanism.noise import SeededNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import pack_state
 from lorica.common.backbone.loading import load_backbone

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lorica.client.frozen_features import (
+from lorica.client.mechanism.frozen_features import (
     Residuals,
     head_contributions,
     head_tensors,
     label_contributions,
     noised_sum,
 )
-from lorica.client.noise import SeededNoise
-from lorica.client.units import Units, joined
+from lorica.client.mechanism.noise import SeededNoise
+from lorica.client.mechanism.units import Units, joined
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.tasks.text_classification import BIAS_INPUT
 

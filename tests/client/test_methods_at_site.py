@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
-from lorica.client.noise import NoiseSource, SeededNoise
+from lorica.client.mechanism.noise import NoiseSource, SeededNoise
 from lorica.client.policy import check_plan, site_rank
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.factors import cut_factors

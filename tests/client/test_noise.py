@@ -22,14 +22,14 @@ import pytest
 import torch
 from scipy import stats
 
-from lorica.client.noise import (
+from lorica.client.mechanism.noise import (
     GRID_BITS,
     NoiseSource,
     SecureNoise,
     SeededNoise,
     grid_spacing,
 )
-from lorica.client.secure_random import CHUNK, aes_ctr, standard_normal
+from lorica.client.mechanism.secure_random import CHUNK, aes_ctr, standard_normal
 
 DRAWS = 1_000_000
 STD = 0.7
@@ -355,7 +355,7 @@ def test_secure_spawned_processes_and_restarts_never_repeat() -> None:
             noise.numpy().tobytes() for noise in pool.starmap(source.gaussian, [((8,), 1.0)] * 6)
         ]
     program = (
-        "from lorica.client.noise import SecureNoise;"
+        "from lorica.client.mechanism.noise import SecureNoise;"
         "print(SecureNoise().gaussian((8,), 1.0).numpy().tobytes().hex())"
     )
     for _ in range(2):

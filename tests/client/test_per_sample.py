@@ -12,7 +12,7 @@ import torch
 from opacus import GradSampleModule
 from torch import nn
 
-from lorica.client.per_sample import PerSampleLinear, enable_per_sample_gradients
+from lorica.client.mechanism.per_sample import PerSampleLinear, enable_per_sample_gradients
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import CACHE_BYTES, PrefixCache
 from lorica.common.errors import Code, LoricaError

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from lorica.client.independence import records_are_independent, require_independence
-from lorica.client.per_sample import enable_per_sample_gradients
-from lorica.client.per_sample_layers import has_rule
+from lorica.client.mechanism.independence import records_are_independent, require_independence
+from lorica.client.mechanism.per_sample import enable_per_sample_gradients
+from lorica.client.mechanism.per_sample_layers import has_rule
 from lorica.common.backbone.batch_norm import FixedNorm, couples_records, replace_batch_norms
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
@@ -255,7 +255,7 @@ def test_a_model_of_an_unknown_kind_is_probed_with_made_up_records(
         return pooled - pooled.mean(0)
 
     require_independence(joined, backbone)  # a kind whose gradients are tested is taken as it is
-    monkeypatch.setattr("lorica.client.independence.PROBED", frozenset())
+    monkeypatch.setattr("lorica.client.mechanism.independence.PROBED", frozenset())
     require_independence(model.pooled_of_ids, backbone)
     with pytest.raises(LoricaError, match=backbone.model.config.model_type) as refused:
         require_independence(joined, backbone)

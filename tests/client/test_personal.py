@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from lorica.client.cli import app
 from lorica.client.config.site import documented_site
 from lorica.client.ledger import MemoryLedger
-from lorica.client.noise import NoiseSource, SeededNoise
+from lorica.client.mechanism.noise import NoiseSource, SeededNoise
 from lorica.client.personal import FolderPersonal, MemoryPersonal, PersonalStore
 from lorica.client.session import Session
 from lorica.client.trainer import LocalTrainer

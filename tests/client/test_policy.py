@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from lorica.client.config.site import SiteConfig, documented_site, load_site
 from lorica.client.ledger import Charge
-from lorica.client.noise import SecureNoise
+from lorica.client.mechanism.noise import SecureNoise
 from lorica.client.policy import check_plan
 from lorica.client.site_plan import open_ledger, run_cost
 from lorica.client.trainer import LocalTrainer

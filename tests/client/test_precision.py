@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from lorica.client.dp_sgd import NoisyOptimizer
-from lorica.client.noise import NoiseSource, SeededNoise
-from lorica.client.per_sample import enable_per_sample_gradients
+from lorica.client.mechanism.dp_sgd import NoisyOptimizer
+from lorica.client.mechanism.noise import NoiseSource, SeededNoise
+from lorica.client.mechanism.per_sample import enable_per_sample_gradients
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbone import precision

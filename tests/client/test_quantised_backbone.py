@@ -12,8 +12,8 @@ from torch import nn
 
 from lorica.client.config.data import SiteData
 from lorica.client.config.site import Policy, SiteConfig
-from lorica.client.independence import records_are_independent
-from lorica.client.per_sample import enable_per_sample_gradients
+from lorica.client.mechanism.independence import records_are_independent
+from lorica.client.mechanism.per_sample import enable_per_sample_gradients
 from lorica.client.policy import check_plan
 from lorica.client.site_backbones import site_backbone
 from lorica.common.adapter.lora import structural_copy

@@ -9,7 +9,7 @@ import pytest
 
 from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.consent import Consent
-from lorica.client.noise import SecureNoise
+from lorica.client.mechanism.noise import SecureNoise
 from lorica.client.questions import Questions, question
 from lorica.client.site_plan import site_questions
 from lorica.client.trainer import LocalTrainer

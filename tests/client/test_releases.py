@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorica.client.noise import SeededNoise
+from lorica.client.mechanism.noise import SeededNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbone.loading import load_backbone

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from lorica.client.dp_sgd import KeepGradient, NoisyOptimizer
-from lorica.client.noise import SeededNoise
-from lorica.client.step_sizes import parameter_groups
+from lorica.client.mechanism.dp_sgd import KeepGradient, NoisyOptimizer
+from lorica.client.mechanism.noise import SeededNoise
+from lorica.client.mechanism.step_sizes import parameter_groups
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import unit_bound
 

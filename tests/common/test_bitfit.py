@@ -13,7 +13,7 @@ from rich.console import Console
 from tasks import plan_of, rows_of, write_rows
 from torch import nn
 
-from lorica.client.per_sample import enable_per_sample_gradients
+from lorica.client.mechanism.per_sample import enable_per_sample_gradients
 from lorica.common.adapter.lora import State
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import CACHE_BYTES, PrefixCache

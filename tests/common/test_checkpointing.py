@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorica.client.per_sample import enable_per_sample_gradients
+from lorica.client.mechanism.per_sample import enable_per_sample_gradients
 from lorica.common.backbone.checkpointing import checkpoint_layers
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import CACHE_BYTES, PrefixCache

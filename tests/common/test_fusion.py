@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from lorica.client.per_sample import enable_per_sample_gradients
+from lorica.client.mechanism.per_sample import enable_per_sample_gradients
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import PrefixCache
 from lorica.common.cache.shelf import CacheShelf

@@ -14,7 +14,7 @@ import pytest
 import torch
 from language_models import TARGETS, make_language_model, questions
 
-from lorica.client.per_sample import enable_per_sample_gradients
+from lorica.client.mechanism.per_sample import enable_per_sample_gradients
 from lorica.common.adapter.lora import State
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import PrefixCache, judgements

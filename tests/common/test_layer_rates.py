@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorica.client.step_sizes import layerwise_adam
+from lorica.client.mechanism.step_sizes import layerwise_adam
 from lorica.common.adapter.layer_rates import layer_factors
 from lorica.common.plan import RunPlan
 from lorica.server.aggregation.gradient import GradientStep

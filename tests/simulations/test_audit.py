@@ -28,8 +28,8 @@ import typer
 from typer.testing import CliRunner
 
 import lorica.client.session
-from lorica.client.dp_sgd import DPTrainer, NoisyOptimizer
-from lorica.client.noise import NoiseSource, SeededNoise
+from lorica.client.mechanism.dp_sgd import DPTrainer, NoisyOptimizer
+from lorica.client.mechanism.noise import NoiseSource, SeededNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError

@@ -18,12 +18,12 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-import lorica.client.frozen_features
+import lorica.client.mechanism.frozen_features
 import lorica.client.session
-from lorica.client.frozen_features import Contributions, noised_sum
-from lorica.client.noise import NoiseSource
+from lorica.client.mechanism.frozen_features import Contributions, noised_sum
+from lorica.client.mechanism.noise import NoiseSource
+from lorica.client.mechanism.units import Units
 from lorica.client.trainer import LocalTrainer
-from lorica.client.units import Units
 from lorica.common.adapter.lora import pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
@@ -86,7 +86,7 @@ def no_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(left: object, right: object, owner: object, sizes: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(sizes), dtype=torch.float64)
 
-    monkeypatch.setattr(lorica.client.frozen_features, "_norms", nothing)
+    monkeypatch.setattr(lorica.client.mechanism.frozen_features, "_norms", nothing)
 
 
 def test_a_sound_site_passes_with_a_bound_below_the_claim(sound: Audit) -> None:
@@ -221,7 +221,7 @@ def test_what_the_auditor_expects_is_the_sum_without_noise(sizes: list[int]) -> 
     )
     owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     given = Contributions(left, right, 2.5)
-    expected = lorica.client.frozen_features._clipped_sum(left, right, owner, 2.5)
+    expected = lorica.client.mechanism.frozen_features._clipped_sum(left, right, owner, 2.5)
     torch.testing.assert_close(claimed_sum(given, owner.numpy()), expected)
 
 

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from lorica.client.noise import NoiseSource, SeededNoise
+from lorica.client.mechanism.noise import NoiseSource, SeededNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbone.loading import load_backbone

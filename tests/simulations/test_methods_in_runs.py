@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
-from lorica.client.noise import SeededNoise
+from lorica.client.mechanism.noise import SeededNoise
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import State
 from lorica.common.backbone.files import backbone_sha256

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lorica.client.data import held
-from lorica.client.evaluation import set_aside
+from lorica.client.mechanism.evaluation import set_aside
 from lorica.common.errors import Code
 from lorica.common.plan import RunPlan
 

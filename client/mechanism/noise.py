@@ -58,7 +58,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lorica.client.secure_random import BLOCK_BYTES, CHUNK, aes_ctr, standard_normal
+from lorica.client.mechanism.secure_random import BLOCK_BYTES, CHUNK, aes_ctr, standard_normal
 
 GRID_BITS = 10
 """The grid of noisy sums has at least 2^GRID_BITS steps per std. Rounding to it adds less than

@@ -16,7 +16,7 @@ import hashlib
 import numpy as np
 import torch
 
-from lorica.client.noise import NoiseSource
+from lorica.client.mechanism.noise import NoiseSource
 from lorica.common.data.records import UNNAMED, Records
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.noised_metrics import sensitivity, vector_length

@@ -7,7 +7,7 @@ constant for the bias (``BIAS_INPUT``), the record's gradient is r_i (x) f_i, an
 records i = 1..m the mean g_u = (1/m) Σ r_i (x) f_i has ‖g_u‖² = (1/m²) Σ_ij (r_i·r_j)(f_i·f_j).
 
 Formal guarantee:
-    *Neighbouring relation*: one unit (:mod:`lorica.client.units`) added or removed.
+    *Neighbouring relation*: one unit (:mod:`lorica.client.mechanism.units`) added or removed.
     *Mechanism*: every unit is drawn independently with probability q; a drawn unit adds one
     vector of L2 norm at most Δ; their sum plus N(0, σ²Δ² I) is released: the Poisson-subsampled
     Gaussian mechanism with noise multiplier σ. *Label sums*: the vector is the mean over the
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lorica.client.noise import NoiseSource
+from lorica.client.mechanism.noise import NoiseSource
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.tasks.text_classification import BIAS_INPUT
 

@@ -4,7 +4,7 @@ A trainable ``nn.Linear`` is turned into a :class:`PerSampleLinear` by changing 
 parameters, names and ``state_dict`` stay as they are. Its backward pass writes
 ``weight.grad_sample`` (n, out, in) and ``bias.grad_sample`` (n, out), the layout of Opacus, and
 computes no plain weight gradient. Other layers are watched
-(:mod:`lorica.client.per_sample_layers`). The first axis of a layer's input is the record.
+(:mod:`lorica.client.mechanism.per_sample_layers`). The first axis of a layer's input is the record.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorica.client.per_sample_layers import has_rule, store, watch
+from lorica.client.mechanism.per_sample_layers import has_rule, store, watch
 from lorica.common.backbone.batch_norm import couples_records
 from lorica.common.errors import Code, LoricaError
 

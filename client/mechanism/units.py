@@ -7,7 +7,7 @@ Formal guarantee:
     chosen uniformly at random and anew in every step; their gradients are averaged to the
     unit's one gradient, and that is clipped to C. So a unit changes the clipped sum by at most
     C whatever the number of its records, and the step is the Poisson-subsampled Gaussian
-    mechanism over units (:mod:`lorica.client.dp_sgd`).
+    mechanism over units (:mod:`lorica.client.mechanism.dp_sgd`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from lorica.client.noise import NoiseSource
+from lorica.client.mechanism.noise import NoiseSource
 from lorica.common.cache.batching import TOKEN_BUDGET, cuts, runs
 
 Drawn = list[np.ndarray]

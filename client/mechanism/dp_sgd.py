@@ -1,12 +1,12 @@
 """DP-SGD at a site: Poisson batches, per-record clipping, Gaussian noise, one step at a time.
 
 Opacus' ``DPOptimizer`` does the step (its virtual steps accumulate micro-batches); the
-per-record gradients come from :mod:`lorica.client.per_sample`, noise and sampling from a
-:class:`lorica.client.noise.NoiseSource`.
+per-record gradients come from :mod:`lorica.client.mechanism.per_sample`, noise and sampling from a
+:class:`lorica.client.mechanism.noise.NoiseSource`.
 
 Formal guarantee:
     *Neighbouring relation*: two data sets are neighbours when one is the other with one unit
-    added or removed (:mod:`lorica.client.units`; a unit is a record unless the plan says
+    added or removed (:mod:`lorica.client.mechanism.units`; a unit is a record unless the plan says
     otherwise). *Mechanism*: each step includes every unit independently with probability q (a
     function of public figures, not of the records), computes one gradient per unit in groups of
     parameters, g_i = (g_i1, …, g_iG), clips each group to its own bound,
@@ -17,7 +17,7 @@ Formal guarantee:
     noise multiplier σ and sample rate q; T steps compose to the ε that
     :func:`lorica.common.privacy.accountant.epsilon` states for ``PrivacyEvent(σ, q, T)``. Everything
     after the noise (Adam, several local steps, the returned update) is post-processing. The
-    model must not couple records; :func:`~lorica.client.per_sample.enable_per_sample_gradients`
+    model must not couple records; :func:`~lorica.client.mechanism.per_sample.enable_per_sample_gradients`
     refuses layers that do.
 
     *Augmentation multiplicity* (De et al., arXiv 2204.13650): with K views of every record, g_i is
@@ -44,9 +44,9 @@ import numpy as np
 import torch
 from opacus.optimizers import DPOptimizer
 
-from lorica.client.after_noise import AfterNoise
-from lorica.client.noise import NoiseSource
-from lorica.client.units import Drawn, Units, average_by_unit, unit_batches
+from lorica.client.mechanism.after_noise import AfterNoise
+from lorica.client.mechanism.noise import NoiseSource
+from lorica.client.mechanism.units import Drawn, Units, average_by_unit, unit_batches
 from lorica.common.errors import Code, LoricaError
 
 Parameters = dict[str, torch.nn.Parameter]

@@ -1,0 +1,1 @@
+"""Where the guarantee is made: draw, clip, sum, noise."""

@@ -14,9 +14,9 @@ from pathlib import Path
 import grpc
 from flwr.app import Context
 
+from lorica.client.answering.trainer_pb2 import Content
+from lorica.client.answering.trainer_pb2_grpc import TrainerStub
 from lorica.common.errors import Code, LoricaError
-from lorica.common.trainer_pb2 import Content
-from lorica.common.trainer_pb2_grpc import TrainerStub
 
 SOCKET_KEY = "trainer-socket"
 WAIT_KEY = "trainer-wait"

@@ -21,13 +21,13 @@ import grpc
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
-from lorica.client.endpoint import answer, is_refusal
-from lorica.client.trainers import Trainer
+from lorica.client.answering.endpoint import answer, is_refusal
+from lorica.client.answering.protocol import Trainer
+from lorica.client.answering.trainer_pb2 import Content, Event, Progress, StatusReply, StatusRequest
+from lorica.client.answering.trainer_pb2_grpc import TrainerServicer
 from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import log_context
-from lorica.common.trainer_pb2 import Content, Event, Progress, StatusReply, StatusRequest
-from lorica.common.trainer_pb2_grpc import TrainerServicer
 from lorica.common.version import __version__
 from lorica.common.wire.messages import Reply, Request, pack_reply, refusal
 
@@ -66,7 +66,7 @@ class _Job:
 
 
 class TrainerService(TrainerServicer):
-    """Answers the calls of ``common/trainer.proto`` with one trainer."""
+    """Answers the calls of ``client/answering/trainer.proto`` with one trainer."""
 
     def __init__(
         self,

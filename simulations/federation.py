@@ -12,8 +12,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 
-from lorica.client.endpoint import make_client_app
-from lorica.client.trainers import Trainer
+from lorica.client.answering.endpoint import make_client_app
+from lorica.client.answering.protocol import Trainer
 from lorica.common.adapter.lora import State
 from lorica.common.errors import Code, LoricaError
 from lorica.simulations.grid import InProcessGrid, VirtualNodes

@@ -18,6 +18,8 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from lorica.client.answering.trainer_pb2 import StatusReply, StatusRequest
+from lorica.client.answering.trainer_pb2_grpc import TrainerStub
 from lorica.client.config.site import load_site
 from lorica.client.forwarder import OPTIONS, SocketForwarder
 from lorica.client.site_plan import open_ledger
@@ -27,8 +29,6 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
-from lorica.common.trainer_pb2 import StatusReply, StatusRequest
-from lorica.common.trainer_pb2_grpc import TrainerStub
 from lorica.common.wire.messages import Kind, Reply, Request, pack_request, unpack_reply
 from lorica.common.wire.signing import CoordinatorKey
 

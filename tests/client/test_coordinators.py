@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from lorica.client.answering.endpoint import answer
 from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
-from lorica.client.endpoint import answer
 from lorica.client.ledger import MemoryLedger
 from lorica.client.mechanism.noise import SeededNoise
 from lorica.client.trainer import LocalTrainer

@@ -15,8 +15,8 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
+from lorica.client.answering.endpoint import answer, installed_trainer, make_client_app
 from lorica.client.app import app as installed_app
-from lorica.client.endpoint import answer, installed_trainer, make_client_app
 from lorica.client.ledger import Ledger, MemoryLedger
 from lorica.client.mechanism.noise import SeededNoise
 from lorica.client.trainer import LocalTrainer
@@ -250,7 +250,7 @@ def test_a_simulated_node_finds_its_provider() -> None:
     assert type(trainer).__module__ == "lorica.simulations.sites"
 
 
-@pytest.mark.parametrize("module", ["lorica.client.app", "lorica.client.endpoint"])
+@pytest.mark.parametrize("module", ["lorica.client.app", "lorica.client.answering.endpoint"])
 def test_the_thin_client_app_imports_no_torch_and_nothing_of_the_other_sides(module: str) -> None:
     script = f"import sys, {module}; print(*sys.modules, sep='\\n')"
     done = subprocess.run(

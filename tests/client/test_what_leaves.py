@@ -73,7 +73,7 @@ def plan(request: pytest.FixtureRequest, tmp_path: Path, small_backbone: Path) -
 
 def sent_by_sites(plan: RunPlan, folder: Path) -> list[Message]:
     """All replies of a whole run in which one site cannot take part."""
-    from lorica.client.endpoint import make_client_app
+    from lorica.client.answering.endpoint import make_client_app
 
     trainers = list(make_trainers(load_data(plan).train, plan).values())
 

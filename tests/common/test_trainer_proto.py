@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lorica.common import trainer_pb2
+from lorica.client.answering import trainer_pb2
 
-COMMON = Path(__file__).resolve().parents[2] / "common"
+ANSWERING = Path(__file__).resolve().parents[2] / "client/answering"
 
 
 def test_regenerating_gives_the_committed_code(tmp_path: Path) -> None:
@@ -19,17 +19,19 @@ def test_regenerating_gives_the_committed_code(tmp_path: Path) -> None:
     subprocess.run(
         [
             sys.executable,
-            *("-m", "grpc_tools.protoc", f"-Ilorica/common={COMMON}"),
+            *("-m", "grpc_tools.protoc", f"-Ilorica/client/answering={ANSWERING}"),
             *outputs,
-            "lorica/common/trainer.proto",
+            "lorica/client/answering/trainer.proto",
         ],
         check=True,
         timeout=120,
     )
-    made = {path.name: path.read_text() for path in (tmp_path / "lorica/common").iterdir()}
+    made = {
+        path.name: path.read_text() for path in (tmp_path / "lorica/client/answering").iterdir()
+    }
     assert sorted(made) == ["trainer_pb2.py", "trainer_pb2.pyi", "trainer_pb2_grpc.py"]
     for name, text in made.items():
-        assert (COMMON / name).read_text() == text, f"{name} is stale: see trainer.proto"
+        assert (ANSWERING / name).read_text() == text, f"{name} is stale: see trainer.proto"
 
 
 def test_contents_are_bytes_that_nobody_on_the_way_opens() -> None:

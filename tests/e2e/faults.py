@@ -14,8 +14,8 @@ from typing import Any
 
 from federation import COORDINATOR, Federation
 
+from lorica.client.answering.protocol import Trainer
 from lorica.client.trainer import LocalTrainer
-from lorica.client.trainers import Trainer
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import UNNAMED, Records

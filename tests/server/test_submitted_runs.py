@@ -12,8 +12,8 @@ import pytest
 from flwr.app import Context
 from language_models import TARGETS, make_language_model, questions
 
+from lorica.client.answering.endpoint import make_client_app
 from lorica.client.config.site import load_site
-from lorica.client.endpoint import make_client_app
 from lorica.client.ledger import Ledger
 from lorica.client.site_plan import open_ledger
 from lorica.client.trainer import LocalTrainer

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from lorica.common import trainer_pb2 as lorica_dot_common_dot_trainer__pb2
+from lorica.client.answering import trainer_pb2 as lorica_dot_client_dot_answering_dot_trainer__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in lorica/common/trainer_pb2_grpc.py depends on'
+        + ' but the generated code in lorica/client/answering/trainer_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,23 +36,23 @@ class TrainerStub:
         """
         self.Capabilities = channel.unary_stream(
                 '/lorica.trainer.v1.Trainer/Capabilities',
-                request_serializer=lorica_dot_common_dot_trainer__pb2.Content.SerializeToString,
-                response_deserializer=lorica_dot_common_dot_trainer__pb2.Event.FromString,
+                request_serializer=lorica_dot_client_dot_answering_dot_trainer__pb2.Content.SerializeToString,
+                response_deserializer=lorica_dot_client_dot_answering_dot_trainer__pb2.Event.FromString,
                 _registered_method=True)
         self.Train = channel.unary_stream(
                 '/lorica.trainer.v1.Trainer/Train',
-                request_serializer=lorica_dot_common_dot_trainer__pb2.Content.SerializeToString,
-                response_deserializer=lorica_dot_common_dot_trainer__pb2.Event.FromString,
+                request_serializer=lorica_dot_client_dot_answering_dot_trainer__pb2.Content.SerializeToString,
+                response_deserializer=lorica_dot_client_dot_answering_dot_trainer__pb2.Event.FromString,
                 _registered_method=True)
         self.Evaluate = channel.unary_stream(
                 '/lorica.trainer.v1.Trainer/Evaluate',
-                request_serializer=lorica_dot_common_dot_trainer__pb2.Content.SerializeToString,
-                response_deserializer=lorica_dot_common_dot_trainer__pb2.Event.FromString,
+                request_serializer=lorica_dot_client_dot_answering_dot_trainer__pb2.Content.SerializeToString,
+                response_deserializer=lorica_dot_client_dot_answering_dot_trainer__pb2.Event.FromString,
                 _registered_method=True)
         self.Status = channel.unary_unary(
                 '/lorica.trainer.v1.Trainer/Status',
-                request_serializer=lorica_dot_common_dot_trainer__pb2.StatusRequest.SerializeToString,
-                response_deserializer=lorica_dot_common_dot_trainer__pb2.StatusReply.FromString,
+                request_serializer=lorica_dot_client_dot_answering_dot_trainer__pb2.StatusRequest.SerializeToString,
+                response_deserializer=lorica_dot_client_dot_answering_dot_trainer__pb2.StatusReply.FromString,
                 _registered_method=True)
 
 
@@ -92,23 +92,23 @@ def add_TrainerServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Capabilities': grpc.unary_stream_rpc_method_handler(
                     servicer.Capabilities,
-                    request_deserializer=lorica_dot_common_dot_trainer__pb2.Content.FromString,
-                    response_serializer=lorica_dot_common_dot_trainer__pb2.Event.SerializeToString,
+                    request_deserializer=lorica_dot_client_dot_answering_dot_trainer__pb2.Content.FromString,
+                    response_serializer=lorica_dot_client_dot_answering_dot_trainer__pb2.Event.SerializeToString,
             ),
             'Train': grpc.unary_stream_rpc_method_handler(
                     servicer.Train,
-                    request_deserializer=lorica_dot_common_dot_trainer__pb2.Content.FromString,
-                    response_serializer=lorica_dot_common_dot_trainer__pb2.Event.SerializeToString,
+                    request_deserializer=lorica_dot_client_dot_answering_dot_trainer__pb2.Content.FromString,
+                    response_serializer=lorica_dot_client_dot_answering_dot_trainer__pb2.Event.SerializeToString,
             ),
             'Evaluate': grpc.unary_stream_rpc_method_handler(
                     servicer.Evaluate,
-                    request_deserializer=lorica_dot_common_dot_trainer__pb2.Content.FromString,
-                    response_serializer=lorica_dot_common_dot_trainer__pb2.Event.SerializeToString,
+                    request_deserializer=lorica_dot_client_dot_answering_dot_trainer__pb2.Content.FromString,
+                    response_serializer=lorica_dot_client_dot_answering_dot_trainer__pb2.Event.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
-                    request_deserializer=lorica_dot_common_dot_trainer__pb2.StatusRequest.FromString,
-                    response_serializer=lorica_dot_common_dot_trainer__pb2.StatusReply.SerializeToString,
+                    request_deserializer=lorica_dot_client_dot_answering_dot_trainer__pb2.StatusRequest.FromString,
+                    response_serializer=lorica_dot_client_dot_answering_dot_trainer__pb2.StatusReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -136,8 +136,8 @@ class Trainer:
             request,
             target,
             '/lorica.trainer.v1.Trainer/Capabilities',
-            lorica_dot_common_dot_trainer__pb2.Content.SerializeToString,
-            lorica_dot_common_dot_trainer__pb2.Event.FromString,
+            lorica_dot_client_dot_answering_dot_trainer__pb2.Content.SerializeToString,
+            lorica_dot_client_dot_answering_dot_trainer__pb2.Event.FromString,
             options,
             channel_credentials,
             insecure,
@@ -163,8 +163,8 @@ class Trainer:
             request,
             target,
             '/lorica.trainer.v1.Trainer/Train',
-            lorica_dot_common_dot_trainer__pb2.Content.SerializeToString,
-            lorica_dot_common_dot_trainer__pb2.Event.FromString,
+            lorica_dot_client_dot_answering_dot_trainer__pb2.Content.SerializeToString,
+            lorica_dot_client_dot_answering_dot_trainer__pb2.Event.FromString,
             options,
             channel_credentials,
             insecure,
@@ -190,8 +190,8 @@ class Trainer:
             request,
             target,
             '/lorica.trainer.v1.Trainer/Evaluate',
-            lorica_dot_common_dot_trainer__pb2.Content.SerializeToString,
-            lorica_dot_common_dot_trainer__pb2.Event.FromString,
+            lorica_dot_client_dot_answering_dot_trainer__pb2.Content.SerializeToString,
+            lorica_dot_client_dot_answering_dot_trainer__pb2.Event.FromString,
             options,
             channel_credentials,
             insecure,
@@ -217,8 +217,8 @@ class Trainer:
             request,
             target,
             '/lorica.trainer.v1.Trainer/Status',
-            lorica_dot_common_dot_trainer__pb2.StatusRequest.SerializeToString,
-            lorica_dot_common_dot_trainer__pb2.StatusReply.FromString,
+            lorica_dot_client_dot_answering_dot_trainer__pb2.StatusRequest.SerializeToString,
+            lorica_dot_client_dot_answering_dot_trainer__pb2.StatusReply.FromString,
             options,
             channel_credentials,
             insecure,

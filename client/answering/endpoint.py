@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
-from lorica.client.trainers import Forwarder, Trainer
+from lorica.client.answering.protocol import Forwarder, Trainer
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import log_context
 from lorica.common.wire.messages import (

@@ -15,8 +15,8 @@ from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
+    from lorica.client.admission.consent import Consent, Decision, Pending
     from lorica.client.config.site import SiteConfig
-    from lorica.client.consent import Consent, Decision, Pending
 
 RunArgument = Annotated[str, typer.Argument(help="Lorica's run id, as `lorica site pending` says.")]
 PlanOption = Annotated[

@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorica.client.admission.backbones import site_backbone
+from lorica.client.admission.consent import Consent
+from lorica.client.admission.policy import check_plan
+from lorica.client.admission.questions import Questions
 from lorica.client.config.site import SiteConfig
-from lorica.client.consent import Consent
 from lorica.client.data import read_records
 from lorica.client.ledger import Budgets, FileLedger
 from lorica.client.personal import FolderPersonal
-from lorica.client.policy import check_plan
-from lorica.client.questions import Questions
-from lorica.client.site_backbones import site_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.privacy.accountant import epsilon

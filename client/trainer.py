@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from lorica.client.admission import Admission
+from lorica.client.admission.consent import Consent
+from lorica.client.admission.gate import Admission
+from lorica.client.admission.policy import check_records, site_rank
+from lorica.client.admission.questions import Questions
 from lorica.client.config.site import SiteConfig
-from lorica.client.consent import Consent
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.mechanism.noise import NoiseSource
 from lorica.client.personal import MemoryPersonal, PersonalStore, has_own, own_state
-from lorica.client.policy import check_records, site_rank
-from lorica.client.questions import Questions
 from lorica.client.session import Session
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbone.precision import number_format

@@ -1,6 +1,6 @@
 """site.toml: who the site is, where its data and its ledger are, what it allows.
 
-It belongs to the institution. :mod:`lorica.client.policy` holds plans against it.
+It belongs to the institution. :mod:`lorica.client.admission.policy` holds plans against it.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ import pytest
 from service_helpers import make_site, request_for, small_plan
 from typer.testing import CliRunner
 
+from lorica.client.admission.consent import MOST_PENDING, Consent
 from lorica.client.answering.endpoint import answer
 from lorica.client.cli import app
 from lorica.client.config.site import load_site
-from lorica.client.consent import MOST_PENDING, Consent
 from lorica.client.trainer import LocalTrainer
 from lorica.client.trainer_main import open_trainer
 from lorica.common.errors import Code, LoricaError

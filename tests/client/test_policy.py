@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from lorica.client.admission.policy import check_plan
 from lorica.client.config.site import SiteConfig, documented_site, load_site
 from lorica.client.ledger import Charge
 from lorica.client.mechanism.noise import SecureNoise
-from lorica.client.policy import check_plan
 from lorica.client.site_plan import open_ledger, run_cost
 from lorica.client.trainer import LocalTrainer
 from lorica.common.adapter.lora import pack_state

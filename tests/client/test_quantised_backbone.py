@@ -10,12 +10,12 @@ import torch
 from service_helpers import small_plan
 from torch import nn
 
+from lorica.client.admission.backbones import site_backbone
+from lorica.client.admission.policy import check_plan
 from lorica.client.config.data import SiteData
 from lorica.client.config.site import Policy, SiteConfig
 from lorica.client.mechanism.independence import records_are_independent
 from lorica.client.mechanism.per_sample import enable_per_sample_gradients
-from lorica.client.policy import check_plan
-from lorica.client.site_backbones import site_backbone
 from lorica.common.adapter.lora import structural_copy
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import Backbone, load_backbone

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lorica.client.admission.consent import Consent
+from lorica.client.admission.questions import Questions, question
 from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
-from lorica.client.consent import Consent
 from lorica.client.mechanism.noise import SecureNoise
-from lorica.client.questions import Questions, question
 from lorica.client.site_plan import site_questions
 from lorica.client.trainer import LocalTrainer
 from lorica.common.data.records import Records

@@ -30,7 +30,7 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
         plan: what the coordinator asks for.
         config: the site's configuration.
         backbone_sha256: hash of what the plan's backbone really is here, with its number format,
-            as of :func:`lorica.client.site_backbones.site_backbone`.
+            as of :func:`lorica.client.admission.backbones.site_backbone`.
         units: number of units in the site's data; compared, never told.
 
     Raises:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lorica.client.admission.backbones import site_backbone
+from lorica.client.admission.consent import Consent
+from lorica.client.admission.policy import check_plan
+from lorica.client.admission.questions import Questions
 from lorica.client.config.site import SiteConfig
-from lorica.client.consent import Consent
-from lorica.client.policy import check_plan
-from lorica.client.questions import Questions
-from lorica.client.site_backbones import site_backbone
 from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.plan import RunPlan
 from lorica.common.wire.messages import Kind, Request

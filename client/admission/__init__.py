@@ -1,0 +1,1 @@
+"""Whom the site answers: signature, policy, consent, questions."""

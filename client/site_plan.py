@@ -13,7 +13,7 @@ from lorica.client.admission.questions import Questions
 from lorica.client.config.site import SiteConfig
 from lorica.client.data import read_records
 from lorica.client.ledger import Budgets, FileLedger
-from lorica.client.personal import FolderPersonal
+from lorica.client.training.personal import FolderPersonal
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.privacy.accountant import epsilon

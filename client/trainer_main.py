@@ -27,7 +27,7 @@ from lorica.common.machine.logs import set_up_logging
 if TYPE_CHECKING:
     from lorica.client.ledger import Ledger
     from lorica.client.mechanism.noise import NoiseSource
-    from lorica.client.trainer import LocalTrainer
+    from lorica.client.training.trainer import LocalTrainer
 
 GRACE_SECONDS = 30.0
 _ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -84,7 +84,7 @@ def open_trainer(
     from lorica.client.data import read_records
     from lorica.client.mechanism.noise import SecureNoise, SeededNoise
     from lorica.client.site_plan import open_ledger, personal_store, site_consent, site_questions
-    from lorica.client.trainer import LocalTrainer
+    from lorica.client.training.trainer import LocalTrainer
     from lorica.common.cache.files import CacheFolder
     from lorica.common.cache.shelf import SHELF
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lorica.client.personal import PersonalStore
+from lorica.client.training.personal import PersonalStore
 from lorica.common.adapter.lora import State
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.base import Metrics

@@ -11,8 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
-from lorica.client.personal import FolderPersonal
-from lorica.client.trainer import LocalTrainer
+from lorica.client.training.personal import FolderPersonal
+from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.lora import State
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError

@@ -12,8 +12,8 @@ from pathlib import Path
 from flwr.app import Context
 
 from lorica.client.mechanism.noise import NoiseSource, SecureNoise, SeededNoise
-from lorica.client.personal import FolderPersonal
-from lorica.client.trainer import LocalTrainer
+from lorica.client.training.personal import FolderPersonal
+from lorica.client.training.trainer import LocalTrainer
 from lorica.common.backbone.loading import Backbone
 from lorica.common.cache.prefix import CACHE_BYTES
 from lorica.common.cache.shelf import SHELF

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from statistics import fmean
 from typing import Any
 
-from lorica.client.trainer import LocalTrainer
+from lorica.client.training.trainer import LocalTrainer
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import PERSONAL
 from lorica.common.privacy.accountant import epsilon

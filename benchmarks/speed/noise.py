@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from lorica.client.mechanism.noise import NoiseSource, SecureNoise
-from lorica.client.trainer import LocalTrainer
+from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.lora import pack_state
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.plan import RunPlan

@@ -9,7 +9,7 @@ from lorica.server.aggregation.base import WeightedMean, rule
 
 @rule
 class FedSA(WeightedMean):
-    """A' = Ā. B_k and head_k stay at site k (:mod:`lorica.client.personal`), which goes on from
+    """A' = Ā. B_k and head_k stay at site k (:mod:`lorica.client.training.personal`), which goes on from
     them in its next round, evaluates with them, and never sends them.
 
     There is no one adapter: site k's adapted weight is W + s·B_k·Ā. As in the source's code the
@@ -33,7 +33,7 @@ class FedSA(WeightedMean):
     Epsilon: the same as of a method that sends everything, not less. B_k and head_k never leave,
     but the A_k that do are trained through them, so they must be as private as what is sent:
     they are moved by the same noised gradients and by nothing else
-    (:mod:`lorica.client.personal`, *Formal guarantee*).
+    (:mod:`lorica.client.training.personal`, *Formal guarantee*).
 
     Source: Guo et al., "Selective Aggregation for Low-Rank Adaptation in Federated Learning"
     (FedSA-LoRA, arXiv 2410.01463).

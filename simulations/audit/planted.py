@@ -12,8 +12,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from lorica.client.ledger import MemoryLedger
-from lorica.client.session import Session
-from lorica.client.trainer import LocalTrainer, NoiseFactory
+from lorica.client.training.session import Session
+from lorica.client.training.trainer import LocalTrainer, NoiseFactory
 from lorica.common.adapter.lora import State, unpack_state
 from lorica.common.data.records import Records
 from lorica.common.errors import LoricaError

@@ -17,7 +17,7 @@ import torch
 
 from lorica.client.mechanism.frozen_features import Contributions
 from lorica.client.mechanism.noise import NoiseSource
-from lorica.client.session import Session
+from lorica.client.training.session import Session
 from lorica.common.adapter.lora import State
 from lorica.common.plan.stages import Stage
 from lorica.common.privacy.accountant import PrivacyEvent

@@ -22,7 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from lorica.client.mechanism.noise import NoiseSource
 from lorica.client.mechanism.step_sizes import parameter_groups
 from lorica.client.mechanism.units import average_by_unit
-from lorica.client.session import Session
+from lorica.client.training.session import Session
 from lorica.common.adapter.lora import State
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.simulations.audit.canaries import OVERSIZE, Directions, Layout

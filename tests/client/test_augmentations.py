@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lorica.client.mechanism.noise import NoiseSource, SeededNoise
-from lorica.client.session import Session
+from lorica.client.training.session import Session
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan

@@ -19,7 +19,7 @@ from lorica.client.answering.endpoint import answer, installed_trainer, make_cli
 from lorica.client.app import app as installed_app
 from lorica.client.ledger import Ledger, MemoryLedger
 from lorica.client.mechanism.noise import SeededNoise
-from lorica.client.trainer import LocalTrainer
+from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.lora import pack_state
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
@@ -261,7 +261,7 @@ def test_the_thin_client_app_imports_no_torch_and_nothing_of_the_other_sides(mod
     assert "pydantic" in loaded, "the plan is checked here"
     heavy = {"torch", "transformers", "peft", "opacus", "safetensors.torch", "pandas"}
     assert not heavy & set(loaded)
-    for side in ("lorica.simulations", "lorica.server", "lorica.client.trainer"):
+    for side in ("lorica.simulations", "lorica.server", "lorica.client.training.trainer"):
         assert not [name for name in loaded if name.startswith(side) and name != side + "s"]
 
 

@@ -13,7 +13,7 @@ import torch
 from lorica.client.admission.policy import check_plan, site_rank
 from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.mechanism.noise import NoiseSource, SeededNoise
-from lorica.client.trainer import LocalTrainer
+from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.factors import cut_factors
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbone.files import backbone_sha256

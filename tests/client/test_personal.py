@@ -16,9 +16,9 @@ from lorica.client.cli import app
 from lorica.client.config.site import documented_site
 from lorica.client.ledger import MemoryLedger
 from lorica.client.mechanism.noise import NoiseSource, SeededNoise
-from lorica.client.personal import FolderPersonal, MemoryPersonal, PersonalStore
-from lorica.client.session import Session
-from lorica.client.trainer import LocalTrainer
+from lorica.client.training.personal import FolderPersonal, MemoryPersonal, PersonalStore
+from lorica.client.training.session import Session
+from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records

@@ -17,7 +17,7 @@ from torch import nn
 from lorica.client.mechanism.dp_sgd import NoisyOptimizer
 from lorica.client.mechanism.noise import NoiseSource, SeededNoise
 from lorica.client.mechanism.per_sample import enable_per_sample_gradients
-from lorica.client.trainer import LocalTrainer
+from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbone import precision
 from lorica.common.backbone.loading import load_backbone

@@ -12,7 +12,7 @@ from lorica.client.admission.questions import Questions, question
 from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.mechanism.noise import SecureNoise
 from lorica.client.site_plan import site_questions
-from lorica.client.trainer import LocalTrainer
+from lorica.client.training.trainer import LocalTrainer
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan

@@ -92,7 +92,11 @@ def test_the_clientapp_forwards_without_torch_without_data_and_in_little_memory(
     assert "lorica.client.forwarder" in ours
     forbidden = ("lorica.server", "lorica.simulations", "lorica.common.data.records")
     assert not [name for name in ours if name.startswith(forbidden)]
-    assert not [name for name in ours if name in ("lorica.client.trainer", "lorica.client.session")]
+    assert not [
+        name
+        for name in ours
+        if name in ("lorica.client.training.trainer", "lorica.client.training.session")
+    ]
     assert "records.csv" not in str(seen["maps"])
     assert not [name for name in seen["files"] if "records.csv" in name or "ledger" in name]  # type: ignore[attr-defined]
     print(f"peak memory of the ClientApp: {seen['peak']:.0f} MiB")

@@ -134,7 +134,7 @@ def test_no_text_of_a_record_and_no_exception_is_in_any_reply(
 def test_a_site_that_declares_nothing_sends_no_count(plan: RunPlan, tmp_path: Path) -> None:
     from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
     from lorica.client.mechanism.noise import SecureNoise
-    from lorica.client.trainer import LocalTrainer
+    from lorica.client.training.trainer import LocalTrainer
     from lorica.common.wire.messages import Request
 
     backbone = load_backbone(plan.backbone)

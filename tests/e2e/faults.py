@@ -15,7 +15,7 @@ from typing import Any
 from federation import COORDINATOR, Federation
 
 from lorica.client.answering.protocol import Trainer
-from lorica.client.trainer import LocalTrainer
+from lorica.client.training.trainer import LocalTrainer
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import UNNAMED, Records

@@ -16,8 +16,8 @@ from lorica.client.answering.endpoint import make_client_app
 from lorica.client.config.site import load_site
 from lorica.client.ledger import Ledger
 from lorica.client.site_plan import open_ledger
-from lorica.client.trainer import LocalTrainer
 from lorica.client.trainer_main import open_trainer
+from lorica.client.training.trainer import LocalTrainer
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan

@@ -166,7 +166,7 @@ def test_float32_sends_the_bytes_that_it_sent_before_there_was_a_choice(
 ) -> None:
     plan = plan_of(small_backbone, "float32")
     first, grid, _ = run(plan, tmp_path / "a")
-    monkeypatch.setattr("lorica.client.trainer.encode", lambda update, *_: update)
+    monkeypatch.setattr("lorica.client.training.trainer.encode", lambda update, *_: update)
     monkeypatch.setattr("lorica.server.expected.decode", lambda held, *_: held)
     second, before, _ = run(plan, tmp_path / "b")
     assert grid.blobs == before.blobs

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from lorica.client.ledger import Charge, MemoryLedger
-from lorica.client.session import Session
-from lorica.client.trainer import LocalTrainer
+from lorica.client.training.session import Session
+from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.lora import State, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan

@@ -19,11 +19,11 @@ import typer
 from typer.testing import CliRunner
 
 import lorica.client.mechanism.frozen_features
-import lorica.client.session
+import lorica.client.training.session
 from lorica.client.mechanism.frozen_features import Contributions, noised_sum
 from lorica.client.mechanism.noise import NoiseSource
 from lorica.client.mechanism.units import Units
-from lorica.client.trainer import LocalTrainer
+from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.lora import pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
@@ -75,7 +75,7 @@ def noise_times(share: float, *, sums: float | None = None) -> Break:
             less = dataclasses.replace(event, noise_multiplier=factor * event.noise_multiplier)
             return noised_sum(given, owner, less, noise)
 
-        monkeypatch.setattr(lorica.client.session, "noised_sum", spoilt)
+        monkeypatch.setattr(lorica.client.training.session, "noised_sum", spoilt)
 
     return spoil
 

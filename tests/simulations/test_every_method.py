@@ -17,7 +17,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from lorica.client.mechanism.noise import NoiseSource, SeededNoise
-from lorica.client.trainer import LocalTrainer
+from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records

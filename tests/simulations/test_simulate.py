@@ -23,7 +23,7 @@ from opacus.accountants import PRVAccountant
 from rich.console import Console
 from safetensors.torch import load_file
 
-from lorica.client.trainer import LocalTrainer
+from lorica.client.training.trainer import LocalTrainer
 from lorica.common.cli import main
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError

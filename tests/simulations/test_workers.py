@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.torch import load_file
 
-from lorica.client.trainer import LocalTrainer
+from lorica.client.training.trainer import LocalTrainer
 from lorica.common.backbone.loading import load_backbone, loads
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import fields_of

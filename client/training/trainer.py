@@ -15,8 +15,8 @@ from lorica.client.admission.questions import Questions
 from lorica.client.config.site import SiteConfig
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.mechanism.noise import NoiseSource
-from lorica.client.personal import MemoryPersonal, PersonalStore, has_own, own_state
-from lorica.client.session import Session
+from lorica.client.training.personal import MemoryPersonal, PersonalStore, has_own, own_state
+from lorica.client.training.session import Session
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.backbone.precision import number_format
 from lorica.common.cache.prefix import CACHE_BYTES

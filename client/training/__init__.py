@@ -1,0 +1,1 @@
+"""One answer: check, charge, run, store; and the site opened from site.toml."""

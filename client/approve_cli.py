@@ -19,7 +19,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
 
 if TYPE_CHECKING:
-    from lorica.client.bundle import Bundle
+    from lorica.client.node.fab import Bundle
 
 _MOST_LINES = 200  # of a file's differences
 
@@ -37,9 +37,9 @@ def site_approve(
     Nothing of it is run or unpacked by looking. A coordinator's bundle should be the same as this
     installation's own, or differ by what you have read and understood.
     """
-    from lorica.client.approved_code import approve, prepare
-    from lorica.client.bundle import read_bundle
     from lorica.client.config.site import load_site
+    from lorica.client.node.approved_code import approve, prepare
+    from lorica.client.node.fab import read_bundle
     from lorica.common.wire.bundle import build_bundle
 
     loaded, root = load_site(config), config.absolute().parent
@@ -67,8 +67,8 @@ def site_withdraw(
     config: ConfigOption = SITE_TOML,
 ) -> None:
     """Let an approved bundle run no longer."""
-    from lorica.client.approved_code import approved, prepare, withdraw
     from lorica.client.config.site import load_site
+    from lorica.client.node.approved_code import approved, prepare, withdraw
 
     loaded, root = load_site(config), config.absolute().parent
     found = [b.sha256 for b in approved(root) if sha256 and b.sha256.startswith(sha256.lower())]
@@ -86,8 +86,8 @@ def site_withdraw(
 
 def site_fab_check(config: ConfigOption = SITE_TOML) -> None:
     """List the approved bundles, and compare what is installed with them, by content."""
-    from lorica.client.approved_code import approved, prepare
     from lorica.client.config.site import load_site
+    from lorica.client.node.approved_code import approved, prepare
 
     loaded, root = load_site(config), config.absolute().parent
     home = prepare(loaded, root)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lorica.client.config.site import SiteConfig, load_site
-from lorica.client.node_link import NodeLink
+from lorica.client.node.link import NodeLink
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.checks import (
     Finding,

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lorica.client import approved_code
-from lorica.client.approved_code import prepare
 from lorica.client.config.site import SiteConfig, load_site
-from lorica.client.node_link import NodeLink
+from lorica.client.node import approved_code
+from lorica.client.node.approved_code import prepare
+from lorica.client.node.link import NodeLink
 from lorica.client.site_check import check_connection
 from lorica.common.errors import LoricaError
 from lorica.common.machine.disk import DiskWatch
@@ -100,7 +100,7 @@ def node_command(config: SiteConfig, root: Path, link: NodeLink) -> Callable[[],
     def command() -> list[str]:
         port = config.federation.runtime_port or _free_port()
         return [
-            *(sys.executable, "-P", "-m", "lorica.client.prompt_supernode"),
+            *(sys.executable, "-P", "-m", "lorica.client.node.prompt_supernode"),
             *("--superlink", link.address, "--root-certificates", str(link.authority)),
             *("--auth-supernode-private-key", str(link.key_file)),
             *("--node-config", f'trainer-socket="{trainer}"'),

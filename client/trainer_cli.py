@@ -57,7 +57,7 @@ def site_status(config: ConfigOption = SITE_TOML) -> None:
     from lorica.client.answering.trainer_pb2 import StatusRequest
     from lorica.client.answering.trainer_pb2_grpc import TrainerStub
     from lorica.client.config.site import load_site
-    from lorica.client.forwarder import OPTIONS
+    from lorica.client.node.forwarder import OPTIONS
 
     loaded = load_site(config)
     path = config.absolute().parent / loaded.trainer.socket

@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lorica.client.answering.trainer_pb2 import StatusReply, StatusRequest
 from lorica.client.answering.trainer_pb2_grpc import TrainerStub
 from lorica.client.config.site import load_site
-from lorica.client.forwarder import OPTIONS, SocketForwarder
+from lorica.client.node.forwarder import OPTIONS, SocketForwarder
 from lorica.client.site_plan import open_ledger
 from lorica.common.adapter.lora import pack_state
 from lorica.common.backbone.files import backbone_sha256

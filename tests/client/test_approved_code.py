@@ -15,7 +15,9 @@ import pytest
 from flwr.cli.install import install_from_fab
 from typer.testing import CliRunner
 
-from lorica.client.approved_code import (
+from lorica.client.cli import app
+from lorica.client.config.site import SiteConfig, SiteData, SiteIdentity, documented_site
+from lorica.client.node.approved_code import (
     APPS,
     FOLDER,
     approve,
@@ -24,10 +26,8 @@ from lorica.client.approved_code import (
     prepare,
     withdraw,
 )
-from lorica.client.bundle import read_bundle
-from lorica.client.cli import app
-from lorica.client.config.site import SiteConfig, SiteData, SiteIdentity, documented_site
-from lorica.client.guarded_clientapp import Guard
+from lorica.client.node.fab import read_bundle
+from lorica.client.node.guarded_clientapp import Guard
 from lorica.common.errors import Code, LoricaError
 from lorica.common.wire.bundle import build_bundle
 
@@ -216,7 +216,7 @@ def test_the_guard_refuses_what_is_not_approved_and_writes_nothing(
 RUN = """
 import sys
 from pathlib import Path
-from lorica.client.guarded_clientapp import Guard, put_in_place
+from lorica.client.node.guarded_clientapp import Guard, put_in_place
 put_in_place(Guard(Path(sys.argv[1])))
 from flwr.supernode.runtime import run_clientapp as flower
 fab = Path(sys.argv[2]).read_bytes()

@@ -13,7 +13,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode import start_client_internal
 from flwr.supernode.nodestate import NodeStateFactory
 
-from lorica.client.prompt_supernode import Prompt, put_in_place
+from lorica.client.node.prompt_supernode import Prompt, put_in_place
 
 FLOWERS = 3.0
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from service_helpers import from_bytes, status, to_bytes, wait_ready
 
-from lorica.client.forwarder import SocketForwarder
+from lorica.client.node.forwarder import SocketForwarder
 from lorica.client.service import MOST_IN_HAND, Spent, TrainerService
 from lorica.client.serving import Serving
 from lorica.client.socket_file import SocketFile

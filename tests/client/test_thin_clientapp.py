@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from service_helpers import make_site, request_for, small_plan, status, to_bytes, trainer_process
 
-from lorica.client.approved_code import approve, prepare
+from lorica.client.node.approved_code import approve, prepare
 from lorica.common.errors import Code
 from lorica.common.wire.bundle import build_bundle
 from lorica.common.wire.messages import TRAIN, pack_request
@@ -20,7 +20,7 @@ PEAK_MIB = 150
 CLIENTAPP = """
 import json, sys
 from pathlib import Path
-from lorica.client.guarded_clientapp import Guard, put_in_place
+from lorica.client.node.guarded_clientapp import Guard, put_in_place
 root, socket, content, wait = sys.argv[1:]
 put_in_place(Guard(Path(root)))
 from flwr.supernode.runtime import run_clientapp as flower
@@ -89,7 +89,7 @@ def test_the_clientapp_forwards_without_torch_without_data_and_in_little_memory(
     heavy = {"torch", "transformers", "peft", "opacus", "pandas", "scipy", "safetensors"}
     assert not heavy & modules
     ours = {name for name in modules if name.startswith("lorica.")}
-    assert "lorica.client.forwarder" in ours
+    assert "lorica.client.node.forwarder" in ours
     forbidden = ("lorica.server", "lorica.simulations", "lorica.common.data.records")
     assert not [name for name in ours if name.startswith(forbidden)]
     assert not [

@@ -33,8 +33,8 @@ VICTIMS = {
     "ServerApp": "flwr-serverapp",
     "SuperLink": "flower-superlink",
     "proxy": "nginx: master",
-    "SuperNode": "lorica.client.prompt_supernode",
-    "ClientApp": "lorica.client.guarded_clientapp",
+    "SuperNode": "lorica.client.node.prompt_supernode",
+    "ClientApp": "lorica.client.node.guarded_clientapp",
     "trainer": "lorica.client.trainer_main",
 }
 """What is killed -> what its command line holds."""

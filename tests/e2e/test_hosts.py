@@ -127,7 +127,7 @@ class _ClientApps(threading.Thread):
             for status in Path("/proc").glob("[0-9]*/status"):
                 try:
                     if (
-                        b"lorica.client.guarded_clientapp"
+                        b"lorica.client.node.guarded_clientapp"
                         not in (status.parent / "cmdline").read_bytes()
                     ):
                         continue

@@ -22,8 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lorica.client.approved_code import APPS, FOLDER, HOME, check_installed
-from lorica.client.bundle import Bundle, read_bundle
+from lorica.client.node.approved_code import APPS, FOLDER, HOME, check_installed
+from lorica.client.node.fab import Bundle, read_bundle
 from lorica.common.errors import Code, LoricaError
 
 PROGRAM = "flwr-clientapp"

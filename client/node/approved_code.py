@@ -8,7 +8,7 @@ Flower's own installer and is read-only, so that Flower can install no other.
 
 Flower finds an installed bundle by eight digits of its hash and by a name and version that the
 coordinator tells, which is too little against a coordinator that means harm; so
-:mod:`lorica.client.guarded_clientapp`, which :func:`node_environment` puts on the node's PATH,
+:mod:`lorica.client.node.guarded_clientapp`, which :func:`node_environment` puts on the node's PATH,
 checks the full hash before anything of a bundle is opened.
 """
 
@@ -24,8 +24,8 @@ import stat
 import sys
 from pathlib import Path
 
-from lorica.client.bundle import Bundle, read_bundle
 from lorica.client.config.site import SiteConfig
+from lorica.client.node.fab import Bundle, read_bundle
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import create_atomically, storage_errors, write_atomically
 
@@ -192,7 +192,13 @@ def _write_program(home: Path, root: Path) -> None:
     """The guarded flwr-clientapp, which the node starts by name."""
     programs = home / _PROGRAMS
     programs.mkdir(mode=0o700, exist_ok=True)
-    words = [sys.executable, "-P", "-m", "lorica.client.guarded_clientapp", str(root.absolute())]
+    words = [
+        sys.executable,
+        "-P",
+        "-m",
+        "lorica.client.node.guarded_clientapp",
+        str(root.absolute()),
+    ]
     script = f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n'
     program = programs / "flwr-clientapp"
     if not program.exists() or program.read_text() != script:

@@ -40,7 +40,7 @@ def site_trainer(
     Needs no network, and leaves it where it can. SIGTERM ends it: what is worked on is finished,
     or abandoned after --grace seconds, its charge kept.
     """
-    program = [sys.executable, "-P", "-m", "lorica.client.trainer_main"]
+    program = [sys.executable, "-P", "-m", "lorica.client.service.main"]
     options = ["--config", str(config), "--isolate", isolate.value, "--grace", str(grace)]
     sys.stdout.flush()
     sys.stderr.flush()

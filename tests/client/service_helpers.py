@@ -78,7 +78,7 @@ def trainer_process(
 ) -> Iterator[subprocess.Popen[str]]:
     """`lorica site trainer` as a process of its own, ended with the block."""
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "lorica.client.trainer_main", "--config", config, *options],
+        [sys.executable, "-P", "-m", "lorica.client.service.main", "--config", config, *options],
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | environment,

@@ -8,7 +8,7 @@ import pytest
 from service_helpers import make_site, request_for, small_plan
 
 from lorica.client.config.site import load_site
-from lorica.client.trainer_main import open_trainer
+from lorica.client.service.main import open_trainer
 from lorica.common.version import __version__
 from lorica.common.wire.messages import (
     CAPABILITIES,

@@ -337,8 +337,8 @@ def watch(event, arguments):
         seen.append(f"{event} {arguments[0] if event != 'socket.connect' else arguments[1]}")
 from service_helpers import from_bytes
 from lorica.client.config.site import load_site
-from lorica.client.service import answer_bytes
-from lorica.client.trainer_main import open_trainer
+from lorica.client.service.queue import answer_bytes
+from lorica.client.service.main import open_trainer
 site, folder = Path(sys.argv[1]), Path(sys.argv[2])
 trainer, _ = open_trainer(load_site(site), site.parent)
 sys.addaudithook(watch)

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from lorica.client.isolation import isolate, reachable_interfaces
-from lorica.client.peers import Door
-from lorica.client.socket_file import SocketFile
+from lorica.client.service.isolation import isolate, reachable_interfaces
+from lorica.client.service.peers import Door
+from lorica.client.service.socket_file import SocketFile
 from lorica.common.errors import Code, LoricaError
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")

@@ -14,9 +14,9 @@ import pytest
 from service_helpers import from_bytes, status, to_bytes, wait_ready
 
 from lorica.client.node.forwarder import SocketForwarder
-from lorica.client.service import MOST_IN_HAND, Spent, TrainerService
-from lorica.client.serving import Serving
-from lorica.client.socket_file import SocketFile
+from lorica.client.service.queue import MOST_IN_HAND, Spent, TrainerService
+from lorica.client.service.serving import Serving
+from lorica.client.service.socket_file import SocketFile
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.wire.messages import Reply, Request, pack_request

@@ -35,7 +35,7 @@ VICTIMS = {
     "proxy": "nginx: master",
     "SuperNode": "lorica.client.node.prompt_supernode",
     "ClientApp": "lorica.client.node.guarded_clientapp",
-    "trainer": "lorica.client.trainer_main",
+    "trainer": "lorica.client.service.main",
 }
 """What is killed -> what its command line holds."""
 

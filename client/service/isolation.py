@@ -8,7 +8,7 @@ may make one inside a user namespace of their own, where the kernel allows that;
 What it holds off: code in the trainer that would send records over a network, by intent or by
 accident (telemetry, downloads), and a person on the network who would reach the trainer. What it
 does not: a process that is root outside a user namespace can enter the old namespace again, and
-whoever may open the trainer's socket can still speak to it (:mod:`lorica.client.peers`).
+whoever may open the trainer's socket can still speak to it (:mod:`lorica.client.service.peers`).
 
 Only what every Python has is imported here: it must run before any other thread exists, as a
 namespace belongs to the thread that made it and to those that it starts.

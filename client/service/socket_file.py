@@ -29,7 +29,7 @@ class SocketFile:
         Args:
             path: of the socket; its folder is made, for this user alone, if it is absent.
             others: whether other users may connect, too (who they are is then checked by
-                :mod:`lorica.client.peers`); mode 0666 instead of 0600.
+                :mod:`lorica.client.service.peers`); mode 0666 instead of 0600.
 
         Raises:
             LoricaError: LOR-713 a living trainer has it, LOR-714 it cannot be used, LOR-60x.

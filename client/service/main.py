@@ -1,6 +1,6 @@
 """The trainer's process: leave the network, open ledger and data, serve until told to end.
 
-Run as a program of its own (``python -m lorica.client.trainer_main``), because the network can be
+Run as a program of its own (``python -m lorica.client.service.main``), because the network can be
 left only before the first thread starts, and numpy and torch start threads when they are
 imported: this module imports neither until the network is gone.
 """
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from lorica.client.config.site import SiteConfig, load_site
 from lorica.client.data.fetched import Fetched, fetch
-from lorica.client.isolation import isolate
-from lorica.client.socket_file import SocketFile
+from lorica.client.service.isolation import isolate
+from lorica.client.service.socket_file import SocketFile
 from lorica.common.errors import LoricaError
 from lorica.common.machine.logs import set_up_logging
 
@@ -125,8 +125,8 @@ async def _serve(
     grace: float,
 ) -> int:
     """Serve until a signal; what is worked on then has ``grace`` seconds, or until another one."""
-    from lorica.client.service import Spent, TrainerService
-    from lorica.client.serving import Serving
+    from lorica.client.service.queue import Spent, TrainerService
+    from lorica.client.service.serving import Serving
     from lorica.common.backbone.loading import loads
 
     def spent() -> Spent:

@@ -7,9 +7,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from lorica.client.answering.trainer_pb2 import DESCRIPTOR
 from lorica.client.answering.trainer_pb2_grpc import add_TrainerServicer_to_server
-from lorica.client.peers import Door
-from lorica.client.service import TrainerService
-from lorica.client.socket_file import SocketFile, check_length
+from lorica.client.service.peers import Door
+from lorica.client.service.queue import TrainerService
+from lorica.client.service.socket_file import SocketFile, check_length
 
 _NAMES = ("", DESCRIPTOR.services_by_name["Trainer"].full_name)
 _LAST_WORDS = 1.0  # seconds for replies that are on their way when serving ends

@@ -62,7 +62,7 @@ def _decide(run: str, decision: Decision, fingerprint: str, config: Path) -> Non
 
 def _opened(config: Path) -> tuple[SiteConfig, Consent]:
     from lorica.client.config.site import load_site
-    from lorica.client.site_plan import site_consent
+    from lorica.client.site.cost import site_consent
 
     loaded = load_site(config)
     consent = site_consent(loaded, config.absolute().parent)
@@ -76,7 +76,7 @@ def _opened(config: Path) -> tuple[SiteConfig, Consent]:
 
 
 def _show(item: Pending, config: SiteConfig, folder: Path, console: Console) -> None:
-    from lorica.client.site_plan import run_cost
+    from lorica.client.site.cost import run_cost
 
     plan = item.plan
     labels = ", ".join(printable(label) for label in plan.task.labels[:8])

@@ -49,7 +49,7 @@ def site_plan(
     a budget would refuse the run.
     """
     from lorica.client.config.site import load_site
-    from lorica.client.site_plan import run_cost
+    from lorica.client.site.cost import run_cost
     from lorica.common.plan.io import load_plan
 
     site, loaded = load_site(config), load_plan(plan, settings or [])

@@ -35,7 +35,7 @@ def site_init(
     """
     from lorica.client.config.federation import join
     from lorica.client.config.site import documented_site
-    from lorica.client.site_check import check_site
+    from lorica.client.site.check import check_site
     from lorica.common.machine.checks import report
     from lorica.common.machine.files import write_atomically
     from lorica.common.wire.invitation import key_fingerprint
@@ -88,7 +88,7 @@ def site_start(
     ] = "",
 ) -> None:
     """Run the site: its trainer, which needs no network, and its node. Ends on SIGTERM."""
-    from lorica.client.site_services import start
+    from lorica.client.site.services import start
 
     if only not in ("", "trainer", "node"):
         raise typer.BadParameter('--only takes "trainer" or "node".')
@@ -98,7 +98,7 @@ def site_start(
 
 def site_check(config: ConfigOption = SITE_TOML) -> None:
     """Check network, certificate, clock, admission, data, disk, ledger and versions."""
-    from lorica.client.site_check import check_site
+    from lorica.client.site.check import check_site
     from lorica.common.machine.checks import report
 
     report(check_site(config), Console(highlight=False, soft_wrap=True))

@@ -83,7 +83,7 @@ def open_trainer(
     """
     from lorica.client.data import read_records
     from lorica.client.mechanism.noise import SecureNoise, SeededNoise
-    from lorica.client.site_plan import open_ledger, personal_store, site_consent, site_questions
+    from lorica.client.site.cost import open_ledger, personal_store, site_consent, site_questions
     from lorica.client.training.trainer import LocalTrainer
     from lorica.common.cache.files import CacheFolder
     from lorica.common.cache.shelf import SHELF

@@ -35,7 +35,7 @@ from service_helpers import (
 
 from lorica.client.config.site import load_site
 from lorica.client.node.forwarder import SocketForwarder
-from lorica.client.site_plan import open_ledger
+from lorica.client.site.cost import open_ledger
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.wire.messages import TRAIN, Request, pack_request

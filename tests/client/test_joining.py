@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from lorica.client.config.federation import REQUEST, join, site_key
 from lorica.client.config.site import load_site
-from lorica.client.site_check import check_site
+from lorica.client.site.check import check_site
 from lorica.common.cli import build
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.checks import Finding
@@ -157,7 +157,7 @@ def test_an_existing_site_toml_is_kept(tmp_path: Path) -> None:
 def test_a_source_that_is_no_path_is_written_as_it_was_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    monkeypatch.setattr("lorica.client.site_check._data", lambda config, root: "not looked at")
+    monkeypatch.setattr("lorica.client.site.check._data", lambda config, root: "not looked at")
     config = tmp_path / "site.toml"
     arguments = ["site", "init", "--token", invitation().token(), "--config", str(config)]
     done = CliRunner().invoke(build(), [*arguments, "--data", source])
@@ -168,7 +168,7 @@ def test_a_source_that_is_no_path_is_written_as_it_was_given(
 def test_a_path_from_here_is_written_as_one_from_the_folder_of_site_toml(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lorica.client.site_check._data", lambda config, root: "not looked at")
+    monkeypatch.setattr("lorica.client.site.check._data", lambda config, root: "not looked at")
     monkeypatch.chdir(tmp_path)
     for data, expected in (("site/r.csv", "r.csv"), ("r.csv", str(tmp_path / "r.csv"))):
         arguments = ["site", "init", "--token", invitation().token(), "--config", "site/site.toml"]

@@ -11,7 +11,7 @@ import pytest
 from service_helpers import NAME, ask, make_site, request_for, small_plan, status, trainer_process
 
 from lorica.client.config.site import load_site
-from lorica.client.site_plan import open_ledger
+from lorica.client.site.cost import open_ledger
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.wire.messages import CAPABILITIES, EVALUATE, TRAIN

@@ -141,7 +141,7 @@ def test_images_are_pinned_not_root_and_checked_for_health() -> None:
 
 def test_the_nodes_image_needs_no_torch() -> None:
     source = (
-        "import sys, lorica.client.site_services, lorica.client.app, lorica.client.node.forwarder\n"
+        "import sys, lorica.client.site.services, lorica.client.app, lorica.client.node.forwarder\n"
         "assert not {'torch', 'transformers', 'opacus'} & set(sys.modules), 'heavy'"
     )
     done = subprocess.run(

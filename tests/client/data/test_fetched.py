@@ -12,7 +12,7 @@ import pytest
 
 from lorica.client.config.site import load_site
 from lorica.client.data.fetched import fetch
-from lorica.client.site_services import _trainer
+from lorica.client.site.services import _trainer
 from lorica.common.errors import LoricaError
 
 

@@ -14,7 +14,7 @@ from lorica.client.config.site import SiteConfig, load_site
 from lorica.client.node import approved_code
 from lorica.client.node.approved_code import prepare
 from lorica.client.node.link import NodeLink
-from lorica.client.site_check import check_connection
+from lorica.client.site.check import check_connection
 from lorica.common.errors import LoricaError
 from lorica.common.machine.disk import DiskWatch
 from lorica.common.machine.lock import only_one

@@ -12,14 +12,14 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from lorica.client.approve_cli import site_approve, site_fab_check, site_withdraw
-from lorica.client.consent_cli import site_approve_run, site_deny_run, site_pending
-from lorica.client.data_cli import data_app
-from lorica.client.personal_cli import site_adapter
-from lorica.client.site_options import SITE_TOML, ConfigOption, LedgerOption, ledger_file
-from lorica.client.site_plan_cli import site_backbone, site_config, site_plan
-from lorica.client.site_start_cli import site_check, site_init, site_start
-from lorica.client.trainer_cli import ledger_create, site_status, site_trainer
+from lorica.client.cli.adapter import site_adapter
+from lorica.client.cli.approve import site_approve, site_fab_check, site_withdraw
+from lorica.client.cli.consent import site_approve_run, site_deny_run, site_pending
+from lorica.client.cli.data import data_app
+from lorica.client.cli.options import SITE_TOML, ConfigOption, LedgerOption, ledger_file
+from lorica.client.cli.plan import site_backbone, site_config, site_plan
+from lorica.client.cli.start import site_check, site_init, site_start
+from lorica.client.cli.trainer import ledger_create, site_status, site_trainer
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:  # the ledger's modules need numpy; `lorica --help` should not wait for it

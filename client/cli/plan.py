@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lorica.client.site_options import SITE_TOML, ConfigOption
+from lorica.client.cli.options import SITE_TOML, ConfigOption
 from lorica.common.cli import PlanArgument, SetOption
 from lorica.common.errors import Code, LoricaError
 from lorica.common.privacy.accountant import PrivacyEvent

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lorica.client.site_options import SITE_TOML, ConfigOption
+from lorica.client.cli.options import SITE_TOML, ConfigOption
 from lorica.common.errors import Code, LoricaError
 from lorica.common.wire.invitation import TOKEN_PREFIX
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from lorica.client.site_options import SITE_TOML, ConfigOption
+from lorica.client.cli.options import SITE_TOML, ConfigOption
 
 if TYPE_CHECKING:
     from lorica.client.data.overview import Tokenize

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lorica.client.site_options import SITE_TOML, ConfigOption
+from lorica.client.cli.options import SITE_TOML, ConfigOption
 from lorica.common.errors import Code, LoricaError
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from lorica.common.adapter.lora import State
 from lorica.common.plan import RunPlan
 from lorica.common.plan.traits import TRAITS
-from lorica.server.records import RoundRecord
+from lorica.server.results.round import RoundRecord
 
 _KEPT = "before-lora/"  # prefix of the kept state in the coordinator's memory
 

@@ -26,8 +26,8 @@ from lorica.server.exchange import Answer
 from lorica.server.expected import ExpectedUpdates
 from lorica.server.lora_trial import LoraTrial
 from lorica.server.measures import RoundMeasures
-from lorica.server.records import Observer, RoundRecord, SiteRound
-from lorica.server.run_folder import RunFolder
+from lorica.server.results.folder import RunFolder
+from lorica.server.results.round import Observer, RoundRecord, SiteRound
 from lorica.server.sites import Sites, Unanswered, shown
 
 Evaluator = Callable[[State], Metrics]

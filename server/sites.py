@@ -23,7 +23,7 @@ from lorica.common.wire.messages import (
 )
 from lorica.common.wire.signing import CoordinatorKey
 from lorica.server.exchange import Answer, exchange
-from lorica.server.records import SiteRound, SiteStatus
+from lorica.server.results.round import SiteRound, SiteStatus
 from lorica.server.selection import Selection, select
 
 _NODE_POLL_SECONDS = 1.0

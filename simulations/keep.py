@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorica.common.plan import RunPlan
-from lorica.server.records import Observers
+from lorica.server.results.round import Observers
 from lorica.server.runs.recording import Recording, change, open_softly, recorded
 from lorica.server.runs.tracking import track
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.common.display.wording import NO_PRIVACY, is_share, metric_name, metric_text
-from lorica.server.records import RoundRecord
+from lorica.server.results.round import RoundRecord
 from lorica.simulations.figures import (
     BLUE,
     GREEN,

@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lorica.common.display.wording import capitalise, is_share, metric_name, metric_text
-from lorica.server.records import RoundRecord
+from lorica.server.results.round import RoundRecord
 from lorica.simulations.figures import (
     BLUE,
     GREEN,

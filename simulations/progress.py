@@ -26,7 +26,7 @@ from lorica.common.display.wording import (
     metric_text,
 )
 from lorica.common.plan import RunPlan
-from lorica.server.records import RoundRecord, SiteRound
+from lorica.server.results.round import RoundRecord, SiteRound
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH = 30

@@ -26,7 +26,7 @@ from lorica.common.plan.io import to_toml
 from lorica.common.plan.stages import schedule
 from lorica.common.plan.subject import DEMO_DATA
 from lorica.common.plan.traits import TRAITS
-from lorica.server.records import RoundRecord, SiteStatus
+from lorica.server.results.round import RoundRecord, SiteStatus
 from lorica.simulations import plots
 from lorica.simulations.tables import (
     Summary,

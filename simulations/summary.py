@@ -17,7 +17,7 @@ from lorica.common.plan.methods import PERSONAL
 from lorica.common.privacy.accountant import epsilon
 from lorica.common.privacy.of_plan import RunPrivacy
 from lorica.common.tasks.run_data import RunData
-from lorica.server.records import RoundRecord
+from lorica.server.results.round import RoundRecord
 from lorica.simulations.at_sites import AtSite
 
 FEDERATION = "federation"

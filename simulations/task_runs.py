@@ -62,7 +62,7 @@ def _one_thread() -> None:
 
 def _scores(plan: RunPlan, epsilon: float, out: Path) -> tuple[float, float, str]:
     """First and last score of a simulated run, and the metric's name."""
-    from lorica.server.run_folder import RunFolder
+    from lorica.server.results.folder import RunFolder
     from lorica.simulations.simulate import Simulation
 
     console = Console(file=io.StringIO(), width=100)

@@ -24,8 +24,8 @@ from rich.table import Table
 from sqlalchemy import insert, text
 
 from lorica.common.plan import RunPlan
-from lorica.server.records import RoundRecord
-from lorica.server.records import SiteRound as SiteRecord
+from lorica.server.results.round import RoundRecord
+from lorica.server.results.round import SiteRound as SiteRecord
 from lorica.server.runs import RunStore
 from lorica.server.runs.alerts import alerts
 from lorica.server.runs.models import Event, Round, Run, Site, SiteRound, SiteRun

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import write_atomically
 from lorica.common.machine.lock import holder
-from lorica.server.run_folder import ROUNDS, RunFolder
+from lorica.server.results.folder import ROUNDS, RunFolder
 
 Wanted = Literal["run", "stop", "nothing"]
 State = Literal["queued", "running", "stopping", "stopped", "finished", "failed"]

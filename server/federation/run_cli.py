@@ -19,7 +19,7 @@ from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
     from lorica.server.federation.orders import RunPlace
-    from lorica.server.records import RoundRecord
+    from lorica.server.results.round import RoundRecord
 
 app = typer.Typer(
     name="run",
@@ -78,7 +78,7 @@ def run_submit(
 def run_list(home: HomeOption = None) -> None:
     """List all runs, the newest last."""
     from lorica.server.federation.orders import RunPlace, last_round
-    from lorica.server.records import RoundRecord
+    from lorica.server.results.round import RoundRecord
 
     table = Table("run", "state", "round", "score", "submitted", "", box=None)
     for place in RunPlace.all(_home(home).runs):
@@ -216,7 +216,7 @@ def _view(place: RunPlace) -> Group:
 
 def _result(place: RunPlace, last: RoundRecord) -> str:
     """The score of what a run has come to; the last round's, unless its LoRA was given up."""
-    from lorica.server.records import measured_result
+    from lorica.server.results.round import measured_result
 
     if last.score is None and last.lora_dropped:
         return _score(measured_result(place.folder.rounds())[-1])

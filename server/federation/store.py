@@ -12,7 +12,7 @@ from lorica.common.errors import LoricaError
 from lorica.common.plan import RunPlan
 from lorica.server.federation.home import CoordinatorHome
 from lorica.server.federation.orders import RunPlace
-from lorica.server.records import Observer, Silent
+from lorica.server.results.round import Observer, Silent
 from lorica.server.runs import RunStore, StoreObserver
 from lorica.server.runs.models import Status
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.server.records import RoundRecord
-from lorica.server.run_folder import CHECKPOINT, ROUNDS, RunFolder
+from lorica.server.results.folder import CHECKPOINT, ROUNDS, RunFolder
+from lorica.server.results.round import RoundRecord
 from lorica.server.runs.models import Kind
 from lorica.server.runs.spending import Spending
 

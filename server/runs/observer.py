@@ -20,7 +20,7 @@ from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import fields_of
 from lorica.common.plan import RunPlan
-from lorica.server.records import RoundRecord, SiteRound
+from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.runs.models import Status
 from lorica.server.runs.store import RunStore
 

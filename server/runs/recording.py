@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.server.records import Observer, Observers
+from lorica.server.results.round import Observer, Observers
 from lorica.server.runs.artefacts import CHECKPOINT
 from lorica.server.runs.energy import measured_energy
 from lorica.server.runs.models import Kind, Run

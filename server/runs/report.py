@@ -20,7 +20,7 @@ from lorica.common.display.wording import percent
 from lorica.common.machine.files import write_atomically
 from lorica.common.plan.subject import DEMO_DATA
 from lorica.common.version import __version__
-from lorica.server.records import measured_result
+from lorica.server.results.round import measured_result
 from lorica.server.runs.charts import line_chart
 from lorica.server.runs.models import Round, Run
 from lorica.server.runs.queries import Queries, plan_values

@@ -14,8 +14,8 @@ from sqlalchemy import Table, and_, delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from lorica.common.display.text import printable
-from lorica.server.records import RoundRecord, measured_result
-from lorica.server.records import SiteRound as SiteRecord
+from lorica.server.results.round import RoundRecord, measured_result
+from lorica.server.results.round import SiteRound as SiteRecord
 from lorica.server.runs.models import (
     PHASE_BOUNDS,
     Event,

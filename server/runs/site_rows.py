@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from lorica.common.display.text import printable
-from lorica.server.records import SiteRound as SiteRecord
+from lorica.server.results.round import SiteRound as SiteRecord
 from lorica.server.runs.models import Event, Run, Site, SiteRun
 
 _MOST_NAME = 200

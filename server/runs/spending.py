@@ -14,7 +14,7 @@ from lorica.common.errors import LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.privacy.accountant import PrivacyEvent, epsilon
 from lorica.common.privacy.of_plan import RunPrivacy, public_privacy, run_privacy
-from lorica.server.records import RoundRecord, SiteRound
+from lorica.server.results.round import RoundRecord, SiteRound
 
 CostOf = Callable[[str, int], RunPrivacy | None]
 """(site, declared weight) -> what the run costs there; None when that cannot be known."""

@@ -18,7 +18,7 @@ from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
-from lorica.server.records import RoundRecord, SiteRound
+from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.runs import artefacts, rows, site_rows
 from lorica.server.runs.database import NONE, connect, shown, store_errors, store_url
 from lorica.server.runs.models import LIVE, OVER, Event, FlowerRun, Kind, Run, Status

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.server.records import Observer, RoundRecord, SiteRound
+from lorica.server.results.round import Observer, RoundRecord, SiteRound
 from lorica.server.runs.site_rows import finite
 from lorica.server.runs.spending import Spending
 

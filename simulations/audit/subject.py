@@ -29,9 +29,9 @@ from lorica.common.privacy.of_plan import run_privacy
 from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import load_data, with_labels
 from lorica.common.wire.messages import Request
-from lorica.server.records import Silent
+from lorica.server.results.folder import RunFolder
+from lorica.server.results.round import Silent
 from lorica.server.rounds import RoundLoop
-from lorica.server.run_folder import RunFolder
 from lorica.simulations.audit.family import Family
 from lorica.simulations.audit.release_site import MakeEntries, ReleasingTrainer
 from lorica.simulations.audit.site import AuditedTrainer, MakeDirections

@@ -32,9 +32,9 @@ from lorica.common.wire.messages import (
     unpack_reply,
 )
 from lorica.common.wire.signing import CoordinatorKey
-from lorica.server.records import Silent
+from lorica.server.results.folder import RunFolder
+from lorica.server.results.round import Silent
 from lorica.server.rounds import RoundLoop
-from lorica.server.run_folder import RunFolder
 from lorica.simulations.federation import run_in_process
 
 

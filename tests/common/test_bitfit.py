@@ -30,7 +30,7 @@ from lorica.common.tasks.text_classification import (
     starting_state,
 )
 from lorica.server.aggregation import aggregator
-from lorica.server.run_folder import RunFolder
+from lorica.server.results.folder import RunFolder
 from lorica.simulations.simulate import Simulation
 
 TEXTS = ["card lost", "fever and pain again", "my heart", "the doctor was very tired today"]

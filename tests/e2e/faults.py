@@ -23,9 +23,9 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.tasks import task_of
 from lorica.common.wire.messages import Reply, Request
-from lorica.server.records import Silent
+from lorica.server.results.folder import RunFolder
+from lorica.server.results.round import Silent
 from lorica.server.rounds import RoundLoop
-from lorica.server.run_folder import RunFolder
 from lorica.simulations.federation import run_in_process
 from lorica.simulations.sites import make_trainer
 

@@ -17,7 +17,7 @@ from lorica.server.federation.home import CoordinatorConfig, CoordinatorHome
 from lorica.server.federation.keeper import MOST_FRUITLESS, Keeper
 from lorica.server.federation.orders import LOCK, RunPlace, new_order
 from lorica.server.federation.runs import resume, stop, submit
-from lorica.server.run_folder import ROUNDS
+from lorica.server.results.folder import ROUNDS
 
 
 class FakeSuperLink:

@@ -7,7 +7,7 @@ import torch
 
 from lorica.common.plan import RunPlan
 from lorica.server.lora_trial import LoraTrial
-from lorica.server.records import RoundRecord
+from lorica.server.results.round import RoundRecord
 
 BEFORE, LAST = 8, 12
 

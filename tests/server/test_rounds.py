@@ -22,9 +22,9 @@ from lorica.common.plan.methods import is_trained
 from lorica.common.tasks.base import Metrics
 from lorica.common.tasks.classes import LOSS_BOUND
 from lorica.common.wire.messages import Reply, Request, pack_reply, refusal, unpack_request
-from lorica.server.records import RoundRecord, SiteRound
+from lorica.server.results.folder import RunFolder
+from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.rounds import Evaluator, RoundLoop
-from lorica.server.run_folder import RunFolder
 from lorica.simulations.grid import InProcessGrid
 
 LAYER = "base_model.model.encoder.layer.1.attention.self.query"

@@ -16,8 +16,8 @@ import torch
 from lorica.common.adapter.lora import State
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.server.records import RoundRecord, SiteRound
-from lorica.server.run_folder import CHECKPOINT, PLAN, ROUNDS, RunFolder
+from lorica.server.results.folder import CHECKPOINT, PLAN, ROUNDS, RunFolder
+from lorica.server.results.round import RoundRecord, SiteRound
 
 A_PLAN = RunPlan().replace(task={"labels": ["money", "Gesundheit — ü"]}, rounds={"count": 9})
 

@@ -12,8 +12,8 @@ from lorica.common.plan import RunPlan
 from lorica.server.federation.home import CoordinatorConfig, CoordinatorHome
 from lorica.server.federation.orders import RunPlace, new_order
 from lorica.server.federation.run_cli import app
-from lorica.server.records import RoundRecord, SiteRound
-from lorica.server.run_folder import ROUNDS
+from lorica.server.results.folder import ROUNDS
+from lorica.server.results.round import RoundRecord, SiteRound
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import trained
 from lorica.server.aggregation.server_optimizer import ServerOptimizer
 from lorica.server.aggregation.stages import rule_of_round
-from lorica.server.records import RoundRecord
-from lorica.server.run_folder import RunFolder
+from lorica.server.results.folder import RunFolder
+from lorica.server.results.round import RoundRecord
 from lorica.server.screening import State
 
 PATH = "encoder.layer.5.attention.self.query"

@@ -20,8 +20,8 @@ from lorica.server.aggregation.class_sums import ClassSums
 from lorica.server.aggregation.gradient import GradientStep
 from lorica.server.aggregation.stages import rule_of_round
 from lorica.server.aggregation.step_sizes import step_size, weight_of_lora_rounds
-from lorica.server.records import RoundRecord
-from lorica.server.run_folder import RunFolder
+from lorica.server.results.folder import RunFolder
+from lorica.server.results.round import RoundRecord
 
 LAYER = "base_model.model.encoder.layer.1.attention.self.query"
 A, B = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"

@@ -32,9 +32,9 @@ from lorica.common.wire.messages import (
     unpack_request,
 )
 from lorica.common.wire.rounding import DTYPES, SCALE, Format, decode, encode
-from lorica.server.records import RoundRecord, Silent, SiteRound
+from lorica.server.results.folder import RunFolder
+from lorica.server.results.round import RoundRecord, Silent, SiteRound
 from lorica.server.rounds import RoundLoop
-from lorica.server.run_folder import RunFolder
 from lorica.server.screening import honest_norm
 from lorica.simulations.grid import InProcessGrid
 from lorica.simulations.sites import make_trainers

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan
-from lorica.server.run_folder import RunFolder
+from lorica.server.results.folder import RunFolder
 from lorica.simulations.simulate import Simulation
 from tests.tasks import plan_of, rows_of, write_backbone, write_data
 

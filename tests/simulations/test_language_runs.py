@@ -18,7 +18,7 @@ from rich.console import Console
 
 from lorica.common.plan import RunPlan
 from lorica.common.saved.merge import export_merged
-from lorica.server.run_folder import RunFolder
+from lorica.server.results.folder import RunFolder
 from lorica.simulations.simulate import Simulation
 
 CASES = [("causal-lm", "gpt2"), ("causal-lm", "llama"), ("masked-lm", "bert")]

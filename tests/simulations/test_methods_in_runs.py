@@ -25,8 +25,8 @@ from lorica.common.plan.methods import ANY_RANK, PERSONAL, TURNS, factor_pairs, 
 from lorica.common.saved.predict import Predictor
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.server.aggregation.products import MeanOfProducts
+from lorica.server.results.folder import RunFolder
 from lorica.server.rounds import RoundLoop
-from lorica.server.run_folder import RunFolder
 from lorica.simulations.audit.subject import Subject
 from lorica.simulations.federation import run_in_process
 from lorica.simulations.progress import LiveProgress

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from lorica.common.display.wording import duration, epsilon_text, human_bytes
 from lorica.common.plan import RunPlan
-from lorica.server.records import RoundRecord, SiteRound
+from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.simulations import plots
 from lorica.simulations.picture import picture
 from lorica.simulations.report import problems, span, write_report

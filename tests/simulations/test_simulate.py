@@ -37,7 +37,7 @@ from lorica.common.saved.predict import Predictor
 from lorica.common.tasks.base import Metrics
 from lorica.common.tasks.run_data import load_data
 from lorica.common.wire.messages import Reply, Request
-from lorica.server.records import RoundRecord, SiteRound
+from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.runs import RunStore
 from lorica.server.runs.importing import import_folder
 from lorica.simulations import simulate

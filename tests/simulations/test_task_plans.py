@@ -14,7 +14,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.traits import TaskKind
 from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import load_data, with_labels
-from lorica.server.run_folder import RunFolder
+from lorica.server.results.folder import RunFolder
 from lorica.simulations.reuse import source_then_target
 from lorica.simulations.simulate import Simulation
 from lorica.simulations.small_language import make_language_model, words_of

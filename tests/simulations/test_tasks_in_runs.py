@@ -17,9 +17,9 @@ from lorica.common.plan.traits import TRAITS
 from lorica.common.saved.predict import Predictor
 from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import load_data
-from lorica.server.records import Silent
+from lorica.server.results.folder import RunFolder
+from lorica.server.results.round import Silent
 from lorica.server.rounds import RoundLoop
-from lorica.server.run_folder import RunFolder
 from lorica.simulations.federation import run_in_process
 from lorica.simulations.simulate import Simulation
 from lorica.simulations.sites import make_trainers

@@ -13,7 +13,7 @@ from lorica.common.plan.io import load_plan
 from lorica.server.monitor.app import create_app
 from lorica.server.monitor.room import Room
 from lorica.server.monitor.settings import Settings
-from lorica.server.records import RoundRecord, SiteRound
+from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.runs import RunStore
 
 BASE = "http://127.0.0.1:8600"

@@ -14,7 +14,7 @@ from lorica.server.monitor.live import Live, as_event
 from lorica.server.monitor.news import ALL, News, Reader
 from lorica.server.monitor.templating import draw_run
 from lorica.server.monitor.watch import AlertWatch
-from lorica.server.records import RoundRecord, SiteRound
+from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.runs import RunStore
 
 

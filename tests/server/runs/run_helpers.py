@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lorica.common.plan import RunPlan
-from lorica.server.records import RoundRecord, SiteRound
+from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.runs import RunStore
 
 PLAN = RunPlan().replace(task={"labels": ["a", "b"]}, rounds={"count": 8})

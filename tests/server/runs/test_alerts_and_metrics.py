@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from run_helpers import PLAN, filled, record
 
-from lorica.server.records import RoundRecord, SiteRound
+from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.runs import RunStore, StoreObserver
 from lorica.server.runs.alerts import alerts
 from lorica.server.runs.metrics import prometheus_text

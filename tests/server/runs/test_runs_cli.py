@@ -13,7 +13,7 @@ from run_helpers import PLAN, filled, record
 from typer.testing import CliRunner, Result
 
 from lorica.common.errors import Code, LoricaError
-from lorica.server.records import SiteRound
+from lorica.server.results.round import SiteRound
 from lorica.server.runs import RunStore
 from lorica.server.runs.charts import line_chart
 from lorica.server.runs.cli import app

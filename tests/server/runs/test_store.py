@@ -19,7 +19,7 @@ from run_helpers import PLAN, filled, record
 from sqlalchemy import select, text
 
 from lorica.common.errors import Code, LoricaError
-from lorica.server.records import RoundRecord, SiteRound
+from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.runs import RunStore
 from lorica.server.runs.database import HEAD, VERSION_TABLE
 from lorica.server.runs.migrations import configured

@@ -20,7 +20,7 @@ from lorica.common.machine.files import append_line, storage_errors, write_atomi
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan, to_toml
 from lorica.common.saved.card import CardResults
-from lorica.server.records import RoundRecord, measured_result
+from lorica.server.results.round import RoundRecord, measured_result
 
 _MEMORY = "optimizer/"  # prefix of its tensors in a checkpoint
 PLAN, ROUNDS, CHECKPOINT = "plan.toml", "rounds.jsonl", "checkpoint.safetensors"

@@ -1,0 +1,1 @@
+"""What a run leaves: records of rounds, the folder, who hears of it."""

@@ -21,7 +21,7 @@ from lorica.common.tasks.noised_metrics import believable, combine, vector_lengt
 from lorica.common.wire.messages import EVALUATE, TRAIN
 from lorica.common.wire.signing import CoordinatorKey
 from lorica.server.aggregation import Aggregator
-from lorica.server.aggregation.stages import rule_of_round
+from lorica.server.aggregation.choose import rule_of_round
 from lorica.server.exchange import Answer
 from lorica.server.expected import ExpectedUpdates
 from lorica.server.lora_trial import LoraTrial

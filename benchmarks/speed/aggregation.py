@@ -25,7 +25,7 @@ from rich.table import Table
 from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import trained
-from lorica.server.aggregation.stages import rule_of_round
+from lorica.server.aggregation.choose import rule_of_round
 from lorica.server.expected import ExpectedUpdates
 from lorica.server.measures import RoundMeasures
 

@@ -1,6 +1,6 @@
 """Aggregation rules: from the sites' updates of one round to the next global adapter.
 
-One module per rule, each a class registered with :func:`~lorica.server.aggregation.base.rule`:
+One module per rule, each a class registered with :func:`~lorica.server.aggregation.means.weighted.rule`:
 :mod:`fedavg`, :mod:`ffa`, :mod:`fedsvd`, :mod:`rolora`, :mod:`la_lora`, :mod:`fedex`,
 :mod:`flora`, :mod:`flexlora`, :mod:`fedsa`. What a rule asks of the sites (which tensors they
 train, send and keep) is the table in :mod:`lorica.common.plan.methods`. Before any of them may come a
@@ -22,7 +22,7 @@ import difflib
 from collections.abc import Collection
 
 from lorica.common.errors import Code, LoricaError
-from lorica.server.aggregation import (  # noqa: F401  (fill RULES)
+from lorica.server.aggregation.means import (  # noqa: F401  (fill RULES)
     fedavg,
     fedex,
     fedsa,
@@ -33,8 +33,8 @@ from lorica.server.aggregation import (  # noqa: F401  (fill RULES)
     la_lora,
     rolora,
 )
-from lorica.server.aggregation.base import RULES, Aggregator, State, rule
-from lorica.server.aggregation.server_optimizer import ServerOptimizer
+from lorica.server.aggregation.means.server_optimizer import ServerOptimizer
+from lorica.server.aggregation.means.weighted import RULES, Aggregator, State, rule
 
 __all__ = ["RULES", "Aggregator", "State", "aggregator", "rule"]
 

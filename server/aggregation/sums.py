@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from lorica.common.errors import Code, LoricaError
-from lorica.server.aggregation.base import Aggregator
+from lorica.server.aggregation.means.weighted import Aggregator
 from lorica.server.screening import State, check_form
 
 

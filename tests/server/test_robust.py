@@ -15,9 +15,9 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import AVERAGES_PRODUCTS, HAS_RESIDUAL, STEP_TURNS, TURNS
 from lorica.common.plan.stages import returned
 from lorica.server.aggregation import aggregator
-from lorica.server.aggregation.base import Aggregator
 from lorica.server.aggregation.choose import rule_of_round
-from lorica.server.aggregation.robust import Robust, krum, within_norm
+from lorica.server.aggregation.means.robust import Robust, krum, within_norm
+from lorica.server.aggregation.means.weighted import Aggregator
 from lorica.server.screening import State, update_norm
 
 PATH = "encoder.layer.5.attention.self.query"

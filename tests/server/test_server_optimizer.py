@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import FedAvg, FedAvgM, FedYogi
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import trained
 from lorica.server.aggregation.choose import rule_of_round
-from lorica.server.aggregation.server_optimizer import ServerOptimizer
+from lorica.server.aggregation.means.server_optimizer import ServerOptimizer
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import RoundRecord
 from lorica.server.screening import State

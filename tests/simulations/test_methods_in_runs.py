@@ -24,7 +24,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import ANY_RANK, PERSONAL, TURNS, factor_pairs, residual_name
 from lorica.common.saved.predict import Predictor
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
-from lorica.server.aggregation.products import MeanOfProducts
+from lorica.server.aggregation.means.products import MeanOfProducts
 from lorica.server.results.folder import RunFolder
 from lorica.server.rounds import RoundLoop
 from lorica.simulations.audit.subject import Subject

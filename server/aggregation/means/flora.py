@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 
 from lorica.common.plan.methods import residual_name
-from lorica.server.aggregation.base import State, rule
-from lorica.server.aggregation.products import MeanOfProducts
+from lorica.server.aggregation.means.products import MeanOfProducts
+from lorica.server.aggregation.means.weighted import State, rule
 
 
 @rule

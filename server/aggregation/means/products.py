@@ -7,8 +7,8 @@ from collections.abc import Collection
 import torch
 
 from lorica.common.plan.methods import factor_pairs
-from lorica.server.aggregation.base import State, WeightedMean
-from lorica.server.aggregation.server_optimizer import ServerOptimizer
+from lorica.server.aggregation.means.server_optimizer import ServerOptimizer
+from lorica.server.aggregation.means.weighted import State, WeightedMean
 
 
 class MeanOfProducts(WeightedMean):

@@ -8,7 +8,7 @@ import torch
 
 from lorica.common.adapter.factors import refactorise
 from lorica.common.plan.methods import factor_pairs
-from lorica.server.aggregation.base import State, WeightedMean, rule
+from lorica.server.aggregation.means.weighted import State, WeightedMean, rule
 
 
 @rule

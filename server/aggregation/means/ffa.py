@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lorica.server.aggregation.base import WeightedMean, rule
+from lorica.server.aggregation.means.weighted import WeightedMean, rule
 
 
 @rule

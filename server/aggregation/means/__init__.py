@@ -1,0 +1,1 @@
+"""Rules of local steps: one module per method, robust rules, server optimisers."""

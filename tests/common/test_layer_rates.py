@@ -8,7 +8,7 @@ import torch
 from lorica.client.mechanism.step_sizes import layerwise_adam
 from lorica.common.adapter.layer_rates import layer_factors
 from lorica.common.plan import RunPlan
-from lorica.server.aggregation.gradient import GradientStep
+from lorica.server.aggregation.sums.gradient import GradientStep
 
 NAMES = [
     "base_model.model.encoder.layer.5.attention.self.query.lora_B.weight",

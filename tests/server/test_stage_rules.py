@@ -17,9 +17,9 @@ from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.tasks.text_classification import BIAS_INPUT
 from lorica.server.aggregation import State
 from lorica.server.aggregation.choose import rule_of_round
-from lorica.server.aggregation.class_sums import ClassSums
-from lorica.server.aggregation.gradient import GradientStep
-from lorica.server.aggregation.step_sizes import step_size, weight_of_lora_rounds
+from lorica.server.aggregation.sums.class_sums import ClassSums
+from lorica.server.aggregation.sums.gradient import GradientStep
+from lorica.server.aggregation.sums.step_sizes import step_size, weight_of_lora_rounds
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import RoundRecord
 

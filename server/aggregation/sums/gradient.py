@@ -13,8 +13,8 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import Part, factor_pairs, part_of
 from lorica.common.plan.stages import place_in_stage, place_of_tensor, unit_bound
 from lorica.common.plan.traits import TRAITS
-from lorica.server.aggregation.step_sizes import step_size
-from lorica.server.aggregation.sums import SumOfReleases
+from lorica.server.aggregation.sums.base import SumOfReleases
+from lorica.server.aggregation.sums.step_sizes import step_size
 from lorica.server.screening import State
 
 _LEAST_SIGNAL = 0.1  # share of the noise's variance that "adam-corrected" divides by at least
@@ -46,7 +46,7 @@ class GradientStep(SumOfReleases):
     all there is to learn: what is signal in each of many drowned steps adds up. For the same
     reason s = 1 for the head, which goes on learning in LoRA rounds.
 
-    η is :func:`lorica.server.aggregation.step_sizes.step_size`.
+    η is :func:`lorica.server.aggregation.sums.step_sizes.step_size`.
 
     **Exact**: all sites differentiate at one common (A, B), so there is no product of averages.
     Under "fedsvd" the product B·A is re-factorised after the step, which leaves it as it is;

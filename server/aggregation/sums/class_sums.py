@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from lorica.common.tasks.text_classification import ZERO_SHOT_SCALE
-from lorica.server.aggregation.sums import SumOfReleases
+from lorica.server.aggregation.sums.base import SumOfReleases
 from lorica.server.screening import State
 
 PRIOR_RECORDS = 10.0

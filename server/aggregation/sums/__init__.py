@@ -1,0 +1,1 @@
+"""Rules of releases: class sums, gradient steps."""

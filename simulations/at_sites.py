@@ -23,7 +23,7 @@ from lorica.client.training.personal import PersonalStore
 from lorica.common.adapter.lora import State
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.base import Metrics
-from lorica.server.evaluation import CentralEvaluator
+from lorica.server.rounds.evaluation import CentralEvaluator
 
 
 @dataclass(frozen=True)

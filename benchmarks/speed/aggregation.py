@@ -26,8 +26,8 @@ from lorica.common.adapter.lora import State, pack_state, unpack_state
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import trained
 from lorica.server.aggregation.choose import rule_of_round
-from lorica.server.expected import ExpectedUpdates
-from lorica.server.measures import RoundMeasures
+from lorica.server.rounds.expected import ExpectedUpdates
+from lorica.server.rounds.measures import RoundMeasures
 
 SITES = (10, 1_000, 10_000)
 LAYER = "base_model.model.encoder.layer.5.attention.self"

@@ -11,7 +11,7 @@ from lorica.server.aggregation.means.server_optimizer import ServerOptimizer
 from lorica.server.aggregation.means.weighted import Aggregator
 from lorica.server.aggregation.sums.class_sums import ClassSums
 from lorica.server.aggregation.sums.gradient import GradientStep
-from lorica.server.screening import State
+from lorica.server.rounds.screening import State
 
 
 def rule_of_round(plan: RunPlan, round: int, state: State, memory: State) -> Aggregator:

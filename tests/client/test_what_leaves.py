@@ -20,7 +20,7 @@ from lorica.common.tasks.run_data import load_data
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import Silent
-from lorica.server.rounds import RoundLoop
+from lorica.server.rounds.loop import RoundLoop
 from lorica.simulations.grid import InProcessGrid
 from lorica.simulations.sites import make_trainers
 from tests.conftest import SMALL_WORDS

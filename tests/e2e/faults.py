@@ -25,7 +25,7 @@ from lorica.common.tasks import task_of
 from lorica.common.wire.messages import Reply, Request
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import Silent
-from lorica.server.rounds import RoundLoop
+from lorica.server.rounds.loop import RoundLoop
 from lorica.simulations.federation import run_in_process
 from lorica.simulations.sites import make_trainer
 

@@ -13,7 +13,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from lorica.common.errors import Code, LoricaError
-from lorica.server.exchange import Answer, exchange
+from lorica.server.rounds.exchange import Answer, exchange
 
 SUPERLINK = 1
 """Source of the error replies that Flower's SuperLink makes itself."""
@@ -212,9 +212,9 @@ def patiently(grid: Grid, **options: object) -> list[Answer]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waits between looks."""
-    monkeypatch.setattr("lorica.server.exchange._LOOK_SECONDS", 0.0)
-    monkeypatch.setattr("lorica.server.exchange._AGAIN_SECONDS", 0.0)
-    monkeypatch.setattr("lorica.server.exchange._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("lorica.server.rounds.exchange._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("lorica.server.rounds.exchange._AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("lorica.server.rounds.exchange._POLL_SECONDS", 0.01)
 
 
 @pytest.mark.usefixtures("quick")

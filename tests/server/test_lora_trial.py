@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lorica.common.plan import RunPlan
-from lorica.server.lora_trial import LoraTrial
 from lorica.server.results.round import RoundRecord
+from lorica.server.rounds.lora_trial import LoraTrial
 
 BEFORE, LAST = 8, 12
 

@@ -10,7 +10,7 @@ import torch
 from lorica.common.adapter.lora import State
 from lorica.common.plan import RunPlan
 from lorica.common.privacy.of_plan import public_privacy
-from lorica.server.measures import RoundMeasures
+from lorica.server.rounds.measures import RoundMeasures
 
 LABELS = {"labels": ["a", "b"]}
 SUMS = RunPlan().replace(task=LABELS)

@@ -18,7 +18,7 @@ from lorica.server.aggregation import aggregator
 from lorica.server.aggregation.choose import rule_of_round
 from lorica.server.aggregation.means.robust import Robust, krum, within_norm
 from lorica.server.aggregation.means.weighted import Aggregator
-from lorica.server.screening import State, update_norm
+from lorica.server.rounds.screening import State, update_norm
 
 PATH = "encoder.layer.5.attention.self.query"
 A, B, R = f"{PATH}.lora_A.weight", f"{PATH}.lora_B.weight", f"{PATH}.residual"

@@ -24,7 +24,7 @@ from lorica.common.tasks.classes import LOSS_BOUND
 from lorica.common.wire.messages import Reply, Request, pack_reply, refusal, unpack_request
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import RoundRecord, SiteRound
-from lorica.server.rounds import Evaluator, RoundLoop
+from lorica.server.rounds.loop import Evaluator, RoundLoop
 from lorica.simulations.grid import InProcessGrid
 
 LAYER = "base_model.model.encoder.layer.1.attention.self.query"

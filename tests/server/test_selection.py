@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorica.common.plan.course import RoundsPlan
-from lorica.server.selection import select
+from lorica.server.rounds.selection import select
 
 SITES = [(f"site-{i:02d}", 100) for i in range(10)]
 

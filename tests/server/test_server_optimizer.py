@@ -18,7 +18,7 @@ from lorica.server.aggregation.choose import rule_of_round
 from lorica.server.aggregation.means.server_optimizer import ServerOptimizer
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import RoundRecord
-from lorica.server.screening import State
+from lorica.server.rounds.screening import State
 
 PATH = "encoder.layer.5.attention.self.query"
 A, B = f"{PATH}.lora_A.weight", f"{PATH}.lora_B.weight"

@@ -34,8 +34,8 @@ from lorica.common.wire.messages import (
 from lorica.common.wire.rounding import DTYPES, SCALE, Format, decode, encode
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import RoundRecord, Silent, SiteRound
-from lorica.server.rounds import RoundLoop
-from lorica.server.screening import honest_norm
+from lorica.server.rounds.loop import RoundLoop
+from lorica.server.rounds.screening import honest_norm
 from lorica.simulations.grid import InProcessGrid
 from lorica.simulations.sites import make_trainers
 from tests.conftest import SMALL_WORDS
@@ -167,7 +167,7 @@ def test_float32_sends_the_bytes_that_it_sent_before_there_was_a_choice(
     plan = plan_of(small_backbone, "float32")
     first, grid, _ = run(plan, tmp_path / "a")
     monkeypatch.setattr("lorica.client.training.trainer.encode", lambda update, *_: update)
-    monkeypatch.setattr("lorica.server.expected.decode", lambda held, *_: held)
+    monkeypatch.setattr("lorica.server.rounds.expected.decode", lambda held, *_: held)
     second, before, _ = run(plan, tmp_path / "b")
     assert grid.blobs == before.blobs
     assert pack_state(first) == pack_state(second)

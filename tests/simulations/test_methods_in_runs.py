@@ -26,7 +26,7 @@ from lorica.common.saved.predict import Predictor
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.server.aggregation.means.products import MeanOfProducts
 from lorica.server.results.folder import RunFolder
-from lorica.server.rounds import RoundLoop
+from lorica.server.rounds.loop import RoundLoop
 from lorica.simulations.audit.subject import Subject
 from lorica.simulations.federation import run_in_process
 from lorica.simulations.progress import LiveProgress

@@ -19,7 +19,7 @@ from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import load_data
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import Silent
-from lorica.server.rounds import RoundLoop
+from lorica.server.rounds.loop import RoundLoop
 from lorica.simulations.federation import run_in_process
 from lorica.simulations.simulate import Simulation
 from lorica.simulations.sites import make_trainers

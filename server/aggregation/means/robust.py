@@ -52,7 +52,7 @@ from flwr.serverapp.strategy.multikrum import select_multikrum
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.server.aggregation.means.weighted import Aggregator
-from lorica.server.screening import State, check_form, update_norm
+from lorica.server.rounds.screening import State, check_form, update_norm
 
 Updates = list[State]
 

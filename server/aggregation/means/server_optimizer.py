@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lorica.common.plan.course import ServerPlan
-from lorica.server.screening import State
+from lorica.server.rounds.screening import State
 
 
 class ServerOptimizer:

@@ -12,7 +12,7 @@ import torch
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan.methods import is_returned
 from lorica.server.aggregation.means.server_optimizer import ServerOptimizer
-from lorica.server.screening import State, check_form
+from lorica.server.rounds.screening import State, check_form
 
 
 class Aggregator(ABC):

@@ -9,7 +9,7 @@ import torch
 
 from lorica.common.errors import Code, LoricaError
 from lorica.server.aggregation.means.weighted import Aggregator
-from lorica.server.screening import State, check_form
+from lorica.server.rounds.screening import State, check_form
 
 
 class SumOfReleases(Aggregator):

@@ -15,7 +15,7 @@ from lorica.common.plan.stages import place_in_stage, place_of_tensor, unit_boun
 from lorica.common.plan.traits import TRAITS
 from lorica.server.aggregation.sums.base import SumOfReleases
 from lorica.server.aggregation.sums.step_sizes import step_size
-from lorica.server.screening import State
+from lorica.server.rounds.screening import State
 
 _LEAST_SIGNAL = 0.1  # share of the noise's variance that "adam-corrected" divides by at least
 

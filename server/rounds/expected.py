@@ -6,7 +6,7 @@ from lorica.common.adapter.lora import State, unpack_state
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import returned
 from lorica.common.wire.rounding import decode
-from lorica.server.screening import honest_norm, longest_sum, screen
+from lorica.server.rounds.screening import honest_norm, longest_sum, screen
 
 
 class ExpectedUpdates:

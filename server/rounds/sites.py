@@ -22,9 +22,9 @@ from lorica.common.wire.messages import (
     unpack_reply,
 )
 from lorica.common.wire.signing import CoordinatorKey
-from lorica.server.exchange import Answer, exchange
 from lorica.server.results.round import SiteRound, SiteStatus
-from lorica.server.selection import Selection, select
+from lorica.server.rounds.exchange import Answer, exchange
+from lorica.server.rounds.selection import Selection, select
 
 _NODE_POLL_SECONDS = 1.0
 _MOST_SHOWN = 500

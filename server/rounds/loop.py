@@ -22,13 +22,13 @@ from lorica.common.wire.messages import EVALUATE, TRAIN
 from lorica.common.wire.signing import CoordinatorKey
 from lorica.server.aggregation import Aggregator
 from lorica.server.aggregation.choose import rule_of_round
-from lorica.server.exchange import Answer
-from lorica.server.expected import ExpectedUpdates
-from lorica.server.lora_trial import LoraTrial
-from lorica.server.measures import RoundMeasures
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import Observer, RoundRecord, SiteRound
-from lorica.server.sites import Sites, Unanswered, shown
+from lorica.server.rounds.exchange import Answer
+from lorica.server.rounds.expected import ExpectedUpdates
+from lorica.server.rounds.lora_trial import LoraTrial
+from lorica.server.rounds.measures import RoundMeasures
+from lorica.server.rounds.sites import Sites, Unanswered, shown
 
 Evaluator = Callable[[State], Metrics]
 

@@ -1,0 +1,1 @@
+"""The round loop: ask, send, screen, aggregate, evaluate, save."""

@@ -13,9 +13,9 @@ from lorica.server.runs.recording import Recording, change, open_softly, recorde
 from lorica.server.runs.tracking import track
 
 if TYPE_CHECKING:
-    from lorica.server.runs import RunStore
-    from lorica.server.runs.models import Kind
     from lorica.server.runs.spending import CostOf
+    from lorica.server.store import RunStore
+    from lorica.server.store.tables import Kind
 
 
 class Keep:

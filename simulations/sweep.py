@@ -38,8 +38,8 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan
 from lorica.common.tasks.run_data import validation_data
 from lorica.server.results.folder import PLAN
-from lorica.server.runs import RunStore
 from lorica.server.runs.recording import Recording, change, recorded
+from lorica.server.store import RunStore
 from lorica.simulations.keep import Keep
 from lorica.simulations.simulate import SUMMARY, Simulation
 from lorica.simulations.summary import versions

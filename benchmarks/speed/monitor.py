@@ -33,7 +33,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from lorica.server.runs import RunStore
+from lorica.server.store import RunStore
 
 fill = runpy.run_path(str(Path(__file__).with_name("store.py")))["fill"]
 

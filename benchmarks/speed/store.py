@@ -26,9 +26,9 @@ from sqlalchemy import insert, text
 from lorica.common.plan import RunPlan
 from lorica.server.results.round import RoundRecord
 from lorica.server.results.round import SiteRound as SiteRecord
-from lorica.server.runs import RunStore
 from lorica.server.runs.alerts import alerts
-from lorica.server.runs.models import Event, Round, Run, Site, SiteRound, SiteRun
+from lorica.server.store import RunStore
+from lorica.server.store.tables import Event, Round, Run, Site, SiteRound, SiteRun
 
 REPEATS = 15
 DAY = 86400.0

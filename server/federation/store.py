@@ -13,8 +13,8 @@ from lorica.common.plan import RunPlan
 from lorica.server.federation.home import CoordinatorHome
 from lorica.server.federation.orders import RunPlace
 from lorica.server.results.round import Observer, Silent
-from lorica.server.runs import RunStore, StoreObserver
-from lorica.server.runs.models import Status
+from lorica.server.store import RunStore, StoreObserver
+from lorica.server.store.tables import Status
 
 STORE_VARIABLE = "LORICA_STORE"
 _log = logging.getLogger("lorica.coordinator")

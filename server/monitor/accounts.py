@@ -15,8 +15,8 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from lorica.common.errors import Code, LoricaError
-from lorica.server.runs import RunStore
-from lorica.server.runs.accounts import User, UserSession
+from lorica.server.store import RunStore
+from lorica.server.store.account_tables import User, UserSession
 
 Role = Literal["viewer", "operator"]
 """A viewer reads; an operator also stops runs and reads the audit log."""

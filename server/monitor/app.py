@@ -31,7 +31,7 @@ from lorica.server.monitor.guard import Guard
 from lorica.server.monitor.room import Room
 from lorica.server.monitor.settings import Settings
 from lorica.server.monitor.templating import STATIC, draw_run, page
-from lorica.server.runs import RunStore
+from lorica.server.store import RunStore
 
 _STATUS = {
     Code.ACCESS_DENIED: 403,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy import func, select
 
 from lorica.common.display.text import printable
-from lorica.server.runs import RunStore
-from lorica.server.runs.accounts import AuditEntry
+from lorica.server.store import RunStore
+from lorica.server.store.account_tables import AuditEntry
 
 _MOST_TEXT = 200
 

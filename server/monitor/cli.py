@@ -17,7 +17,7 @@ from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
     from lorica.server.monitor.settings import Settings
-    from lorica.server.runs import RunStore
+    from lorica.server.store import RunStore
 
 _COURTESY = 19  # of nice: a running round on the same machine comes first
 
@@ -237,7 +237,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 def _open(store: str | None) -> RunStore:
     try:
-        from lorica.server.runs import RunStore
+        from lorica.server.store import RunStore
     except ModuleNotFoundError as error:
         raise LoricaError(
             Code.PACKAGE_MISSING,

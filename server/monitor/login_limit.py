@@ -8,8 +8,8 @@ from collections.abc import Callable
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
-from lorica.server.runs import RunStore
-from lorica.server.runs.accounts import LoginAttempt
+from lorica.server.store import RunStore
+from lorica.server.store.account_tables import LoginAttempt
 
 WINDOW_SECONDS = 15 * 60.0
 TRIES_OF_PAIR, TRIES_OF_ADDRESS, TRIES_OF_ACCOUNT = 5, 30, 100

@@ -18,8 +18,8 @@ from lorica.server.monitor.shapes import (
     run_site_shapes,
 )
 from lorica.server.monitor.watch import AlertWatch
-from lorica.server.runs import RunStore
-from lorica.server.runs.models import Event, Run
+from lorica.server.store import RunStore
+from lorica.server.store.tables import Event, Run
 
 ALL = ""
 """The topic of every run's state and of alerts; other topics are run ids."""

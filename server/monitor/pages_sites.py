@@ -12,8 +12,8 @@ from lorica.server.monitor.callers import Person
 from lorica.server.monitor.room import room_of
 from lorica.server.monitor.shapes import RunShape, SiteRunShape, SiteShape, run_shape
 from lorica.server.monitor.templating import page
-from lorica.server.runs import RunStore
-from lorica.server.runs.models import Run, SiteRun
+from lorica.server.store import RunStore
+from lorica.server.store.tables import Run, SiteRun
 
 router = APIRouter(include_in_schema=False)
 _PAGE = 100

@@ -16,7 +16,7 @@ from lorica.server.monitor.sessions import Sessions
 from lorica.server.monitor.settings import Settings
 from lorica.server.monitor.tokens import Tokens
 from lorica.server.monitor.watch import AlertWatch
-from lorica.server.runs import RunStore
+from lorica.server.store import RunStore
 
 
 @dataclass

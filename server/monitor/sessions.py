@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import delete, select, update
 
-from lorica.server.runs import RunStore
-from lorica.server.runs.accounts import UserSession
+from lorica.server.store import RunStore
+from lorica.server.store.account_tables import UserSession
 
 IDLE_SECONDS = 12 * 3600.0
 LIFE_SECONDS = 7 * 24 * 3600.0

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lorica.server.runs.models import LIVE, Round, Run, Site, SiteRun
+from lorica.server.store.tables import LIVE, Round, Run, Site, SiteRun
 
 
 class Shape(BaseModel):

@@ -10,8 +10,8 @@ from sqlalchemy import select, update
 
 from lorica.common.errors import Code, LoricaError
 from lorica.server.monitor.sessions import digest
-from lorica.server.runs import RunStore
-from lorica.server.runs.accounts import ApiToken
+from lorica.server.store import RunStore
+from lorica.server.store.account_tables import ApiToken
 
 PREFIX = "lorica_"
 """Lets secret scanners know a token when one is published by mistake."""

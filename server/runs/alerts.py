@@ -9,8 +9,8 @@ from typing import Literal
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from lorica.server.runs.models import LIVE, Round, Run, Site, SiteRun
-from lorica.server.runs.queries import Queries
+from lorica.server.store.queries import Queries
+from lorica.server.store.tables import LIVE, Round, Run, Site, SiteRun
 
 Kind = Literal[
     "site-silent",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from lorica.server.runs import RunStore
+    from lorica.server.store import RunStore
 
 app = typer.Typer(
     name="runs",
@@ -55,8 +55,8 @@ def list_command(
     store: StoreOption = None,
 ) -> None:
     """List runs, newest first."""
-    from lorica.server.runs.models import KINDS, STATUSES
     from lorica.server.runs.output import print_json, run_content, runs_table, say
+    from lorica.server.store.tables import KINDS, STATUSES
 
     _known(status, STATUSES, "--status")
     _known(kind, KINDS, "--kind")
@@ -186,9 +186,9 @@ def prune_command(
 
     What will go is said first. Files stay where they are unless --files is given.
     """
-    from lorica.server.runs.models import OVER
     from lorica.server.runs.output import prune_table, say
-    from lorica.server.runs.prune import plan_pruning, prune
+    from lorica.server.store.prune import plan_pruning, prune
+    from lorica.server.store.tables import OVER
 
     if older_than is None and keep is None and not status:
         raise typer.BadParameter("Say which: --older-than DAYS, --keep N or --status STATUS.")
@@ -209,7 +209,7 @@ def prune_command(
 
 
 def _open(url: str | None) -> RunStore:
-    from lorica.server.runs import RunStore
+    from lorica.server.store import RunStore
 
     store = RunStore.open(url)
     store.mark_interrupted()

@@ -10,8 +10,8 @@ from typing import Any
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import write_atomically
-from lorica.server.runs.models import Base, Run
-from lorica.server.runs.queries import Queries, plan_values
+from lorica.server.store.queries import Queries, plan_values
+from lorica.server.store.tables import Base, Run
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _INNER = ("id", "run_id", "site_id", "parent_id")

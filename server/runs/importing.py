@@ -10,11 +10,11 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.server.results.folder import CHECKPOINT, ROUNDS, RunFolder
 from lorica.server.results.round import RoundRecord
-from lorica.server.runs.models import Kind
 from lorica.server.runs.spending import Spending
+from lorica.server.store.tables import Kind
 
 if TYPE_CHECKING:
-    from lorica.server.runs.store import RunStore
+    from lorica.server.store.store import RunStore
 
 SUMMARY = "summary.json"
 
@@ -78,7 +78,7 @@ def import_folder(store: RunStore, folder: Path, run_id: str | None) -> str:
 def _known(store: RunStore, folder: Path) -> str | None:
     from sqlalchemy import select
 
-    from lorica.server.runs.models import Run
+    from lorica.server.store.tables import Run
 
     with store.reading() as session:
         query = select(Run.run_id).where(Run.folder == str(folder.absolute()))

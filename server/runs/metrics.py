@@ -26,7 +26,8 @@ from sqlalchemy.orm import Session
 
 from lorica.common.version import __version__
 from lorica.server.runs.alerts import alerts
-from lorica.server.runs.models import (
+from lorica.server.store.queries import Queries
+from lorica.server.store.tables import (
     LIVE,
     PHASE_BOUNDS,
     STATUSES,
@@ -35,7 +36,6 @@ from lorica.server.runs.models import (
     Site,
     SiteRun,
 )
-from lorica.server.runs.queries import Queries
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SHOWN_SECONDS = 3600.0

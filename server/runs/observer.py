@@ -21,8 +21,8 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import fields_of
 from lorica.common.plan import RunPlan
 from lorica.server.results.round import RoundRecord, SiteRound
-from lorica.server.runs.models import Status
-from lorica.server.runs.store import RunStore
+from lorica.server.store.store import RunStore
+from lorica.server.store.tables import Status
 
 if TYPE_CHECKING:
     from lorica.server.runs.spending import CostOf, Spending

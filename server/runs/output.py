@@ -16,9 +16,9 @@ from rich.text import Text
 from lorica.common.display.text import printable
 from lorica.common.display.wording import duration, epsilon_text, human_bytes, percent
 from lorica.server.runs.export import run_content, whole_run
-from lorica.server.runs.models import Run
-from lorica.server.runs.prune import Pruning
-from lorica.server.runs.queries import Queries
+from lorica.server.store.prune import Pruning
+from lorica.server.store.queries import Queries
+from lorica.server.store.tables import Run
 
 __all__ = ["run_content", "whole_run"]
 

@@ -15,11 +15,11 @@ from sqlalchemy import select
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.server.results.round import Observer, Observers
-from lorica.server.runs.artefacts import CHECKPOINT
 from lorica.server.runs.energy import measured_energy
-from lorica.server.runs.models import Kind, Run
 from lorica.server.runs.observer import StoreObserver
-from lorica.server.runs.store import RunStore
+from lorica.server.store.artefacts import CHECKPOINT
+from lorica.server.store.store import RunStore
+from lorica.server.store.tables import Kind, Run
 
 if TYPE_CHECKING:
     from lorica.server.runs.spending import CostOf

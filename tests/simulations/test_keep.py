@@ -16,9 +16,9 @@ from rich.console import Console
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
-from lorica.server.runs import RunStore
 from lorica.server.runs.recording import Recording
 from lorica.server.runs.spending import CostOf
+from lorica.server.store import RunStore
 from lorica.simulations.keep import Keep
 from lorica.simulations.simulate import Simulation
 from lorica.simulations.sweep import run_sweep

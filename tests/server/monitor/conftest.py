@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from lorica.server.monitor import accounts as accounts_module
 from lorica.server.monitor.accounts import Accounts
-from lorica.server.runs import RunStore
+from lorica.server.store import RunStore
 
 
 @pytest.fixture(autouse=True)

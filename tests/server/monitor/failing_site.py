@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from lorica.common.plan.io import load_plan
-from lorica.server.runs import RunStore
+from lorica.server.store import RunStore
 from lorica.simulations.keep import Keep
 from lorica.simulations.simulate import Simulation
 

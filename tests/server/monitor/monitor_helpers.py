@@ -14,7 +14,7 @@ from lorica.server.monitor.app import create_app
 from lorica.server.monitor.room import Room
 from lorica.server.monitor.settings import Settings
 from lorica.server.results.round import RoundRecord, SiteRound
-from lorica.server.runs import RunStore
+from lorica.server.store import RunStore
 
 BASE = "http://127.0.0.1:8600"
 PASSWORDS = {"olga": "correct horse battery", "victor": "staple orange window"}

@@ -20,8 +20,8 @@ from lorica.server.monitor.login_limit import (
 )
 from lorica.server.monitor.sessions import IDLE_SECONDS, LIFE_SECONDS, Sessions
 from lorica.server.monitor.tokens import Tokens
-from lorica.server.runs import RunStore
-from lorica.server.runs.accounts import ApiToken, User, UserSession
+from lorica.server.store import RunStore
+from lorica.server.store.account_tables import ApiToken, User, UserSession
 
 PASSWORD = "a b c d e f g h"
 

@@ -22,7 +22,7 @@ import pytest
 from monitor_helpers import PASSWORDS, add_run
 
 from lorica.server.monitor.accounts import Accounts
-from lorica.server.runs import RunStore
+from lorica.server.store import RunStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.web]
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -15,7 +15,7 @@ from lorica.server.monitor.news import ALL, News, Reader
 from lorica.server.monitor.templating import draw_run
 from lorica.server.monitor.watch import AlertWatch
 from lorica.server.results.round import RoundRecord, SiteRound
-from lorica.server.runs import RunStore
+from lorica.server.store import RunStore
 
 
 def reader_of(store: RunStore) -> Reader:

@@ -13,7 +13,7 @@ from lorica.server.monitor.accounts import Accounts
 from lorica.server.monitor.audit import AuditLog
 from lorica.server.monitor.cli import app
 from lorica.server.monitor.tokens import Tokens
-from lorica.server.runs import RunStore
+from lorica.server.store import RunStore
 
 PASSWORD = "correct horse battery"
 

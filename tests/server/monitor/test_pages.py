@@ -12,8 +12,8 @@ from monitor_helpers import add_run, client_of, room_of
 from starlette.testclient import TestClient
 
 from lorica.server.monitor import formats
-from lorica.server.runs import RunStore
 from lorica.server.runs.alerts import alerts
+from lorica.server.store import RunStore
 
 
 def runs_on(text: str) -> list[str]:

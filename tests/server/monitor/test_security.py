@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 from lorica.server.monitor.accounts import Accounts
 from lorica.server.monitor.settings import Settings
 from lorica.server.monitor.tokens import Tokens
-from lorica.server.runs import RunStore
+from lorica.server.store import RunStore
 
 PAGES = ["/runs", "/runs/run-1", "/compare", "/sites", "/site?name=north", "/alerts", "/account"]
 PAGES += ["/audit", "/api/docs"]

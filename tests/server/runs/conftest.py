@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lorica.server.runs import RunStore
+from lorica.server.store import RunStore
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lorica.common.plan import RunPlan
 from lorica.server.results.round import RoundRecord, SiteRound
-from lorica.server.runs import RunStore
+from lorica.server.store import RunStore
 
 PLAN = RunPlan().replace(task={"labels": ["a", "b"]}, rounds={"count": 8})
 

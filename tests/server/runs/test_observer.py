@@ -13,7 +13,7 @@ from run_helpers import PLAN, record
 from lorica.common.errors import Code, LoricaError
 from lorica.common.privacy.accountant import epsilon
 from lorica.common.privacy.of_plan import public_privacy
-from lorica.server.runs import RunStore, StoreObserver
+from lorica.server.store import RunStore, StoreObserver
 
 
 @pytest.fixture(autouse=True)

@@ -14,12 +14,12 @@ from typer.testing import CliRunner, Result
 
 from lorica.common.errors import Code, LoricaError
 from lorica.server.results.round import SiteRound
-from lorica.server.runs import RunStore
 from lorica.server.runs.charts import line_chart
 from lorica.server.runs.cli import app
-from lorica.server.runs.curves import thinned
-from lorica.server.runs.prune import plan_pruning, prune
 from lorica.server.runs.report import report_html
+from lorica.server.store import RunStore
+from lorica.server.store.curves import thinned
+from lorica.server.store.prune import plan_pruning, prune
 
 HOSTILE = "<script>alert(1)</script>"
 DAY = 86_400.0
@@ -158,7 +158,7 @@ def test_an_artefact_is_never_a_path_out_of_the_folder(
         kept.artefact_path("alpha", name)
     assert caught.value.code is Code.ARTEFACT_UNKNOWN
     with kept.writing() as session:  # even if one were entered
-        from lorica.server.runs.models import Artefact, Run
+        from lorica.server.store.tables import Artefact, Run
 
         key = session.query(Run.id).filter_by(run_id="alpha").scalar()
         if name and name != "notes.txt":

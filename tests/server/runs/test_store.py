@@ -20,11 +20,11 @@ from sqlalchemy import select, text
 
 from lorica.common.errors import Code, LoricaError
 from lorica.server.results.round import RoundRecord, SiteRound
-from lorica.server.runs import RunStore
-from lorica.server.runs.database import HEAD, VERSION_TABLE
-from lorica.server.runs.migrations import configured
-from lorica.server.runs.models import Base, Site
 from lorica.server.runs.report import label_changes, quality_rows
+from lorica.server.store import RunStore
+from lorica.server.store.database import HEAD, VERSION_TABLE
+from lorica.server.store.migrations import configured
+from lorica.server.store.tables import Base, Site
 
 
 def code_of(call: object, *arguments: object, **named: object) -> Code:
@@ -42,7 +42,7 @@ def test_the_migrations_make_the_tables_that_the_models_describe(store: RunStore
 
 
 def test_two_processes_open_an_empty_store_at_once(store_url: str) -> None:
-    code = "import sys; from lorica.server.runs import RunStore; RunStore.open(sys.argv[1])"
+    code = "import sys; from lorica.server.store import RunStore; RunStore.open(sys.argv[1])"
     both = [
         subprocess.Popen([sys.executable, "-c", code, store_url], stderr=subprocess.PIPE, text=True)
         for _ in range(2)

@@ -70,7 +70,7 @@ def connect(url: str) -> Engine:
         LoricaError: LOR-801 when it cannot be opened or reached, LOR-802 when a newer Lorica
             wrote it.
     """
-    from lorica.server.runs.migrations import upgrade
+    from lorica.server.store.migrations import upgrade
 
     engine = _engine(url)
     with store_errors(engine.url):

@@ -11,9 +11,9 @@ from pathlib import Path
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from lorica.server.runs.artefacts import file_of
-from lorica.server.runs.models import OVER, Artefact, Event, Round, Run, SiteRound
-from lorica.server.runs.store import RunStore
+from lorica.server.store.artefacts import file_of
+from lorica.server.store.store import RunStore
+from lorica.server.store.tables import OVER, Artefact, Event, Round, Run, SiteRound
 
 DAY_SECONDS = 86_400.0
 _CHUNK = 500

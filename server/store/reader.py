@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from lorica.common.errors import Code, LoricaError
-from lorica.server.runs.models import Run
+from lorica.server.store.tables import Run
 
 Item = TypeVar("Item")
 Cursor = tuple[float, int]

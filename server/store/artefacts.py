@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
-from lorica.server.runs.models import Artefact, Run
+from lorica.server.store.tables import Artefact, Run
 
 CHECKPOINT = "checkpoint.safetensors"
 

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from sqlalchemy import Select, and_, func, or_, select
 
-from lorica.server.runs.curves import thinned
-from lorica.server.runs.models import Run, Site, SiteRound, SiteRun
-from lorica.server.runs.reader import Cursor, Page, Reader
+from lorica.server.store.curves import thinned
+from lorica.server.store.reader import Cursor, Page, Reader
+from lorica.server.store.tables import Run, Site, SiteRound, SiteRun
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from alembic import context
 
-from lorica.server.runs import accounts  # noqa: F401  (fills Base)
-from lorica.server.runs.models import Base
+from lorica.server.store import account_tables as accounts  # noqa: F401  (fills Base)
+from lorica.server.store.tables import Base
 
 given = context.config.attributes
 context.configure(

@@ -16,17 +16,17 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import undefer
 
 from lorica.common.errors import Code, LoricaError
-from lorica.server.runs import artefacts
-from lorica.server.runs.curves import CURVES, thinned
-from lorica.server.runs.models import (
+from lorica.server.store import artefacts
+from lorica.server.store.curves import CURVES, thinned
+from lorica.server.store.reader import Cursor, Page
+from lorica.server.store.site_queries import Grid, SiteCell, SiteQueries
+from lorica.server.store.tables import (
     Artefact,
     Event,
     FlowerRun,
     Round,
     Run,
 )
-from lorica.server.runs.reader import Cursor, Page
-from lorica.server.runs.site_queries import Grid, SiteCell, SiteQueries
 
 __all__ = ["Cursor", "Difference", "Grid", "Page", "Queries", "SiteCell", "plan_values"]
 
@@ -43,7 +43,7 @@ class Difference:
 
 
 class Queries(SiteQueries):
-    """The reading half of :class:`~lorica.server.runs.store.RunStore`."""
+    """The reading half of :class:`~lorica.server.store.store.RunStore`."""
 
     # Runs.
 

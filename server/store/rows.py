@@ -16,16 +16,7 @@ from sqlalchemy.orm import Session
 from lorica.common.display.text import printable
 from lorica.server.results.round import RoundRecord, measured_result
 from lorica.server.results.round import SiteRound as SiteRecord
-from lorica.server.runs.models import (
-    PHASE_BOUNDS,
-    Event,
-    PhaseTotal,
-    Round,
-    Run,
-    SiteRound,
-    SiteRun,
-)
-from lorica.server.runs.site_rows import (
+from lorica.server.store.site_rows import (
     add_to_site_runs,
     at_fault,
     finite,
@@ -34,6 +25,15 @@ from lorica.server.runs.site_rows import (
     shown_name,
     shown_reason,
     site_ids,
+)
+from lorica.server.store.tables import (
+    PHASE_BOUNDS,
+    Event,
+    PhaseTotal,
+    Round,
+    Run,
+    SiteRound,
+    SiteRun,
 )
 
 _LATEST = ("score", "accuracy", "loss")

@@ -10,7 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
 from lorica.common.errors import Code, LoricaError
-from lorica.server.runs.database import VERSION_TABLE, exclusively, schema_version, shown
+from lorica.server.store.database import VERSION_TABLE, exclusively, schema_version, shown
 
 
 def upgrade(engine: Engine) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from lorica.common.display.text import printable
 from lorica.server.results.round import SiteRound as SiteRecord
-from lorica.server.runs.models import Event, Run, Site, SiteRun
+from lorica.server.store.tables import Event, Run, Site, SiteRun
 
 _MOST_NAME = 200
 _MOST_REASON = 500

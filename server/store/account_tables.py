@@ -10,7 +10,7 @@ import time
 from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from lorica.server.runs.models import Base
+from lorica.server.store.tables import Base
 
 
 class User(Base):

@@ -19,10 +19,10 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
 from lorica.server.results.round import RoundRecord, SiteRound
-from lorica.server.runs import artefacts, rows, site_rows
-from lorica.server.runs.database import NONE, connect, shown, store_errors, store_url
-from lorica.server.runs.models import LIVE, OVER, Event, FlowerRun, Kind, Run, Status
-from lorica.server.runs.queries import Queries
+from lorica.server.store import artefacts, rows, site_rows
+from lorica.server.store.database import NONE, connect, shown, store_errors, store_url
+from lorica.server.store.queries import Queries
+from lorica.server.store.tables import LIVE, OVER, Event, FlowerRun, Kind, Run, Status
 
 SILENT_SECONDS = 90.0
 """A run is interrupted whose process gave no sign of life for so long."""

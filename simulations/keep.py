@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorica.common.plan import RunPlan
+from lorica.server.recording.recording import Recording, change, open_softly, recorded
+from lorica.server.recording.tracking import track
 from lorica.server.results.round import Observers
-from lorica.server.runs.recording import Recording, change, open_softly, recorded
-from lorica.server.runs.tracking import track
 
 if TYPE_CHECKING:
-    from lorica.server.runs.spending import CostOf
+    from lorica.server.recording.spending import CostOf
     from lorica.server.store import RunStore
     from lorica.server.store.tables import Kind
 

@@ -24,10 +24,10 @@ from lorica.common.saved.folder import save_adapter
 from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import RunData, label_sources, load_data, with_labels
 from lorica.common.wire.messages import Request
+from lorica.server.recording.recording import Recording
 from lorica.server.results.folder import CHECKPOINT, PLAN, ROUNDS, RunFolder
 from lorica.server.rounds.evaluation import CentralEvaluator
 from lorica.server.rounds.loop import Evaluator, RoundLoop
-from lorica.server.runs.recording import Recording
 from lorica.simulations.at_sites import AtSite, PersonalEvaluator, at_site
 from lorica.simulations.federation import Main, run_in_process, run_on_ray, virtual_nodes
 from lorica.simulations.keep import Keep

@@ -37,8 +37,8 @@ from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan
 from lorica.common.tasks.run_data import validation_data
+from lorica.server.recording.recording import Recording, change, recorded
 from lorica.server.results.folder import PLAN
-from lorica.server.runs.recording import Recording, change, recorded
 from lorica.server.store import RunStore
 from lorica.simulations.keep import Keep
 from lorica.simulations.simulate import SUMMARY, Simulation

@@ -238,8 +238,8 @@ def _usual(block: list[float]) -> float:
 def watch_a_run(folder: Path, count: int, rounds: int, block: int) -> Watchers:
     """A run whose rounds are timed with and without live pages."""
     from lorica.common.plan.io import load_plan
+    from lorica.server.recording.recording import Recording
     from lorica.server.results.round import Observers
-    from lorica.server.runs.recording import Recording
     from lorica.simulations.keep import Keep
     from lorica.simulations.simulate import Simulation
 

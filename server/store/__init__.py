@@ -6,7 +6,7 @@ for whole runs); the tables are in :mod:`models` and :mod:`accounts`.
 
 from __future__ import annotations
 
-from lorica.server.runs.observer import StoreObserver
+from lorica.server.recording.observer import StoreObserver
 from lorica.server.store.store import RunStore
 
 __all__ = ["RunStore", "StoreObserver"]

@@ -351,7 +351,7 @@ class RunStore(Queries):
         Raises:
             LoricaError: LOR-604 when the folder holds no run.
         """
-        from lorica.server.runs.importing import import_folder
+        from lorica.server.recording.importing import import_folder
 
         return import_folder(self, folder, run_id)
 

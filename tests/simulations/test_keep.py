@@ -16,8 +16,8 @@ from rich.console import Console
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
-from lorica.server.runs.recording import Recording
-from lorica.server.runs.spending import CostOf
+from lorica.server.recording.recording import Recording
+from lorica.server.recording.spending import CostOf
 from lorica.server.store import RunStore
 from lorica.simulations.keep import Keep
 from lorica.simulations.simulate import Simulation
@@ -83,7 +83,7 @@ def test_a_stop_ends_a_simulation_that_can_be_resumed(
     plan: RunPlan, store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked after the first round; resumed it is one run, with every round once."""
-    monkeypatch.setattr("lorica.server.runs.observer._POLL_SECONDS", 0.02)
+    monkeypatch.setattr("lorica.server.recording.observer._POLL_SECONDS", 0.02)
     out, keep = tmp_path / "run", Watched(store)
     simulation = Simulation(plan, out, quiet(), keep=keep)
     evaluate, calls = simulation._evaluate, iter(range(10))

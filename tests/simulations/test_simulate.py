@@ -37,8 +37,8 @@ from lorica.common.saved.predict import Predictor
 from lorica.common.tasks.base import Metrics
 from lorica.common.tasks.run_data import load_data
 from lorica.common.wire.messages import Reply, Request
+from lorica.server.recording.importing import import_folder
 from lorica.server.results.round import RoundRecord, SiteRound
-from lorica.server.runs.importing import import_folder
 from lorica.server.store import RunStore
 from lorica.simulations import simulate
 from lorica.simulations.at_sites import AtSite

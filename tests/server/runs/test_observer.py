@@ -19,8 +19,8 @@ from lorica.server.store import RunStore, StoreObserver
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Poll and retry many times a second."""
-    monkeypatch.setattr("lorica.server.runs.observer._POLL_SECONDS", 0.01)
-    monkeypatch.setattr("lorica.server.runs.observer._RETRY_SECONDS", 0.02)
+    monkeypatch.setattr("lorica.server.recording.observer._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("lorica.server.recording.observer._RETRY_SECONDS", 0.02)
 
 
 def wait_for(condition: object, seconds: float = 60.0) -> None:

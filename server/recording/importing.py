@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
+from lorica.server.recording.spending import Spending
 from lorica.server.results.folder import CHECKPOINT, ROUNDS, RunFolder
 from lorica.server.results.round import RoundRecord
-from lorica.server.runs.spending import Spending
 from lorica.server.store.tables import Kind
 
 if TYPE_CHECKING:

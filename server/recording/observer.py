@@ -25,7 +25,7 @@ from lorica.server.store.store import RunStore
 from lorica.server.store.tables import Status
 
 if TYPE_CHECKING:
-    from lorica.server.runs.spending import CostOf, Spending
+    from lorica.server.recording.spending import CostOf, Spending
 
 _BEAT_SECONDS = 5.0
 _POLL_SECONDS = 1.0
@@ -158,7 +158,7 @@ class StoreObserver:
         what, content = said
         if what == "begin":
             self._backlog.begin = content
-            from lorica.server.runs.spending import Spending
+            from lorica.server.recording.spending import Spending
 
             self._spending = Spending(content[0], self._cost_of)
             self._spending.meet(content[1])

@@ -14,15 +14,15 @@ from sqlalchemy import select
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
+from lorica.server.recording.energy import measured_energy
+from lorica.server.recording.observer import StoreObserver
 from lorica.server.results.round import Observer, Observers
-from lorica.server.runs.energy import measured_energy
-from lorica.server.runs.observer import StoreObserver
 from lorica.server.store.artefacts import CHECKPOINT
 from lorica.server.store.store import RunStore
 from lorica.server.store.tables import Kind, Run
 
 if TYPE_CHECKING:
-    from lorica.server.runs.spending import CostOf
+    from lorica.server.recording.spending import CostOf
 
 _log = logging.getLogger("lorica.store")
 

@@ -1,0 +1,1 @@
+"""A run told to the store and to trackers while it goes on, or taken in afterwards."""

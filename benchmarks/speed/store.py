@@ -24,9 +24,9 @@ from rich.table import Table
 from sqlalchemy import insert, text
 
 from lorica.common.plan import RunPlan
+from lorica.server.reports.alerts import alerts
 from lorica.server.results.round import RoundRecord
 from lorica.server.results.round import SiteRound as SiteRecord
-from lorica.server.runs.alerts import alerts
 from lorica.server.store import RunStore
 from lorica.server.store.tables import Event, Round, Run, Site, SiteRound, SiteRun
 
@@ -223,7 +223,7 @@ def questions(store: RunStore, runs: int, sites: int) -> dict[str, Callable[[], 
         store.differences(several)
 
     def counted() -> None:
-        from lorica.server.runs.metrics import prometheus_text
+        from lorica.server.reports.metrics import prometheus_text
 
         prometheus_text(store)
 

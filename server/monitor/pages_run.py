@@ -73,7 +73,7 @@ def artefact(
 @router.get("/runs/{run_id}/report")
 def report(request: Request, caller: Person, run_id: str) -> HTMLResponse:
     """The report for those who decide, as the store has it now."""
-    from lorica.server.runs.report import report_html
+    from lorica.server.reports.report import report_html
 
     store = room_of(request).store
     answer = HTMLResponse(report_html(store, store.run(run_id)))

@@ -26,6 +26,6 @@ def health(request: Request) -> JSONResponse:
 @router.get("/metrics", dependencies=[Depends(metrics_reader)])
 def metrics(request: Request) -> Response:
     """Prometheus' text format."""
-    from lorica.server.runs.metrics import CONTENT_TYPE, prometheus_text
+    from lorica.server.reports.metrics import CONTENT_TYPE, prometheus_text
 
     return Response(prometheus_text(room_of(request).store), media_type=CONTENT_TYPE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from lorica.server.runs.alerts import Alert, alerts
+from lorica.server.reports.alerts import Alert, alerts
 from lorica.server.store import RunStore
 
 _KEPT_SECONDS = 2.0

@@ -12,7 +12,7 @@ from monitor_helpers import add_run, client_of, room_of
 from starlette.testclient import TestClient
 
 from lorica.server.monitor import formats
-from lorica.server.runs.alerts import alerts
+from lorica.server.reports.alerts import alerts
 from lorica.server.store import RunStore
 
 

@@ -14,9 +14,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from run_helpers import PLAN, filled, record
 
+from lorica.server.reports.alerts import alerts
+from lorica.server.reports.metrics import prometheus_text
 from lorica.server.results.round import RoundRecord, SiteRound
-from lorica.server.runs.alerts import alerts
-from lorica.server.runs.metrics import prometheus_text
 from lorica.server.store import RunStore, StoreObserver
 
 MONITORING = Path(__file__).resolve().parents[3] / "docker" / "monitoring"

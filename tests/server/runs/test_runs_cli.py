@@ -13,10 +13,10 @@ from run_helpers import PLAN, filled, record
 from typer.testing import CliRunner, Result
 
 from lorica.common.errors import Code, LoricaError
+from lorica.server.reports.charts import line_chart
+from lorica.server.reports.cli import app
+from lorica.server.reports.report import report_html
 from lorica.server.results.round import SiteRound
-from lorica.server.runs.charts import line_chart
-from lorica.server.runs.cli import app
-from lorica.server.runs.report import report_html
 from lorica.server.store import RunStore
 from lorica.server.store.curves import thinned
 from lorica.server.store.prune import plan_pruning, prune

@@ -19,8 +19,8 @@ from run_helpers import PLAN, filled, record
 from sqlalchemy import select, text
 
 from lorica.common.errors import Code, LoricaError
+from lorica.server.reports.report import label_changes, quality_rows
 from lorica.server.results.round import RoundRecord, SiteRound
-from lorica.server.runs.report import label_changes, quality_rows
 from lorica.server.store import RunStore
 from lorica.server.store.database import HEAD, VERSION_TABLE
 from lorica.server.store.migrations import configured

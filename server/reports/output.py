@@ -15,7 +15,7 @@ from rich.text import Text
 
 from lorica.common.display.text import printable
 from lorica.common.display.wording import duration, epsilon_text, human_bytes, percent
-from lorica.server.runs.export import run_content, whole_run
+from lorica.server.reports.export import run_content, whole_run
 from lorica.server.store.prune import Pruning
 from lorica.server.store.queries import Queries
 from lorica.server.store.tables import Run

@@ -25,7 +25,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from lorica.common.version import __version__
-from lorica.server.runs.alerts import alerts
+from lorica.server.reports.alerts import alerts
 from lorica.server.store.queries import Queries
 from lorica.server.store.tables import (
     LIVE,

@@ -20,8 +20,8 @@ from lorica.common.display.wording import percent
 from lorica.common.machine.files import write_atomically
 from lorica.common.plan.subject import DEMO_DATA
 from lorica.common.version import __version__
+from lorica.server.reports.charts import line_chart
 from lorica.server.results.round import measured_result
-from lorica.server.runs.charts import line_chart
 from lorica.server.store.queries import Queries, plan_values
 from lorica.server.store.tables import Round, Run
 
@@ -67,7 +67,7 @@ def report_html(store: Queries, run: Run) -> str:
     plan = plan_values(full)
     curves = store.curves(run.run_id, ("score", "site_score", "epsilon"), most=_MOST_POINTS)
     template = page_environment().from_string(
-        importlib.resources.files("lorica.server.store")
+        importlib.resources.files("lorica.server.reports")
         .joinpath("templates/decision.html.j2")
         .read_text(encoding="utf-8")
     )

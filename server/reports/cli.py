@@ -55,7 +55,7 @@ def list_command(
     store: StoreOption = None,
 ) -> None:
     """List runs, newest first."""
-    from lorica.server.runs.output import print_json, run_content, runs_table, say
+    from lorica.server.reports.output import print_json, run_content, runs_table, say
     from lorica.server.store.tables import KINDS, STATUSES
 
     _known(status, STATUSES, "--status")
@@ -81,7 +81,7 @@ def list_command(
 @app.command("show")
 def show_command(run: RunArgument, as_json: JsonOption = False, store: StoreOption = None) -> None:
     """Show a run: how far it is, its sites, what went wrong, its files."""
-    from lorica.server.runs.output import print_json, run_view, say, whole_run
+    from lorica.server.reports.output import print_json, run_view, say, whole_run
 
     opened = _open(store)
     found = opened.find(run)
@@ -98,7 +98,7 @@ def compare_command(
     store: StoreOption = None,
 ) -> None:
     """Compare runs: their results, and the keys in which their plans differ."""
-    from lorica.server.runs.output import comparison, comparison_tables, print_json, say
+    from lorica.server.reports.output import comparison, comparison_tables, print_json, say
 
     if len(runs) < 2:
         raise typer.BadParameter("Give at least two runs.")
@@ -122,8 +122,8 @@ def export_command(
     store: StoreOption = None,
 ) -> None:
     """Write all that the store holds of a run to a file."""
-    from lorica.server.runs.export import export_run
-    from lorica.server.runs.output import say
+    from lorica.server.reports.export import export_run
+    from lorica.server.reports.output import say
 
     opened = _open(store)
     found = opened.find(run)
@@ -137,7 +137,7 @@ def import_command(
     store: StoreOption = None,
 ) -> None:
     """Take results folders into the store, or catch up with what it missed of them."""
-    from lorica.server.runs.output import say
+    from lorica.server.reports.output import say
 
     opened = _open(store)
     for folder in folders:
@@ -153,8 +153,8 @@ def report_command(
     store: StoreOption = None,
 ) -> None:
     """Write a report for those who decide: one printable page that needs nothing but itself."""
-    from lorica.server.runs.output import say
-    from lorica.server.runs.report import write_report
+    from lorica.server.reports.output import say
+    from lorica.server.reports.report import write_report
 
     opened = _open(store)
     found = opened.find(run)
@@ -186,7 +186,7 @@ def prune_command(
 
     What will go is said first. Files stay where they are unless --files is given.
     """
-    from lorica.server.runs.output import prune_table, say
+    from lorica.server.reports.output import prune_table, say
     from lorica.server.store.prune import plan_pruning, prune
     from lorica.server.store.tables import OVER
 

@@ -1,0 +1,1 @@
+"""The store for people and programs: `lorica runs`, the decision page, exports, metrics, alerts."""

@@ -36,7 +36,7 @@ def make_server_app() -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         submitted = str(context.run_config.get(RUN_KEY, ""))
         if submitted:
-            from lorica.server.federation.serve import serve_run
+            from lorica.server.coordinator.serve import serve_run
 
             serve_run(grid, submitted, context.run_id)
             return

@@ -31,10 +31,10 @@ from federation import (
 
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
-from lorica.server.federation.certificates import create_authority, issue
-from lorica.server.federation.home import CoordinatorHome
-from lorica.server.federation.proxy import REFUSAL
-from lorica.server.federation.setup import public_pair
+from lorica.server.coordinator.certificates import create_authority, issue
+from lorica.server.coordinator.home import CoordinatorHome
+from lorica.server.coordinator.proxy import REFUSAL
+from lorica.server.coordinator.setup import public_pair
 
 pytestmark = [
     pytest.mark.slow,

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from lorica.common.cli import build
 from lorica.common.plan.io import load_plan
-from lorica.server.federation.home import CoordinatorConfig
+from lorica.server.coordinator.home import CoordinatorConfig
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text()

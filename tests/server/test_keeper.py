@@ -10,13 +10,13 @@ import pytest
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.lock import only_one
 from lorica.common.plan import RunPlan
-from lorica.server.federation import keeper as keeping
-from lorica.server.federation import orders
-from lorica.server.federation.control import FlowerRun
-from lorica.server.federation.home import CoordinatorConfig, CoordinatorHome
-from lorica.server.federation.keeper import MOST_FRUITLESS, Keeper
-from lorica.server.federation.orders import LOCK, RunPlace, new_order
-from lorica.server.federation.runs import resume, stop, submit
+from lorica.server.coordinator import keeper as keeping
+from lorica.server.coordinator import orders
+from lorica.server.coordinator.control import FlowerRun
+from lorica.server.coordinator.home import CoordinatorConfig, CoordinatorHome
+from lorica.server.coordinator.keeper import MOST_FRUITLESS, Keeper
+from lorica.server.coordinator.orders import LOCK, RunPlace, new_order
+from lorica.server.coordinator.submit import resume, stop, submit
 from lorica.server.results.folder import ROUNDS
 
 

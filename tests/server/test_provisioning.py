@@ -21,7 +21,7 @@ from lorica.common.cli import build
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.checks import check_certificate
 from lorica.common.wire.invitation import Invitation, Registration
-from lorica.server.federation.certificates import (
+from lorica.server.coordinator.certificates import (
     alternative_names,
     authority_pair,
     create_authority,
@@ -29,11 +29,11 @@ from lorica.server.federation.certificates import (
     issue,
     read_certificate,
 )
-from lorica.server.federation.home import CoordinatorConfig, CoordinatorHome
-from lorica.server.federation.proxy import end_orphans, find_nginx, proxy_command, write_proxy
-from lorica.server.federation.register import Register
-from lorica.server.federation.services import monitor_command, superlink_command
-from lorica.server.federation.setup import (
+from lorica.server.coordinator.home import CoordinatorConfig, CoordinatorHome
+from lorica.server.coordinator.proxy import end_orphans, find_nginx, proxy_command, write_proxy
+from lorica.server.coordinator.register import Register
+from lorica.server.coordinator.services import monitor_command, superlink_command
+from lorica.server.coordinator.setup import (
     admit,
     create_coordinator,
     invite,

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from lorica.common.plan import RunPlan
-from lorica.server.federation.home import CoordinatorConfig, CoordinatorHome
-from lorica.server.federation.orders import RunPlace, new_order
-from lorica.server.federation.run_cli import app
+from lorica.server.coordinator.cli.run import app
+from lorica.server.coordinator.home import CoordinatorConfig, CoordinatorHome
+from lorica.server.coordinator.orders import RunPlace, new_order
 from lorica.server.results.folder import ROUNDS
 from lorica.server.results.round import RoundRecord, SiteRound
 

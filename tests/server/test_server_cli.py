@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.wire.signing import CoordinatorKey
-from lorica.server.cli import app
+from lorica.server.coordinator.cli.key import app
 
 
 def test_the_public_key_is_all_of_standard_output(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from lorica.common.backbone.files import backbone_sha256
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.saved.folder import load_adapter
-from lorica.server.federation.home import HOME_VARIABLE, CoordinatorConfig, CoordinatorHome
-from lorica.server.federation.runs import submit
-from lorica.server.federation.serve import serve_run
+from lorica.server.coordinator.home import HOME_VARIABLE, CoordinatorConfig, CoordinatorHome
+from lorica.server.coordinator.serve import serve_run
+from lorica.server.coordinator.submit import submit
 from lorica.simulations.grid import InProcessGrid
 from tests.tasks import SECTIONS, plan_of, rows_of, write_rows
 

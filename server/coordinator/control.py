@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.wire.bundle import RUN_KEY
-from lorica.server.federation.home import CoordinatorHome
+from lorica.server.coordinator.home import CoordinatorHome
 
 
 @dataclass(frozen=True)

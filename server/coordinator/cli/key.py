@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lorica.server.federation.cli import add_commands
+from lorica.server.coordinator.cli.coordinator import add_commands
 
 app = typer.Typer(
     name="coordinator",

@@ -18,7 +18,7 @@ from lorica.common.display.wording import metric_name, metric_text
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
-    from lorica.server.federation.orders import RunPlace
+    from lorica.server.coordinator.orders import RunPlace
     from lorica.server.results.round import RoundRecord
 
 app = typer.Typer(
@@ -65,7 +65,7 @@ def run_submit(
 ) -> None:
     """Put a run into the queue and print its id."""
     from lorica.common.plan.io import load_plan
-    from lorica.server.federation.runs import submit
+    from lorica.server.coordinator.submit import submit
 
     place = submit(_home(home), load_plan(plan, settings or []), run=name)
     sys.stdout.write(f"{place.run}\n")
@@ -77,7 +77,7 @@ def run_submit(
 @app.command("list")
 def run_list(home: HomeOption = None) -> None:
     """List all runs, the newest last."""
-    from lorica.server.federation.orders import RunPlace, last_round
+    from lorica.server.coordinator.orders import RunPlace, last_round
     from lorica.server.results.round import RoundRecord
 
     table = Table("run", "state", "round", "score", "submitted", "", box=None)
@@ -114,8 +114,8 @@ def run_stop(
     wait: Annotated[bool, typer.Option(help="Wait until it has stopped.")] = True,
 ) -> None:
     """Stop a run; what its last whole round left is kept."""
-    from lorica.server.federation.orders import wait_until_over
-    from lorica.server.federation.runs import stop
+    from lorica.server.coordinator.orders import wait_until_over
+    from lorica.server.coordinator.submit import stop
 
     place = _place(run, home)
     order = stop(place)
@@ -134,7 +134,7 @@ def run_resume(
 
     A run that died with its machine needs no such thing: it goes on when the services do.
     """
-    from lorica.server.federation.runs import resume
+    from lorica.server.coordinator.submit import resume
 
     place = _place(run, home)
     resume(place)
@@ -144,8 +144,8 @@ def run_resume(
 
 
 def _home(given: Path | None):  # type: ignore[no-untyped-def]
-    from lorica.server.federation.home import CoordinatorHome, default_home
-    from lorica.server.federation.store import use_store
+    from lorica.server.coordinator.home import CoordinatorHome, default_home
+    from lorica.server.coordinator.noting import use_store
 
     home = CoordinatorHome(given or default_home())
     use_store(home)
@@ -153,7 +153,7 @@ def _home(given: Path | None):  # type: ignore[no-untyped-def]
 
 
 def _place(run: str, home: Path | None) -> RunPlace:
-    from lorica.server.federation.orders import RunPlace
+    from lorica.server.coordinator.orders import RunPlace
 
     return RunPlace.find(_home(home).runs, run)
 

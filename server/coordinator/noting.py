@@ -10,8 +10,8 @@ from functools import lru_cache
 
 from lorica.common.errors import LoricaError
 from lorica.common.plan import RunPlan
-from lorica.server.federation.home import CoordinatorHome
-from lorica.server.federation.orders import RunPlace
+from lorica.server.coordinator.home import CoordinatorHome
+from lorica.server.coordinator.orders import RunPlace
 from lorica.server.results.round import Observer, Silent
 from lorica.server.store import RunStore, StoreObserver
 from lorica.server.store.tables import Status

@@ -12,9 +12,9 @@ from flwr.serverapp import Grid
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.lock import only_one
-from lorica.server.federation.home import HOME_VARIABLE, CoordinatorHome
-from lorica.server.federation.orders import LOCK, RunPlace
-from lorica.server.federation.store import watching
+from lorica.server.coordinator.home import HOME_VARIABLE, CoordinatorHome
+from lorica.server.coordinator.noting import watching
+from lorica.server.coordinator.orders import LOCK, RunPlace
 from lorica.server.rounds.run import run_plan
 
 _LOCK_SECONDS = 60.0

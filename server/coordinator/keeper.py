@@ -13,10 +13,10 @@ from typing import Literal
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.wire.bundle import build_bundle
-from lorica.server.federation.control import Control
-from lorica.server.federation.home import CoordinatorHome
-from lorica.server.federation.orders import Order, RunPlace
-from lorica.server.federation.store import mark, note_flower_run, stop_asked
+from lorica.server.coordinator.control import Control
+from lorica.server.coordinator.home import CoordinatorHome
+from lorica.server.coordinator.noting import mark, note_flower_run, stop_asked
+from lorica.server.coordinator.orders import Order, RunPlace
 
 MOST_FRUITLESS = 20
 """Flower runs in a row without a whole round, after which a run counts as failed."""

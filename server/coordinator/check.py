@@ -20,17 +20,17 @@ from lorica.common.machine.checks import (
 from lorica.common.machine.lock import holder
 from lorica.common.wire.bundle import build_bundle, bundle_sha256
 from lorica.common.wire.signing import CoordinatorKey
-from lorica.server.federation.certificates import (
+from lorica.server.coordinator.certificates import (
     WARN_DAYS,
     authority_pair,
     days_left,
     read_certificate,
 )
-from lorica.server.federation.control import Control
-from lorica.server.federation.home import CoordinatorConfig, CoordinatorHome
-from lorica.server.federation.proxy import find_nginx, proxy_command, write_proxy
-from lorica.server.federation.register import Register
-from lorica.server.federation.setup import private_pair, public_pair
+from lorica.server.coordinator.control import Control
+from lorica.server.coordinator.home import CoordinatorConfig, CoordinatorHome
+from lorica.server.coordinator.proxy import find_nginx, proxy_command, write_proxy
+from lorica.server.coordinator.register import Register
+from lorica.server.coordinator.setup import private_pair, public_pair
 
 
 def check_coordinator(home: CoordinatorHome) -> Iterator[Finding]:

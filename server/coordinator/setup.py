@@ -11,16 +11,16 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.lock import holder
 from lorica.common.wire.invitation import Invitation, Registration
 from lorica.common.wire.signing import CoordinatorKey
-from lorica.server.federation.certificates import (
+from lorica.server.coordinator.certificates import (
     LOOPBACK,
     Pair,
     authority_pair,
     create_authority,
     issue,
 )
-from lorica.server.federation.control import Control, key_bytes
-from lorica.server.federation.home import CoordinatorConfig, CoordinatorHome
-from lorica.server.federation.register import Register, SiteEntry
+from lorica.server.coordinator.control import Control, key_bytes
+from lorica.server.coordinator.home import CoordinatorConfig, CoordinatorHome
+from lorica.server.coordinator.register import Register, SiteEntry
 
 
 def public_pair(home: CoordinatorHome) -> Pair:

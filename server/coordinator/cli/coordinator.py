@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lorica.common.errors import Code, LoricaError
-from lorica.server.federation.run_cli import HomeOption
+from lorica.server.coordinator.cli.run import HomeOption
 
 _MOST_DAYS = 90
 
@@ -32,8 +32,8 @@ def coordinator_init(
     ] = 8440,
 ) -> None:
     """Set a coordinator up: authority, certificates, signing key, database, folders."""
-    from lorica.server.federation.home import CoordinatorHome, default_home, first_config
-    from lorica.server.federation.setup import create_coordinator
+    from lorica.server.coordinator.home import CoordinatorHome, default_home, first_config
+    from lorica.server.coordinator.setup import create_coordinator
 
     bare = ":" not in address or address.endswith("]")
     address = f"{address}:8443" if bare else address
@@ -63,7 +63,7 @@ def coordinator_invite(
     Whoever has it can register in the site's place: send it by a way that both sides trust.
     """
     from lorica.common.machine.files import create_atomically
-    from lorica.server.federation.setup import invite
+    from lorica.server.coordinator.setup import invite
 
     invitation = invite(_home(home), site, timedelta(days=days))
     token = invitation.token()
@@ -83,7 +83,7 @@ def coordinator_admit(
 ) -> None:
     """Admit a site: check its registration request against its invitation, take in its key."""
     from lorica.common.wire.invitation import key_fingerprint
-    from lorica.server.federation.setup import admit
+    from lorica.server.coordinator.setup import admit
 
     entry, known = admit(_home(home), request)
     _say(
@@ -96,7 +96,7 @@ def coordinator_revoke(
     site: Annotated[str, typer.Argument(help="The site's name.")], home: HomeOption = None
 ) -> None:
     """Put a site out at once, of a run that goes on, too."""
-    from lorica.server.federation.setup import revoke
+    from lorica.server.coordinator.setup import revoke
 
     _, known = revoke(_home(home), site)
     _say(
@@ -107,8 +107,8 @@ def coordinator_revoke(
 
 def coordinator_rotate(home: HomeOption = None) -> None:
     """Renew the server's certificates, with all names of coordinator.toml."""
-    from lorica.server.federation.certificates import days_left, read_certificate
-    from lorica.server.federation.setup import public_pair, renew_certificates
+    from lorica.server.coordinator.certificates import days_left, read_certificate
+    from lorica.server.coordinator.setup import public_pair, renew_certificates
 
     where = _home(home)
     renew_certificates(where)
@@ -123,8 +123,8 @@ def coordinator_sites(home: HomeOption = None) -> None:
     """List the sites: invited, admitted or revoked, and which are online."""
     from lorica.common.machine.lock import holder
     from lorica.common.wire.invitation import key_fingerprint
-    from lorica.server.federation.control import Control, key_bytes
-    from lorica.server.federation.register import Register
+    from lorica.server.coordinator.control import Control, key_bytes
+    from lorica.server.coordinator.register import Register
 
     where = _home(home)
     where.config()
@@ -146,7 +146,7 @@ def coordinator_sites(home: HomeOption = None) -> None:
 
 def coordinator_start(home: HomeOption = None) -> None:
     """Run SuperLink, proxy and monitor, and keep runs going. Ends on SIGTERM."""
-    from lorica.server.federation.services import start
+    from lorica.server.coordinator.services import start
 
     _show_log()
     start(_home(home))
@@ -155,7 +155,7 @@ def coordinator_start(home: HomeOption = None) -> None:
 def coordinator_check(home: HomeOption = None) -> None:
     """Check keys, certificates, disk, proxy, versions, and the services if they run."""
     from lorica.common.machine.checks import report
-    from lorica.server.federation.check import check_coordinator
+    from lorica.server.coordinator.check import check_coordinator
 
     report(check_coordinator(_home(home)), Console(highlight=False, soft_wrap=True))
 
@@ -192,7 +192,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def _home(given: Path | None):  # type: ignore[no-untyped-def]
-    from lorica.server.federation.home import CoordinatorHome, default_home
+    from lorica.server.coordinator.home import CoordinatorHome, default_home
 
     return CoordinatorHome(given or default_home())
 

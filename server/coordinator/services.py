@@ -20,14 +20,14 @@ from lorica.common.machine.disk import DiskWatch
 from lorica.common.machine.lock import only_one
 from lorica.common.machine.supervisor import Service, Supervisor
 from lorica.common.wire.signing import KEY_VARIABLE
-from lorica.server.federation.certificates import days_left, read_certificate
-from lorica.server.federation.control import Control
-from lorica.server.federation.home import HOME_VARIABLE, CoordinatorConfig, CoordinatorHome
-from lorica.server.federation.keeper import Keeper
-from lorica.server.federation.orders import RunPlace
-from lorica.server.federation.proxy import end_orphans, find_nginx, proxy_command, write_proxy
-from lorica.server.federation.register import Register
-from lorica.server.federation.setup import align, private_pair, public_pair
+from lorica.server.coordinator.certificates import days_left, read_certificate
+from lorica.server.coordinator.control import Control
+from lorica.server.coordinator.home import HOME_VARIABLE, CoordinatorConfig, CoordinatorHome
+from lorica.server.coordinator.keeper import Keeper
+from lorica.server.coordinator.orders import RunPlace
+from lorica.server.coordinator.proxy import end_orphans, find_nginx, proxy_command, write_proxy
+from lorica.server.coordinator.register import Register
+from lorica.server.coordinator.setup import align, private_pair, public_pair
 
 _TASK_POLL = "0.1"  # seconds between SuperExec's looks for work
 _LOOK_SECONDS = 2.0

@@ -11,9 +11,9 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.run_data import test_data
-from lorica.server.federation.home import CoordinatorHome
-from lorica.server.federation.orders import Order, RunPlace, new_order
-from lorica.server.federation.store import ask_to_stop, created, mark, use_store
+from lorica.server.coordinator.home import CoordinatorHome
+from lorica.server.coordinator.noting import ask_to_stop, created, mark, use_store
+from lorica.server.coordinator.orders import Order, RunPlace, new_order
 
 _RUN_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import write_atomically
-from lorica.server.federation.home import CoordinatorConfig, CoordinatorHome
+from lorica.server.coordinator.home import CoordinatorConfig, CoordinatorHome
 
 REFUSAL = "Only the fleet interface of this coordinator is served here."
 """What any other path is answered with."""

@@ -1,0 +1,1 @@
+"""`lorica coordinator …` and `lorica run …`."""

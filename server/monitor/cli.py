@@ -109,7 +109,7 @@ def user_add(
 def user_list(store: StoreOption = None) -> None:
     """List the accounts."""
     from lorica.server.monitor.accounts import Accounts
-    from lorica.server.monitor.formats import moment
+    from lorica.server.monitor.shown.formats import moment
 
     found = Accounts(_open(store)).all()
     if not found:
@@ -161,7 +161,7 @@ def token_add(
 @keys.command("list")
 def token_list(store: StoreOption = None) -> None:
     """List the tokens, without their secrets."""
-    from lorica.server.monitor.formats import moment
+    from lorica.server.monitor.shown.formats import moment
     from lorica.server.monitor.tokens import Tokens
 
     found = Tokens(_open(store)).all()

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import func, or_, select
 
-from lorica.server.monitor.shapes import (
+from lorica.server.monitor.shown.shapes import (
     EventShape,
     RunShape,
     round_shape,

@@ -7,7 +7,7 @@ from fastapi.responses import HTMLResponse
 
 from lorica.server.monitor.callers import Person
 from lorica.server.monitor.room import room_of
-from lorica.server.monitor.shapes import AlertShape
+from lorica.server.monitor.shown.shapes import AlertShape
 from lorica.server.monitor.templating import page
 
 router = APIRouter(include_in_schema=False)

@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from lorica.server.monitor.callers import ActingOperator, Person
 from lorica.server.monitor.guard import SAFE_DOCUMENT_POLICY
 from lorica.server.monitor.room import address_of, room_of
-from lorica.server.monitor.shapes import (
+from lorica.server.monitor.shown.shapes import (
     ArtefactShape,
     EventShape,
     RunDetailShape,

@@ -13,9 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lorica.common.version import __version__
 from lorica.server.monitor.callers import Caller
-from lorica.server.monitor.formats import FILTERS
 from lorica.server.monitor.room import room_of
-from lorica.server.monitor.shapes import RunShape, RunSiteShape
+from lorica.server.monitor.shown.formats import FILTERS
+from lorica.server.monitor.shown.shapes import RunShape, RunSiteShape
 
 HERE = Path(__file__).resolve().parent
 STATIC = HERE / "static"

@@ -11,7 +11,7 @@ import pytest
 from monitor_helpers import add_run, client_of, room_of
 from starlette.testclient import TestClient
 
-from lorica.server.monitor import formats
+from lorica.server.monitor.shown import formats
 from lorica.server.reports.alerts import alerts
 from lorica.server.store import RunStore
 

@@ -8,9 +8,9 @@ from typing import Annotated
 from fastapi import Depends, Form, Request
 
 from lorica.common.errors import Code, LoricaError
-from lorica.server.monitor.accounts import Role
+from lorica.server.monitor.access.accounts import Role
+from lorica.server.monitor.access.sessions import same
 from lorica.server.monitor.room import Room, address_of, room_of
-from lorica.server.monitor.sessions import same
 
 LOCAL = "local"
 """How the audit log names whoever came by the start-up link."""

@@ -16,7 +16,7 @@ from rich.table import Table
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
-    from lorica.server.monitor.settings import Settings
+    from lorica.server.monitor.access.settings import Settings
     from lorica.server.store import RunStore
 
 _COURTESY = 19  # of nice: a running round on the same machine comes first
@@ -69,7 +69,7 @@ def serve(
     """
     if context.invoked_subcommand is not None:
         return
-    from lorica.server.monitor.settings import Settings, check
+    from lorica.server.monitor.access.settings import Settings, check
 
     opened = _open(store)
     bound = _bind(host, port)
@@ -77,7 +77,7 @@ def serve(
         host, bound.getsockname()[1], public_url, certificate, key, open_metrics=open_metrics
     )
     try:
-        from lorica.server.monitor.accounts import Accounts
+        from lorica.server.monitor.access.accounts import Accounts
 
         accounts = Accounts(opened).any()
         check(settings, accounts=accounts)
@@ -97,7 +97,7 @@ def user_add(
     store: StoreOption = None,
 ) -> None:
     """Make an account; the password is asked for."""
-    from lorica.server.monitor.accounts import Accounts, checked_name
+    from lorica.server.monitor.access.accounts import Accounts, checked_name
 
     accounts = Accounts(_open(store))
     person = accounts.add(name, role, _password(checked_name(name), password_stdin))
@@ -108,7 +108,7 @@ def user_add(
 @users.command("list")
 def user_list(store: StoreOption = None) -> None:
     """List the accounts."""
-    from lorica.server.monitor.accounts import Accounts
+    from lorica.server.monitor.access.accounts import Accounts
     from lorica.server.monitor.shown.formats import moment
 
     found = Accounts(_open(store)).all()
@@ -124,7 +124,7 @@ def user_list(store: StoreOption = None) -> None:
 @users.command("remove")
 def user_remove(name: NameArgument, store: StoreOption = None) -> None:
     """Remove an account and sign it out everywhere."""
-    from lorica.server.monitor.accounts import Accounts
+    from lorica.server.monitor.access.accounts import Accounts
 
     Accounts(_open(store)).remove(name)
     _note(store, "account removed", name)
@@ -136,7 +136,7 @@ def user_password(
     name: NameArgument, password_stdin: PasswordOption = False, store: StoreOption = None
 ) -> None:
     """Set a new password and sign the account out everywhere."""
-    from lorica.server.monitor.accounts import Accounts
+    from lorica.server.monitor.access.accounts import Accounts
 
     Accounts(_open(store)).set_password(name, _password(name, password_stdin))
     _note(store, "password changed", name)
@@ -150,7 +150,7 @@ def token_add(
     store: StoreOption = None,
 ) -> None:
     """Make a read-only token and print it, once, alone on standard output."""
-    from lorica.server.monitor.tokens import Tokens
+    from lorica.server.monitor.access.tokens import Tokens
 
     secret = Tokens(_open(store)).add(name, days)
     _note(store, "token added", name, "" if days is None else f"for {days:g} days")
@@ -161,8 +161,8 @@ def token_add(
 @keys.command("list")
 def token_list(store: StoreOption = None) -> None:
     """List the tokens, without their secrets."""
+    from lorica.server.monitor.access.tokens import Tokens
     from lorica.server.monitor.shown.formats import moment
-    from lorica.server.monitor.tokens import Tokens
 
     found = Tokens(_open(store)).all()
     if not found:
@@ -183,7 +183,7 @@ def token_revoke(
     name: Annotated[str, typer.Argument(help="Name of the token.")], store: StoreOption = None
 ) -> None:
     """End a token's validity."""
-    from lorica.server.monitor.tokens import Tokens
+    from lorica.server.monitor.access.tokens import Tokens
 
     Tokens(_open(store)).revoke(name)
     _note(store, "token revoked", name)
@@ -250,7 +250,7 @@ def _open(store: str | None) -> RunStore:
 def _note(store: str | None, action: str, subject: str, detail: str = "") -> None:
     import getpass
 
-    from lorica.server.monitor.audit import AuditLog
+    from lorica.server.monitor.access.log import AuditLog
 
     try:
         who = f"{getpass.getuser()} ({_WHO})"
@@ -260,7 +260,7 @@ def _note(store: str | None, action: str, subject: str, detail: str = "") -> Non
 
 
 def _password(name: str, from_stdin: bool) -> str:
-    from lorica.server.monitor.accounts import check_password
+    from lorica.server.monitor.access.accounts import check_password
 
     if from_stdin:
         password = sys.stdin.readline().rstrip("\n")

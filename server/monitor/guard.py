@@ -7,7 +7,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lorica.common.errors import Code
-from lorica.server.monitor.settings import Settings
+from lorica.server.monitor.access.settings import Settings
 
 CONTENT_SECURITY_POLICY = "; ".join(
     [

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from lorica.common.errors import Code, LoricaError
+from lorica.server.monitor.access.sessions import LIFE_SECONDS, same
 from lorica.server.monitor.callers import (
     LOCAL,
     ActingPerson,
@@ -19,7 +20,6 @@ from lorica.server.monitor.callers import (
     cookie_name,
 )
 from lorica.server.monitor.room import Room, address_of, room_of
-from lorica.server.monitor.sessions import LIFE_SECONDS, same
 from lorica.server.monitor.templating import page
 
 router = APIRouter(include_in_schema=False)

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
-from lorica.server.monitor.accounts import Accounts
-from lorica.server.monitor.audit import AuditLog
+from lorica.server.monitor.access.accounts import Accounts
+from lorica.server.monitor.access.log import AuditLog
+from lorica.server.monitor.access.login_limit import LoginLimit
+from lorica.server.monitor.access.sessions import Sessions
+from lorica.server.monitor.access.settings import Settings
+from lorica.server.monitor.access.tokens import Tokens
 from lorica.server.monitor.live import Live
-from lorica.server.monitor.login_limit import LoginLimit
 from lorica.server.monitor.news import Reader, Render
-from lorica.server.monitor.sessions import Sessions
-from lorica.server.monitor.settings import Settings
-from lorica.server.monitor.tokens import Tokens
 from lorica.server.monitor.watch import AlertWatch
 from lorica.server.store import RunStore
 

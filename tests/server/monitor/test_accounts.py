@@ -9,17 +9,17 @@ import pytest
 from sqlalchemy import select, text
 
 from lorica.common.errors import LoricaError
-from lorica.server.monitor.accounts import _HASHER as REAL_HASHER
-from lorica.server.monitor.accounts import Accounts
-from lorica.server.monitor.login_limit import (
+from lorica.server.monitor.access.accounts import _HASHER as REAL_HASHER
+from lorica.server.monitor.access.accounts import Accounts
+from lorica.server.monitor.access.login_limit import (
     TRIES_OF_ACCOUNT,
     TRIES_OF_ADDRESS,
     TRIES_OF_PAIR,
     WINDOW_SECONDS,
     LoginLimit,
 )
-from lorica.server.monitor.sessions import IDLE_SECONDS, LIFE_SECONDS, Sessions
-from lorica.server.monitor.tokens import Tokens
+from lorica.server.monitor.access.sessions import IDLE_SECONDS, LIFE_SECONDS, Sessions
+from lorica.server.monitor.access.tokens import Tokens
 from lorica.server.store import RunStore
 from lorica.server.store.account_tables import ApiToken, User, UserSession
 
@@ -121,7 +121,7 @@ def test_a_session_ends_unused_and_cannot_be_drawn_out_for_ever(
     value = sessions.open(Accounts(store).add("ada", "viewer", PASSWORD).id, "a")
     begun = time.time()
     now = begun
-    monkeypatch.setattr("lorica.server.monitor.sessions.time.time", lambda: now)
+    monkeypatch.setattr("lorica.server.monitor.access.sessions.time.time", lambda: now)
     while now < begun + LIFE_SECONDS:
         assert sessions.find(value) is not None
         now += IDLE_SECONDS - 100
@@ -155,7 +155,7 @@ def test_a_token_ends_with_its_days(store: RunStore, monkeypatch: pytest.MonkeyP
     tokens = Tokens(store)
     secret = tokens.add("short", days=1)
     ends = time.time() + 86400
-    monkeypatch.setattr("lorica.server.monitor.tokens.time.time", lambda: ends + 1)
+    monkeypatch.setattr("lorica.server.monitor.access.tokens.time.time", lambda: ends + 1)
     assert tokens.find(secret) is None
     for days in (0.0, -1.0, float("nan")):
         with pytest.raises(LoricaError, match="LOR-825"):

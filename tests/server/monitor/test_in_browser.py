@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from monitor_helpers import PASSWORDS, add_run
 
-from lorica.server.monitor.accounts import Accounts
+from lorica.server.monitor.access.accounts import Accounts
 from lorica.server.store import RunStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.web]

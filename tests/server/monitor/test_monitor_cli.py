@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from lorica.common.errors import LoricaError
-from lorica.server.monitor.accounts import Accounts
-from lorica.server.monitor.audit import AuditLog
+from lorica.server.monitor.access.accounts import Accounts
+from lorica.server.monitor.access.log import AuditLog
+from lorica.server.monitor.access.tokens import Tokens
 from lorica.server.monitor.cli import app
-from lorica.server.monitor.tokens import Tokens
 from lorica.server.store import RunStore
 
 PASSWORD = "correct horse battery"

@@ -18,9 +18,9 @@ from monitor_helpers import (
 )
 from starlette.testclient import TestClient
 
-from lorica.server.monitor.accounts import Accounts
-from lorica.server.monitor.settings import Settings
-from lorica.server.monitor.tokens import Tokens
+from lorica.server.monitor.access.accounts import Accounts
+from lorica.server.monitor.access.settings import Settings
+from lorica.server.monitor.access.tokens import Tokens
 from lorica.server.store import RunStore
 
 PAGES = ["/runs", "/runs/run-1", "/compare", "/sites", "/site?name=north", "/alerts", "/account"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lorica.common.errors import LoricaError
-from lorica.server.monitor.settings import Settings, check
+from lorica.server.monitor.access.settings import Settings, check
 
 
 @pytest.mark.parametrize(

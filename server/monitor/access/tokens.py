@@ -9,7 +9,7 @@ import time
 from sqlalchemy import select, update
 
 from lorica.common.errors import Code, LoricaError
-from lorica.server.monitor.sessions import digest
+from lorica.server.monitor.access.sessions import digest
 from lorica.server.store import RunStore
 from lorica.server.store.account_tables import ApiToken
 

@@ -1,0 +1,1 @@
+"""Who may enter: accounts, sessions, tokens, the log of it."""

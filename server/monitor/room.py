@@ -13,9 +13,9 @@ from lorica.server.monitor.access.login_limit import LoginLimit
 from lorica.server.monitor.access.sessions import Sessions
 from lorica.server.monitor.access.settings import Settings
 from lorica.server.monitor.access.tokens import Tokens
-from lorica.server.monitor.live import Live
-from lorica.server.monitor.news import Reader, Render
-from lorica.server.monitor.watch import AlertWatch
+from lorica.server.monitor.feed.live import Live
+from lorica.server.monitor.feed.news import Reader, Render
+from lorica.server.monitor.feed.watch import AlertWatch
 from lorica.server.store import RunStore
 
 

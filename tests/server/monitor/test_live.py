@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from monitor_helpers import add_run
 
-from lorica.server.monitor.live import Live, as_event
-from lorica.server.monitor.news import ALL, News, Reader
+from lorica.server.monitor.feed.live import Live, as_event
+from lorica.server.monitor.feed.news import ALL, News, Reader
+from lorica.server.monitor.feed.watch import AlertWatch
 from lorica.server.monitor.templating import draw_run
-from lorica.server.monitor.watch import AlertWatch
 from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.store import RunStore
 
@@ -135,7 +135,7 @@ def test_many_pages_cost_the_store_no_more_looks_than_one() -> None:
 def test_a_page_without_news_hears_now_and_then_that_the_feed_lives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lorica.server.monitor.live._QUIET_SECONDS", 0.03)
+    monkeypatch.setattr("lorica.server.monitor.feed.live._QUIET_SECONDS", 0.03)
 
     async def play() -> list[bytes]:
         live = Live(Counted(), 0.01)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from typing import Any
 import anyio.to_thread
 
 from lorica.common.errors import LoricaError
-from lorica.server.monitor.news import News, Reader
+from lorica.server.monitor.feed.news import News, Reader
 
 _log = logging.getLogger("lorica.monitor")
 _MOST_WAITING = 200  # a client that is so far behind is dropped; it comes back and catches up

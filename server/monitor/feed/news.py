@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import func, or_, select
 
+from lorica.server.monitor.feed.watch import AlertWatch
 from lorica.server.monitor.shown.shapes import (
     EventShape,
     RunShape,
@@ -17,7 +18,6 @@ from lorica.server.monitor.shown.shapes import (
     run_shape,
     run_site_shapes,
 )
-from lorica.server.monitor.watch import AlertWatch
 from lorica.server.store import RunStore
 from lorica.server.store.tables import Event, Run
 

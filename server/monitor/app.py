@@ -27,10 +27,10 @@ from lorica.server.monitor import (
     service,
 )
 from lorica.server.monitor.access.settings import Settings
-from lorica.server.monitor.callers import Caller, NotSignedInError, person
-from lorica.server.monitor.guard import Guard
-from lorica.server.monitor.room import Room
-from lorica.server.monitor.templating import STATIC, draw_run, page
+from lorica.server.monitor.request.callers import Caller, NotSignedInError, person
+from lorica.server.monitor.request.guard import Guard
+from lorica.server.monitor.request.room import Room
+from lorica.server.monitor.request.templating import STATIC, draw_run, page
 from lorica.server.store import RunStore
 
 _STATUS = {

@@ -12,15 +12,15 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from lorica.common.errors import Code, LoricaError
 from lorica.server.monitor.access.sessions import LIFE_SECONDS, same
-from lorica.server.monitor.callers import (
+from lorica.server.monitor.request.callers import (
     LOCAL,
     ActingPerson,
     Operator,
     Person,
     cookie_name,
 )
-from lorica.server.monitor.room import Room, address_of, room_of
-from lorica.server.monitor.templating import page
+from lorica.server.monitor.request.room import Room, address_of, room_of
+from lorica.server.monitor.request.templating import page
 
 router = APIRouter(include_in_schema=False)
 _PAGE = 100

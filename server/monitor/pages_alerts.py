@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from lorica.server.monitor.callers import Person
-from lorica.server.monitor.room import room_of
+from lorica.server.monitor.request.callers import Person
+from lorica.server.monitor.request.room import room_of
+from lorica.server.monitor.request.templating import page
 from lorica.server.monitor.shown.shapes import AlertShape
-from lorica.server.monitor.templating import page
 
 router = APIRouter(include_in_schema=False)
 

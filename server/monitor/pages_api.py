@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from lorica.server.monitor.callers import Person, Reader
-from lorica.server.monitor.room import room_of
-from lorica.server.monitor.templating import page
+from lorica.server.monitor.request.callers import Person, Reader
+from lorica.server.monitor.request.room import room_of
+from lorica.server.monitor.request.templating import page
 
 router = APIRouter(include_in_schema=False)
 

@@ -10,9 +10,10 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
-from lorica.server.monitor.callers import ActingOperator, Person
-from lorica.server.monitor.guard import SAFE_DOCUMENT_POLICY
-from lorica.server.monitor.room import address_of, room_of
+from lorica.server.monitor.request.callers import ActingOperator, Person
+from lorica.server.monitor.request.guard import SAFE_DOCUMENT_POLICY
+from lorica.server.monitor.request.room import address_of, room_of
+from lorica.server.monitor.request.templating import page
 from lorica.server.monitor.shown.shapes import (
     ArtefactShape,
     EventShape,
@@ -20,7 +21,6 @@ from lorica.server.monitor.shown.shapes import (
     run_shape,
     run_site_shapes,
 )
-from lorica.server.monitor.templating import page
 
 router = APIRouter(include_in_schema=False)
 _LINES = 200

@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
-from lorica.server.monitor.callers import Person
-from lorica.server.monitor.room import room_of
+from lorica.server.monitor.request.callers import Person
+from lorica.server.monitor.request.room import room_of
+from lorica.server.monitor.request.templating import page
 from lorica.server.monitor.shown import cursors
 from lorica.server.monitor.shown.shapes import DifferenceShape, run_shape
-from lorica.server.monitor.templating import page
 
 router = APIRouter(include_in_schema=False)
 

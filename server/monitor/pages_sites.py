@@ -7,11 +7,11 @@ from fastapi.responses import HTMLResponse
 from sqlalchemy import select
 from sqlalchemy.orm import aliased
 
-from lorica.server.monitor.callers import Person
-from lorica.server.monitor.room import room_of
+from lorica.server.monitor.request.callers import Person
+from lorica.server.monitor.request.room import room_of
+from lorica.server.monitor.request.templating import page
 from lorica.server.monitor.shown import cursors
 from lorica.server.monitor.shown.shapes import RunShape, SiteRunShape, SiteShape, run_shape
-from lorica.server.monitor.templating import page
 from lorica.server.store import RunStore
 from lorica.server.store.tables import Run, SiteRun
 

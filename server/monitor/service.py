@@ -7,8 +7,8 @@ from fastapi.responses import JSONResponse, Response
 
 from lorica.common.errors import LoricaError
 from lorica.common.version import __version__
-from lorica.server.monitor.callers import metrics_reader
-from lorica.server.monitor.room import room_of
+from lorica.server.monitor.request.callers import metrics_reader
+from lorica.server.monitor.request.room import room_of
 
 router = APIRouter(include_in_schema=False)
 

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from lorica.common.plan.io import load_plan
 from lorica.server.monitor.access.settings import Settings
 from lorica.server.monitor.app import create_app
-from lorica.server.monitor.room import Room
+from lorica.server.monitor.request.room import Room
 from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.store import RunStore
 

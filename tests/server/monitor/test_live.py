@@ -13,7 +13,7 @@ from monitor_helpers import add_run
 from lorica.server.monitor.feed.live import Live, as_event
 from lorica.server.monitor.feed.news import ALL, News, Reader
 from lorica.server.monitor.feed.watch import AlertWatch
-from lorica.server.monitor.templating import draw_run
+from lorica.server.monitor.request.templating import draw_run
 from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.store import RunStore
 

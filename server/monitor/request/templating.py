@@ -12,8 +12,8 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lorica.common.version import __version__
-from lorica.server.monitor.callers import Caller
-from lorica.server.monitor.room import room_of
+from lorica.server.monitor.request.callers import Caller
+from lorica.server.monitor.request.room import room_of
 from lorica.server.monitor.shown.formats import FILTERS
 from lorica.server.monitor.shown.shapes import RunShape, RunSiteShape
 

@@ -10,7 +10,7 @@ from fastapi import Depends, Form, Request
 from lorica.common.errors import Code, LoricaError
 from lorica.server.monitor.access.accounts import Role
 from lorica.server.monitor.access.sessions import same
-from lorica.server.monitor.room import Room, address_of, room_of
+from lorica.server.monitor.request.room import Room, address_of, room_of
 
 LOCAL = "local"
 """How the audit log names whoever came by the start-up link."""

@@ -1,0 +1,1 @@
+"""What every request works with: the room, the caller, the guard, templates."""

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from sse_starlette import EventSourceResponse
 
 from lorica.server.monitor.feed.news import ALL
-from lorica.server.monitor.pages_runs import MOST_COMPARED
+from lorica.server.monitor.pages.runs import MOST_COMPARED
 from lorica.server.monitor.request.callers import NotSignedInError, Reader, reader
 from lorica.server.monitor.request.room import room_of
 from lorica.server.monitor.shown import cursors

@@ -1,0 +1,1 @@
+"""One module per page, the JSON API, and the doors for machines."""

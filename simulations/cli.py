@@ -163,7 +163,7 @@ def _simulate(
                 f"Simulations need the package {error.name}.",
                 mend="pip install 'lorica[simulation,embedded]'",
             ) from error
-        from lorica.simulations.tables import closing_table, comparison_table
+        from lorica.simulations.reports.tables import closing_table, comparison_table
 
         keep = Keep(store_of(store, no_store), trackers=track or [])
         simulation = Simulation(plan, out, console, keep=keep)

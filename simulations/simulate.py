@@ -279,8 +279,8 @@ class Simulation:
             self._folder.path / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         )
         if report:
-            from lorica.simulations.picture import picture
-            from lorica.simulations.report import write_report
+            from lorica.simulations.reports.picture import picture
+            from lorica.simulations.reports.report import write_report
 
             write_report(self._folder.path / REPORT, self.plan, rounds, summary)
             picture(summary, rounds, self._folder.path / PICTURE, budget=self.plan.privacy.epsilon)

@@ -19,8 +19,8 @@ from lorica.common.display.wording import (
     percent,
 )
 from lorica.common.machine.files import write_atomically
-from lorica.simulations.figures import INK, new_figure, short, write_png
-from lorica.simulations.plots import DASHES, SITE_COLOURS
+from lorica.simulations.reports.figures import INK, new_figure, short, write_png
+from lorica.simulations.reports.plots import DASHES, SITE_COLOURS
 from lorica.simulations.sweep import SEED, Result, Value
 
 PAGE, PICTURE = "sweep.md", "sweep.png"

@@ -212,8 +212,8 @@ def _behind(first: float, other: float, tests: int) -> str:
 
 
 def _picture(path: Path, books: list[Book]) -> None:
-    from lorica.simulations.figures import INK, new_figure, write_png
-    from lorica.simulations.plots import SITE_COLOURS
+    from lorica.simulations.reports.figures import INK, new_figure, write_png
+    from lorica.simulations.reports.plots import SITE_COLOURS
 
     tallest = max((len(ranked(book)) for book in books), default=1)
     with new_figure(5.2 * len(books), 1.6 + 0.3 * tallest) as figure:

@@ -19,10 +19,10 @@ from rich.table import Table
 from lorica.common.display.wording import duration, epsilon_text, human_bytes
 from lorica.common.plan import RunPlan
 from lorica.server.results.round import RoundRecord, SiteRound
-from lorica.simulations import plots
-from lorica.simulations.picture import picture
-from lorica.simulations.report import problems, span, write_report
-from lorica.simulations.tables import closing_table, comparison_rows, comparison_table
+from lorica.simulations.reports import plots
+from lorica.simulations.reports.picture import picture
+from lorica.simulations.reports.report import problems, span, write_report
+from lorica.simulations.reports.tables import closing_table, comparison_rows, comparison_table
 
 HOSTILE = "<script>alert('x')</script>"
 REASON = "LOR-504: no answer within 60 seconds"

@@ -9,7 +9,7 @@ from typing import Any
 
 from lorica.common.display.wording import NO_PRIVACY, is_share, metric_name, metric_text
 from lorica.server.results.round import RoundRecord
-from lorica.simulations.figures import (
+from lorica.simulations.reports.figures import (
     BLUE,
     GREEN,
     GREY,
@@ -21,8 +21,8 @@ from lorica.simulations.figures import (
     short,
     write_png,
 )
-from lorica.simulations.plots import MOST_SITES, draw_score, score_title
-from lorica.simulations.tables import Summary, comparison_rows, epsilons, headline
+from lorica.simulations.reports.plots import MOST_SITES, draw_score, score_title
+from lorica.simulations.reports.tables import Summary, comparison_rows, epsilons, headline
 
 _BARS = {"zero-shot": GREY, "alone": ORANGE, "federation": BLUE, "pooled": GREEN}
 

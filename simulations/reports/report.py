@@ -1,7 +1,7 @@
 """The report of a simulation: one HTML page that needs nothing but itself.
 
 Names of sites and labels come from others. jinja2 escapes everything; the plots, the only markup
-let through, are rebuilt from parsed trees (:mod:`lorica.simulations.figures`); and the page's own
+let through, are rebuilt from parsed trees (:mod:`lorica.simulations.reports.figures`); and the page's own
 content policy forbids scripts and anything from outside.
 """
 
@@ -27,8 +27,8 @@ from lorica.common.plan.stages import schedule
 from lorica.common.plan.subject import DEMO_DATA
 from lorica.common.plan.traits import TRAITS
 from lorica.server.results.round import RoundRecord, SiteStatus
-from lorica.simulations import plots
-from lorica.simulations.tables import (
+from lorica.simulations.reports import plots
+from lorica.simulations.reports.tables import (
     Summary,
     bar_share,
     comparison_rows,
@@ -74,7 +74,7 @@ def write_report(
         LoricaError: LOR-601 disk full, LOR-602 refused by the system.
     """
     template = _environment().from_string(
-        importlib.resources.files("lorica.simulations")
+        importlib.resources.files("lorica.simulations.reports")
         .joinpath("templates/report.html.j2")
         .read_text(encoding="utf-8")
     )

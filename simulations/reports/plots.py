@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lorica.common.display.wording import capitalise, is_share, metric_name, metric_text
 from lorica.server.results.round import RoundRecord
-from lorica.simulations.figures import (
+from lorica.simulations.reports.figures import (
     BLUE,
     GREEN,
     GREY,
@@ -29,7 +29,7 @@ from lorica.simulations.figures import (
     short,
     svg_text,
 )
-from lorica.simulations.tables import Summary, comparison_rows, headline
+from lorica.simulations.reports.tables import Summary, comparison_rows, headline
 
 SITE_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))

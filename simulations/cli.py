@@ -67,7 +67,7 @@ def simulate(
                 Code.PLAN_MISMATCH,
                 "--resume goes on with the plan in the folder and takes no other options.",
             )
-        from lorica.simulations.simulate import resumable
+        from lorica.simulations.run.simulate import resumable
 
         loaded, folder = resumable(resume), resume
     else:
@@ -123,7 +123,7 @@ def sweep(
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from lorica.simulations.keep import store_of
+    from lorica.simulations.run.keep import store_of
     from lorica.simulations.sweep import run_sweep
     from lorica.simulations.sweep_page import sweep_table
 
@@ -155,8 +155,8 @@ def _simulate(
     console = Console()
     with console.status("loading the model and the data"):
         try:
-            from lorica.simulations.keep import Keep, store_of
-            from lorica.simulations.simulate import Simulation
+            from lorica.simulations.run.keep import Keep, store_of
+            from lorica.simulations.run.simulate import Simulation
         except ModuleNotFoundError as error:
             raise LoricaError(
                 Code.PACKAGE_MISSING,

@@ -40,9 +40,9 @@ from lorica.common.tasks.run_data import validation_data
 from lorica.server.recording.recording import Recording, change, recorded
 from lorica.server.results.folder import PLAN
 from lorica.server.store import RunStore
-from lorica.simulations.keep import Keep
-from lorica.simulations.simulate import SUMMARY, Simulation
-from lorica.simulations.summary import versions
+from lorica.simulations.run.keep import Keep
+from lorica.simulations.run.simulate import SUMMARY, Simulation
+from lorica.simulations.run.summary import versions
 
 SEED = "simulation.seed"
 RESULTS = "sweep.json"

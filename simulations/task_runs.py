@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from lorica.common.plan import RunPlan
+from lorica.simulations.run.workers import cores
 from lorica.simulations.task_plans import TASKS
-from lorica.simulations.workers import cores
 
 EPSILON = 8.0
 
@@ -63,7 +63,7 @@ def _one_thread() -> None:
 def _scores(plan: RunPlan, epsilon: float, out: Path) -> tuple[float, float, str]:
     """First and last score of a simulated run, and the metric's name."""
     from lorica.server.results.folder import RunFolder
-    from lorica.simulations.simulate import Simulation
+    from lorica.simulations.run.simulate import Simulation
 
     console = Console(file=io.StringIO(), width=100)
     private = plan.replace(privacy={"epsilon": epsilon})

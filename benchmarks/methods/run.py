@@ -115,7 +115,7 @@ def make(dataset: DataSet, run: Run, at: str) -> tuple[dict[str, Any], dict[str,
     """Make one run; what came of it, and the versions it was made with."""
     from rich.console import Console
 
-    from lorica.simulations.simulate import SUMMARY
+    from lorica.simulations.run.simulate import SUMMARY
     from lorica.simulations.sweep import Cell, read_result, run_cell
 
     plan = plan_of(dataset, run)
@@ -161,7 +161,7 @@ def warm_up(dataset: DataSet) -> None:
     """Compute what is frozen, once: what LoRA needs of it serves the other methods, too."""
     from lorica.common.backbone.loading import load_backbone
     from lorica.common.tasks.run_data import label_sources, load_data, with_labels
-    from lorica.simulations.sites import share_cache
+    from lorica.simulations.run.sites import share_cache
 
     local = next(method for method in methods() if method.kind == "local")
     plan = plan_of(dataset, Run(local, math.inf, TRIAL_SEED, 0, "test"))

@@ -45,7 +45,7 @@ def read() -> tuple[Any, list[Any], Any]:
     """The plan with labels, the sites' records, the test records."""
     from lorica.common.plan.io import load_plan
     from lorica.common.tasks.run_data import label_sources, load_data, with_labels
-    from lorica.simulations.partition import partition
+    from lorica.simulations.run.partition import partition
 
     plan = load_plan(PLAN)
     data = load_data(plan)

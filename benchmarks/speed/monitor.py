@@ -240,8 +240,8 @@ def watch_a_run(folder: Path, count: int, rounds: int, block: int) -> Watchers:
     from lorica.common.plan.io import load_plan
     from lorica.server.recording.recording import Recording
     from lorica.server.results.round import Observers
-    from lorica.simulations.keep import Keep
-    from lorica.simulations.simulate import Simulation
+    from lorica.simulations.run.keep import Keep
+    from lorica.simulations.run.simulate import Simulation
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     url = str(folder / "watched.sqlite")

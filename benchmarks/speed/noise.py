@@ -25,7 +25,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.tasks.run_data import label_sources, load_data, with_labels
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.wire.messages import Request
-from lorica.simulations.partition import partition
+from lorica.simulations.run.partition import partition
 
 
 class Timed:

@@ -35,8 +35,8 @@ from lorica.server.rounds.loop import RoundLoop
 from lorica.simulations.audit.family import Family
 from lorica.simulations.audit.release_site import MakeEntries, ReleasingTrainer
 from lorica.simulations.audit.site import AuditedTrainer, MakeDirections
-from lorica.simulations.federation import run_in_process
-from lorica.simulations.partition import partition
+from lorica.simulations.run.engines import run_in_process
+from lorica.simulations.run.partition import partition
 
 TASKS: tuple[TaskKind, ...] = ("text-classification",)
 """Tasks that audits can attack."""

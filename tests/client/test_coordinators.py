@@ -35,7 +35,7 @@ from lorica.common.wire.signing import CoordinatorKey
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import Silent
 from lorica.server.rounds.loop import RoundLoop
-from lorica.simulations.federation import run_in_process
+from lorica.simulations.run.engines import run_in_process
 
 
 @pytest.fixture(params=["gradient", "local"])

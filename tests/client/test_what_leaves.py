@@ -21,8 +21,8 @@ from lorica.common.tasks.text_classification import TextClassifier, starting_sta
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import Silent
 from lorica.server.rounds.loop import RoundLoop
-from lorica.simulations.grid import InProcessGrid
-from lorica.simulations.sites import make_trainers
+from lorica.simulations.run.grid import InProcessGrid
+from lorica.simulations.run.sites import make_trainers
 from tests.conftest import SMALL_WORDS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "what-leaves-a-site.md"

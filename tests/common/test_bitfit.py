@@ -31,7 +31,7 @@ from lorica.common.tasks.text_classification import (
 )
 from lorica.server.aggregation import aggregator
 from lorica.server.results.folder import RunFolder
-from lorica.simulations.simulate import Simulation
+from lorica.simulations.run.simulate import Simulation
 
 TEXTS = ["card lost", "fever and pain again", "my heart", "the doctor was very tired today"]
 LABELS = torch.tensor([0, 1, 1, 0])

@@ -26,8 +26,8 @@ from lorica.common.wire.messages import Reply, Request
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import Silent
 from lorica.server.rounds.loop import RoundLoop
-from lorica.simulations.federation import run_in_process
-from lorica.simulations.sites import make_trainer
+from lorica.simulations.run.engines import run_in_process
+from lorica.simulations.run.sites import make_trainer
 
 VICTIMS = {
     "ServerApp": "flwr-serverapp",

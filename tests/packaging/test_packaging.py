@@ -266,7 +266,7 @@ def test_relative_and_nested_imports_are_seen(tmp_path: Path) -> None:
     found = {name for _, name in imported(tmp_path / "x.py", ["lorica", "common"])}
     assert found == {
         "lorica.server.rounds.loop",
-        "lorica.simulations.grid",
+        "lorica.simulations.run.grid",
         "lorica.common.noise",
         "lorica.client",
     }

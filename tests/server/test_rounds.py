@@ -25,7 +25,7 @@ from lorica.common.wire.messages import Reply, Request, pack_reply, refusal, unp
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.rounds.loop import Evaluator, RoundLoop
-from lorica.simulations.grid import InProcessGrid
+from lorica.simulations.run.grid import InProcessGrid
 
 LAYER = "base_model.model.encoder.layer.1.attention.self.query"
 A, B = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"

@@ -25,7 +25,7 @@ from lorica.common.saved.folder import load_adapter
 from lorica.server.coordinator.home import HOME_VARIABLE, CoordinatorConfig, CoordinatorHome
 from lorica.server.coordinator.serve import serve_run
 from lorica.server.coordinator.submit import submit
-from lorica.simulations.grid import InProcessGrid
+from lorica.simulations.run.grid import InProcessGrid
 from tests.tasks import SECTIONS, plan_of, rows_of, write_rows
 
 SITES = ["north", "south"]

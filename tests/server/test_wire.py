@@ -36,8 +36,8 @@ from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import RoundRecord, Silent, SiteRound
 from lorica.server.rounds.loop import RoundLoop
 from lorica.server.rounds.screening import honest_norm
-from lorica.simulations.grid import InProcessGrid
-from lorica.simulations.sites import make_trainers
+from lorica.simulations.run.grid import InProcessGrid
+from lorica.simulations.run.sites import make_trainers
 from tests.conftest import SMALL_WORDS
 
 SITES, ROUNDS = 3, 3

@@ -49,7 +49,7 @@ from lorica.simulations.audit.cli import audit as audit_command
 from lorica.simulations.audit.findings import ERROR_SHARES, Audit
 from lorica.simulations.audit.site import AuditedTrainer
 from lorica.simulations.audit.subject import Subject
-from lorica.simulations.partition import partition
+from lorica.simulations.run.partition import partition
 from tests.simulations.auditing import (
     CLAIM,
     ForgetfulLedger,

@@ -28,7 +28,7 @@ from lorica.common.plan.stages import Stage, sent, stage_of
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.wire.messages import Request
 from lorica.server.aggregation import RULES
-from lorica.simulations.simulate import Simulation
+from lorica.simulations.run.simulate import Simulation
 
 METHODS = sorted(RULES)
 SITES, ROUNDS = 3, 2

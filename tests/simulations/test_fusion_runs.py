@@ -12,7 +12,7 @@ from rich.console import Console
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan
 from lorica.server.results.folder import RunFolder
-from lorica.simulations.simulate import Simulation
+from lorica.simulations.run.simulate import Simulation
 from tests.tasks import plan_of, rows_of, write_backbone, write_data
 
 RECORDS = 900

@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from lorica.simulations.grid import InProcessGrid
+from lorica.simulations.run.grid import InProcessGrid
 
 Handler = Callable[[Message, Context], Message]
 

@@ -19,8 +19,8 @@ from lorica.common.plan.io import to_toml
 from lorica.server.recording.recording import Recording
 from lorica.server.recording.spending import CostOf
 from lorica.server.store import RunStore
-from lorica.simulations.keep import Keep
-from lorica.simulations.simulate import Simulation
+from lorica.simulations.run.keep import Keep
+from lorica.simulations.run.simulate import Simulation
 from lorica.simulations.sweep import run_sweep
 from lorica.simulations.sweep_page import PAGE, PICTURE
 

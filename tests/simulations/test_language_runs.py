@@ -19,7 +19,7 @@ from rich.console import Console
 from lorica.common.plan import RunPlan
 from lorica.common.saved.merge import export_merged
 from lorica.server.results.folder import RunFolder
-from lorica.simulations.simulate import Simulation
+from lorica.simulations.run.simulate import Simulation
 
 CASES = [("causal-lm", "gpt2"), ("causal-lm", "llama"), ("masked-lm", "bert")]
 MODULES = TARGETS | {

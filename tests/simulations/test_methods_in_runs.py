@@ -28,9 +28,9 @@ from lorica.server.aggregation.means.products import MeanOfProducts
 from lorica.server.results.folder import RunFolder
 from lorica.server.rounds.loop import RoundLoop
 from lorica.simulations.audit.subject import Subject
-from lorica.simulations.federation import run_in_process
-from lorica.simulations.progress import LiveProgress
-from lorica.simulations.simulate import Simulation
+from lorica.simulations.run.engines import run_in_process
+from lorica.simulations.run.progress import LiveProgress
+from lorica.simulations.run.simulate import Simulation
 
 ROUNDS, SITES = 4, 5
 WORDS = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan.course import SimulationPlan
-from lorica.simulations.partition import partition
+from lorica.simulations.run.partition import partition
 
 LABELS = ["a", "b", "c", "d"]
 

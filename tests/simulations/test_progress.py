@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lorica.common.plan import RunPlan
 from lorica.server.results.round import Observer, RoundRecord, SiteRound
-from lorica.simulations.progress import LiveProgress, sparkline
+from lorica.simulations.run.progress import LiveProgress, sparkline
 
 REASON = "LOR-403: The request would pass the site's privacy budget."
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from lorica.common.saved.predict import Predictor
-from lorica.simulations.simulate import Simulation
+from lorica.simulations.run.simulate import Simulation
 from tests.tasks import plan_of, rows_of, write_rows
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")

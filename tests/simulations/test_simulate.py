@@ -40,12 +40,12 @@ from lorica.common.wire.messages import Reply, Request
 from lorica.server.recording.importing import import_folder
 from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.store import RunStore
-from lorica.simulations import simulate
-from lorica.simulations.at_sites import AtSite
-from lorica.simulations.keep import Keep
-from lorica.simulations.simulate import Simulation, resumable
-from lorica.simulations.sites import make_trainer
-from lorica.simulations.summary import summarise
+from lorica.simulations.run import simulate
+from lorica.simulations.run.at_sites import AtSite
+from lorica.simulations.run.keep import Keep
+from lorica.simulations.run.simulate import Simulation, resumable
+from lorica.simulations.run.sites import make_trainer
+from lorica.simulations.run.summary import summarise
 
 ROUNDS, SITES = 3, 3
 WORDS = {

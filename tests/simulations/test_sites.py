@@ -8,7 +8,7 @@ import pytest
 
 from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
-from lorica.simulations.sites import make_trainer
+from lorica.simulations.run.sites import make_trainer
 
 
 def records(count: int) -> Records:

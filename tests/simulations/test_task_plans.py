@@ -16,7 +16,7 @@ from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import load_data, with_labels
 from lorica.server.results.folder import RunFolder
 from lorica.simulations.reuse import source_then_target
-from lorica.simulations.simulate import Simulation
+from lorica.simulations.run.simulate import Simulation
 from lorica.simulations.small_language import make_language_model, words_of
 from lorica.simulations.task_plans import (
     TASKS,

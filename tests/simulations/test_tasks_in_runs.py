@@ -20,9 +20,9 @@ from lorica.common.tasks.run_data import load_data
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import Silent
 from lorica.server.rounds.loop import RoundLoop
-from lorica.simulations.federation import run_in_process
-from lorica.simulations.simulate import Simulation
-from lorica.simulations.sites import make_trainers
+from lorica.simulations.run.engines import run_in_process
+from lorica.simulations.run.simulate import Simulation
+from lorica.simulations.run.sites import make_trainers
 from tests.tasks import KINDS, example, plan_of, rows_of, write_backbone, write_data
 
 SITES = 3

@@ -28,10 +28,10 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import fields_of
 from lorica.common.plan import RunPlan
 from lorica.common.wire.messages import Reply, Request
-from lorica.simulations import workers
-from lorica.simulations.grid import InProcessGrid, VirtualNodes
-from lorica.simulations.simulate import Simulation
-from lorica.simulations.workers import SiteWorkers, shared_out, worker_count
+from lorica.simulations.run import workers
+from lorica.simulations.run.grid import InProcessGrid, VirtualNodes
+from lorica.simulations.run.simulate import Simulation
+from lorica.simulations.run.workers import SiteWorkers, shared_out, worker_count
 
 pytestmark = pytest.mark.skipif(not workers.can_fork(), reason="no processes can be forked here")
 

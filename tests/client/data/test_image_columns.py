@@ -24,7 +24,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.run_data import load_data
 from lorica.common.tasks.run_data import test_data as held_test_data
-from lorica.simulations.simulate import Simulation
+from lorica.simulations.run.simulate import Simulation
 from tests.images import image_plan, make_image_backbone
 
 Read, Refused = Callable[..., Any], Callable[..., str]

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from lorica.common.plan.io import load_plan
 from lorica.server.store import RunStore
-from lorica.simulations.keep import Keep
-from lorica.simulations.simulate import Simulation
+from lorica.simulations.run.keep import Keep
+from lorica.simulations.run.simulate import Simulation
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from lorica.common.privacy.accountant import epsilon
 from lorica.common.privacy.of_plan import RunPrivacy
 from lorica.common.tasks.run_data import RunData
 from lorica.server.results.round import RoundRecord
-from lorica.simulations.at_sites import AtSite
+from lorica.simulations.run.at_sites import AtSite
 
 FEDERATION = "federation"
 """Run id of a simulation's federation at its sites."""

@@ -16,8 +16,8 @@ from lorica.client.answering.endpoint import make_client_app
 from lorica.client.answering.protocol import Trainer
 from lorica.common.adapter.lora import State
 from lorica.common.errors import Code, LoricaError
-from lorica.simulations.grid import InProcessGrid, VirtualNodes
-from lorica.simulations.workers import SiteWorkers
+from lorica.simulations.run.grid import InProcessGrid, VirtualNodes
+from lorica.simulations.run.workers import SiteWorkers
 
 Main = Callable[[Grid], State]
 """The coordinator's side: runs all rounds over a grid and returns the final state."""

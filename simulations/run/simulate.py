@@ -28,13 +28,13 @@ from lorica.server.recording.recording import Recording
 from lorica.server.results.folder import CHECKPOINT, PLAN, ROUNDS, RunFolder
 from lorica.server.rounds.evaluation import CentralEvaluator
 from lorica.server.rounds.loop import Evaluator, RoundLoop
-from lorica.simulations.at_sites import AtSite, PersonalEvaluator, at_site
-from lorica.simulations.federation import Main, run_in_process, run_on_ray, virtual_nodes
-from lorica.simulations.keep import Keep
-from lorica.simulations.progress import LiveProgress
-from lorica.simulations.sites import PERSONAL_VARIABLE, make_trainer, make_trainers, share_cache
-from lorica.simulations.summary import FEDERATION, epsilon_after, summarise
-from lorica.simulations.workers import SiteWorkers, site_workers, worker_count
+from lorica.simulations.run.at_sites import AtSite, PersonalEvaluator, at_site
+from lorica.simulations.run.engines import Main, run_in_process, run_on_ray, virtual_nodes
+from lorica.simulations.run.keep import Keep
+from lorica.simulations.run.progress import LiveProgress
+from lorica.simulations.run.sites import PERSONAL_VARIABLE, make_trainer, make_trainers, share_cache
+from lorica.simulations.run.summary import FEDERATION, epsilon_after, summarise
+from lorica.simulations.run.workers import SiteWorkers, site_workers, worker_count
 
 ALONE, POOLED = "alone", "pooled"
 """Run ids of the baselines; like FEDERATION they also tell streams of seeded noise apart."""

@@ -2,7 +2,7 @@
 
 Messages pass through Flower's real serialisation in both directions, and sites are called by
 the same ClientApp as anywhere; what is left out is sockets and polling. Without workers
-(:mod:`lorica.simulations.workers`) a site runs when its reply is pulled, one per pull, so at most
+(:mod:`lorica.simulations.run.workers`) a site runs when its reply is pulled, one per pull, so at most
 one update is in memory.
 """
 
@@ -22,7 +22,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 if TYPE_CHECKING:
-    from lorica.simulations.workers import SiteWorkers
+    from lorica.simulations.run.workers import SiteWorkers
 
 
 class VirtualNodes:

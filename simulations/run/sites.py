@@ -24,7 +24,7 @@ from lorica.common.plan.stages import schedule
 from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import load_data
 from lorica.common.wire.messages import Reply, Request
-from lorica.simulations.partition import partition
+from lorica.simulations.run.partition import partition
 
 PERSONAL_VARIABLE = "LORICA_SIMULATION_PERSONAL"
 """Environment variable: where the virtual sites of worker processes keep what is their own."""

@@ -1,0 +1,1 @@
+"""One simulation: sites, engines, workers, progress, summary."""

@@ -124,8 +124,8 @@ def sweep(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from lorica.simulations.run.keep import store_of
-    from lorica.simulations.sweep import run_sweep
-    from lorica.simulations.sweep_page import sweep_table
+    from lorica.simulations.sweep.page import sweep_table
+    from lorica.simulations.sweep.run import run_sweep
 
     console, folder = Console(), out or Path("runs") / file.stem
     try:

@@ -116,7 +116,7 @@ def make(dataset: DataSet, run: Run, at: str) -> tuple[dict[str, Any], dict[str,
     from rich.console import Console
 
     from lorica.simulations.run.simulate import SUMMARY
-    from lorica.simulations.sweep import Cell, read_result, run_cell
+    from lorica.simulations.sweep.run import Cell, read_result, run_cell
 
     plan = plan_of(dataset, run)
     cell = Cell(run.method.name, {}, plan, run.score)

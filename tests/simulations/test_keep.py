@@ -21,8 +21,8 @@ from lorica.server.recording.spending import CostOf
 from lorica.server.store import RunStore
 from lorica.simulations.run.keep import Keep
 from lorica.simulations.run.simulate import Simulation
-from lorica.simulations.sweep import run_sweep
-from lorica.simulations.sweep_page import PAGE, PICTURE
+from lorica.simulations.sweep.page import PAGE, PICTURE
+from lorica.simulations.sweep.run import run_sweep
 
 WORDS = {"money": ["card", "cash", "loan", "bank"], "health": ["fever", "pain", "heart", "skin"]}
 

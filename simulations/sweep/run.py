@@ -161,7 +161,7 @@ def run_sweep(
     Returns:
         All results, in the file's order.
     """
-    from lorica.simulations.sweep_page import write_page
+    from lorica.simulations.sweep.page import write_page
 
     content, cells = load_sweep(path)
     with storage_errors(out):

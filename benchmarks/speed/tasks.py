@@ -5,7 +5,7 @@
 One line a task: the score before training, after it without privacy, and after it at ε = 8
 (δ = 1e-4, per record, each site with its own noise), with the seconds of both runs together; a
 process for every core works on the lines. The score is the task's headline metric on records that
-no site has. What is run is in ``lorica.simulations.task_plans``: the packaged synthetic clinic
+no site has. What is run is in ``lorica.simulations.examples.task_plans``: the packaged synthetic clinic
 notes (text); notes generated of the same vocabulary (multi-label, regression, entities, language
 models); the handwritten digits of scikit-learn (images). Text tasks use the embedded backbone; the
 others small ones that are pre-trained on the spot.
@@ -30,9 +30,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from lorica.simulations.reuse import source_then_target
-from lorica.simulations.task_plans import DELTA, SITES, TASKS, reuse_plans
-from lorica.simulations.task_runs import Scores, run_tasks
+from lorica.simulations.examples.reuse import source_then_target
+from lorica.simulations.examples.task_plans import DELTA, SITES, TASKS, reuse_plans
+from lorica.simulations.examples.task_runs import Scores, run_tasks
 
 REUSE = "reuse"
 

@@ -28,7 +28,7 @@ for site in north south; do
   install -d -m 755 "$work/$site/data"
   docker run --rm --network none --entrypoint python lorica-trainer -c '
 import csv, sys
-from lorica.simulations.clinic_notes import train_test
+from lorica.simulations.examples.clinic_notes import train_test
 rows = train_test()[0]
 own = rows[0::2] if sys.argv[1] == "north" else rows[1::2]
 writer = csv.DictWriter(sys.stdout, list(own[0]), lineterminator="\n")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from lorica.common.errors import Code, LoricaError
-from lorica.simulations import clinic_notes
-from lorica.simulations.clinic_notes import COLUMNS, Row, generate, train_test, write_csv
-from lorica.simulations.clinic_vocabulary import (
+from lorica.simulations.examples import clinic_notes
+from lorica.simulations.examples.clinic_notes import COLUMNS, Row, generate, train_test, write_csv
+from lorica.simulations.examples.clinic_vocabulary import (
     DEPARTMENTS,
     HOSPITALS,
     NEIGHBORS,

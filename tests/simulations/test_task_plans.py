@@ -15,16 +15,16 @@ from lorica.common.plan.traits import TaskKind
 from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import load_data, with_labels
 from lorica.server.results.folder import RunFolder
-from lorica.simulations.reuse import source_then_target
-from lorica.simulations.run.simulate import Simulation
-from lorica.simulations.small_language import make_language_model, words_of
-from lorica.simulations.task_plans import (
+from lorica.simulations.examples.reuse import source_then_target
+from lorica.simulations.examples.small_language import make_language_model, words_of
+from lorica.simulations.examples.task_plans import (
     TASKS,
     base,
     images,
     images_scratch,
     reuse_plans,
 )
+from lorica.simulations.run.simulate import Simulation
 
 
 def score(plan: RunPlan, out: Path, epsilon: float) -> float:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from lorica.simulations.clinic_vocabulary import DEPARTMENTS, TARNWELL
-from lorica.simulations.digits import NAMES, TEST_SHARE, digits
-from lorica.simulations.task_notes import SEVERITY, phrase_of
+from lorica.simulations.examples.clinic_vocabulary import DEPARTMENTS, TARNWELL
+from lorica.simulations.examples.digits import NAMES, TEST_SHARE, digits
+from lorica.simulations.examples.task_notes import SEVERITY, phrase_of
 
 Row = dict[str, Any]
 

@@ -1,7 +1,7 @@
 """The demo data set: SYNTHETIC clinic triage notes. No patient exists; not for clinical use.
 
 Every note is composed by this module from words and sentences that we wrote ourselves
-(:mod:`lorica.simulations.clinic_vocabulary`). Nothing comes from a medical record, no patient or
+(:mod:`lorica.simulations.examples.clinic_vocabulary`). Nothing comes from a medical record, no patient or
 hospital named here exists, and neither the notes nor a model trained on them may serve to judge
 a person's health. They are here so that Lorica can be tried without any download.
 
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lorica.common.machine.files import storage_errors, write_atomically
-from lorica.simulations.clinic_vocabulary import (
+from lorica.simulations.examples.clinic_vocabulary import (
     DEPARTMENTS,
     HOSPITALS,
     NEIGHBORS,

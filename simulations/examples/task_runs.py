@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from lorica.common.plan import RunPlan
+from lorica.simulations.examples.task_plans import TASKS
 from lorica.simulations.run.workers import cores
-from lorica.simulations.task_plans import TASKS
 
 EPSILON = 8.0
 

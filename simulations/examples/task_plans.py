@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lorica.common.plan import RunPlan
-from lorica.simulations.clinic_notes import train_test
-from lorica.simulations.clinic_vocabulary import HOSPITALS, LARKFIELD
-from lorica.simulations.digits import (
+from lorica.simulations.examples.clinic_notes import train_test
+from lorica.simulations.examples.clinic_vocabulary import HOSPITALS, LARKFIELD
+from lorica.simulations.examples.digits import (
     NAMES,
     SOURCE,
     TARGET,
@@ -23,8 +23,13 @@ from lorica.simulations.digits import (
     make_vit,
     write_digits,
 )
-from lorica.simulations.small_language import MODULES, Family, make_language_model, words_of
-from lorica.simulations.table_records import (
+from lorica.simulations.examples.small_language import (
+    MODULES,
+    Family,
+    make_language_model,
+    words_of,
+)
+from lorica.simulations.examples.table_records import (
     STOCK,
     STOCK_LABELS,
     STOCK_TABLE,
@@ -33,7 +38,7 @@ from lorica.simulations.table_records import (
     triage_rows,
     write_stock,
 )
-from lorica.simulations.task_notes import (
+from lorica.simulations.examples.task_notes import (
     Row,
     entity_rows,
     multi_label_rows,

@@ -1,6 +1,6 @@
 """The words of the synthetic clinic notes: departments, hospitals and how each hospital writes.
 
-Pure data for :mod:`lorica.simulations.clinic_notes`, all of it written by us. Phrases are
+Pure data for :mod:`lorica.simulations.examples.clinic_notes`, all of it written by us. Phrases are
 separated by semicolons; ``{age}``, ``{sex}``, ``{he}``, ``{his}``, ``{side}`` and ``{n}`` are
 filled in per note. Within a hospital the findings share one grammar, so that any two can stand
 side by side: noun phrases at Northgate and Tarnwell, predicates ("wheezes at night") at Larkfield

@@ -1,6 +1,6 @@
 """SYNTHETIC notes for all tasks of text: findings, severity, departments; no patient exists.
 
-Composed of the phrases of :mod:`lorica.simulations.clinic_vocabulary`, all written by us. Answers
+Composed of the phrases of :mod:`lorica.simulations.examples.clinic_vocabulary`, all written by us. Answers
 are known by construction: which phrases a note was made of.
 """
 
@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from lorica.simulations.clinic_vocabulary import DEPARTMENTS, TARNWELL, Hospital, phrases
+from lorica.simulations.examples.clinic_vocabulary import DEPARTMENTS, TARNWELL, Hospital, phrases
 
 Row = dict[str, Any]
 

@@ -1,0 +1,1 @@
+"""Synthetic data sets, small models, and runs of every task."""

@@ -22,9 +22,9 @@ is placed in LoRA rounds of mode "gradient": their steps are the local steps' co
 (:mod:`lorica.client.mechanism.dp_sgd`) at a σ and q of their own.
 
 All bounds together hold with the confidence asked for
-(:data:`~lorica.simulations.audit.findings.ERROR_SHARES`).
+(:data:`~lorica.simulations.audit.evidence.findings.ERROR_SHARES`).
 
-What a lower bound cannot see, :mod:`~lorica.simulations.audit.checks` looks for: batches that are
+What a lower bound cannot see, :mod:`~lorica.simulations.audit.evidence.checks` looks for: batches that are
 not Poisson samples (shuffled ones do not show more of a canary; they void the proof, not the
 attack), noise that is used again, and steps that the ledger was not charged for (each run leaks
 what it may; there are too many). What neither sees: leaks outside the noised sums, such as

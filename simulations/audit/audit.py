@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lorica.common.plan import RunPlan
-from lorica.simulations.audit.findings import Audit, Check, Finding, Scatter
+from lorica.simulations.audit.evidence.findings import Audit, Check, Finding, Scatter
 from lorica.simulations.audit.gradient_canaries import gradient_audit
 from lorica.simulations.audit.membership import membership_audit
 from lorica.simulations.audit.release_canaries import release_audit

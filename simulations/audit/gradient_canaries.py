@@ -38,16 +38,16 @@ import time
 
 import numpy as np
 
-from lorica.simulations.audit.bounds import (
+from lorica.simulations.audit.canaries import Coordinates, fair_coins
+from lorica.simulations.audit.evidence.bounds import (
     Guesses,
     independent_rejects,
     one_run_bound,
     one_run_rejects,
 )
-from lorica.simulations.audit.canaries import Coordinates, fair_coins
-from lorica.simulations.audit.checks import check_ledger, check_noise, check_sampling
-from lorica.simulations.audit.family import Family, Kin
-from lorica.simulations.audit.findings import Check, Finding, Scatter, share_of_error
+from lorica.simulations.audit.evidence.checks import check_ledger, check_noise, check_sampling
+from lorica.simulations.audit.evidence.family import Family, Kin
+from lorica.simulations.audit.evidence.findings import Check, Finding, Scatter, share_of_error
 from lorica.simulations.audit.site import most_canaries
 from lorica.simulations.audit.subject import Subject
 

@@ -21,8 +21,8 @@ from lorica.common.adapter.lora import State
 from lorica.common.cache.prefix import PrefixCache, predict_logits
 from lorica.common.data.records import Records, label_indices
 from lorica.common.tasks.text_classification import TextClassifier, encode
-from lorica.simulations.audit.bounds import attack_bound
-from lorica.simulations.audit.findings import Finding, Scatter, share_of_error
+from lorica.simulations.audit.evidence.bounds import attack_bound
+from lorica.simulations.audit.evidence.findings import Finding, Scatter, share_of_error
 from lorica.simulations.audit.subject import Subject
 
 RUN = "audit-membership"

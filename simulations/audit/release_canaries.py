@@ -21,7 +21,7 @@ run is exactly one Gaussian mechanism with 1/σ² = Σ_t 1/σ_t².
 
 *Bounds*: "release-dp", "release-f-dp" and "release-mechanism" reject the same hypotheses as their
 namesakes of :mod:`~lorica.simulations.audit.gradient_canaries`, with the composition of the
-stages' releases in place of equal steps (:class:`~lorica.simulations.audit.family.Stages`). A claim
+stages' releases in place of equal steps (:class:`~lorica.simulations.audit.evidence.family.Stages`). A claim
 is "in the claimed proportions": H_s says that every σ_t is at least s times the claimed.
 
 *Checks* are made stage by stage: drawing, the noise along entries of nobody, and the ledger.
@@ -37,9 +37,9 @@ import numpy as np
 from lorica.common.plan.stages import Stage
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.simulations.audit.canaries import Entries, fair_coins
-from lorica.simulations.audit.checks import check_charges, check_noise, check_sampling
-from lorica.simulations.audit.family import Stages
-from lorica.simulations.audit.findings import Check, Finding, Scatter
+from lorica.simulations.audit.evidence.checks import check_charges, check_noise, check_sampling
+from lorica.simulations.audit.evidence.family import Stages
+from lorica.simulations.audit.evidence.findings import Check, Finding, Scatter
 from lorica.simulations.audit.gradient_canaries import (
     CANARIES,
     LEAST_NOISE,

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorica.common.machine.files import storage_errors, write_atomically
-from lorica.simulations.audit.findings import Audit, Scatter
+from lorica.simulations.audit.evidence.findings import Audit, Scatter
 from lorica.simulations.reports.figures import BLUE, GREY, ORANGE, RED, new_figure, svg_text
 
 JSON, PAGE = "audit.json", "audit.html"

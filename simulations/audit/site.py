@@ -6,7 +6,7 @@ gradients. Only what the backward pass wrote for them is overwritten by the audi
 The auditor sees what differential privacy lets an adversary see: every noised sum that reaches
 the inner optimizer, and, as the strongest adversary, all records of others, which of them were
 drawn in each step, and so what they contributed. Its guesses never use which canaries were drawn;
-that is kept for :mod:`lorica.simulations.audit.checks` alone.
+that is kept for :mod:`lorica.simulations.audit.evidence.checks` alone.
 """
 
 from __future__ import annotations

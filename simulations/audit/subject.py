@@ -32,7 +32,7 @@ from lorica.common.wire.messages import Request
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import Silent
 from lorica.server.rounds.loop import RoundLoop
-from lorica.simulations.audit.family import Family
+from lorica.simulations.audit.evidence.family import Family
 from lorica.simulations.audit.release_site import MakeEntries, ReleasingTrainer
 from lorica.simulations.audit.site import AuditedTrainer, MakeDirections
 from lorica.simulations.run.engines import run_in_process

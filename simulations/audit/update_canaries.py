@@ -14,7 +14,7 @@ sampling error is given as an interval, from the mean's and the variance's inter
 if cosines are independent and Gaussian.
 
 *A lower bound* without these assumptions: the one-run test of
-:func:`~lorica.simulations.audit.bounds.one_run_rejects` on guesses from the cosines.
+:func:`~lorica.simulations.audit.evidence.bounds.one_run_rejects` on guesses from the cosines.
 
 Both are lower than what gradient-space canaries show: Adam divides every value by its own size and
 so hides part of the canary, as it would of any record.
@@ -31,9 +31,9 @@ from scipy import stats
 
 from lorica.common.plan.methods import Part, part_of
 from lorica.common.plan.stages import falling
-from lorica.simulations.audit.bounds import gaussian_pair_epsilon, one_run_rejects
 from lorica.simulations.audit.canaries import RandomDirections, fair_coins
-from lorica.simulations.audit.findings import Finding, Scatter, share_of_error
+from lorica.simulations.audit.evidence.bounds import gaussian_pair_epsilon, one_run_rejects
+from lorica.simulations.audit.evidence.findings import Finding, Scatter, share_of_error
 from lorica.simulations.audit.gradient_canaries import GUESSED, guess
 from lorica.simulations.audit.site import AuditedTrainer
 from lorica.simulations.audit.subject import Subject

@@ -22,7 +22,7 @@ from lorica.common.plan.stages import stage_of
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.privacy.of_plan import RunPrivacy
 from lorica.common.wire.messages import Reply, Request
-from lorica.simulations.audit.findings import Audit
+from lorica.simulations.audit.evidence.findings import Audit
 from tests.conftest import SMALL_WORDS, make_small_backbone
 
 RECORDS, LABELS, CLAIM = 300, 32, 4.0

@@ -46,7 +46,7 @@ from lorica.simulations.audit.canaries import (
     fair_coins,
 )
 from lorica.simulations.audit.cli import audit as audit_command
-from lorica.simulations.audit.findings import ERROR_SHARES, Audit
+from lorica.simulations.audit.evidence.findings import ERROR_SHARES, Audit
 from lorica.simulations.audit.site import AuditedTrainer
 from lorica.simulations.audit.subject import Subject
 from lorica.simulations.run.partition import partition

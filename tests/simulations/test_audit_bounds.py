@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise, epsilon
-from lorica.simulations.audit.bounds import (
+from lorica.simulations.audit.evidence.bounds import (
     Guesses,
     PrivacyCurve,
     attack_bound,
@@ -21,7 +21,7 @@ from lorica.simulations.audit.bounds import (
     one_run_p_value,
     one_run_rejects,
 )
-from lorica.simulations.audit.family import Family, Stages
+from lorica.simulations.audit.evidence.family import Family, Stages
 from lorica.simulations.audit.gradient_canaries import guess, log_likelihood_ratio
 from lorica.simulations.audit.membership import auc, split_bound, tpr_at
 from lorica.simulations.audit.update_canaries import andrew_estimate

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise
-from lorica.simulations.audit.checks import check_ledger, check_noise, check_sampling
-from lorica.simulations.audit.family import Family
+from lorica.simulations.audit.evidence.checks import check_ledger, check_noise, check_sampling
+from lorica.simulations.audit.evidence.family import Family
 
 UNITS, STEPS = 400, 20
 

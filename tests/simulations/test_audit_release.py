@@ -34,7 +34,7 @@ from lorica.common.wire.messages import Request
 from lorica.simulations.audit.audit import run_audit
 from lorica.simulations.audit.canaries import Entries, fair_coins
 from lorica.simulations.audit.cli import audit as audit_command
-from lorica.simulations.audit.findings import Audit
+from lorica.simulations.audit.evidence.findings import Audit
 from lorica.simulations.audit.release_site import ReleasingTrainer, claimed_sum
 from lorica.simulations.audit.subject import Subject
 from tests.simulations.auditing import (

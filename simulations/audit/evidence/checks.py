@@ -14,8 +14,8 @@ import numpy as np
 from scipy import stats
 
 from lorica.common.privacy.accountant import PrivacyEvent, epsilon
-from lorica.simulations.audit.family import Family
-from lorica.simulations.audit.findings import Check
+from lorica.simulations.audit.evidence.family import Family
+from lorica.simulations.audit.evidence.findings import Check
 
 CHANCE = 1e-6
 """Probability with which a check may fail a sound engine."""

@@ -1,0 +1,1 @@
+"""What so many right guesses prove."""

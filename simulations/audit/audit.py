@@ -9,8 +9,8 @@ from lorica.simulations.audit.evidence.findings import Audit, Check, Finding, Sc
 from lorica.simulations.audit.gradient_canaries import gradient_audit
 from lorica.simulations.audit.membership import membership_audit
 from lorica.simulations.audit.release_canaries import release_audit
-from lorica.simulations.audit.subject import Subject
 from lorica.simulations.audit.update_canaries import update_audit
+from lorica.simulations.audit.watched.subject import Subject
 
 METHODS = ("release", "gradient", "update", "membership")
 

@@ -38,7 +38,6 @@ import time
 
 import numpy as np
 
-from lorica.simulations.audit.canaries import Coordinates, fair_coins
 from lorica.simulations.audit.evidence.bounds import (
     Guesses,
     independent_rejects,
@@ -48,8 +47,9 @@ from lorica.simulations.audit.evidence.bounds import (
 from lorica.simulations.audit.evidence.checks import check_ledger, check_noise, check_sampling
 from lorica.simulations.audit.evidence.family import Family, Kin
 from lorica.simulations.audit.evidence.findings import Check, Finding, Scatter, share_of_error
-from lorica.simulations.audit.site import most_canaries
-from lorica.simulations.audit.subject import Subject
+from lorica.simulations.audit.watched.canaries import Coordinates, fair_coins
+from lorica.simulations.audit.watched.steps import most_canaries
+from lorica.simulations.audit.watched.subject import Subject
 
 RUN = "audit-gradient"
 CANARIES = 2250

@@ -23,7 +23,7 @@ from lorica.common.data.records import Records, label_indices
 from lorica.common.tasks.text_classification import TextClassifier, encode
 from lorica.simulations.audit.evidence.bounds import attack_bound
 from lorica.simulations.audit.evidence.findings import Finding, Scatter, share_of_error
-from lorica.simulations.audit.subject import Subject
+from lorica.simulations.audit.watched.subject import Subject
 
 RUN = "audit-membership"
 LOW_RATES = (0.001, 0.01, 0.1)

@@ -36,7 +36,6 @@ import numpy as np
 
 from lorica.common.plan.stages import Stage
 from lorica.common.privacy.accountant import PrivacyEvent
-from lorica.simulations.audit.canaries import Entries, fair_coins
 from lorica.simulations.audit.evidence.checks import check_charges, check_noise, check_sampling
 from lorica.simulations.audit.evidence.family import Stages
 from lorica.simulations.audit.evidence.findings import Check, Finding, Scatter
@@ -47,8 +46,9 @@ from lorica.simulations.audit.gradient_canaries import (
     bounds_from_scores,
     likelihood_ratios,
 )
-from lorica.simulations.audit.site import most_canaries
-from lorica.simulations.audit.subject import Subject
+from lorica.simulations.audit.watched.canaries import Entries, fair_coins
+from lorica.simulations.audit.watched.steps import most_canaries
+from lorica.simulations.audit.watched.subject import Subject
 
 RUN = "audit-release"
 

@@ -39,16 +39,16 @@ from lorica.common.plan.traits import TASK_KINDS, TRAITS
 from lorica.common.tasks.run_data import load_data
 from lorica.common.wire.messages import Request
 from lorica.simulations.audit.audit import run_audit
-from lorica.simulations.audit.canaries import (
+from lorica.simulations.audit.cli import audit as audit_command
+from lorica.simulations.audit.evidence.findings import ERROR_SHARES, Audit
+from lorica.simulations.audit.watched.canaries import (
     Coordinates,
     Layout,
     RandomDirections,
     fair_coins,
 )
-from lorica.simulations.audit.cli import audit as audit_command
-from lorica.simulations.audit.evidence.findings import ERROR_SHARES, Audit
-from lorica.simulations.audit.site import AuditedTrainer
-from lorica.simulations.audit.subject import Subject
+from lorica.simulations.audit.watched.steps import AuditedTrainer
+from lorica.simulations.audit.watched.subject import Subject
 from lorica.simulations.run.partition import partition
 from tests.simulations.auditing import (
     CLAIM,
@@ -167,7 +167,7 @@ def test_unpaid_steps_show_in_the_ledger_and_not_in_the_bound(
 def test_the_ledger_lets_no_reply_leave_whose_charge_was_skipped(
     plan: RunPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lorica.simulations.audit.planted.MemoryLedger", ForgetfulLedger)
+    monkeypatch.setattr("lorica.simulations.audit.watched.planted.MemoryLedger", ForgetfulLedger)
     with pytest.raises(LoricaError, match="never charged") as caught:
         run_audit(plan, ["gradient"])
     assert caught.value.code is Code.PRIVACY_BUDGET

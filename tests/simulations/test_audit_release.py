@@ -32,11 +32,11 @@ from lorica.common.plan.stages import sent
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.wire.messages import Request
 from lorica.simulations.audit.audit import run_audit
-from lorica.simulations.audit.canaries import Entries, fair_coins
 from lorica.simulations.audit.cli import audit as audit_command
 from lorica.simulations.audit.evidence.findings import Audit
-from lorica.simulations.audit.release_site import ReleasingTrainer, claimed_sum
-from lorica.simulations.audit.subject import Subject
+from lorica.simulations.audit.watched.canaries import Entries, fair_coins
+from lorica.simulations.audit.watched.releases import ReleasingTrainer, claimed_sum
+from lorica.simulations.audit.watched.subject import Subject
 from tests.simulations.auditing import (
     ForgetfulLedger,
     answer_without_ledger,
@@ -130,7 +130,7 @@ def test_unpaid_releases_show_in_the_ledger_and_not_in_the_bound(
 def test_the_ledger_lets_no_release_leave_whose_charge_was_skipped(
     plan: RunPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lorica.simulations.audit.planted.MemoryLedger", ForgetfulLedger)
+    monkeypatch.setattr("lorica.simulations.audit.watched.planted.MemoryLedger", ForgetfulLedger)
     with pytest.raises(LoricaError, match="never charged") as caught:
         run_audit(plan, ["release"])
     assert caught.value.code is Code.PRIVACY_BUDGET

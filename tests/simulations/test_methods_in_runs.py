@@ -27,7 +27,7 @@ from lorica.common.tasks.text_classification import TextClassifier, starting_sta
 from lorica.server.aggregation.means.products import MeanOfProducts
 from lorica.server.results.folder import RunFolder
 from lorica.server.rounds.loop import RoundLoop
-from lorica.simulations.audit.subject import Subject
+from lorica.simulations.audit.watched.subject import Subject
 from lorica.simulations.run.engines import run_in_process
 from lorica.simulations.run.progress import LiveProgress
 from lorica.simulations.run.simulate import Simulation

@@ -33,8 +33,8 @@ from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import Silent
 from lorica.server.rounds.loop import RoundLoop
 from lorica.simulations.audit.evidence.family import Family
-from lorica.simulations.audit.release_site import MakeEntries, ReleasingTrainer
-from lorica.simulations.audit.site import AuditedTrainer, MakeDirections
+from lorica.simulations.audit.watched.releases import MakeEntries, ReleasingTrainer
+from lorica.simulations.audit.watched.steps import AuditedTrainer, MakeDirections
 from lorica.simulations.run.engines import run_in_process
 from lorica.simulations.run.partition import partition
 

@@ -25,8 +25,8 @@ from lorica.client.mechanism.units import average_by_unit
 from lorica.client.training.session import Session
 from lorica.common.adapter.lora import State
 from lorica.common.privacy.accountant import PrivacyEvent
-from lorica.simulations.audit.canaries import OVERSIZE, Directions, Layout
-from lorica.simulations.audit.planted import PlantedTrainer, Roster
+from lorica.simulations.audit.watched.canaries import OVERSIZE, Directions, Layout
+from lorica.simulations.audit.watched.planted import PlantedTrainer, Roster
 
 MakeDirections = Callable[[Layout], Directions]
 

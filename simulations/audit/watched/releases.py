@@ -21,8 +21,8 @@ from lorica.client.training.session import Session
 from lorica.common.adapter.lora import State
 from lorica.common.plan.stages import Stage
 from lorica.common.privacy.accountant import PrivacyEvent
-from lorica.simulations.audit.canaries import OVERSIZE, Entries
-from lorica.simulations.audit.planted import PlantedTrainer, Roster
+from lorica.simulations.audit.watched.canaries import OVERSIZE, Entries
+from lorica.simulations.audit.watched.planted import PlantedTrainer, Roster
 
 MakeEntries = Callable[[tuple[int, int]], Entries]
 """Chooses the entries once the shape of the head's weight is known."""

@@ -1,0 +1,1 @@
+"""The real site with canaries in it."""

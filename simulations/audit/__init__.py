@@ -7,12 +7,12 @@ released tells which of them took part. Too well, and the claim is false (LOR-40
 
 Four attacks, from the strongest adversary to the most everyday one, each a training run:
 
-- :mod:`~lorica.simulations.audit.release_canaries`: sees every release on frozen features (label
+- :mod:`~lorica.simulations.audit.attacks.release`: sees every release on frozen features (label
   sums, gradient sums of the head), which is all that a site sends under the default recipe. Three
   bounds, which assume less or prove more; their null hypotheses are spelled out in the next one.
-- :mod:`~lorica.simulations.audit.gradient_canaries`: sees every noised sum of local DP-SGD steps.
-- :mod:`~lorica.simulations.audit.update_canaries`: sees the updates that leave the site.
-- :mod:`~lorica.simulations.audit.membership`: has the final adapter and somebody's record.
+- :mod:`~lorica.simulations.audit.attacks.gradient`: sees every noised sum of local DP-SGD steps.
+- :mod:`~lorica.simulations.audit.attacks.update`: sees the updates that leave the site.
+- :mod:`~lorica.simulations.audit.attacks.membership`: has the final adapter and somebody's record.
 
 The first audits plans of training.mode "gradient" as they are, but for LoRA rounds, and puts the
 default rounds in place of mode "local". The second and the third audit local DP-SGD steps: they run

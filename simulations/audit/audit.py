@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lorica.common.plan import RunPlan
+from lorica.simulations.audit.attacks.gradient import gradient_audit
+from lorica.simulations.audit.attacks.membership import membership_audit
+from lorica.simulations.audit.attacks.release import release_audit
+from lorica.simulations.audit.attacks.update import update_audit
 from lorica.simulations.audit.evidence.findings import Audit, Check, Finding, Scatter
-from lorica.simulations.audit.gradient_canaries import gradient_audit
-from lorica.simulations.audit.membership import membership_audit
-from lorica.simulations.audit.release_canaries import release_audit
-from lorica.simulations.audit.update_canaries import update_audit
 from lorica.simulations.audit.watched.subject import Subject
 
 METHODS = ("release", "gradient", "update", "membership")

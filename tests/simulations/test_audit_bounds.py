@@ -10,6 +10,9 @@ import pytest
 from scipy import stats
 
 from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise, epsilon
+from lorica.simulations.audit.attacks.gradient import guess, log_likelihood_ratio
+from lorica.simulations.audit.attacks.membership import auc, split_bound, tpr_at
+from lorica.simulations.audit.attacks.update import andrew_estimate
 from lorica.simulations.audit.evidence.bounds import (
     Guesses,
     PrivacyCurve,
@@ -22,9 +25,6 @@ from lorica.simulations.audit.evidence.bounds import (
     one_run_rejects,
 )
 from lorica.simulations.audit.evidence.family import Family, Stages
-from lorica.simulations.audit.gradient_canaries import guess, log_likelihood_ratio
-from lorica.simulations.audit.membership import auc, split_bound, tpr_at
-from lorica.simulations.audit.update_canaries import andrew_estimate
 
 DELTA, ERROR, AUDITS = 1e-5, 0.05, 300
 MOST_WRONG = stats.binom.isf(1e-4, AUDITS, ERROR) / AUDITS

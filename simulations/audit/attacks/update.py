@@ -31,9 +31,9 @@ from scipy import stats
 
 from lorica.common.plan.methods import Part, part_of
 from lorica.common.plan.stages import falling
+from lorica.simulations.audit.attacks.gradient import GUESSED, guess
 from lorica.simulations.audit.evidence.bounds import gaussian_pair_epsilon, one_run_rejects
 from lorica.simulations.audit.evidence.findings import Finding, Scatter, share_of_error
-from lorica.simulations.audit.gradient_canaries import GUESSED, guess
 from lorica.simulations.audit.watched.canaries import RandomDirections, fair_coins
 from lorica.simulations.audit.watched.steps import AuditedTrainer
 from lorica.simulations.audit.watched.subject import Subject

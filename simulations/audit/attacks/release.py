@@ -20,7 +20,7 @@ q = 1 it is Σ_t (2·o_ti - 1) / (2s_t²): evidence weighted by 1/σ_t², which 
 run is exactly one Gaussian mechanism with 1/σ² = Σ_t 1/σ_t².
 
 *Bounds*: "release-dp", "release-f-dp" and "release-mechanism" reject the same hypotheses as their
-namesakes of :mod:`~lorica.simulations.audit.gradient_canaries`, with the composition of the
+namesakes of :mod:`~lorica.simulations.audit.attacks.gradient`, with the composition of the
 stages' releases in place of equal steps (:class:`~lorica.simulations.audit.evidence.family.Stages`). A claim
 is "in the claimed proportions": H_s says that every σ_t is at least s times the claimed.
 
@@ -36,16 +36,16 @@ import numpy as np
 
 from lorica.common.plan.stages import Stage
 from lorica.common.privacy.accountant import PrivacyEvent
-from lorica.simulations.audit.evidence.checks import check_charges, check_noise, check_sampling
-from lorica.simulations.audit.evidence.family import Stages
-from lorica.simulations.audit.evidence.findings import Check, Finding, Scatter
-from lorica.simulations.audit.gradient_canaries import (
+from lorica.simulations.audit.attacks.gradient import (
     CANARIES,
     LEAST_NOISE,
     REFERENCES,
     bounds_from_scores,
     likelihood_ratios,
 )
+from lorica.simulations.audit.evidence.checks import check_charges, check_noise, check_sampling
+from lorica.simulations.audit.evidence.family import Stages
+from lorica.simulations.audit.evidence.findings import Check, Finding, Scatter
 from lorica.simulations.audit.watched.canaries import Entries, fair_coins
 from lorica.simulations.audit.watched.steps import most_canaries
 from lorica.simulations.audit.watched.subject import Subject

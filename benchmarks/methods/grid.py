@@ -5,8 +5,8 @@ those of methods of kind "local". ``configs/METHOD.toml`` holds a title, the met
 and its trials: settings among which a run's are chosen.
 
 Choosing: every trial is run with seed 0 and scored on a part of the training data that is set
-aside (:func:`lorica.common.tasks.run_data.validation_data`), at ε = 8 and at ε = ∞. The best at ε = 8 is
-used for every finite ε, that at ∞ for ∞. Test data never choose anything.
+aside (:func:`lorica.common.tasks.run_data.validation_data`), at ε = 8 and at ε = ∞. The best at ε =
+8 is used for every finite ε, that at ∞ for ∞. Test data never choose anything.
 """
 
 from __future__ import annotations

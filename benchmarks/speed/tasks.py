@@ -5,10 +5,10 @@
 One line a task: the score before training, after it without privacy, and after it at ε = 8
 (δ = 1e-4, per record, each site with its own noise), with the seconds of both runs together; a
 process for every core works on the lines. The score is the task's headline metric on records that
-no site has. What is run is in ``lorica.simulations.examples.task_plans``: the packaged synthetic clinic
-notes (text); notes generated of the same vocabulary (multi-label, regression, entities, language
-models); the handwritten digits of scikit-learn (images). Text tasks use the embedded backbone; the
-others small ones that are pre-trained on the spot.
+no site has. What is run is in ``lorica.simulations.examples.task_plans``: the packaged synthetic
+clinic notes (text); notes generated of the same vocabulary (multi-label, regression, entities,
+language models); the handwritten digits of scikit-learn (images). Text tasks use the embedded
+backbone; the others small ones that are pre-trained on the spot.
 
 "images" runs the digits 5 to 9 on a vision transformer that was pre-trained on the digits 0 to 4,
 "images-scratch" on the same one with random weights: the difference is what the transfer gave.

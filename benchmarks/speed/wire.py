@@ -4,11 +4,11 @@
 
 Updates are noised sums of two rounds of Banking77: the head (77 x 384 and bias) and the head with
 LoRA of rank 8 on query and value of the last layer. Values are Gaussian noise of σ·C on its grid
-(:mod:`lorica.client.mechanism.noise`) on top of a small signal: what sites send at ε = 8 is mostly noise.
-The error is the root mean square of what rounding changes over the noise's standard deviation.
-``--zstd`` adds the size after zstd at level 3, where the package zstandard is installed. The last
-line is the bytes of an int8 round of the head over those of a float32 message with the whole
-adapter (LoRA on all six layers, and the head); the target is at most 0.1.
+(:mod:`lorica.client.mechanism.noise`) on top of a small signal: what sites send at ε = 8 is mostly
+noise. The error is the root mean square of what rounding changes over the noise's standard
+deviation. ``--zstd`` adds the size after zstd at level 3, where the package zstandard is installed.
+The last line is the bytes of an int8 round of the head over those of a float32 message with the
+whole adapter (LoRA on all six layers, and the head); the target is at most 0.1.
 """
 
 from __future__ import annotations

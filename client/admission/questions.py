@@ -12,7 +12,8 @@ Formal statement:
     and that refusal depends on earlier plans alone. The number is written before the records are
     compared, so that no crash gives a question back.
 
-Where people decide about every run (:mod:`lorica.client.admission.consent`), they decide about this, too.
+Where people decide about every run (:mod:`lorica.client.admission.consent`), they decide about
+this, too.
 """
 
 from __future__ import annotations

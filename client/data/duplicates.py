@@ -2,9 +2,9 @@
 
 Formal guarantee:
     Two data sets are neighbours when one is the other with one unit's records added or removed
-    (:mod:`lorica.client.mechanism.units`). Let k(r) be all that training and evaluation see of a record:
-    its text, its label, its image and its cells of a table if it has them, and its unit where it
-    names one. *Dropping* maps
+    (:mod:`lorica.client.mechanism.units`). Let k(r) be all that training and evaluation see of a
+    record: its text, its label, its image and its cells of a table if it has them, and its unit
+    where it names one. *Dropping* maps
     a data set D to P(D) = one record for every value of k in D.
 
     P keeps neighbours neighbours. (1) *Named units.* The unit is part of k, so P works on every

@@ -11,8 +11,8 @@ Formal guarantee:
     *Accounting.* Every reply that ``store`` returned has a charge in the chain, written before its
     step ran, and each charge has at most one answer, in whichever process and after whichever
     crash. So ε composed over all charges (PLD, an upper bound, at the ledger's δ, under the
-    neighbouring relation of :class:`~lorica.common.privacy.accountant.PrivacyEvent`) bounds what all
-    released replies together reveal of one unit. A crash, a full disk or a lost process can
+    neighbouring relation of :class:`~lorica.common.privacy.accountant.PrivacyEvent`) bounds what
+    all released replies together reveal of one unit. A crash, a full disk or a lost process can
     leave a charge without an answer, which overcounts; none leaves an answer without a charge.
 
     *Budgets.* They are checked and the charge written under one write lock, so two processes
@@ -40,16 +40,9 @@ Formal guarantee:
 
 from __future__ import annotations
 
-from lorica.client.ledger.opening import (
-    FREE_RETRIES,
-    Budgets,
-    Charge,
-    FileLedger,
-    Ledger,
-    MemoryLedger,
-    Period,
-    Spending,
-)
+from lorica.client.ledger.charge import Budgets, Charge, Period, Spending
+from lorica.client.ledger.ledger import FREE_RETRIES, Ledger
+from lorica.client.ledger.opening import FileLedger, MemoryLedger
 
 __all__ = [
     "FREE_RETRIES",

@@ -3,7 +3,8 @@
 Formal guarantee:
     For every ε the hockey-stick divergence δ(ε) of a result is at least that of the exact
     mechanism, under the neighbouring relation of
-    :class:`~lorica.common.privacy.accountant.PrivacyEvent` (add or remove one unit), in both directions:
+    :class:`~lorica.common.privacy.accountant.PrivacyEvent` (add or remove one unit), in both
+    directions:
 
     * A step's loss distribution comes from dp-accounting with connect-the-dots discretisation,
       which dominates the true one.

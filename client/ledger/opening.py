@@ -11,23 +11,12 @@ from lorica.client.ledger import chain
 from lorica.client.ledger.anchor import anchor_path, check_not_removed
 from lorica.client.ledger.blocks import BlockFile, cache_path
 from lorica.client.ledger.book import Book, Clock
-from lorica.client.ledger.charge import Budgets, Charge, Period, Spending
+from lorica.client.ledger.charge import Budgets
 from lorica.client.ledger.history import VERSION, History
-from lorica.client.ledger.ledger import FREE_RETRIES, Ledger
+from lorica.client.ledger.ledger import Ledger
 from lorica.client.ledger.limits import Limits
 from lorica.client.ledger.store import Store
 from lorica.common.errors import Code, LoricaError
-
-__all__ = [
-    "FREE_RETRIES",
-    "Budgets",
-    "Charge",
-    "FileLedger",
-    "Ledger",
-    "MemoryLedger",
-    "Period",
-    "Spending",
-]
 
 
 def _now() -> datetime:

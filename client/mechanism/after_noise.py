@@ -3,8 +3,8 @@
 Formal guarantee:
     Both read the noised mean gradient, the current weights (which follow from earlier noised
     gradients) and the global adapter that the coordinator sent. They are post-processing of the
-    Gaussian mechanism (:mod:`lorica.client.mechanism.dp_sgd`) and cost no privacy. Neither may move before
-    the clipping: a proximal term inside a record's gradient would be clipped with it.
+    Gaussian mechanism (:mod:`lorica.client.mechanism.dp_sgd`) and cost no privacy. Neither may move
+    before the clipping: a proximal term inside a record's gradient would be clipped with it.
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ Formal guarantee:
     unit's clipped gradient has L2 norm at most √(Σ C_j²) = C, so the sum changes by at most C
     between neighbours, so each step is the Poisson-subsampled Gaussian mechanism with
     noise multiplier σ and sample rate q; T steps compose to the ε that
-    :func:`lorica.common.privacy.accountant.epsilon` states for ``PrivacyEvent(σ, q, T)``. Everything
-    after the noise (Adam, several local steps, the returned update) is post-processing. The
-    model must not couple records; :func:`~lorica.client.mechanism.per_sample.enable_per_sample_gradients`
-    refuses layers that do.
+    :func:`lorica.common.privacy.accountant.epsilon` states for ``PrivacyEvent(σ, q, T)``.
+    Everything after the noise (Adam, several local steps, the returned update) is post-processing.
+    The model must not couple records;
+    :func:`~lorica.client.mechanism.per_sample.enable_per_sample_gradients` refuses layers that do.
 
     *Augmentation multiplicity* (De et al., arXiv 2204.13650): with K views of every record, g_i is
     the mean of the gradients at the K views (and over the unit's records), formed before it is

@@ -2,10 +2,10 @@
 
 The inverse CDF makes one draw of one uniform through a monotone function. So an error of the
 arithmetic moves a draw by a known small distance, which is all that the proof in
-:mod:`lorica.client.mechanism.noise` needs, and the number of steps is the same for every draw (rejection
-loops gave the noise away by their time, arXiv 2112.05307). Box–Muller makes pairs, from which
-noise has been reconstructed; the sum of several draws (arXiv 2107.10138, section 5.1) makes that
-costly, which is no proof.
+:mod:`lorica.client.mechanism.noise` needs, and the number of steps is the same for every draw
+(rejection loops gave the noise away by their time, arXiv 2112.05307). Box–Muller makes pairs, from
+which noise has been reconstructed; the sum of several draws (arXiv 2107.10138, section 5.1) makes
+that costly, which is no proof.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The process that has the network and no records: approved code, Flower's programs, the way to the trainer."""
+"""The process that has the network and no records, and its way to the trainer."""

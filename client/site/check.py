@@ -85,7 +85,7 @@ def _data(config: SiteConfig, root: Path) -> str:
 
 
 def _ledger(config: SiteConfig, site: Path) -> str:
-    from lorica.client.ledger import require_guarantee
+    from lorica.client.ledger.opening import require_guarantee
     from lorica.client.ledger.verify import inspect
 
     path = site.resolve().parent / config.ledger.path

@@ -55,11 +55,12 @@ class LocalTrainer:
     Formal guarantee:
         Over all replies to one run, the site's records have the plan's (ε, δ), under adding or
         removing one unit of the plan's kind (:mod:`lorica.client.mechanism.dp_sgd`,
-        :mod:`lorica.client.mechanism.evaluation`, :class:`lorica.common.privacy.of_plan.RunPrivacy`). Every
-        answer that reads records is charged to the ledger before it runs; the ledger refuses
-        what would pass a budget, and a repeated request returns the stored reply. A reply holds
-        the update or the counts (noised), the site's name, its declared number of units (public
-        by the site's decision, or 0), and, when refused, a reason from the error catalogue.
+        :mod:`lorica.client.mechanism.evaluation`,
+        :class:`lorica.common.privacy.of_plan.RunPrivacy`). Every answer that reads records is
+        charged to the ledger before it runs; the ledger refuses what would pass a budget, and a
+        repeated request returns the stored reply. A reply holds the update or the counts (noised),
+        the site's name, its declared number of units (public by the site's decision, or 0), and,
+        when refused, a reason from the error catalogue.
 
         σ and q follow from the plan and the figure ``sampling_units``. When the site fixes that
         figure by hand, they reveal nothing; when it is the true count, the guarantee is the usual
@@ -141,9 +142,10 @@ class LocalTrainer:
     def train(self, request: Request) -> Reply:
         """Train for one round from the request's global adapter and return the update.
 
-        The update holds what the round's stage asks for (:mod:`lorica.common.plan.stages`): a noised
-        sum, or, after local steps, local minus global value of every tensor that was trained;
-        rounded to the plan's ``wire.update``, which costs no ε (:mod:`lorica.common.wire.rounding`).
+        The update holds what the round's stage asks for (:mod:`lorica.common.plan.stages`): a
+        noised sum, or, after local steps, local minus global value of every tensor that was
+        trained; rounded to the plan's ``wire.update``, which costs no ε
+        (:mod:`lorica.common.wire.rounding`).
 
         Raises:
             LoricaError: why the site refuses; once the round is charged, a step that fails is

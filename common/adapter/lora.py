@@ -1,7 +1,7 @@
 """Adapter states: attach LoRA factors, read and write their tensors, one blob on the wire.
 
-A *state* maps names to CPU tensors, as described in :mod:`lorica.common.plan.methods`. Names of LoRA
-factors are those that peft saves, so a state can be written as a peft adapter unchanged.
+A *state* maps names to CPU tensors, as described in :mod:`lorica.common.plan.methods`. Names of
+LoRA factors are those that peft saves, so a state can be written as a peft adapter unchanged.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What any process of Lorica asks of its machine: whole files, locks, logs, disk, memory, supervision."""
+"""What any process of Lorica asks of its machine: files, locks, logs, disk, memory, supervision."""

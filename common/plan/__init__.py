@@ -1,4 +1,4 @@
-"""The agreement: every section of a plan, its rules, its stages, what methods and tasks ask of it; imports no torch."""
+"""The agreement: a plan's sections, its rules, what its method and task ask; imports no torch."""
 
 from __future__ import annotations
 

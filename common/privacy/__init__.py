@@ -1,1 +1,1 @@
-"""The arithmetic of ε: accountant, calibration, and the noise that a plan calls for; imports no torch."""
+"""The arithmetic of ε: accountant, calibration, the noise a plan calls for; imports no torch."""

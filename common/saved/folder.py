@@ -5,7 +5,8 @@ encoder); ``head.safetensors`` holds the task's head, ``lorica.json`` what is ne
 use it, ``README.md`` is its model card (:mod:`lorica.common.saved.card`). Kind "head" has no peft
 files; kind "bitfit" has ``biases.safetensors`` instead, by the backbone's own names. Residual
 weights (methods "fedex" and "flora") are there as LoRA factors of a higher rank
-(:func:`lorica.common.adapter.residuals.widened`), so that peft's own format holds the whole adapter.
+(:func:`lorica.common.adapter.residuals.widened`), so that peft's own format holds the whole
+adapter.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ length again, f (H,): pooled is the state of the class token of a vision transfo
 patches where there is none, or what a convolutional network gives for the whole image (ConvNeXt,
 ResNet). Its logits are W f + b. W starts at 0, b and c at 0: names of labels say nothing of pixels,
 so there is no zero-shot start. The warm start finds W and, with ``adapter.center`` "labels", c
-(:mod:`lorica.server.aggregation.sums.class_sums`). Where LoRA factors are trained from the first round,
-the rows of W start as random directions of length 1, because with W = 0 they would have no
+(:mod:`lorica.server.aggregation.sums.class_sums`). Where LoRA factors are trained from the first
+round, the rows of W start as random directions of length 1, because with W = 0 they would have no
 gradient.
 """
 

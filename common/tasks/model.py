@@ -48,8 +48,8 @@ class AdaptedModel(nn.Module):
         with residuals the weights that residuals are added to.
 
         ``frozen`` says that what is pooled never changes (kind "head"); ``numbers`` is what the
-        encoder computes in (:mod:`lorica.common.backbone.precision`); what it gives is float32; ``norms``
-        says what stands in the place of the backbone's batch norms, "" where it has none.
+        encoder computes in (:mod:`lorica.common.backbone.precision`); what it gives is float32;
+        ``norms`` says what stands in the place of the backbone's batch norms, "" where it has none.
 
         Raises:
             LoricaError: LOR-204 the backbone does not fit the plan, LOR-208 no bfloat16 units.

@@ -1,1 +1,1 @@
-"""Everything that crosses the border: messages and their fields, signatures, rounding, invitations, the shipped bundle."""
+"""Everything that crosses the border: messages, signatures, rounding, invitations, the bundle."""

@@ -2,7 +2,8 @@
 
 Every message is a Flower ``RecordDict`` with one ``ConfigRecord`` "lorica" (small, public
 fields) and, where an adapter travels, one ``ArrayRecord`` "adapter" with one array: the
-safetensors blob of :mod:`lorica.common.adapter.lora`; an evaluation's reply has one ``MetricRecord``
+safetensors blob of :mod:`lorica.common.adapter.lora`; an evaluation's reply has one
+``MetricRecord``
 "counts". This module needs neither torch nor data: the thin ClientApp
 forwards what it packs.
 
@@ -15,10 +16,10 @@ train        plan, fingerprint, round, adapter          round, weight, adapter (
 evaluate     plan, fingerprint, round, adapter          round, weight, counts (noised)
 ========== =========================================== ===================================
 
-Every request also has ``coordinator``, ``signature`` and ``time`` (:mod:`lorica.common.wire.signing`),
-empty or 0 when the coordinator has no key. Every reply also has ``status`` ("ok" or "refused"), the
-fingerprint, and, when refused, ``reason``: a code and a title from the error catalogue, nothing
-else.
+Every request also has ``coordinator``, ``signature`` and ``time``
+(:mod:`lorica.common.wire.signing`), empty or 0 when the coordinator has no key. Every reply also
+has ``status`` ("ok" or "refused"), the fingerprint, and, when refused, ``reason``: a code and a
+title from the error catalogue, nothing else.
 """
 
 from __future__ import annotations

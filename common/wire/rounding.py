@@ -21,16 +21,16 @@ and averages out over sites. Of noised values with standard deviation σ·C, int
 
 Nothing is compressed on top. Of noised sums zstd (level 3) leaves 87% of int8, 91% of float16 and
 78% of bfloat16. It leaves 59% of float32, whose last bits are 0 (noisy sums lie on a grid,
-:mod:`lorica.client.mechanism.noise`), but plain bfloat16 is smaller than that. A dependency and a decoder for
-hostile input are not worth the rest.
+:mod:`lorica.client.mechanism.noise`), but plain bfloat16 is smaller than that. A dependency and a
+decoder for hostile input are not worth the rest.
 
 Formal guarantee:
     :func:`encode` reads an update whose every value was noised and charged
-    (:mod:`lorica.client.mechanism.dp_sgd`, :mod:`lorica.client.mechanism.frozen_features`) and coins that do not
-    depend on the records. It is post-processing: it costs no ε and weakens no guarantee,
-    scales included, since they follow from noised values. The coins need not be secret for that,
-    so they come from a public seed (run, round, site, tensor): the site's source of noise could
-    give them as well, but then the noise would depend on the format. Sites' names differ, so
+    (:mod:`lorica.client.mechanism.dp_sgd`, :mod:`lorica.client.mechanism.frozen_features`) and
+    coins that do not depend on the records. It is post-processing: it costs no ε and weakens no
+    guarantee, scales included, since they follow from noised values. The coins need not be secret
+    for that, so they come from a public seed (run, round, site, tensor): the site's source of noise
+    could give them as well, but then the noise would depend on the format. Sites' names differ, so
     their errors are independent.
 """
 

@@ -1,11 +1,11 @@
 """Aggregation rules: from the sites' updates of one round to the next global adapter.
 
-One module per rule, each a class registered with :func:`~lorica.server.aggregation.means.weighted.rule`:
-:mod:`fedavg`, :mod:`ffa`, :mod:`fedsvd`, :mod:`rolora`, :mod:`la_lora`, :mod:`fedex`,
-:mod:`flora`, :mod:`flexlora`, :mod:`fedsa`. What a rule asks of the sites (which tensors they
-train, send and keep) is the table in :mod:`lorica.common.plan.methods`. Before any of them may come a
-robust rule (:mod:`robust`), which decides which updates it gets to see; after the mean a server
-optimiser (:mod:`server_optimizer`).
+One module per rule, each a class registered with
+:func:`~lorica.server.aggregation.means.weighted.rule`: :mod:`fedavg`, :mod:`ffa`, :mod:`fedsvd`,
+:mod:`rolora`, :mod:`la_lora`, :mod:`fedex`, :mod:`flora`, :mod:`flexlora`, :mod:`fedsa`. What a
+rule asks of the sites (which tensors they train, send and keep) is the table in
+:mod:`lorica.common.plan.methods`. Before any of them may come a robust rule (:mod:`robust`), which
+decides which updates it gets to see; after the mean a server optimiser (:mod:`server_optimizer`).
 
 Notation in the docstrings: site k has weight w_k and share p_k = w_k / Σ w; B_k (out, r) and
 A_k (r, in) are its LoRA factors after local training, B̄ = Σ p_k B_k and Ā = Σ p_k A_k. The

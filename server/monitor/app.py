@@ -16,17 +16,17 @@ from starlette.types import Scope
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.version import __version__
-from lorica.server.monitor import (
-    api,
-    pages_access,
-    pages_alerts,
-    pages_api,
-    pages_run,
-    pages_runs,
-    pages_sites,
-    service,
-)
 from lorica.server.monitor.access.settings import Settings
+from lorica.server.monitor.pages import (
+    access,
+    alerts,
+    api,
+    api_guide,
+    machines,
+    run,
+    runs,
+    sites,
+)
 from lorica.server.monitor.request.callers import Caller, NotSignedInError, person
 from lorica.server.monitor.request.guard import Guard
 from lorica.server.monitor.request.room import Room
@@ -78,8 +78,8 @@ def create_app(store: RunStore, settings: Settings | None = None) -> FastAPI:
     app.state.room = room
     app.add_middleware(Guard, settings=settings)
     for part in (
-        *(service, pages_access, pages_runs, pages_run, pages_sites),
-        *(pages_alerts, pages_api, api),
+        *(machines, access, runs, run, sites),
+        *(alerts, api_guide, api),
     ):
         app.include_router(part.router)
     app.mount("/static", _Files(directory=STATIC), name="static")

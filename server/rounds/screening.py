@@ -90,11 +90,11 @@ def honest_norm(plan: RunPlan, start: State, round: int) -> float | None:
 def longest_sum(plan: RunPlan, start: State, round: int) -> Callable[[int], float]:
     """The largest L2 norm of a sum over a site's units that is believed, by what it declares.
 
-    Every unit adds a vector of norm at most Δ (:func:`lorica.common.plan.stages.unit_bound`), so that no
-    honest sum over n units is longer than n·Δ and its noise, of expected norm σ·Δ·√d for d values.
-    How many units a site has is its own affair: ten times what it declares are believed, a
-    million where it declares nothing. One absurd sum would otherwise stay in the optimiser's
-    second moments, and all later steps be nothing beside it.
+    Every unit adds a vector of norm at most Δ (:func:`lorica.common.plan.stages.unit_bound`), so
+    that no honest sum over n units is longer than n·Δ and its noise, of expected norm σ·Δ·√d for d
+    values. How many units a site has is its own affair: ten times what it declares are believed, a
+    million where it declares nothing. One absurd sum would otherwise stay in the optimiser's second
+    moments, and all later steps be nothing beside it.
 
     Args:
         plan: the run.

@@ -24,10 +24,10 @@ is placed in LoRA rounds of mode "gradient": their steps are the local steps' co
 All bounds together hold with the confidence asked for
 (:data:`~lorica.simulations.audit.evidence.findings.ERROR_SHARES`).
 
-What a lower bound cannot see, :mod:`~lorica.simulations.audit.evidence.checks` looks for: batches that are
-not Poisson samples (shuffled ones do not show more of a canary; they void the proof, not the
-attack), noise that is used again, and steps that the ledger was not charged for (each run leaks
-what it may; there are too many). What neither sees: leaks outside the noised sums, such as
-timings or logs, and noise that is predictable to one who knows its seed, which is why the
-audit says which kind of noise it ran with.
+What a lower bound cannot see, :mod:`~lorica.simulations.audit.evidence.checks` looks for: batches
+that are not Poisson samples (shuffled ones do not show more of a canary; they void the proof, not
+the attack), noise that is used again, and steps that the ledger was not charged for (each run leaks
+what it may; there are too many). What neither sees: leaks outside the noised sums, such as timings
+or logs, and noise that is predictable to one who knows its seed, which is why the audit says which
+kind of noise it ran with.
 """

@@ -1,9 +1,9 @@
 """The demo data set: SYNTHETIC clinic triage notes. No patient exists; not for clinical use.
 
 Every note is composed by this module from words and sentences that we wrote ourselves
-(:mod:`lorica.simulations.examples.clinic_vocabulary`). Nothing comes from a medical record, no patient or
-hospital named here exists, and neither the notes nor a model trained on them may serve to judge
-a person's health. They are here so that Lorica can be tried without any download.
+(:mod:`lorica.simulations.examples.clinic_vocabulary`). Nothing comes from a medical record, no
+patient or hospital named here exists, and neither the notes nor a model trained on them may serve
+to judge a person's health. They are here so that Lorica can be tried without any download.
 
 Four hospitals write in four manners and see different departments: each nearly lacks two or
 three of the eight, so that none does well alone and together they can. A patient has one to six

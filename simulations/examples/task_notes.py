@@ -1,7 +1,7 @@
 """SYNTHETIC notes for all tasks of text: findings, severity, departments; no patient exists.
 
-Composed of the phrases of :mod:`lorica.simulations.examples.clinic_vocabulary`, all written by us. Answers
-are known by construction: which phrases a note was made of.
+Composed of the phrases of :mod:`lorica.simulations.examples.clinic_vocabulary`, all written by us.
+Answers are known by construction: which phrases a note was made of.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The report of a simulation: one HTML page that needs nothing but itself.
 
 Names of sites and labels come from others. jinja2 escapes everything; the plots, the only markup
-let through, are rebuilt from parsed trees (:mod:`lorica.simulations.reports.figures`); and the page's own
-content policy forbids scripts and anything from outside.
+let through, are rebuilt from parsed trees (:mod:`lorica.simulations.reports.figures`); and the
+page's own content policy forbids scripts and anything from outside.
 """
 
 from __future__ import annotations

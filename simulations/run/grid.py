@@ -2,8 +2,8 @@
 
 Messages pass through Flower's real serialisation in both directions, and sites are called by
 the same ClientApp as anywhere; what is left out is sockets and polling. Without workers
-(:mod:`lorica.simulations.run.workers`) a site runs when its reply is pulled, one per pull, so at most
-one update is in memory.
+(:mod:`lorica.simulations.run.workers`) a site runs when its reply is pulled, one per pull, so at
+most one update is in memory.
 """
 
 from __future__ import annotations

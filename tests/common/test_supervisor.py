@@ -125,7 +125,8 @@ def test_a_program_that_is_not_there_is_a_coded_error(tmp_path: Path) -> None:
 
 def test_programs_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
     source = (
-        "from pathlib import Path; from lorica.common.machine.supervisor import Service, Supervisor\n"
+        "from pathlib import Path\n"
+        "from lorica.common.machine.supervisor import Service, Supervisor\n"
         f"log = Path({str(tmp_path)!r})\n"
         "program = ['sh', '-c', 'echo $$; exec sleep 1000']\n"
         "Supervisor([Service('a', program, on_line=lambda l: print(l, flush=True))], log).run()\n"
@@ -148,7 +149,8 @@ def _alive(pid: int) -> bool:
 
 def test_sigterm_stops_everything_and_ends_well(tmp_path: Path) -> None:
     source = (
-        "from pathlib import Path; from lorica.common.machine.supervisor import Service, Supervisor\n"
+        "from pathlib import Path\n"
+        "from lorica.common.machine.supervisor import Service, Supervisor\n"
         f"log = Path({str(tmp_path)!r})\n"
         "program = ['sh', '-c', 'echo $$; exec sleep 1000']\n"
         "Supervisor([Service('a', program, on_line=lambda l: print(l, flush=True))], log).run()\n"

@@ -120,7 +120,7 @@ def summarise(
 
 
 def rdp_epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
-    """As :func:`lorica.common.privacy.accountant.epsilon_rdp`, each distinct (σ, q) worked out once."""
+    """As :func:`~lorica.common.privacy.accountant.epsilon_rdp`, each (σ, q) worked out once."""
     from dp_accounting.rdp import rdp_privacy_accountant as rdp
 
     steps: Counter[tuple[float, float]] = Counter()

@@ -9,8 +9,8 @@ from lorica.server.aggregation.means.weighted import WeightedMean, rule
 
 @rule
 class FedSA(WeightedMean):
-    """A' = Ā. B_k and head_k stay at site k (:mod:`lorica.client.training.personal`), which goes on from
-    them in its next round, evaluates with them, and never sends them.
+    """A' = Ā. B_k and head_k stay at site k (:mod:`lorica.client.training.personal`), which goes on
+    from them in its next round, evaluates with them, and never sends them.
 
     There is no one adapter: site k's adapted weight is W + s·B_k·Ā. As in the source's code the
     head is personal too. It begins at every site as the head that the coordinator sends: that of

@@ -21,8 +21,9 @@ run is exactly one Gaussian mechanism with 1/σ² = Σ_t 1/σ_t².
 
 *Bounds*: "release-dp", "release-f-dp" and "release-mechanism" reject the same hypotheses as their
 namesakes of :mod:`~lorica.simulations.audit.attacks.gradient`, with the composition of the
-stages' releases in place of equal steps (:class:`~lorica.simulations.audit.evidence.family.Stages`). A claim
-is "in the claimed proportions": H_s says that every σ_t is at least s times the claimed.
+stages' releases in place of equal steps
+(:class:`~lorica.simulations.audit.evidence.family.Stages`). A claim is "in the claimed
+proportions": H_s says that every σ_t is at least s times the claimed.
 
 *Checks* are made stage by stage: drawing, the noise along entries of nobody, and the ledger.
 """

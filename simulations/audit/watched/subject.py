@@ -104,9 +104,10 @@ class Subject:
     def in_local_steps(self) -> Subject:
         """The same site under the same ε, all of it for local DP-SGD steps.
 
-        Canaries are placed in the noised sums of :class:`~lorica.client.mechanism.dp_sgd.NoisyOptimizer`
-        steps of one σ and one sample rate. So what they audit is training.mode "local" without a
-        warm start, whatever the plan's own mode.
+        Canaries are placed in the noised sums of
+        :class:`~lorica.client.mechanism.dp_sgd.NoisyOptimizer` steps of one σ and one sample rate.
+        So what they audit is training.mode "local" without a warm start, whatever the plan's own
+        mode.
         """
         changed = self.plan.replace(training={"mode": "local"}, rounds={"warm_start": 0.0})
         return dataclasses.replace(self, plan=changed)

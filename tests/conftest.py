@@ -22,7 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from postgresql_server import PostgresqlServer, running_server
+
+from tests.postgresql_server import PostgresqlServer, running_server
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

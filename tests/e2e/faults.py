@@ -12,8 +12,6 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from federation import COORDINATOR, Federation
-
 from lorica.client.answering.protocol import Trainer
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.backbone.files import backbone_sha256
@@ -28,6 +26,7 @@ from lorica.server.results.round import Silent
 from lorica.server.rounds.loop import RoundLoop
 from lorica.simulations.run.engines import run_in_process
 from lorica.simulations.run.sites import make_trainer
+from tests.e2e.federation import COORDINATOR, Federation
 
 VICTIMS = {
     "ServerApp": "flwr-serverapp",

@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from faults import VICTIMS, kill, many_runs, power_cut, records, small_plan, victims
-from federation import COORDINATOR, Federation, charged_rounds, furthest_weight, wait_for
 
 from lorica.common.plan.io import to_toml
 from tests.conftest import make_small_backbone
+from tests.e2e.faults import VICTIMS, kill, many_runs, power_cut, records, small_plan, victims
+from tests.e2e.federation import COORDINATOR, Federation, charged_rounds, furthest_weight, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 

@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 import yaml
-from faults import records
-from federation import BIN, can_make_hosts, free_port, wait_for
+
+from tests.e2e.faults import records
+from tests.e2e.federation import BIN, can_make_hosts, free_port, wait_for
 
 pytestmark = [
     pytest.mark.slow,

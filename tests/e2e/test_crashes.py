@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import (
+
+from lorica.common.plan import RunPlan
+from lorica.common.plan.io import to_toml
+from tests.conftest import make_small_backbone
+from tests.e2e.faults import (
     VICTIMS,
     entries,
     full_disk,
@@ -30,7 +34,7 @@ from faults import (
     undisturbed,
     victims,
 )
-from federation import (
+from tests.e2e.federation import (
     COORDINATOR,
     Federation,
     Network,
@@ -39,10 +43,6 @@ from federation import (
     furthest_weight,
     wait_for,
 )
-
-from lorica.common.plan import RunPlan
-from lorica.common.plan.io import to_toml
-from tests.conftest import make_small_backbone
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 

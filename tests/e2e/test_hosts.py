@@ -19,7 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from federation import (
+
+from lorica.common.plan import RunPlan
+from lorica.common.plan.io import to_toml
+from lorica.server.coordinator.certificates import create_authority, issue
+from lorica.server.coordinator.home import CoordinatorHome
+from lorica.server.coordinator.proxy import REFUSAL
+from lorica.server.coordinator.setup import public_pair
+from tests.e2e.federation import (
     COORDINATOR,
     Federation,
     Network,
@@ -28,13 +35,6 @@ from federation import (
     furthest_weight,
     wait_for,
 )
-
-from lorica.common.plan import RunPlan
-from lorica.common.plan.io import to_toml
-from lorica.server.coordinator.certificates import create_authority, issue
-from lorica.server.coordinator.home import CoordinatorHome
-from lorica.server.coordinator.proxy import REFUSAL
-from lorica.server.coordinator.setup import public_pair
 
 pytestmark = [
     pytest.mark.slow,

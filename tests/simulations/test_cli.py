@@ -10,6 +10,7 @@ import pytest
 
 from lorica.common.cli import main
 from lorica.common.errors import Code
+from tests.conftest import make_small_backbone
 
 Lorica = Callable[..., tuple[int, str, str]]
 """Runs the command: arguments -> exit status, stdout, stderr."""
@@ -39,10 +40,9 @@ def lorica(
 
 
 @pytest.fixture(scope="module")
-def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small backbone of tests/conftest.py, made once for this module."""
-    shared = request.config.pluginmanager.get_plugin(str(Path(__file__).parents[1] / "conftest.py"))
-    return shared.make_small_backbone(tmp_path_factory.mktemp("cli") / "backbone")
+    return make_small_backbone(tmp_path_factory.mktemp("cli") / "backbone")
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from postgresql_server import WITH_PASSWORD
 
 from lorica.client.config.site import SiteConfig, load_site
 from lorica.client.data import read_records
@@ -25,6 +24,7 @@ from lorica.common.plan.io import load_plan
 from lorica.common.tasks import task_of
 from lorica.common.wire.messages import Request
 from tests.conftest import SMALL_WORDS
+from tests.postgresql_server import WITH_PASSWORD
 
 SECRET, PASSWORD = "SECRET_OF_THE_TEST", "a password"
 ROUNDS = 3

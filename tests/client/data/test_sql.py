@@ -11,12 +11,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from postgresql_server import WITH_PASSWORD
 
 from lorica.client.config.site import SiteConfig
 from lorica.client.data import SiteData, read_records, shown, site_batches
 from lorica.common.data.batches import BATCH_ROWS
 from lorica.common.errors import Code, LoricaError
+from tests.postgresql_server import WITH_PASSWORD
 
 QUERY = "SELECT note AS text, department AS label, patient AS unit FROM letters ORDER BY id"
 ROWS = 2 * BATCH_ROWS + 10

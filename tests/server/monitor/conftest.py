@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from argon2 import PasswordHasher
-from monitor_helpers import PASSWORDS, add_run, client_of, sign_in
 from starlette.testclient import TestClient
 
 from lorica.server.monitor.access import accounts as accounts_module
 from lorica.server.monitor.access.accounts import Accounts
 from lorica.server.store import RunStore
+from tests.server.monitor.helpers import PASSWORDS, add_run, client_of, sign_in
 
 
 @pytest.fixture(autouse=True)

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from monitor_helpers import PASSWORDS, add_run
 
 from lorica.server.monitor.access.accounts import Accounts
 from lorica.server.store import RunStore
+from tests.conftest import SMALL_WORDS, make_small_backbone
+from tests.server.monitor.helpers import PASSWORDS, add_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.web]
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -94,9 +95,7 @@ def wait(ready: Any, what: str, said: Any = str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def scene(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Scene]:
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A monitor with two accounts, and `lorica simulate` under way."""
     if not CHROMIUM.exists():
         pytest.skip(f"there is no Chromium at {CHROMIUM}: apt-get install chromium")
@@ -108,8 +107,7 @@ def scene(
     made = Scene(root, store)
     try:
         made.start(str(LORICA), "monitor", "--port", "0")
-        conftest = str(Path(__file__).parents[2] / "conftest.py")
-        made.data = small_data(root, request.config.pluginmanager.get_plugin(conftest))
+        made.data = small_data(root)
         settings = [part for value in [*LIVE, *made.data] for part in ("--set", value)]
         made.start(str(LORICA), "simulate", *settings, "--out", str(root / "live"))
         made.url = wait(lambda: _printed_url(root), "the monitor's address", made.said)
@@ -122,13 +120,13 @@ def scene(
         store.close()
 
 
-def small_data(root: Path, shared: Any) -> list[str]:
+def small_data(root: Path) -> list[str]:
     """A tiny backbone and six hundred notes that it can tell apart; the settings for both."""
-    shared.make_small_backbone(root / "backbone")
+    make_small_backbone(root / "backbone")
     dice, lines = random.Random(0), ["note,department"]
     for _ in range(600):
         topic = dice.choice(sorted(TOPICS))
-        words = dice.choices(TOPICS[topic], k=3) + dice.choices(shared.SMALL_WORDS, k=3)
+        words = dice.choices(TOPICS[topic], k=3) + dice.choices(SMALL_WORDS, k=3)
         lines.append(f"{' '.join(words)},{topic}")
     (root / "notes.csv").write_text("\n".join(lines) + "\n")
     return [f"backbone.source={root / 'backbone'}", f"data.train={root / 'notes.csv'}"]

@@ -8,7 +8,6 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
-from monitor_helpers import add_run
 
 from lorica.server.monitor.feed.live import Live, as_event
 from lorica.server.monitor.feed.news import ALL, News, Reader
@@ -16,6 +15,7 @@ from lorica.server.monitor.feed.watch import AlertWatch
 from lorica.server.monitor.request.templating import draw_run
 from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.store import RunStore
+from tests.server.monitor.helpers import add_run
 
 
 def reader_of(store: RunStore) -> Reader:

@@ -8,12 +8,12 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from monitor_helpers import add_run, client_of, room_of
 from starlette.testclient import TestClient
 
 from lorica.server.monitor.shown import formats
 from lorica.server.reports.alerts import alerts
 from lorica.server.store import RunStore
+from tests.server.monitor.helpers import add_run, client_of, room_of
 
 
 def runs_on(text: str) -> list[str]:

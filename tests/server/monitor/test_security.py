@@ -7,7 +7,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from monitor_helpers import (
+from starlette.testclient import TestClient
+
+from lorica.server.monitor.access.accounts import Accounts
+from lorica.server.monitor.access.settings import Settings
+from lorica.server.monitor.access.tokens import Tokens
+from lorica.server.store import RunStore
+from tests.server.monitor.helpers import (
     PASSWORDS,
     add_run,
     client_of,
@@ -16,12 +22,6 @@ from monitor_helpers import (
     room_of,
     sign_in,
 )
-from starlette.testclient import TestClient
-
-from lorica.server.monitor.access.accounts import Accounts
-from lorica.server.monitor.access.settings import Settings
-from lorica.server.monitor.access.tokens import Tokens
-from lorica.server.store import RunStore
 
 PAGES = ["/runs", "/runs/run-1", "/compare", "/sites", "/site?name=north", "/alerts", "/account"]
 PAGES += ["/audit", "/api/docs"]

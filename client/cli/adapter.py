@@ -28,7 +28,7 @@ def site_adapter(
     any other; it is covered by the site's (ε, δ), and stays at the site unless it is given away.
     """
     from lorica.client.config.site import load_site
-    from lorica.client.site.cost import personal_store
+    from lorica.client.training.opening import personal_store
     from lorica.common.backbone.loading import load_backbone
     from lorica.common.plan.methods import PERSONAL
     from lorica.common.saved.folder import load_adapter, save_adapter

@@ -62,7 +62,7 @@ def _decide(run: str, decision: Decision, fingerprint: str, config: Path) -> Non
 
 def _opened(config: Path) -> tuple[SiteConfig, Consent]:
     from lorica.client.config.site import load_site
-    from lorica.client.site.cost import site_consent
+    from lorica.client.training.opening import site_consent
 
     loaded = load_site(config)
     consent = site_consent(loaded, config.absolute().parent)

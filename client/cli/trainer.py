@@ -94,7 +94,7 @@ def site_status(config: ConfigOption = SITE_TOML) -> None:
 def ledger_create(config: ConfigOption = SITE_TOML) -> None:
     """Make the ledger of a data set that was never used before; does nothing if there is one."""
     from lorica.client.config.site import load_site
-    from lorica.client.site.cost import open_ledger
+    from lorica.client.training.opening import open_ledger
 
     loaded, folder = load_site(config), config.absolute().parent
     path = folder / loaded.ledger.path

@@ -13,20 +13,19 @@ import logging
 import os
 import signal
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorica.client.config.site import SiteConfig, load_site
-from lorica.client.data.fetched import Fetched, fetch
+from lorica.client.data.fetched import fetch
 from lorica.client.service.isolation import isolate
 from lorica.client.service.socket_file import SocketFile
+from lorica.client.training.opening import open_trainer
 from lorica.common.errors import LoricaError
 from lorica.common.machine.logs import set_up_logging
 
 if TYPE_CHECKING:
     from lorica.client.ledger import Ledger
-    from lorica.client.mechanism.noise import NoiseSource
     from lorica.client.training.trainer import LocalTrainer
 
 GRACE_SECONDS = 30.0
@@ -66,54 +65,6 @@ def _run(path: Path, isolation: str, grace: float) -> int:
         return asyncio.run(_serve(config, file, trainer, ledger, network, grace))
     finally:
         file.close()
-
-
-def open_trainer(
-    config: SiteConfig, root: Path, fetched: Fetched | None = None
-) -> tuple[LocalTrainer, Ledger]:
-    """The trainer of a site's configuration, with its records and its ledger.
-
-    Args:
-        config: site.toml.
-        root: the folder that its paths start from.
-        fetched: the source's rows, where they came over a network.
-
-    Raises:
-        LoricaError: LOR-30x the data, LOR-61x the ledger, LOR-207 a package is missing.
-    """
-    from lorica.client.data import read_records
-    from lorica.client.mechanism.noise import SecureNoise, SeededNoise
-    from lorica.client.site.cost import open_ledger, personal_store, site_consent, site_questions
-    from lorica.client.training.trainer import LocalTrainer
-    from lorica.common.cache.files import CacheFolder
-    from lorica.common.cache.shelf import SHELF
-
-    def noise(stream: str, round: int) -> NoiseSource:
-        if config.policy.noise == "secure":
-            return SecureNoise()
-        return SeededNoise(0, stream, config.site.name, round)
-
-    if config.policy.noise == "seeded":
-        _log.warning('policy.noise is "seeded": the updates of this site protect NOTHING')
-    with ExitStack() as undo:
-        ledger = open_ledger(config, root)
-        undo.callback(ledger.close)
-        if config.data.cache:
-            most = int(config.data.cache_gigabytes * 1e9)
-            SHELF.keep_in(CacheFolder(root / config.data.cache, most))
-        trainer = LocalTrainer(
-            config.site.name,
-            read_records(config, root, fetched),
-            noise=noise,
-            config=config,
-            ledger=ledger,
-            personal=personal_store(config, root),
-            root=root,
-            consent=site_consent(config, root),
-            questions=site_questions(config, root),
-        )
-        undo.pop_all()
-    return trainer, ledger
 
 
 async def _serve(

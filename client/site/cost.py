@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorica.client.admission.backbones import site_backbone
-from lorica.client.admission.consent import Consent
 from lorica.client.admission.policy import check_plan
-from lorica.client.admission.questions import Questions
 from lorica.client.config.site import SiteConfig
 from lorica.client.data import read_records
-from lorica.client.ledger import Budgets, FileLedger
-from lorica.client.training.personal import FolderPersonal
+from lorica.client.training.opening import open_ledger
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.privacy.accountant import epsilon
@@ -46,53 +43,6 @@ class Cost:
         event = self.privacy.training
         drawn = event.sample_rate * self.units
         return drawn / event.noise_multiplier if event.noise_multiplier else math.inf
-
-
-def site_budgets(config: SiteConfig) -> Budgets:
-    """The ledger's budgets of a site's configuration."""
-    ledger = config.ledger
-    return Budgets(
-        ledger.lifetime_epsilon, ledger.run_epsilon, ledger.period, ledger.period_epsilon
-    )
-
-
-def personal_store(config: SiteConfig, folder: Path) -> FolderPersonal:
-    """Where the site keeps what methods such as "fedsa" leave to it: beside its ledger."""
-    return FolderPersonal(_beside_ledger(config, folder, "personal"), config.site.name)
-
-
-def open_ledger(config: SiteConfig, folder: Path, *, create: bool = False) -> FileLedger:
-    """The site's ledger; paths are taken from ``folder``, where site.toml is.
-
-    Raises:
-        LoricaError: LOR-61x when there is none or it cannot be trusted.
-    """
-    return FileLedger(
-        folder / config.ledger.path,
-        data_set=config.site.name,
-        unit=config.policy.unit,
-        delta=config.ledger.delta,
-        budgets=site_budgets(config),
-        create=create,
-    )
-
-
-def site_consent(config: SiteConfig, folder: Path) -> Consent | None:
-    """People's decisions about runs, beside the ledger; None where the policy needs none."""
-    if config.policy.consent == "none":
-        return None
-    return Consent(_beside_ledger(config, folder, "consent"))
-
-
-def site_questions(config: SiteConfig, folder: Path) -> Questions | None:
-    """What plans have asked of the records, beside the ledger; None where people decide."""
-    if config.policy.consent == "per-run":
-        return None
-    return Questions(_beside_ledger(config, folder, "questions.json"), config.policy.questions)
-
-
-def _beside_ledger(config: SiteConfig, folder: Path, name: str) -> Path:
-    return (folder / config.ledger.path).parent / name
 
 
 def run_cost(plan: RunPlan, config: SiteConfig, folder: Path) -> Cost:

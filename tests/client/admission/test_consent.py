@@ -11,7 +11,7 @@ from lorica.client.admission.consent import MOST_PENDING, Consent
 from lorica.client.answering.endpoint import answer
 from lorica.client.cli import app
 from lorica.client.config.site import load_site
-from lorica.client.service.main import open_trainer
+from lorica.client.training.opening import open_trainer
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorica.client.config.site import load_site
-from lorica.client.service.main import open_trainer
+from lorica.client.training.opening import open_trainer
 from lorica.common.version import __version__
 from lorica.common.wire.messages import (
     CAPABILITIES,

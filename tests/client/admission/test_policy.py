@@ -13,7 +13,8 @@ from lorica.client.admission.policy import check_plan
 from lorica.client.config.site import SiteConfig, documented_site, load_site
 from lorica.client.ledger import Charge
 from lorica.client.mechanism.noise import SecureNoise
-from lorica.client.site.cost import open_ledger, run_cost
+from lorica.client.site.cost import run_cost
+from lorica.client.training.opening import open_ledger
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.lora import pack_state
 from lorica.common.backbone.files import backbone_sha256

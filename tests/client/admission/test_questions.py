@@ -11,7 +11,7 @@ from lorica.client.admission.consent import Consent
 from lorica.client.admission.questions import Questions, question
 from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.mechanism.noise import SecureNoise
-from lorica.client.site.cost import site_questions
+from lorica.client.training.opening import site_questions
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError

@@ -25,7 +25,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from lorica.client.config.site import load_site
 from lorica.client.node.forwarder import SocketForwarder
-from lorica.client.site.cost import open_ledger
+from lorica.client.training.opening import open_ledger
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.wire.messages import TRAIN, Request, pack_request
@@ -338,7 +338,7 @@ def watch(event, arguments):
 from tests.client.service.helpers import from_bytes
 from lorica.client.config.site import load_site
 from lorica.client.service.queue import answer_bytes
-from lorica.client.service.main import open_trainer
+from lorica.client.training.opening import open_trainer
 site, folder = Path(sys.argv[1]), Path(sys.argv[2])
 trainer, _ = open_trainer(load_site(site), site.parent)
 sys.addaudithook(watch)

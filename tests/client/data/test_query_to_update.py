@@ -13,8 +13,8 @@ import pytest
 from lorica.client.config.site import SiteConfig, load_site
 from lorica.client.data import read_records
 from lorica.client.data.fetched import fetch
-from lorica.client.service.main import open_trainer
-from lorica.client.site.cost import count_units, open_ledger
+from lorica.client.site.cost import count_units
+from lorica.client.training.opening import open_ledger, open_trainer
 from lorica.common.adapter.lora import pack_state
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone

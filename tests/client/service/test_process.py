@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lorica.client.config.site import load_site
-from lorica.client.site.cost import open_ledger
+from lorica.client.training.opening import open_ledger
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.wire.messages import CAPABILITIES, EVALUATE, TRAIN

@@ -14,8 +14,7 @@ from flwr.app import Context
 from lorica.client.answering.endpoint import make_client_app
 from lorica.client.config.site import load_site
 from lorica.client.ledger import Ledger
-from lorica.client.service.main import open_trainer
-from lorica.client.site.cost import open_ledger
+from lorica.client.training.opening import open_ledger, open_trainer
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.errors import Code, LoricaError

@@ -1,0 +1,120 @@
+"""A site opened from its site.toml: ledger, personal tensors, consent, questions, trainer."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorica.client.admission.consent import Consent
+from lorica.client.admission.questions import Questions
+from lorica.client.config.site import SiteConfig
+from lorica.client.data.fetched import Fetched
+from lorica.client.ledger import Budgets, FileLedger
+from lorica.client.training.personal import FolderPersonal
+
+if TYPE_CHECKING:
+    from lorica.client.ledger import Ledger
+    from lorica.client.mechanism.noise import NoiseSource
+    from lorica.client.training.trainer import LocalTrainer
+from lorica.client.service.main import _log
+
+
+def site_budgets(config: SiteConfig) -> Budgets:
+    """The ledger's budgets of a site's configuration."""
+    ledger = config.ledger
+    return Budgets(
+        ledger.lifetime_epsilon, ledger.run_epsilon, ledger.period, ledger.period_epsilon
+    )
+
+
+def personal_store(config: SiteConfig, folder: Path) -> FolderPersonal:
+    """Where the site keeps what methods such as "fedsa" leave to it: beside its ledger."""
+    return FolderPersonal(_beside_ledger(config, folder, "personal"), config.site.name)
+
+
+def open_ledger(config: SiteConfig, folder: Path, *, create: bool = False) -> FileLedger:
+    """The site's ledger; paths are taken from ``folder``, where site.toml is.
+
+    Raises:
+        LoricaError: LOR-61x when there is none or it cannot be trusted.
+    """
+    return FileLedger(
+        folder / config.ledger.path,
+        data_set=config.site.name,
+        unit=config.policy.unit,
+        delta=config.ledger.delta,
+        budgets=site_budgets(config),
+        create=create,
+    )
+
+
+def site_consent(config: SiteConfig, folder: Path) -> Consent | None:
+    """People's decisions about runs, beside the ledger; None where the policy needs none."""
+    if config.policy.consent == "none":
+        return None
+    return Consent(_beside_ledger(config, folder, "consent"))
+
+
+def site_questions(config: SiteConfig, folder: Path) -> Questions | None:
+    """What plans have asked of the records, beside the ledger; None where people decide."""
+    if config.policy.consent == "per-run":
+        return None
+    return Questions(_beside_ledger(config, folder, "questions.json"), config.policy.questions)
+
+
+def _beside_ledger(config: SiteConfig, folder: Path, name: str) -> Path:
+    return (folder / config.ledger.path).parent / name
+
+
+def open_trainer(
+    config: SiteConfig, root: Path, fetched: Fetched | None = None
+) -> tuple[LocalTrainer, Ledger]:
+    """The trainer of a site's configuration, with its records and its ledger.
+
+    Args:
+        config: site.toml.
+        root: the folder that its paths start from.
+        fetched: the source's rows, where they came over a network.
+
+    Raises:
+        LoricaError: LOR-30x the data, LOR-61x the ledger, LOR-207 a package is missing.
+    """
+    from lorica.client.data import read_records
+    from lorica.client.mechanism.noise import SecureNoise, SeededNoise
+    from lorica.client.training.opening import (
+        open_ledger,
+        personal_store,
+        site_consent,
+        site_questions,
+    )
+    from lorica.client.training.trainer import LocalTrainer
+    from lorica.common.cache.files import CacheFolder
+    from lorica.common.cache.shelf import SHELF
+
+    def noise(stream: str, round: int) -> NoiseSource:
+        if config.policy.noise == "secure":
+            return SecureNoise()
+        return SeededNoise(0, stream, config.site.name, round)
+
+    if config.policy.noise == "seeded":
+        _log.warning('policy.noise is "seeded": the updates of this site protect NOTHING')
+    with ExitStack() as undo:
+        ledger = open_ledger(config, root)
+        undo.callback(ledger.close)
+        if config.data.cache:
+            most = int(config.data.cache_gigabytes * 1e9)
+            SHELF.keep_in(CacheFolder(root / config.data.cache, most))
+        trainer = LocalTrainer(
+            config.site.name,
+            read_records(config, root, fetched),
+            noise=noise,
+            config=config,
+            ledger=ledger,
+            personal=personal_store(config, root),
+            root=root,
+            consent=site_consent(config, root),
+            questions=site_questions(config, root),
+        )
+        undo.pop_all()
+    return trainer, ledger

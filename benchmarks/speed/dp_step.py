@@ -31,7 +31,7 @@ from lorica.client.mechanism.noise import SecureNoise
 from lorica.client.mechanism.per_sample import enable_per_sample_gradients
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import Part, part_of
+from lorica.common.plan.tensors import Part, part_of
 from lorica.common.tasks.text_classification import TextClassifier
 
 BATCH, LENGTHS = 64, (32, 128)

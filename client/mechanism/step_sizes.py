@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import Part, part_of
+from lorica.common.plan.tensors import Part, part_of
 
 Parameters = Mapping[str, torch.nn.Parameter]
 

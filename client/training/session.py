@@ -32,13 +32,9 @@ from lorica.common.cache.shelf import SHELF
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import (
-    factor_pairs,
-    is_personal,
-    is_trained,
-    step_turns,
-)
+from lorica.common.plan.methods import is_personal, is_trained, step_turns
 from lorica.common.plan.stages import Stage, falling, returned, schedule, stage_of, trained
+from lorica.common.plan.tensors import factor_pairs
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.tasks import task_of
 from lorica.common.tasks.text_classification import BIAS_INPUT

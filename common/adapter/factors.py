@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from lorica.common.plan.methods import factor_pairs
+from lorica.common.plan.tensors import factor_pairs
 
 
 def refactorise(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

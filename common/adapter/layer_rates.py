@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from lorica.common.plan.methods import Part, part_of
+from lorica.common.plan.tensors import Part, part_of
 
 _LAYER = re.compile(r"\.(\d+)\.")
 

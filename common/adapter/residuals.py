@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from lorica.common.adapter.lora import State
-from lorica.common.plan.methods import factor_pairs, residual_name
 from lorica.common.plan.subject import AdapterPlan
+from lorica.common.plan.tensors import factor_pairs, residual_name
 
 _NEGLIGIBLE = 1e-7  # of the largest singular value, the precision of float32
 

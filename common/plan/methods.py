@@ -14,20 +14,9 @@ this table. An adapter state maps names to tensors:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from enum import Enum
+from collections.abc import Collection
 
-
-class Part(Enum):
-    """The kinds of tensors in an adapter state."""
-
-    A = "lora_A"
-    B = "lora_B"
-    RESIDUAL = "residual"
-    BIAS = "bias"
-    HEAD = "head"
-    CENTER = "center"
-
+from lorica.common.plan.tensors import Part, part_of
 
 _WITH_B = frozenset({Part.B, Part.BIAS, Part.HEAD})
 _WITH_A = frozenset({Part.A, Part.BIAS, Part.HEAD})
@@ -78,27 +67,6 @@ once a round, there is no mean of products to correct, no local step to alternat
 adapter of a site's own."""
 
 
-def part_of(name: str) -> Part:
-    """Which part the tensor ``name`` of an adapter state belongs to.
-
-    Raises:
-        KeyError: the name is none of an adapter's.
-    """
-    if name.endswith(".lora_A.weight"):
-        return Part.A
-    if name.endswith(".lora_B.weight"):
-        return Part.B
-    if name.endswith(".residual"):
-        return Part.RESIDUAL
-    if name == "head.center":
-        return Part.CENTER
-    if name.startswith("head."):
-        return Part.HEAD
-    if name.endswith(".bias"):
-        return Part.BIAS
-    raise KeyError(name)
-
-
 def is_trained(method: str, name: str, turn: int | None = None) -> bool:
     """Whether sites train the tensor ``name`` under ``method``.
 
@@ -133,16 +101,3 @@ def step_turns(method: str, names: Collection[str]) -> list[list[str]]:
     step and so on, again from the first after the last; one list when all steps train all."""
     turns = STEP_TURNS.get(method, (frozenset(Part),))
     return [[name for name in names if part_of(name) in parts] for parts in turns]
-
-
-def factor_pairs(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """LoRA pairs among ``names``: module path -> (name of A, name of B), sorted by path."""
-    paths = sorted(
-        name.removesuffix(".lora_A.weight") for name in names if name.endswith(".lora_A.weight")
-    )
-    return {path: (f"{path}.lora_A.weight", f"{path}.lora_B.weight") for path in paths}
-
-
-def residual_name(path: str) -> str:
-    """Name of the residual of the LoRA module at ``path``."""
-    return f"{path}.residual"

@@ -20,8 +20,9 @@ import math
 from collections.abc import Iterable
 from enum import Enum
 
-from lorica.common.plan.methods import TURNS, Part, is_personal, is_trained, part_of
+from lorica.common.plan.methods import TURNS, is_personal, is_trained
 from lorica.common.plan.run import RunPlan
+from lorica.common.plan.tensors import Part, part_of
 from lorica.common.plan.traits import TRAITS
 
 

@@ -27,7 +27,8 @@ from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.backbone.quantised import QuantisedLinear
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
-from lorica.common.plan.methods import PERSONAL, Part, factor_pairs, part_of, residual_name
+from lorica.common.plan.methods import PERSONAL
+from lorica.common.plan.tensors import Part, factor_pairs, part_of, residual_name
 from lorica.common.saved.folder import SavedAdapter, load_adapter
 
 _PEFT_PREFIX = "base_model.model."

@@ -26,7 +26,8 @@ from lorica.common.backbone.loading import Backbone, Pooling
 from lorica.common.backbone.precision import computing_in, number_format
 from lorica.common.backbone.prefix import FrozenPrefix
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import HAS_RESIDUAL, Part, part_of
+from lorica.common.plan.methods import HAS_RESIDUAL
+from lorica.common.plan.tensors import Part, part_of
 from lorica.common.tasks.inputs import Inputs
 
 

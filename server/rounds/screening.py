@@ -19,8 +19,9 @@ import torch
 from lorica.common.adapter.layer_rates import layer_factors
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import ANY_RANK, Part, part_of
+from lorica.common.plan.methods import ANY_RANK
 from lorica.common.plan.stages import Stage, returned, stage_of, unit_bound
+from lorica.common.plan.tensors import Part, part_of
 from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.wire.declared import believed_units
 from lorica.common.wire.rounding import LARGEST_ERROR

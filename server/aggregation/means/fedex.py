@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lorica.common.plan.methods import residual_name
+from lorica.common.plan.tensors import residual_name
 from lorica.server.aggregation.means.products import MeanOfProducts
 from lorica.server.aggregation.means.weighted import State, rule
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from lorica.common.adapter.factors import refactorise
-from lorica.common.plan.methods import factor_pairs
+from lorica.common.plan.tensors import factor_pairs
 from lorica.server.aggregation.means.weighted import State, WeightedMean, rule
 
 

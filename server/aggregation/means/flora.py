@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from lorica.common.plan.methods import residual_name
+from lorica.common.plan.tensors import residual_name
 from lorica.server.aggregation.means.products import MeanOfProducts
 from lorica.server.aggregation.means.weighted import State, rule
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import torch
 
-from lorica.common.plan.methods import factor_pairs
+from lorica.common.plan.tensors import factor_pairs
 from lorica.server.aggregation.means.server_optimizer import ServerOptimizer
 from lorica.server.aggregation.means.weighted import State, WeightedMean
 

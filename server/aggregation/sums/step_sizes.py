@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 from lorica.common.adapter.layer_rates import layer_factors
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import Part, part_of
 from lorica.common.plan.stages import Stage, falling, place_of_tensor, schedule, stage_of
+from lorica.common.plan.tensors import Part, part_of
 from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.tasks.text_classification import BIAS_INPUT
 

@@ -29,8 +29,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-from lorica.common.plan.methods import Part, part_of
 from lorica.common.plan.stages import falling
+from lorica.common.plan.tensors import Part, part_of
 from lorica.simulations.audit.attacks.gradient import GUESSED, guess
 from lorica.simulations.audit.evidence.bounds import gaussian_pair_epsilon, one_run_rejects
 from lorica.simulations.audit.evidence.findings import Finding, Scatter, share_of_error

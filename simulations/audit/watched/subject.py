@@ -21,8 +21,9 @@ from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.data.records import PACKAGED, Records, read_records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import Part, alternates, is_trained, part_of
+from lorica.common.plan.methods import alternates, is_trained
 from lorica.common.plan.stages import Stage, schedule
+from lorica.common.plan.tensors import Part, part_of
 from lorica.common.plan.traits import TaskKind
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.privacy.of_plan import run_privacy

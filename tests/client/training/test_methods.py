@@ -21,7 +21,8 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import ANY_RANK, Part, factor_pairs, part_of
+from lorica.common.plan.methods import ANY_RANK
+from lorica.common.plan.tensors import Part, factor_pairs, part_of
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.wire.messages import Request
 from tests.conftest import make_small_backbone

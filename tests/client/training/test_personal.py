@@ -24,8 +24,8 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import Part, part_of
 from lorica.common.plan.stages import sent
+from lorica.common.plan.tensors import Part, part_of
 from lorica.common.saved.folder import load_adapter, save_adapter
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.wire.messages import Reply, Request

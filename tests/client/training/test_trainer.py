@@ -22,8 +22,9 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import TRAINED_PARTS, Part, is_returned, part_of, step_turns
+from lorica.common.plan.methods import TRAINED_PARTS, is_returned, step_turns
 from lorica.common.plan.stages import total_steps, trained
+from lorica.common.plan.tensors import Part, part_of
 from lorica.common.privacy.accountant import PrivacyEvent, epsilon
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.version import __version__

@@ -18,8 +18,9 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import CACHE_BYTES, PrefixCache
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import AVERAGES_BIASES, TURNS, Part, part_of
+from lorica.common.plan.methods import AVERAGES_BIASES, TURNS
 from lorica.common.plan.stages import Stage, returned, sent, stage_of, trained
+from lorica.common.plan.tensors import Part, part_of
 from lorica.common.saved.folder import load_adapter
 from lorica.common.tasks.classes import loss_sum
 from lorica.common.tasks.text_classification import (

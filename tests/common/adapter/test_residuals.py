@@ -12,7 +12,7 @@ from lorica.common.adapter.lora import State
 from lorica.common.adapter.residuals import narrowed, widened
 from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import Part, factor_pairs, part_of, residual_name
+from lorica.common.plan.tensors import Part, factor_pairs, part_of, residual_name
 from lorica.common.tasks.text_classification import TextClassifier, collate, encode
 
 TEXTS = ["my card is lost", "fever", "the doctor was very tired today again my heart has pain"]

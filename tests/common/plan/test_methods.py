@@ -7,16 +7,8 @@ from typing import get_args
 import pytest
 
 from lorica.common.plan.course import AggregationPlan
-from lorica.common.plan.methods import (
-    TRAINED_PARTS,
-    Part,
-    alternates,
-    factor_pairs,
-    is_trained,
-    part_of,
-    residual_name,
-    step_turns,
-)
+from lorica.common.plan.methods import TRAINED_PARTS, alternates, is_trained, step_turns
+from lorica.common.plan.tensors import Part, factor_pairs, part_of, residual_name
 
 A, B = "base.layer.1.query.lora_A.weight", "base.layer.1.query.lora_B.weight"
 

@@ -14,7 +14,7 @@ from lorica.common.backbone.files import read_weights
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import Part, part_of
+from lorica.common.plan.tensors import Part, part_of
 from lorica.common.saved.folder import save_adapter
 from lorica.common.saved.merge import export_merged
 from lorica.common.tasks import task_of

@@ -23,8 +23,9 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
-from lorica.common.plan.methods import LOCAL_ONLY, Part, part_of
+from lorica.common.plan.methods import LOCAL_ONLY
 from lorica.common.plan.stages import Stage, sent, stage_of
+from lorica.common.plan.tensors import Part, part_of
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.wire.messages import Request
 from lorica.server.aggregation import RULES

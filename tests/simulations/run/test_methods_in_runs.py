@@ -21,7 +21,8 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import ANY_RANK, PERSONAL, TURNS, factor_pairs, residual_name
+from lorica.common.plan.methods import ANY_RANK, PERSONAL, TURNS
+from lorica.common.plan.tensors import factor_pairs, residual_name
 from lorica.common.saved.predict import Predictor
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.server.aggregation.means.products import MeanOfProducts

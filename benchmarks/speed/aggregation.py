@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lorica.common.adapter.lora import State, pack_state, unpack_state
+from lorica.common.adapter.state import State, pack_state, unpack_state
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import trained
 from lorica.server.aggregation.choose import rule_of_round

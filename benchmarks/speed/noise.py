@@ -19,7 +19,7 @@ import torch
 
 from lorica.client.mechanism.noise import NoiseSource, SecureNoise
 from lorica.client.training.trainer import LocalTrainer
-from lorica.common.adapter.lora import pack_state
+from lorica.common.adapter.state import pack_state
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.run_data import label_sources, load_data, with_labels

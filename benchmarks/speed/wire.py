@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lorica.client.mechanism.noise import SeededNoise
-from lorica.common.adapter.lora import State, pack_state, unpack_state
+from lorica.common.adapter.state import State, pack_state, unpack_state
 from lorica.common.wire.rounding import Format, decode, encode
 
 STD = 1.7

@@ -38,7 +38,7 @@ from typing import Protocol
 import safetensors
 import safetensors.torch
 
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import make_private_folder, storage_errors, write_atomically
 from lorica.common.plan import RunPlan

@@ -24,7 +24,7 @@ from lorica.client.mechanism.step_sizes import layerwise_adam, parameter_groups
 from lorica.client.mechanism.units import Units, joined
 from lorica.common.adapter.factors import cut_factors, filled_up
 from lorica.common.adapter.layer_rates import layer_factors
-from lorica.common.adapter.lora import State, check_shapes
+from lorica.common.adapter.state import State, check_shapes
 from lorica.common.backbone.loading import Backbone
 from lorica.common.cache.batching import equal_batches
 from lorica.common.cache.prefix import PrefixCache, judgements

@@ -17,7 +17,7 @@ from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.mechanism.noise import NoiseSource
 from lorica.client.training.personal import MemoryPersonal, PersonalStore, has_own, own_state
 from lorica.client.training.session import Session
-from lorica.common.adapter.lora import State, pack_state, unpack_state
+from lorica.common.adapter.state import State, pack_state, unpack_state
 from lorica.common.backbone.precision import number_format
 from lorica.common.cache.prefix import CACHE_BYTES
 from lorica.common.data.records import Records

@@ -7,17 +7,12 @@ LoRA factors are those that peft saves, so a state can be written as a peft adap
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
-import safetensors.torch
-import torch
 from torch import nn
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan.subject import AdapterPlan
-
-State = dict[str, torch.Tensor]
 
 _PEFT_ADAPTER = "default"  # peft's name for the one adapter of a model
 
@@ -132,62 +127,3 @@ def lora_parameters(encoder: nn.Module) -> dict[str, nn.Parameter]:
         if ".lora_A." in name or ".lora_B." in name:
             found[name.replace(f".{_PEFT_ADAPTER}.", ".")] = parameter
     return found
-
-
-def write_state(parameters: Mapping[str, nn.Parameter], state: Mapping[str, torch.Tensor]) -> None:
-    """Copy a state into the parameters of the same names.
-
-    Raises:
-        LoricaError: LOR-205 when names or shapes differ.
-    """
-    check_shapes(state, {name: p.shape for name, p in parameters.items()})
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(state[name])
-
-
-def read_state(parameters: Mapping[str, nn.Parameter]) -> State:
-    """A copy of the parameters as a float32 CPU state."""
-    return {
-        name: parameter.detach().to("cpu", torch.float32, copy=True)
-        for name, parameter in parameters.items()
-    }
-
-
-def check_shapes(state: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size]) -> None:
-    """Refuse a state whose names or shapes are not exactly ``shapes``.
-
-    Raises:
-        LoricaError: LOR-205, naming the first difference.
-    """
-    for name in sorted(set(shapes) - set(state)):
-        raise LoricaError(Code.ADAPTER_MISMATCH, f"The adapter lacks the tensor {name}.")
-    for name in sorted(set(state) - set(shapes)):
-        raise LoricaError(Code.ADAPTER_MISMATCH, f"The adapter has an unexpected tensor {name}.")
-    for name, shape in shapes.items():
-        if state[name].shape != shape:
-            raise LoricaError(
-                Code.ADAPTER_MISMATCH,
-                f"The adapter's {name} has shape {tuple(state[name].shape)}, "
-                f"the plan's {tuple(shape)}.",
-            )
-
-
-def pack_state(state: Mapping[str, torch.Tensor]) -> bytes:
-    """The state as one safetensors blob; every torch dtype that safetensors has, bf16 included."""
-    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
-
-
-def unpack_state(blob: bytes) -> State:
-    """The state in a safetensors blob; dtypes as stored.
-
-    Raises:
-        LoricaError: LOR-501 when the blob is no safetensors.
-    """
-    try:
-        return safetensors.torch.load(blob)
-    except Exception as error:  # hostile bytes raise many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LoricaError(
-            Code.MESSAGE_MALFORMED, f"The adapter blob is not valid safetensors: {reason}."
-        ) from error

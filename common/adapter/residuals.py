@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.plan.subject import AdapterPlan
 from lorica.common.plan.tensors import factor_pairs, residual_name
 

@@ -20,8 +20,9 @@ from typing import Any
 
 import safetensors.torch
 
-from lorica.common.adapter.lora import State, lora_config
+from lorica.common.adapter.lora import lora_config
 from lorica.common.adapter.residuals import narrowed, widened
+from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import Backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors

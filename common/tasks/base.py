@@ -24,7 +24,7 @@ import torch
 from lorica.common.plan.traits import TRAITS, Traits
 
 if TYPE_CHECKING:
-    from lorica.common.adapter.lora import State
+    from lorica.common.adapter.state import State
     from lorica.common.backbone.loading import Backbone
     from lorica.common.data.records import Records
     from lorica.common.plan import RunPlan

@@ -10,16 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 from lorica.common.adapter.biases import OwnBiases
-from lorica.common.adapter.lora import (
-    State,
-    attach_lora,
-    layer_indices,
-    lora_parameters,
-    read_state,
-    structural_copy,
-    write_state,
-)
+from lorica.common.adapter.lora import attach_lora, layer_indices, lora_parameters, structural_copy
 from lorica.common.adapter.residuals import ResidualWeights
+from lorica.common.adapter.state import State, read_state, write_state
 from lorica.common.backbone.batch_norm import replace_batch_norms
 from lorica.common.backbone.checkpointing import checkpoint_layers
 from lorica.common.backbone.loading import Backbone, Pooling

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import Backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import Backbone
 from lorica.common.data.records import Records
 from lorica.common.tasks.base import Metrics, Released, SiteMetrics, Task, TensorTargets

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import Backbone
 from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan

@@ -14,7 +14,7 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import append_line, storage_errors, write_atomically
 from lorica.common.plan import RunPlan

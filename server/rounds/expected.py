@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lorica.common.adapter.lora import State, unpack_state
+from lorica.common.adapter.state import State, unpack_state
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import returned
 from lorica.common.wire.rounding import decode

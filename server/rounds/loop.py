@@ -10,7 +10,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from lorica.common.adapter.lora import State, pack_state
+from lorica.common.adapter.state import State, pack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import log_context
 from lorica.common.plan import RunPlan

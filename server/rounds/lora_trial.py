@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.plan import RunPlan
 from lorica.common.plan.traits import TRAITS
 from lorica.server.results.round import RoundRecord

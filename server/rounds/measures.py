@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage, stage_of, unit_bound
 from lorica.common.privacy.of_plan import public_privacy

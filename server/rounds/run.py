@@ -9,7 +9,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from lorica.client.training.personal import PersonalStore
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.base import Metrics
 from lorica.server.rounds.evaluation import CentralEvaluator

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lorica.client.training.personal import FolderPersonal
 from lorica.client.training.trainer import LocalTrainer
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors, write_atomically

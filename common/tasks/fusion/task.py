@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import Backbone
 from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import Backbone
 from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan

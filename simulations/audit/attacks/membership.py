@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.cache.prefix import PrefixCache, predict_logits
 from lorica.common.data.records import Records, label_indices
 from lorica.common.tasks.text_classification import TextClassifier, encode

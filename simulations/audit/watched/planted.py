@@ -14,7 +14,7 @@ import numpy as np
 from lorica.client.ledger import MemoryLedger
 from lorica.client.training.session import Session
 from lorica.client.training.trainer import LocalTrainer, NoiseFactory
-from lorica.common.adapter.lora import State, unpack_state
+from lorica.common.adapter.state import State, unpack_state
 from lorica.common.data.records import Records
 from lorica.common.errors import LoricaError
 from lorica.common.plan import RunPlan

@@ -18,7 +18,7 @@ import torch
 from lorica.client.mechanism.frozen_features import Contributions
 from lorica.client.mechanism.noise import NoiseSource
 from lorica.client.training.session import Session
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.plan.stages import Stage
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.simulations.audit.watched.canaries import OVERSIZE, Entries

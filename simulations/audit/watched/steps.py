@@ -23,7 +23,7 @@ from lorica.client.mechanism.noise import NoiseSource
 from lorica.client.mechanism.step_sizes import parameter_groups
 from lorica.client.mechanism.units import average_by_unit
 from lorica.client.training.session import Session
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.simulations.audit.watched.canaries import OVERSIZE, Directions, Layout
 from lorica.simulations.audit.watched.planted import PlantedTrainer, Roster

@@ -16,7 +16,7 @@ import numpy as np
 
 from lorica.client.mechanism.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.training.trainer import LocalTrainer
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.data.records import PACKAGED, Records, read_records
 from lorica.common.errors import Code, LoricaError

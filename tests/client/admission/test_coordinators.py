@@ -14,7 +14,7 @@ from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.ledger import MemoryLedger
 from lorica.client.mechanism.noise import SeededNoise
 from lorica.client.training.trainer import LocalTrainer
-from lorica.common.adapter.lora import pack_state
+from lorica.common.adapter.state import pack_state
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records

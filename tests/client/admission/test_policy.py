@@ -16,7 +16,7 @@ from lorica.client.mechanism.noise import SecureNoise
 from lorica.client.site.cost import run_cost
 from lorica.client.training.opening import open_ledger
 from lorica.client.training.trainer import LocalTrainer
-from lorica.common.adapter.lora import pack_state
+from lorica.common.adapter.state import pack_state
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cli import build

@@ -20,7 +20,7 @@ from lorica.client.app import app as installed_app
 from lorica.client.ledger import Ledger, MemoryLedger
 from lorica.client.mechanism.noise import SeededNoise
 from lorica.client.training.trainer import LocalTrainer
-from lorica.common.adapter.lora import pack_state
+from lorica.common.adapter.state import pack_state
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError

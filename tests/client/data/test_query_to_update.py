@@ -15,7 +15,7 @@ from lorica.client.data import read_records
 from lorica.client.data.fetched import fetch
 from lorica.client.site.cost import count_units
 from lorica.client.training.opening import open_ledger, open_trainer
-from lorica.common.adapter.lora import pack_state
+from lorica.common.adapter.state import pack_state
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError

@@ -23,7 +23,7 @@ from lorica.client.answering.trainer_pb2_grpc import TrainerStub
 from lorica.client.config.site import load_site
 from lorica.client.node.forwarder import OPTIONS, SocketForwarder
 from lorica.client.training.opening import open_ledger
-from lorica.common.adapter.lora import pack_state
+from lorica.common.adapter.state import pack_state
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.plan import RunPlan

@@ -15,7 +15,7 @@ from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.mechanism.noise import NoiseSource, SeededNoise
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.factors import cut_factors
-from lorica.common.adapter.lora import State, pack_state, unpack_state
+from lorica.common.adapter.state import State, pack_state, unpack_state
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records

@@ -19,7 +19,7 @@ from lorica.client.mechanism.noise import NoiseSource, SeededNoise
 from lorica.client.training.personal import FolderPersonal, MemoryPersonal, PersonalStore
 from lorica.client.training.session import Session
 from lorica.client.training.trainer import LocalTrainer
-from lorica.common.adapter.lora import State, pack_state, unpack_state
+from lorica.common.adapter.state import State, pack_state, unpack_state
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError

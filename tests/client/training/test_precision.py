@@ -18,7 +18,7 @@ from lorica.client.mechanism.dp_sgd import NoisyOptimizer
 from lorica.client.mechanism.noise import NoiseSource, SeededNoise
 from lorica.client.mechanism.per_sample import enable_per_sample_gradients
 from lorica.client.training.trainer import LocalTrainer
-from lorica.common.adapter.lora import State, pack_state, unpack_state
+from lorica.common.adapter.state import State, pack_state, unpack_state
 from lorica.common.backbone import precision
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.backbone.precision import number_format

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from lorica.client.mechanism.per_sample import enable_per_sample_gradients
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import CACHE_BYTES, PrefixCache
 from lorica.common.errors import Code, LoricaError

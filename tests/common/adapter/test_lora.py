@@ -13,14 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from lorica.common.adapter.lora import (
-    attach_lora,
+from lorica.common.adapter.lora import attach_lora, layer_indices, lora_parameters, structural_copy
+from lorica.common.adapter.state import (
     check_shapes,
-    layer_indices,
-    lora_parameters,
     pack_state,
     read_state,
-    structural_copy,
     unpack_state,
     write_state,
 )

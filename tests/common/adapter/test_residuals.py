@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorica.common.adapter.lora import State
 from lorica.common.adapter.residuals import narrowed, widened
+from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.plan import RunPlan
 from lorica.common.plan.tensors import Part, factor_pairs, part_of, residual_name

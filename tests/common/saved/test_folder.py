@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.backbone.files import read_weights
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError

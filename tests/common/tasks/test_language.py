@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lorica.client.mechanism.per_sample import enable_per_sample_gradients
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import PrefixCache, judgements
 from lorica.common.cache.shelf import CacheShelf

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.common.adapter.lora import State, pack_state, unpack_state
+from lorica.common.adapter.state import State, pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.wire.rounding import (
     DTYPES,

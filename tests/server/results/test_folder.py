@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.server.results.folder import CHECKPOINT, PLAN, ROUNDS, RunFolder

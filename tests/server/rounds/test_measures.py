@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.plan import RunPlan
 from lorica.common.privacy.of_plan import public_privacy
 from lorica.server.rounds.measures import RoundMeasures

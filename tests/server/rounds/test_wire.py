@@ -17,7 +17,7 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from lorica.client.answering.endpoint import make_client_app
-from lorica.common.adapter.lora import State, pack_state, unpack_state
+from lorica.common.adapter.state import State, pack_state, unpack_state
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError

@@ -14,7 +14,7 @@ import pytest
 from lorica.client.ledger import Charge, MemoryLedger
 from lorica.client.training.session import Session
 from lorica.client.training.trainer import LocalTrainer
-from lorica.common.adapter.lora import State, unpack_state
+from lorica.common.adapter.state import State, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan

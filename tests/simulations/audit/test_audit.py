@@ -31,7 +31,7 @@ import lorica.client.training.session
 from lorica.client.mechanism.dp_sgd import DPTrainer, NoisyOptimizer
 from lorica.client.mechanism.noise import NoiseSource, SeededNoise
 from lorica.client.training.trainer import LocalTrainer
-from lorica.common.adapter.lora import pack_state, unpack_state
+from lorica.common.adapter.state import pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml

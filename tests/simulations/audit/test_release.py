@@ -24,7 +24,7 @@ from lorica.client.mechanism.frozen_features import Contributions, noised_sum
 from lorica.client.mechanism.noise import NoiseSource
 from lorica.client.mechanism.units import Units
 from lorica.client.training.trainer import LocalTrainer
-from lorica.common.adapter.lora import pack_state, unpack_state
+from lorica.common.adapter.state import pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml

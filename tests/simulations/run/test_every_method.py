@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from lorica.client.mechanism.noise import NoiseSource, SeededNoise
 from lorica.client.training.trainer import LocalTrainer
-from lorica.common.adapter.lora import State, pack_state, unpack_state
+from lorica.common.adapter.state import State, pack_state, unpack_state
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan

@@ -15,7 +15,7 @@ from rich.console import Console
 from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.mechanism.noise import SeededNoise
 from lorica.client.training.trainer import LocalTrainer
-from lorica.common.adapter.lora import State
+from lorica.common.adapter.state import State
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records

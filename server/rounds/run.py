@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
-from flwr.app import Context
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid
 
 from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
-from lorica.common.plan.io import from_run_config
 from lorica.common.saved.folder import save_adapter
 from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import label_sources, load_data, test_data, with_labels
-from lorica.common.wire.bundle import RUN_KEY
 from lorica.common.wire.signing import key_from_environment
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import Observer, Silent
@@ -26,25 +21,6 @@ from lorica.server.rounds.loop import RoundLoop
 
 FOLDER_VARIABLE = "LORICA_RUN_FOLDER"
 """Environment variable: where a run started by ``flwr run`` writes its results."""
-
-
-def make_server_app() -> ServerApp:
-    """A ServerApp that runs the plan in Flower's run config."""
-    app = ServerApp()
-
-    @app.main()
-    def main(grid: Grid, context: Context) -> None:
-        submitted = str(context.run_config.get(RUN_KEY, ""))
-        if submitted:
-            from lorica.server.coordinator.serve import serve_run
-
-            serve_run(grid, submitted, context.run_id)
-            return
-        plan = from_run_config(context.run_config)
-        folder = RunFolder(Path(os.environ.get(FOLDER_VARIABLE, f"runs/flower-{context.run_id}")))
-        run_plan(grid, plan, folder, run=f"flower-{context.run_id}")
-
-    return app
 
 
 def run_plan(

@@ -239,7 +239,7 @@ def watch_a_run(folder: Path, count: int, rounds: int, block: int) -> Watchers:
     """A run whose rounds are timed with and without live pages."""
     from lorica.common.plan.io import load_plan
     from lorica.server.recording.recording import Recording
-    from lorica.server.results.round import Observers
+    from lorica.server.results.observers import Observers
     from lorica.simulations.run.keep import Keep
     from lorica.simulations.run.simulate import Simulation
 

@@ -13,7 +13,7 @@ from lorica.common.plan import RunPlan
 from lorica.server.coordinator.home import CoordinatorHome
 from lorica.server.coordinator.orders import RunPlace
 from lorica.server.recording.observer import StoreObserver
-from lorica.server.results.round import Observer, Silent
+from lorica.server.results.observers import Observer, Silent
 from lorica.server.store import RunStore
 from lorica.server.store.tables import Status
 

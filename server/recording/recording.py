@@ -16,7 +16,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.server.recording.energy import measured_energy
 from lorica.server.recording.observer import StoreObserver
-from lorica.server.results.round import Observer, Observers
+from lorica.server.results.observers import Observer, Observers
 from lorica.server.store.artefacts import CHECKPOINT
 from lorica.server.store.store import RunStore
 from lorica.server.store.tables import Kind, Run

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.server.recording.spending import Spending
-from lorica.server.results.round import Observer, RoundRecord, SiteRound
+from lorica.server.results.observers import Observer
+from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.store.site_rows import finite
 
 _log = logging.getLogger("lorica.tracking")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
-from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage
 
 SiteStatus = Literal["ok", "refused", "failed", "late"]
@@ -126,55 +125,3 @@ def measured_result(rounds: Sequence[_AnyRound]) -> list[_AnyRound]:
     those before LoRA where LoRA was given up."""
     dropped = any(round.lora_dropped for round in rounds)
     return [round for round in rounds if not dropped or round.stage != Stage.LORA.value]
-
-
-class Observer(Protocol):
-    """Hears what a run does; for progress views and stores."""
-
-    def started(self, plan: RunPlan, sites: list[SiteRound], first_round: int) -> None:
-        """The sites were asked; training starts at ``first_round``."""
-        ...
-
-    def site_answered(self, round: int, site: SiteRound) -> None:
-        """A site's answer of this round has been dealt with."""
-        ...
-
-    def round_ended(self, record: RoundRecord) -> None:
-        """A round is whole and saved."""
-        ...
-
-
-class Silent:
-    """An observer that does nothing."""
-
-    def started(self, plan: RunPlan, sites: list[SiteRound], first_round: int) -> None:
-        """Do nothing."""
-
-    def site_answered(self, round: int, site: SiteRound) -> None:
-        """Do nothing."""
-
-    def round_ended(self, record: RoundRecord) -> None:
-        """Do nothing."""
-
-
-class Observers:
-    """Tells several observers what it hears, in their order."""
-
-    def __init__(self, *observers: Observer) -> None:
-        """``observers``: perhaps none."""
-        self._observers = observers
-
-    def started(self, plan: RunPlan, sites: list[SiteRound], first_round: int) -> None:
-        """Tell all."""
-        for observer in self._observers:
-            observer.started(plan, sites, first_round)
-
-    def site_answered(self, round: int, site: SiteRound) -> None:
-        """Tell all."""
-        for observer in self._observers:
-            observer.site_answered(round, site)
-
-    def round_ended(self, record: RoundRecord) -> None:
-        """Tell all."""
-        for observer in self._observers:
-            observer.round_ended(record)

@@ -23,7 +23,8 @@ from lorica.common.wire.signing import CoordinatorKey
 from lorica.server.aggregation import Aggregator
 from lorica.server.aggregation.choose import rule_of_round
 from lorica.server.results.folder import RunFolder
-from lorica.server.results.round import Observer, RoundRecord, SiteRound
+from lorica.server.results.observers import Observer
+from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.rounds.exchange import Answer
 from lorica.server.rounds.expected import ExpectedUpdates
 from lorica.server.rounds.lora_trial import LoraTrial

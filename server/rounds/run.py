@@ -15,7 +15,7 @@ from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import label_sources, load_data, test_data, with_labels
 from lorica.common.wire.signing import key_from_environment
 from lorica.server.results.folder import RunFolder
-from lorica.server.results.round import Observer, Silent
+from lorica.server.results.observers import Observer, Silent
 from lorica.server.rounds.evaluation import CentralEvaluator
 from lorica.server.rounds.loop import RoundLoop
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lorica.common.plan import RunPlan
 from lorica.server.recording.recording import Recording, change, open_softly, recorded
 from lorica.server.recording.tracking import track
-from lorica.server.results.round import Observers
+from lorica.server.results.observers import Observers
 
 if TYPE_CHECKING:
     from lorica.server.recording.spending import CostOf

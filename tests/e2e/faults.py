@@ -22,7 +22,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.tasks import task_of
 from lorica.common.wire.messages import Reply, Request
 from lorica.server.results.folder import RunFolder
-from lorica.server.results.round import Silent
+from lorica.server.results.observers import Silent
 from lorica.server.rounds.loop import RoundLoop
 from lorica.simulations.run.engines import run_in_process
 from lorica.simulations.run.sites import make_trainer

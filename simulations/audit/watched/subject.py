@@ -31,7 +31,7 @@ from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import load_data, with_labels
 from lorica.common.wire.messages import Request
 from lorica.server.results.folder import RunFolder
-from lorica.server.results.round import Silent
+from lorica.server.results.observers import Silent
 from lorica.server.rounds.loop import RoundLoop
 from lorica.simulations.audit.evidence.family import Family
 from lorica.simulations.audit.watched.releases import MakeEntries, ReleasingTrainer

@@ -33,7 +33,7 @@ from lorica.common.wire.messages import (
 )
 from lorica.common.wire.signing import CoordinatorKey
 from lorica.server.results.folder import RunFolder
-from lorica.server.results.round import Silent
+from lorica.server.results.observers import Silent
 from lorica.server.rounds.loop import RoundLoop
 from lorica.simulations.run.engines import run_in_process
 

@@ -19,7 +19,7 @@ from lorica.common.plan.io import load_plan
 from lorica.common.tasks.run_data import load_data
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.server.results.folder import RunFolder
-from lorica.server.results.round import Silent
+from lorica.server.results.observers import Silent
 from lorica.server.rounds.loop import RoundLoop
 from lorica.simulations.run.grid import InProcessGrid
 from lorica.simulations.run.sites import make_trainers

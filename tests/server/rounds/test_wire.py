@@ -33,7 +33,8 @@ from lorica.common.wire.messages import (
 )
 from lorica.common.wire.rounding import DTYPES, SCALE, Format, decode, encode
 from lorica.server.results.folder import RunFolder
-from lorica.server.results.round import RoundRecord, Silent, SiteRound
+from lorica.server.results.observers import Silent
+from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.rounds.loop import RoundLoop
 from lorica.server.rounds.screening import honest_norm
 from lorica.simulations.run.grid import InProcessGrid

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from lorica.common.plan import RunPlan
-from lorica.server.results.round import Observer, RoundRecord, SiteRound
+from lorica.server.results.observers import Observer
+from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.simulations.run.progress import LiveProgress, sparkline
 
 REASON = "LOR-403: The request would pass the site's privacy budget."

@@ -18,7 +18,7 @@ from lorica.common.saved.predict import Predictor
 from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import load_data
 from lorica.server.results.folder import RunFolder
-from lorica.server.results.round import Silent
+from lorica.server.results.observers import Silent
 from lorica.server.rounds.loop import RoundLoop
 from lorica.simulations.run.engines import run_in_process
 from lorica.simulations.run.simulate import Simulation

@@ -16,7 +16,8 @@ from lorica.client.answering.endpoint import make_client_app
 from lorica.client.answering.protocol import Trainer
 from lorica.common.adapter.state import State
 from lorica.common.errors import Code, LoricaError
-from lorica.simulations.run.grid import InProcessGrid, VirtualNodes
+from lorica.simulations.run.grid import InProcessGrid
+from lorica.simulations.run.nodes import VirtualNodes
 from lorica.simulations.run.workers import SiteWorkers
 
 Main = Callable[[Grid], State]

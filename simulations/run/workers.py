@@ -30,7 +30,7 @@ import torch
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import fields_of
 from lorica.common.plan import RunPlan
-from lorica.simulations.run.grid import VirtualNodes
+from lorica.simulations.run.nodes import VirtualNodes
 
 _WAITING = 4
 """Replies per worker that may wait to be pulled before it gets no more to do: bounds memory."""

@@ -29,7 +29,8 @@ from lorica.common.machine.logs import fields_of
 from lorica.common.plan import RunPlan
 from lorica.common.wire.messages import Reply, Request
 from lorica.simulations.run import workers
-from lorica.simulations.run.grid import InProcessGrid, VirtualNodes
+from lorica.simulations.run.grid import InProcessGrid
+from lorica.simulations.run.nodes import VirtualNodes
 from lorica.simulations.run.simulate import Simulation
 from lorica.simulations.run.workers import SiteWorkers, shared_out, worker_count
 

@@ -21,7 +21,7 @@ from lorica.common.display.wording import (
 from lorica.common.machine.files import write_atomically
 from lorica.simulations.reports.figures import INK, new_figure, short, write_png
 from lorica.simulations.reports.plots import DASHES, SITE_COLOURS
-from lorica.simulations.sweep.run import SEED, Result, Value
+from lorica.simulations.sweep.result import SEED, Result, Value
 
 PAGE, PICTURE = "sweep.md", "sweep.png"
 

@@ -43,11 +43,10 @@ from lorica.server.store import RunStore
 from lorica.simulations.run.keep import Keep
 from lorica.simulations.run.simulate import SUMMARY, Simulation
 from lorica.simulations.run.summary import versions
+from lorica.simulations.sweep.result import Result, Value
 
-SEED = "simulation.seed"
 RESULTS = "sweep.json"
 
-Value = str | int | float
 Score = Literal["test", "validation"]
 
 
@@ -92,32 +91,6 @@ class Cell:
         """The same whatever the kind of score, as Lorica once named all folders."""
         words = "".join(c if c.isalnum() else "-" for c in self.variant)[:40]
         return f"{words}-{self.plan.fingerprint[:10]}"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of one run."""
-
-    variant: str
-    at: dict[str, Value]
-    headline: str
-    """The task's metric that runs are compared by."""
-    score: float
-    """Its value after the last round."""
-    accuracy: float | None
-    """For tasks that have it."""
-    loss: float | None
-    zero_shot: float
-    """The score before training."""
-    epsilon: float | str
-    """Largest over the sites, nats."""
-    bytes_up: int
-    """By one site in the whole run."""
-    bytes_down: int
-    """To one site in the whole run."""
-    seconds: float
-    peak_rss_bytes: int
-    fingerprint: str
 
 
 def load_sweep(path: Path) -> tuple[SweepFile, list[Cell]]:

@@ -13,7 +13,8 @@ from rich.console import Console
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.simulations.sweep.page import PAGE, PICTURE, scores, sweep_table, write_page
-from lorica.simulations.sweep.run import Cell, Result, read_result
+from lorica.simulations.sweep.result import Result
+from lorica.simulations.sweep.run import Cell, read_result
 
 
 def result(variant: str, score: float, *, headline: str = "r2", seed: int = 0) -> Result:

@@ -38,9 +38,9 @@ def data_check(
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from lorica.client.config.site import load_site
-    from lorica.client.data import roles_of, shown, site_batches
     from lorica.client.data.overview import overview
     from lorica.client.data.overview_terminal import show
+    from lorica.client.data.reading import roles_of, shown, site_batches
     from lorica.common.data.columnar import need_pyarrow
 
     site, root = load_site(config), config.absolute().parent

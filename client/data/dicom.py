@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lorica.common.data import DataRequest
 from lorica.common.data.batches import Batch
 from lorica.common.data.image_folder import inside, labelled, with_table
 from lorica.common.data.images import FILE_BYTES, check_size, shrunk
 from lorica.common.data.kinds import IMAGE
+from lorica.common.data.request import DataRequest
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from lorica.client.config.site import load_site
-from lorica.client.data import roles_of, site_batches
+from lorica.client.data.reading import roles_of, site_batches
 from lorica.common.data.batches import as_arrow
 from lorica.common.data.columnar import need_pyarrow
 from lorica.common.data.records import require_roles

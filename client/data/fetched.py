@@ -59,7 +59,7 @@ def fetch(path: Path, config: SiteConfig) -> Fetched | None:
         config: its content.
 
     Raises:
-        LoricaError: as of :func:`lorica.client.data.read_records`.
+        LoricaError: as of :func:`lorica.client.data.reading.read_records`.
     """
     root = path.absolute().parent
     if not over_network(config.data, root):

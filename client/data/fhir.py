@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorica.common.data import DataRequest
 from lorica.common.data.batches import CELL_CHARACTERS, Batch
 from lorica.common.data.image_folder import files_below
+from lorica.common.data.request import DataRequest
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:

@@ -72,7 +72,7 @@ def _network(config: SiteConfig, root: Path) -> Iterator[Finding]:
 
 
 def _data(config: SiteConfig, root: Path) -> str:
-    from lorica.client.data import read_records
+    from lorica.client.data.reading import read_records
 
     records = read_records(config, root)
     units = len(set(records.units))

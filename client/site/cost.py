@@ -9,7 +9,7 @@ from pathlib import Path
 from lorica.client.admission.backbones import site_backbone
 from lorica.client.admission.policy import check_plan
 from lorica.client.config.site import SiteConfig
-from lorica.client.data import read_records
+from lorica.client.data.reading import read_records
 from lorica.client.training.opening import open_ledger
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan

@@ -80,7 +80,7 @@ def open_trainer(
     Raises:
         LoricaError: LOR-30x the data, LOR-61x the ledger, LOR-207 a package is missing.
     """
-    from lorica.client.data import read_records
+    from lorica.client.data.reading import read_records
     from lorica.client.mechanism.noise import SecureNoise, SeededNoise
     from lorica.client.training.opening import (
         open_ledger,

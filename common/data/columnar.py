@@ -14,7 +14,7 @@ from lorica.common.errors import Code, LoricaError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lorica.common.data import DataRequest
+    from lorica.common.data.request import DataRequest
 
 
 def batches(request: DataRequest) -> Iterator[Batch]:

@@ -17,7 +17,7 @@ from lorica.common.data.kinds import IMAGE, IMAGE_ENDINGS
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
-    from lorica.common.data import DataRequest
+    from lorica.common.data.request import DataRequest
 
 _BATCH = 64
 

@@ -11,7 +11,7 @@ from lorica.common.data.kinds import PACKAGED
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
-    from lorica.common.data import DataRequest
+    from lorica.common.data.request import DataRequest
 
 
 def batches(request: DataRequest) -> Iterator[Batch]:

@@ -12,7 +12,7 @@ from lorica.common.data.batches import BATCH_ROWS, CELL_CHARACTERS, Batch, json_
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
-    from lorica.common.data import DataRequest
+    from lorica.common.data.request import DataRequest
 
 Row = dict[str, str]
 

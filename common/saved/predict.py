@@ -11,9 +11,9 @@ from typing import Any
 
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import PrefixCache, predictions
-from lorica.common.data import DataRequest
 from lorica.common.data.images import decode_image
 from lorica.common.data.records import Records
+from lorica.common.data.request import DataRequest
 from lorica.common.data.table import Table
 from lorica.common.data.tables import read_table
 from lorica.common.errors import Code, LoricaError

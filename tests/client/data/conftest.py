@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lorica.client.config.site import SiteConfig
-from lorica.client.data import read_records
+from lorica.client.data.reading import read_records
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from lorica.client.config.site import SiteConfig
-from lorica.client.data import read_records
+from lorica.client.data.reading import read_records
 from lorica.common.data import images as image_module
 from lorica.common.errors import Code, LoricaError
 

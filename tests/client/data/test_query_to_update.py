@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 from lorica.client.config.site import SiteConfig, load_site
-from lorica.client.data import read_records
 from lorica.client.data.fetched import fetch
+from lorica.client.data.reading import read_records
 from lorica.client.site.cost import count_units
 from lorica.client.training.opening import open_ledger, open_trainer
 from lorica.common.adapter.state import pack_state

@@ -20,9 +20,10 @@ from typer.testing import CliRunner
 from lorica.client.admission.policy import check_records
 from lorica.client.cli import app
 from lorica.client.config.site import load_site
-from lorica.client.data import held, read_records
+from lorica.client.data import held
 from lorica.client.data.fetch_main import main as fetch_into
 from lorica.client.data.fetched import Fetched
+from lorica.client.data.reading import read_records
 from lorica.common.data.records import Records
 from lorica.common.data.table import Table
 from lorica.common.errors import Code, LoricaError

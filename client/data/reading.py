@@ -1,0 +1,104 @@
+"""How a site reads its records, whatever the source."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorica.client.config.data import SiteData
+from lorica.client.data.classes import with_classes
+from lorica.client.data.duplicates import without_duplicates
+from lorica.common.data import kind_of
+from lorica.common.data.batches import Batch
+from lorica.common.data.kinds import IMAGE
+from lorica.common.data.records import Records, Roles, checked
+from lorica.common.data.request import CONNECTORS, DataRequest, read_batches
+from lorica.common.plan.traits import TRAITS
+
+if TYPE_CHECKING:
+    from lorica.client.config.site import SiteConfig
+    from lorica.client.data.fetched import Fetched
+
+
+SITE_CONNECTORS = CONNECTORS | {
+    "sql": "lorica.client.data.sql",
+    "fhir": "lorica.client.data.fhir",
+    "dicom": "lorica.client.data.dicom",
+}
+"""All kinds that a site reads."""
+
+
+def read_records(config: SiteConfig, root: Path, fetched: Fetched | None = None) -> Records:
+    """The site's private records.
+
+    Args:
+        config: the site's configuration.
+        root: the folder that its paths start from, where site.toml is.
+        fetched: the source's rows, where they came over a network.
+
+    Raises:
+        LoricaError: LOR-30x, LOR-310, LOR-312, LOR-32x, LOR-33x; LOR-207 when the source needs a
+            package that is not installed.
+    """
+    from lorica.client.data.held import hold
+
+    data = config.data
+    roles = roles_of(data, root)
+    where = shown(data)
+    lists = frozenset[str]().union(*(TRAITS[task].lists for task in config.policy.tasks))
+    plain = roles.plain(lists)
+    columns = None if roles.image else roles.wanted
+    found = fetched.batches() if fetched else site_batches(data, root, columns, plain=plain)
+    parts = with_classes(checked(found, roles, where), data, where)
+    return hold(without_duplicates(parts, data, where), where, root)
+
+
+def site_batches(
+    data: SiteData, root: Path, columns: Collection[str] | None, *, plain: Collection[str] = ()
+) -> Iterator[Batch]:
+    """Batches of a site's source as they are: the columns asked for, or all (None)."""
+    request = DataRequest(
+        data.source,
+        data.kind or kind_of(data.source, root),
+        root,
+        columns=None if columns is None else list(dict.fromkeys(columns)),
+        plain=plain,
+        split=data.split,
+        table=data.table,
+        file=data.file,
+        text=data.text,
+        label=data.label,
+        image=data.image,
+        image_side=data.image_side,
+        options={
+            "query": data.query,
+            "password": data.password,
+            "timeout": data.timeout_seconds,
+            "fhir": data.fhir,
+            "window": data.window,
+            "unit": data.unit,
+        },
+    )
+    yield from read_batches(request, SITE_CONNECTORS)
+
+
+def roles_of(data: SiteData, root: Path) -> Roles:
+    """The roles of the site's columns."""
+    kind = data.kind or kind_of(data.source, root)
+    return Roles(
+        data.text,
+        data.label,
+        data.unit,
+        image=IMAGE if kind in ("images", "dicom") else data.image,
+        missing_unit=data.missing_unit,
+        setting='{key} = "{column}" in site.toml',
+        table=data.columns,
+        table_key="data.columns",
+    )
+
+
+def shown(data: SiteData) -> str:
+    """The source's name for messages: of a database, without user and password."""
+    scheme, found, rest = data.source.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if found else data.source

@@ -33,8 +33,8 @@ def site_init(
 
     The private key is made here and never leaves this machine. An existing site.toml is kept.
     """
-    from lorica.client.config.federation import join
     from lorica.client.config.site import documented_site
+    from lorica.client.node.joining import join
     from lorica.client.site.check import check_site
     from lorica.common.machine.checks import report
     from lorica.common.machine.files import write_atomically

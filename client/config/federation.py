@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_ssh_private_key,
-)
 from pydantic import Field
 
 from lorica.common.config import Section
-from lorica.common.errors import Code, LoricaError
-from lorica.common.machine.files import create_atomically, storage_errors, write_atomically
-from lorica.common.wire.invitation import Invitation, Registration
-
-REQUEST = "registration.json"
 
 
 class SiteFederation(Section):
@@ -35,87 +19,3 @@ class SiteFederation(Section):
     """The site's private key, by which the coordinator knows it; it never leaves this machine."""
     runtime_port: int = Field(0, ge=0, le=65535)
     """Port on 127.0.0.1 over which the node talks to its own ClientApp; 0: any that is free."""
-
-
-@dataclass(frozen=True)
-class Joined:
-    """What `lorica site init` wrote."""
-
-    invitation: Invitation
-    registration: Registration
-    request: Path
-
-
-def join(folder: Path, token: str) -> Joined:
-    """Make the site's key and its registration request, and keep the authority's certificate.
-
-    Every invitation gets a new key, and the one before lies beside it as node.key.old; but the
-    same invitation twice gives the same request.
-
-    Args:
-        folder: the site's; made when absent, for its owner's eyes alone.
-        token: the invitation, as one line.
-
-    Raises:
-        LoricaError: LOR-720 the invitation is not whole or has expired, LOR-60x.
-    """
-    invitation = Invitation.from_token(token)
-    invitation.require_current()
-    with storage_errors(folder):
-        if not folder.exists():
-            folder.mkdir(mode=0o700, parents=True)
-    settings = SiteFederation()
-    key, request = folder / settings.key, folder / REQUEST
-    registration = _made_before(request, invitation) if key.exists() else None
-    if registration is None:
-        with storage_errors(key):
-            if key.exists():
-                key.rename(key.with_name(f"{key.name}.old"))
-        registration = Registration.make(invitation, site_key(key))
-        write_atomically(request, registration.model_dump_json(indent=1) + "\n")
-    write_atomically(folder / settings.authority, invitation.authority)
-    return Joined(invitation, registration, request)
-
-
-def _made_before(request: Path, invitation: Invitation) -> Registration | None:
-    """The request that was made with this very invitation, if there is one."""
-    try:
-        found = Registration.from_text(request.read_text(encoding="utf-8"))
-        found.check(invitation.secret)
-    except (OSError, UnicodeDecodeError, LoricaError):
-        return None
-    return found if found.site == invitation.site else None
-
-
-def site_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """The EC P-384 key in a file, made when there is none: OpenSSH form, mode 0600.
-
-    Raises:
-        LoricaError: LOR-723 it is no such key, or others may read it.
-    """
-    if not path.exists():
-        key = ec.generate_private_key(ec.SECP384R1())
-        content = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-        if create_atomically(path, content, mode=0o600):
-            public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-            write_atomically(path.with_suffix(".pub"), public + b"\n")
-            return key
-    with storage_errors(path):
-        mode = path.stat().st_mode & 0o777
-        content = path.read_bytes()
-    if mode & 0o077:
-        raise LoricaError(
-            Code.FEDERATION_MISSING,
-            f"{path} has mode {mode:04o}: others than its owner may use the site's key.",
-            mend=f"chmod 600 {path}; if somebody may have read it, remove it and ask for a new "
-            "invitation.",
-        )
-    try:
-        key = load_ssh_private_key(content, password=None)  # type: ignore[assignment]
-    except ValueError as error:
-        raise LoricaError(
-            Code.FEDERATION_MISSING, f"{path} holds no private key in OpenSSH form."
-        ) from error
-    if not (isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == "secp384r1"):
-        raise LoricaError(Code.FEDERATION_MISSING, f"The key in {path} is not an EC P-384 key.")
-    return key

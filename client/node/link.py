@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorica.client.config.federation import site_key
 from lorica.client.config.site import SiteConfig
+from lorica.client.node.joining import site_key
 from lorica.common.errors import Code, LoricaError
 from lorica.common.wire.invitation import key_fingerprint, parse_address
 

@@ -11,8 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from typer.testing import CliRunner
 
-from lorica.client.config.federation import REQUEST, join, site_key
 from lorica.client.config.site import load_site
+from lorica.client.node.joining import REQUEST, join, site_key
 from lorica.client.site.check import check_site
 from lorica.common.cli import build
 from lorica.common.errors import Code, LoricaError

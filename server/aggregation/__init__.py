@@ -22,6 +22,7 @@ import difflib
 from collections.abc import Collection
 
 from lorica.common.errors import Code, LoricaError
+from lorica.server.aggregation.aggregator import Aggregator
 from lorica.server.aggregation.means import (  # noqa: F401  (fill RULES)
     fedavg,
     fedex,
@@ -34,7 +35,7 @@ from lorica.server.aggregation.means import (  # noqa: F401  (fill RULES)
     rolora,
 )
 from lorica.server.aggregation.means.server_optimizer import ServerOptimizer
-from lorica.server.aggregation.means.weighted import RULES, Aggregator, State, rule
+from lorica.server.aggregation.means.weighted import RULES, State, rule
 
 __all__ = ["RULES", "Aggregator", "State", "aggregator", "rule"]
 

@@ -6,9 +6,9 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage, returned, stage_of
 from lorica.common.privacy.of_plan import public_privacy
 from lorica.server.aggregation import aggregator
+from lorica.server.aggregation.aggregator import Aggregator
 from lorica.server.aggregation.means.robust import Robust
 from lorica.server.aggregation.means.server_optimizer import ServerOptimizer
-from lorica.server.aggregation.means.weighted import Aggregator
 from lorica.server.aggregation.sums.class_sums import ClassSums
 from lorica.server.aggregation.sums.gradient import GradientStep
 from lorica.server.rounds.screening import State

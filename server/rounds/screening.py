@@ -17,7 +17,6 @@ from collections.abc import Callable, Collection
 import torch
 
 from lorica.common.adapter.layer_rates import layer_factors
-from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import ANY_RANK
 from lorica.common.plan.stages import Stage, returned, stage_of, unit_bound
@@ -25,12 +24,11 @@ from lorica.common.plan.tensors import Part, part_of
 from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.wire.declared import believed_units
 from lorica.common.wire.rounding import LARGEST_ERROR
+from lorica.server.aggregation.form import _refused, check_form, update_norm
 
 State = dict[str, torch.Tensor]
 """Adapter tensors by name, as :mod:`lorica.common.plan.methods` lists them."""
 
-ACCEPTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""The number formats an update may come in."""
 
 _ADAM_STEP = 3.17  # (1 - 0.9) / sqrt(1 - 0.999), rounded up
 _UNDECLARED = 1e6  # units that a site may have that declares none
@@ -109,60 +107,3 @@ def longest_sum(plan: RunPlan, start: State, round: int) -> Callable[[int], floa
     noise = _NOISE * public_privacy(plan).of_round(round).noise_multiplier * math.sqrt(values)
     unit = unit_bound(plan, round) * (1 + LARGEST_ERROR[plan.wire.update] * math.sqrt(values))
     return lambda units: unit * (believed_units(units, _UNDECLARED) + noise)
-
-
-def update_norm(update: State) -> float:
-    """L2 norm over all values of all tensors, computed in float64; 0.0 for no tensors."""
-    return math.hypot(
-        *(
-            float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64))
-            for tensor in update.values()
-        )
-    )
-
-
-def check_form(update: State, start: State, trained: Collection[str]) -> None:
-    """Check names, shapes, dtypes and that all values are finite.
-
-    Raises:
-        LoricaError: LOR-502 with a sentence on the first thing found wrong.
-    """
-    extra = sorted(update.keys() - set(trained))
-    if extra:
-        raise _refused(f"The update holds tensors that are not trained: {_listed(extra)}.")
-    missing = [name for name in trained if name not in update]
-    if missing:
-        raise _refused(f"The update lacks tensors that are trained: {_listed(missing)}.")
-    for name in trained:
-        _check_tensor(name, update[name], start[name].shape)
-
-
-def _check_tensor(name: str, tensor: torch.Tensor, shape: torch.Size) -> None:
-    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-        raise _refused(f"The update's '{name}' is not a dense tensor.")
-    if tensor.shape != shape:
-        raise _refused(
-            f"The update's '{name}' has shape {tuple(tensor.shape)}, expected {tuple(shape)}."
-        )
-    if tensor.dtype not in ACCEPTED_DTYPES:
-        raise _refused(
-            f"The update's '{name}' is {_plain(tensor.dtype)}, expected one of "
-            f"{', '.join(map(_plain, ACCEPTED_DTYPES))}."
-        )
-    if not bool(torch.isfinite(tensor).all()):
-        raise _refused(f"The update's '{name}' holds NaN or infinite values.")
-
-
-def _refused(detail: str) -> LoricaError:
-    return LoricaError(Code.UPDATE_REFUSED, detail)
-
-
-def _plain(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _listed(names: Collection[str], most: int = 3) -> str:
-    """The first few names, quoted and cut: a site may send many, long or unprintable ones."""
-    shown = [repr(name if len(name) <= 80 else f"{name[:77]}...") for name in list(names)[:most]]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")

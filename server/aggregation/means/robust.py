@@ -51,8 +51,9 @@ from flwr.serverapp.strategy.multikrum import select_multikrum
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.server.aggregation.means.weighted import Aggregator
-from lorica.server.rounds.screening import State, check_form, update_norm
+from lorica.server.aggregation.aggregator import Aggregator
+from lorica.server.aggregation.form import check_form, update_norm
+from lorica.server.rounds.screening import State
 
 Updates = list[State]
 

@@ -3,57 +3,17 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Collection
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 import torch
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan.methods import is_returned
+from lorica.server.aggregation.aggregator import Aggregator
+from lorica.server.aggregation.form import check_form
 from lorica.server.aggregation.means.server_optimizer import ServerOptimizer
-from lorica.server.rounds.screening import State, check_form
-
-
-class Aggregator(ABC):
-    """Takes the updates of one round one by one and gives the next global state.
-
-    Its memory does not grow with the number of sites (but for :mod:`robust` rules, which hold the
-    updates of a round), and it keeps no reference to an update.
-    """
-
-    method: ClassVar[str]
-    """The rule's name, as in the plan's ``aggregation.method``."""
-
-    exact: ClassVar[bool]
-    """Whether the next product B·A equals the weighted mean of the sites' products."""
-
-    memory: State = {}
-    """What the rule needs to know in the next round; kept in the run's checkpoint."""
-
-    @abstractmethod
-    def add(self, update: State, weight: float) -> None:
-        """Take one site's update.
-
-        Args:
-            update: the site's value minus the global value, of exactly the tensors that the
-                method trains; float32, bfloat16 or float16.
-            weight: the site's weight, >= 0, in any unit common to the sites (records).
-
-        Raises:
-            LoricaError: LOR-502; the aggregate is then as it was before the call.
-        """
-
-    @abstractmethod
-    def finish(self) -> State:
-        """The next global state: all tensors, float32, contiguous, sharing memory with none.
-
-        May be called at any time, and more updates added after it.
-
-        Raises:
-            LoricaError: LOR-503 when the weights added so far sum to 0.
-        """
-
+from lorica.server.rounds.screening import State
 
 RULES: dict[str, type[WeightedMean]] = {}
 """Method -> rule, filled by :func:`rule`."""

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 
 from lorica.common.errors import Code, LoricaError
-from lorica.server.aggregation.means.weighted import Aggregator
-from lorica.server.rounds.screening import State, check_form
+from lorica.server.aggregation.aggregator import Aggregator
+from lorica.server.aggregation.form import check_form
+from lorica.server.rounds.screening import State
 
 
 class SumOfReleases(Aggregator):

@@ -17,8 +17,9 @@ from lorica.common.plan.methods import TRAINED_PARTS, is_returned
 from lorica.common.plan.stages import returned as of_round
 from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.wire.rounding import encode
+from lorica.server.aggregation.form import update_norm
 from lorica.server.rounds.expected import ExpectedUpdates
-from lorica.server.rounds.screening import State, honest_norm, longest_sum, screen, update_norm
+from lorica.server.rounds.screening import State, honest_norm, longest_sum, screen
 
 METHODS = sorted(TRAINED_PARTS)
 PATH = "encoder.layer.5.attention.self.query"

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from lorica.client.config.data import SiteData
 from lorica.client.data.classes import with_classes
 from lorica.client.data.duplicates import without_duplicates
-from lorica.common.data import kind_of
 from lorica.common.data.batches import Batch
-from lorica.common.data.kinds import IMAGE
+from lorica.common.data.kinds import IMAGE, kind_of
 from lorica.common.data.records import Records, Roles, checked
 from lorica.common.data.request import CONNECTORS, DataRequest, read_batches
 from lorica.common.plan.traits import TRAITS

@@ -7,16 +7,3 @@ malformed with the place at fault, and skip nothing.
 
 Sites read these kinds, too, and further ones (:mod:`lorica.client.data`).
 """
-
-from __future__ import annotations
-
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
-from importlib import import_module
-from pathlib import Path
-from typing import Any
-
-from lorica.common.data.batches import Batch
-from lorica.common.data.kinds import kind_of, local_path
-
-__all__ = ["CONNECTORS", "Batch", "DataRequest", "kind_of", "read_batches"]

@@ -20,7 +20,6 @@ from lorica.client.config.site import SiteConfig, load_site
 from lorica.client.data.fetched import fetch
 from lorica.client.service.isolation import isolate
 from lorica.client.service.socket_file import SocketFile
-from lorica.client.training.opening import open_trainer
 from lorica.common.errors import LoricaError
 from lorica.common.machine.logs import set_up_logging
 
@@ -61,6 +60,8 @@ def _run(path: Path, isolation: str, grace: float) -> int:
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", OMP_WAIT_POLICY="PASSIVE")
     file = SocketFile(root / config.trainer.socket, others=others)
     try:
+        from lorica.client.training.opening import open_trainer
+
         trainer, ledger = open_trainer(config, root, fetched)
         return asyncio.run(_serve(config, file, trainer, ledger, network, grace))
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from lorica.client.ledger import Ledger
     from lorica.client.mechanism.noise import NoiseSource
     from lorica.client.training.trainer import LocalTrainer
-from lorica.client.service.main import _log
+
+_log = logging.getLogger("lorica.site")
 
 
 def site_budgets(config: SiteConfig) -> Budgets:

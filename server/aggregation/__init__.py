@@ -21,6 +21,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 
+from lorica.common.adapter.state import State
 from lorica.common.errors import Code, LoricaError
 from lorica.server.aggregation.aggregator import Aggregator
 from lorica.server.aggregation.means import (  # noqa: F401  (fill RULES)
@@ -35,7 +36,7 @@ from lorica.server.aggregation.means import (  # noqa: F401  (fill RULES)
     rolora,
 )
 from lorica.server.aggregation.means.server_optimizer import ServerOptimizer
-from lorica.server.aggregation.means.weighted import RULES, State, rule
+from lorica.server.aggregation.means.weighted import RULES, rule
 
 __all__ = ["RULES", "Aggregator", "State", "aggregator", "rule"]
 

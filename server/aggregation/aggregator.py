@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from lorica.server.rounds.screening import State
+from lorica.common.adapter.state import State
 
 
 class Aggregator(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lorica.common.adapter.state import State
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage, returned, stage_of
 from lorica.common.privacy.of_plan import public_privacy
@@ -11,7 +12,6 @@ from lorica.server.aggregation.means.robust import Robust
 from lorica.server.aggregation.means.server_optimizer import ServerOptimizer
 from lorica.server.aggregation.sums.class_sums import ClassSums
 from lorica.server.aggregation.sums.gradient import GradientStep
-from lorica.server.rounds.screening import State
 
 
 def rule_of_round(plan: RunPlan, round: int, state: State, memory: State) -> Aggregator:

@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 import torch
 
+from lorica.common.adapter.state import State
 from lorica.common.errors import Code, LoricaError
-from lorica.server.rounds.screening import State
 
 ACCEPTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """The number formats an update may come in."""

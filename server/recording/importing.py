@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.server.recording.spending import Spending
 from lorica.server.results.folder import CHECKPOINT, ROUNDS, RunFolder
 from lorica.server.results.round import RoundRecord
+from lorica.server.store import RunStore
 from lorica.server.store.tables import Kind
-
-if TYPE_CHECKING:
-    from lorica.server.store.store import RunStore
 
 SUMMARY = "summary.json"
 
 
-def import_folder(store: RunStore, folder: Path, run_id: str | None) -> str:
+def import_folder(store: RunStore, folder: Path, run_id: str | None = None) -> str:
     """Take in a folder's plan, rounds and artefacts; rounds that are there are left as they are.
+
+    Also how a run catches up that the store missed.
 
     A run that the store does not have gets the id of its checkpoint, where that is unique to the
     run, else one made of the folder's name and the plan's fingerprint. Its times are those of the

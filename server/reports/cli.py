@@ -141,7 +141,7 @@ def import_command(
 
     opened = _open(store)
     for folder in folders:
-        say(f"{folder} is run {opened.import_folder(folder)}")
+        say(f"{folder} is run {import_folder(opened, folder)}")
 
 
 @app.command("report")

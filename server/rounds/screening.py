@@ -14,8 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 
-import torch
-
 from lorica.common.adapter.layer_rates import layer_factors
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import ANY_RANK
@@ -25,10 +23,6 @@ from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.wire.declared import believed_units
 from lorica.common.wire.rounding import LARGEST_ERROR
 from lorica.server.aggregation.form import _refused, check_form, update_norm
-
-State = dict[str, torch.Tensor]
-"""Adapter tensors by name, as :mod:`lorica.common.plan.methods` lists them."""
-
 
 _ADAM_STEP = 3.17  # (1 - 0.9) / sqrt(1 - 0.999), rounded up
 _UNDECLARED = 1e6  # units that a site may have that declares none

@@ -63,24 +63,6 @@ def shown(url: str | URL) -> str:
         return "the store's URL"
 
 
-def connect(url: str) -> Engine:
-    """An engine on an up-to-date schema; creates the SQLite file and all tables when missing.
-
-    Raises:
-        LoricaError: LOR-801 when it cannot be opened or reached, LOR-802 when a newer Lorica
-            wrote it.
-    """
-    from lorica.server.store.migrations import upgrade
-
-    engine = _engine(url)
-    with store_errors(engine.url):
-        with engine.connect() as connection:
-            found = schema_version(connection)
-        if found != HEAD:
-            upgrade(engine)
-    return engine
-
-
 def schema_version(connection: Connection) -> str:
     """The schema that the database has; empty for none yet."""
     if not inspect(connection).has_table(VERSION_TABLE):
@@ -112,7 +94,7 @@ def store_errors(url: URL) -> Iterator[None]:
         ) from error
 
 
-def _engine(url: str) -> Engine:
+def make_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()

@@ -20,7 +20,8 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
 from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.store import artefacts, rows, site_rows
-from lorica.server.store.database import NONE, connect, shown, store_errors, store_url
+from lorica.server.store.connecting import connect
+from lorica.server.store.database import NONE, shown, store_errors, store_url
 from lorica.server.store.queries import Queries
 from lorica.server.store.tables import LIVE, OVER, Event, FlowerRun, Kind, Run, Status
 
@@ -342,18 +343,6 @@ class RunStore(Queries):
             if folder is not None:
                 run.folder = str(folder.absolute())
             artefacts.enter(session, run)
-
-    def import_folder(self, folder: Path, *, run_id: str | None = None) -> str:
-        """Take in a results folder: plan, rounds.jsonl, artefacts. What is there is kept.
-
-        Also how a run catches up that the store missed. Returns the run's id.
-
-        Raises:
-            LoricaError: LOR-604 when the folder holds no run.
-        """
-        from lorica.server.recording.importing import import_folder
-
-        return import_folder(self, folder, run_id)
 
 
 def _event(key: int | None, level: str, text: str, **values: Any) -> Event:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from lorica.common.adapter.state import State
 from lorica.common.plan.tensors import residual_name
 from lorica.server.aggregation.means.products import MeanOfProducts
-from lorica.server.aggregation.means.weighted import State, rule
+from lorica.server.aggregation.means.weighted import rule
 
 
 @rule

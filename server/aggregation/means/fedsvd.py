@@ -7,8 +7,9 @@ from typing import ClassVar
 import torch
 
 from lorica.common.adapter.factors import refactorise
+from lorica.common.adapter.state import State
 from lorica.common.plan.tensors import factor_pairs
-from lorica.server.aggregation.means.weighted import State, WeightedMean, rule
+from lorica.server.aggregation.means.weighted import WeightedMean, rule
 
 
 @rule

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from lorica.common.adapter.factors import factorise
+from lorica.common.adapter.state import State
 from lorica.server.aggregation.means.products import MeanOfProducts
-from lorica.server.aggregation.means.weighted import State, rule
+from lorica.server.aggregation.means.weighted import rule
 
 
 @rule

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import torch
 
+from lorica.common.adapter.state import State
 from lorica.common.plan.tensors import residual_name
 from lorica.server.aggregation.means.products import MeanOfProducts
-from lorica.server.aggregation.means.weighted import State, rule
+from lorica.server.aggregation.means.weighted import rule
 
 
 @rule

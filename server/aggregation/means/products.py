@@ -6,9 +6,10 @@ from collections.abc import Collection
 
 import torch
 
+from lorica.common.adapter.state import State
 from lorica.common.plan.tensors import factor_pairs
 from lorica.server.aggregation.means.server_optimizer import ServerOptimizer
-from lorica.server.aggregation.means.weighted import State, WeightedMean
+from lorica.server.aggregation.means.weighted import WeightedMean
 
 
 class MeanOfProducts(WeightedMean):

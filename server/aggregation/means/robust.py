@@ -49,11 +49,11 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.server.strategy.aggregate import aggregate_median, aggregate_trimmed_avg
 from flwr.serverapp.strategy.multikrum import select_multikrum
 
+from lorica.common.adapter.state import State
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.server.aggregation.aggregator import Aggregator
 from lorica.server.aggregation.form import check_form, update_norm
-from lorica.server.rounds.screening import State
 
 Updates = list[State]
 

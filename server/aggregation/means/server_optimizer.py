@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from lorica.common.adapter.state import State
 from lorica.common.plan.course import ServerPlan
-from lorica.server.rounds.screening import State
 
 
 class ServerOptimizer:

@@ -8,12 +8,12 @@ from typing import TypeVar
 
 import torch
 
+from lorica.common.adapter.state import State
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan.methods import is_returned
 from lorica.server.aggregation.aggregator import Aggregator
 from lorica.server.aggregation.form import check_form
 from lorica.server.aggregation.means.server_optimizer import ServerOptimizer
-from lorica.server.rounds.screening import State
 
 RULES: dict[str, type[WeightedMean]] = {}
 """Method -> rule, filled by :func:`rule`."""

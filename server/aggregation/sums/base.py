@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 
+from lorica.common.adapter.state import State
 from lorica.common.errors import Code, LoricaError
 from lorica.server.aggregation.aggregator import Aggregator
 from lorica.server.aggregation.form import check_form
-from lorica.server.rounds.screening import State
 
 
 class SumOfReleases(Aggregator):

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
+from lorica.common.adapter.state import State
 from lorica.common.tasks.text_classification import ZERO_SHOT_SCALE
 from lorica.server.aggregation.sums.base import SumOfReleases
-from lorica.server.rounds.screening import State
 
 PRIOR_RECORDS = 10.0
 """Weight of a label's name, in records, where there is no noise."""

@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 
 from lorica.common.adapter.factors import refactorise
+from lorica.common.adapter.state import State
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import place_in_stage, place_of_tensor, unit_bound
 from lorica.common.plan.tensors import Part, factor_pairs, part_of
 from lorica.common.plan.traits import TRAITS
 from lorica.server.aggregation.sums.base import SumOfReleases
 from lorica.server.aggregation.sums.step_sizes import step_size
-from lorica.server.rounds.screening import State
 
 _LEAST_SIGNAL = 0.1  # share of the noise's variance that "adam-corrected" divides by at least
 

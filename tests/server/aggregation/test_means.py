@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorica.common.adapter.factors import refactorise
+from lorica.common.adapter.state import State
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan.course import AggregationPlan
 from lorica.common.plan.methods import HAS_RESIDUAL, PERSONAL, TRAINED_PARTS, TURNS, is_returned
 from lorica.common.plan.tensors import residual_name
-from lorica.server.aggregation import RULES, State, aggregator
+from lorica.server.aggregation import RULES, aggregator
 
 METHODS = sorted(TRAINED_PARTS)
 EXACT = [

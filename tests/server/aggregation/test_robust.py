@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
+from lorica.common.adapter.state import State
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import AVERAGES_PRODUCTS, HAS_RESIDUAL, STEP_TURNS, TURNS
@@ -19,7 +20,6 @@ from lorica.server.aggregation.aggregator import Aggregator
 from lorica.server.aggregation.choose import rule_of_round
 from lorica.server.aggregation.form import update_norm
 from lorica.server.aggregation.means.robust import Robust, krum, within_norm
-from lorica.server.rounds.screening import State
 
 PATH = "encoder.layer.5.attention.self.query"
 A, B, R = f"{PATH}.lora_A.weight", f"{PATH}.lora_B.weight", f"{PATH}.residual"

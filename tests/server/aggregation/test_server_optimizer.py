@@ -12,13 +12,13 @@ import torch
 from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import FedAvg, FedAvgM, FedYogi
 
+from lorica.common.adapter.state import State
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import trained
 from lorica.server.aggregation.choose import rule_of_round
 from lorica.server.aggregation.means.server_optimizer import ServerOptimizer
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.round import RoundRecord
-from lorica.server.rounds.screening import State
 
 PATH = "encoder.layer.5.attention.self.query"
 A, B = f"{PATH}.lora_A.weight", f"{PATH}.lora_B.weight"

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from lorica.common.adapter.state import State
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage, stage_of, trained
 from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.tasks.text_classification import BIAS_INPUT
-from lorica.server.aggregation import State
 from lorica.server.aggregation.choose import rule_of_round
 from lorica.server.aggregation.sums.class_sums import ClassSums
 from lorica.server.aggregation.sums.gradient import GradientStep

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.common.adapter.state import pack_state
+from lorica.common.adapter.state import State, pack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import TRAINED_PARTS, is_returned
@@ -19,7 +19,7 @@ from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.wire.rounding import encode
 from lorica.server.aggregation.form import update_norm
 from lorica.server.rounds.expected import ExpectedUpdates
-from lorica.server.rounds.screening import State, honest_norm, longest_sum, screen
+from lorica.server.rounds.screening import honest_norm, longest_sum, screen
 
 METHODS = sorted(TRAINED_PARTS)
 PATH = "encoder.layer.5.attention.self.query"

@@ -16,6 +16,7 @@ from rich.console import Console
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
+from lorica.server.recording.importing import import_folder
 from lorica.server.recording.recording import Recording
 from lorica.server.recording.spending import CostOf
 from lorica.server.store import RunStore
@@ -224,8 +225,8 @@ def test_a_folder_that_was_never_kept_can_be_taken_in(
     Simulation(plan, tmp_path / "kept", quiet(), keep=Keep(store)).run()
     kept = store.list_runs().items[0]
     Simulation(plan, tmp_path / "alone", quiet()).run()
-    run_id = store.import_folder(tmp_path / "alone")
-    assert store.import_folder(tmp_path / "alone") == run_id
+    run_id = import_folder(store, tmp_path / "alone")
+    assert import_folder(store, tmp_path / "alone") == run_id
     run = store.run(run_id)
     for name in ("kind", "status", "rounds_done", "score", "bytes_up", "epsilon_spent", "method"):
         assert getattr(run, name) == getattr(kept, name), name
@@ -233,7 +234,7 @@ def test_a_folder_that_was_never_kept_can_be_taken_in(
         kept.run_id, ("score", "epsilon")
     )
     with pytest.raises(LoricaError) as caught:
-        store.import_folder(tmp_path)
+        import_folder(store, tmp_path)
     assert caught.value.code is Code.RUN_NOT_RESUMABLE
 
 

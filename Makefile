@@ -37,6 +37,8 @@ test: setup lint types unit
 lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@PYTHONPATH=.types $(BIN)/lint-imports --no-logo --cache-dir .venv/.import-linter >.venv/.imports 2>&1 \
+		|| { cat .venv/.imports; exit 1; }
 
 types: setup
 	@$(BIN)/mypy -p lorica

@@ -137,6 +137,7 @@ def import_command(
     store: StoreOption = None,
 ) -> None:
     """Take results folders into the store, or catch up with what it missed of them."""
+    from lorica.server.recording.importing import import_folder
     from lorica.server.reports.output import say
 
     opened = _open(store)

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Collection
 
 from lorica.common.adapter.layer_rates import layer_factors
+from lorica.common.adapter.state import State
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import ANY_RANK
 from lorica.common.plan.stages import Stage, returned, stage_of, unit_bound

@@ -14,7 +14,7 @@ import torch
 from lorica.common.backbone.loading import Backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
-from lorica.common.tasks.pixels import pixels_of
+from lorica.common.tasks.images.pixels import pixels_of
 
 TOLERANCE = 1e-4
 """Largest change of another record's output, relative to the largest output, that counts as

@@ -66,7 +66,7 @@ _CLASSES = functools.partial(
 
 TRAITS: dict[TaskKind, Traits] = {
     "text-classification": _CLASSES("text_classification", "TextClassification"),
-    "image-classification": _CLASSES("image_classification", "ImageClassification", images=True),
+    "image-classification": _CLASSES("images.task", "ImageClassification", images=True),
     "text-table-classification": _CLASSES("fusion.task", "TextTableClassification", table=True),
     "image-table-classification": _CLASSES(
         "fusion.task", "ImageTableClassification", images=True, table=True
@@ -89,7 +89,7 @@ TRAITS: dict[TaskKind, Traits] = {
         headline_from=("r2",),
     ),
     "token-classification": Traits(
-        "token_classification",
+        "tokens.task",
         "TokenClassification",
         fewest_labels=1,
         site_metrics=("accuracy", "loss", "f1"),

@@ -28,14 +28,14 @@ from lorica.common.plan import RunPlan
 from lorica.common.tasks.classes import Classes
 from lorica.common.tasks.fusion.inputs import WithTable, require_table, table_values
 from lorica.common.tasks.fusion.usage import about_table, usage_of_table
-from lorica.common.tasks.image_classification import (
+from lorica.common.tasks.images.pixels import Pixels
+from lorica.common.tasks.images.task import (
     ImageClassification,
     ImageModel,
     usage_of_images,
 )
 from lorica.common.tasks.inputs import Inputs
 from lorica.common.tasks.model import AdaptedModel, PooledModel
-from lorica.common.tasks.pixels import Pixels
 from lorica.common.tasks.text_classification import TextClassification
 from lorica.common.tasks.usage import usage_of_pooled
 

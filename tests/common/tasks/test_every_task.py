@@ -23,7 +23,7 @@ from lorica.common.tasks import task_of
 from lorica.common.tasks.base import Task, TensorTargets
 from lorica.common.tasks.noised_metrics import combine, sensitivity, vector_length
 from lorica.common.tasks.run_data import load_data
-from lorica.common.tasks.token_classification import TagTargets
+from lorica.common.tasks.tokens.task import TagTargets
 from tests.tasks import (
     KINDS,
     SECTIONS,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorica.common.tasks.entities import IGNORED, Note, Span, entities_of, read_note, tags_of
+from lorica.common.tasks.tokens.entities import IGNORED, Note, Span, entities_of, read_note, tags_of
 
 KINDS = ["drug", "dose"]
 NAMES = ["O", "B-drug", "I-drug", "B-dose", "I-dose"]

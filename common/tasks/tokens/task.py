@@ -1,7 +1,7 @@
 """Token classification: the entities in a text, by a tag for every token of the tokenizer.
 
 A token's feature is its state after the last layer scaled to unit length, f (H,); its outputs are
-W f + b with a row for "O" and two for every kind of entity (:mod:`lorica.common.tasks.entities`).
+W f + b with a row for "O" and two for every kind of entity (:mod:`lorica.common.tasks.tokens.entities`).
 Targets lie on the tokenizer's own tokens: every piece of a word has a tag.
 """
 
@@ -23,13 +23,13 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.base import Metrics, Released, SiteMetrics, Task
 from lorica.common.tasks.classes import LOSS_BOUND
-from lorica.common.tasks.entities import IGNORED, Note, entities_of, read_note, tags_of
 from lorica.common.tasks.inputs import Encoded, Inputs, encode_with_offsets
 from lorica.common.tasks.labels import labels_of
 from lorica.common.tasks.model import AdaptedModel, starting_factors
 from lorica.common.tasks.predictions import EntitiesPrediction, Entity
 from lorica.common.tasks.scores import f1_of, ratio
 from lorica.common.tasks.targets import bad_target
+from lorica.common.tasks.tokens.entities import IGNORED, Note, entities_of, read_note, tags_of
 from lorica.common.tasks.usage import usage_of_tokens
 
 MOST_ENTITIES = 8.0

@@ -25,9 +25,9 @@ from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.classes import Classes
+from lorica.common.tasks.images.pixels import Pixels, pixels_of
 from lorica.common.tasks.inputs import Inputs
 from lorica.common.tasks.model import AdaptedModel, PooledModel, starting_factors
-from lorica.common.tasks.pixels import Pixels, pixels_of
 
 
 class ImageModel(PooledModel):

@@ -1,0 +1,1 @@
+"""The task that reads images: pixels and their classes."""

@@ -1,0 +1,1 @@
+"""The task that labels the tokens of a text: entities."""

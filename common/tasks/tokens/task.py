@@ -1,8 +1,9 @@
 """Token classification: the entities in a text, by a tag for every token of the tokenizer.
 
 A token's feature is its state after the last layer scaled to unit length, f (H,); its outputs are
-W f + b with a row for "O" and two for every kind of entity (:mod:`lorica.common.tasks.tokens.entities`).
-Targets lie on the tokenizer's own tokens: every piece of a word has a tag.
+W f + b with a row for "O" and two for every kind of entity
+(:mod:`lorica.common.tasks.tokens.entities`). Targets lie on the tokenizer's own tokens: every piece
+of a word has a tag.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lorica.client.cli.options import SITE_TOML, ConfigOption
 from lorica.common.display.text import printable
+from lorica.common.display.wording import epsilon_text, left_text
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
@@ -96,9 +97,9 @@ def _show(item: Pending, config: SiteConfig, folder: Path, console: Console) -> 
         refusals = []
     else:
         rows += [
-            ("ε of the run", f"{cost.run_epsilon:.3f} at δ = {plan.privacy.delta:g}"),
-            ("ε of this data set", f"{cost.spent:.3f} now, {cost.after:.3f} after the run"),
-            ("left of the lifetime", f"{cost.left:.3f} of {config.ledger.lifetime_epsilon:g}"),
+            ("ε of the run", f"{epsilon_text(cost.run_epsilon, 3)} at δ = {plan.privacy.delta:g}"),
+            ("ε of this data set", f"{epsilon_text(cost.spent, 3)} now, {epsilon_text(cost.after, 3)} after the run"),
+            ("left of the lifetime", f"{left_text(cost.left, 3)} of {config.ledger.lifetime_epsilon:g}"),
         ]
         refusals = cost.refusals
     table = Table(box=None, show_header=False, title=f"Run {printable(item.run)}")

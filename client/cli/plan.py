@@ -1,4 +1,4 @@
-"""``lorica site init`` and ``lorica site plan``."""
+"""``lorica site config``, ``lorica site plan`` and ``lorica site backbone``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lorica.client.cli.options import SITE_TOML, ConfigOption
 from lorica.common.cli import PlanArgument, SetOption
+from lorica.common.display.wording import epsilon_text, left_text
 from lorica.common.errors import Code, LoricaError
 from lorica.common.privacy.accountant import PrivacyEvent
 
@@ -69,10 +70,10 @@ def site_plan(
         ),
         ("evaluations", str(len(loaded.evaluation_rounds)) if evaluation else "none"),
         ("signal to noise of a step", f"{cost.signal_to_noise:.1f} (expected batch / σ)"),
-        ("ε of the run", f"{cost.run_epsilon:.3f} at δ = {loaded.privacy.delta:g}"),
-        ("ε of this data set now", f"{cost.spent:.3f} at δ = {site.ledger.delta:g}"),
-        ("ε after the run", f"{cost.after:.3f}"),
-        ("left of the lifetime budget", f"{cost.left:.3f} of {site.ledger.lifetime_epsilon:g}"),
+        ("ε of the run", f"{epsilon_text(cost.run_epsilon, 3)} at δ = {loaded.privacy.delta:g}"),
+        ("ε of this data set now", f"{epsilon_text(cost.spent, 3)} at δ = {site.ledger.delta:g}"),
+        ("ε after the run", epsilon_text(cost.after, 3)),
+        ("left of the lifetime budget", f"{left_text(cost.left, 3)} of {site.ledger.lifetime_epsilon:g}"),
     ]
     for row in rows:
         table.add_row(*row)

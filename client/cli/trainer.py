@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lorica.client.cli.options import SITE_TOML, ConfigOption
+from lorica.common.display.wording import epsilon_text
 from lorica.common.errors import Code, LoricaError
 
 
@@ -84,7 +85,7 @@ def site_status(config: ConfigOption = SITE_TOML) -> None:
         ("models loaded", f"{found.backbone_loads}"),
         (
             "ε spent",
-            f"{found.epsilon_spent:.3f} of {found.epsilon_lifetime:g} at δ = {found.delta:g}",
+            f"{epsilon_text(found.epsilon_spent, 3)} of {found.epsilon_lifetime:g} at δ = {found.delta:g}",
         ),
     ):
         table.add_row(*row)

@@ -31,7 +31,7 @@ def page_environment() -> Environment:
         percent=percent,
         bytes=human_bytes,
         duration=duration,
-        epsilon=lambda value: "–" if value is None else epsilon_text(value),
+        epsilon=epsilon_text,
         name=printable,
         metric=lambda value, name: metric_text(name, value),
         metric_name=metric_name,

@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import math
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
 NO_PRIVACY = "NO PRIVACY (ε = ∞)"
 
+_LARGE = 1e6  # an ε that protects nothing: its decimals would only take room
 _NOT_SHARES = frozenset({"loss", "perplexity", "mse", "rmse", "mae", "r2"})
 _NAMES = {"r2": "R²", "mse": "squared error", "mae": "absolute error"}
 
 
-def epsilon_text(value: float) -> str:
-    """An ε with at most two decimals, rounded up: a guarantee is never shown as better."""
+def epsilon_text(value: float | None, digits: int = 2) -> str:
+    """An ε with at most so many decimals, rounded up: a guarantee is never shown as better.
+
+    From a million on it has four significant digits; None, where no ε is known, is "–".
+    """
+    return _rounded(value, digits, ROUND_CEILING)
+
+
+def left_text(value: float | None, digits: int = 2) -> str:
+    """What is left of a budget, ε: as :func:`epsilon_text`, but rounded down."""
+    return _rounded(value, digits, ROUND_FLOOR)
+
+
+def _rounded(value: float | None, digits: int, way: str) -> str:
+    if value is None or math.isnan(value):
+        return "–"
     if math.isinf(value):
-        return "∞"
-    return f"{math.ceil(round(value * 100, 6)) / 100:g}"
+        return "∞" if value > 0 else "-∞"
+    # Of the shortest decimal that the float stands for: 0.1 is not rounded up to 0.11.
+    exact = Decimal(repr(float(value)))
+    if abs(value) >= _LARGE:
+        return f"{Context(prec=4, rounding=way).plus(exact):g}"
+    plain = exact.quantize(Decimal(1).scaleb(-digits), rounding=way).normalize()
+    return "0" if plain == 0 else f"{plain:f}"
 
 
 def percent(value: float | None) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
+from lorica.common.display.wording import epsilon_text
 from lorica.server.store.queries import Queries
 from lorica.server.store.tables import LIVE, Round, Run, Site, SiteRun
 
@@ -120,8 +121,8 @@ def _of_sites(session: Session, runs: dict[int, Run]) -> list[Alert]:
         budget = run.epsilon
         if budget is not None and (sums.epsilon or 0.0) > budget * (1 + 1e-6):
             text = (
-                f"{name} has spent ε = {sums.epsilon:.3f} in run {run.run_id}, above its budget "
-                f"of {budget:g}"
+                f"{name} has spent ε = {epsilon_text(sums.epsilon, 3)} in run {run.run_id}, above "
+                f"its budget of {budget:g}"
             )
             at = sums.last_seen
             found.append(Alert("budget-exceeded", "critical", text, at, run.run_id, name))

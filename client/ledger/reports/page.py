@@ -17,9 +17,10 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from lorica.client.ledger.reports.summary import Point, RunRow, Summary
-from lorica.client.ledger.reports.terminal import day, epsilon_text
+from lorica.client.ledger.reports.terminal import DIGITS, day
 from lorica.client.ledger.verify import Inspection
 from lorica.common.display.text import printable
+from lorica.common.display.wording import epsilon_text
 from lorica.common.machine.files import write_atomically
 from lorica.common.version import __version__
 
@@ -98,11 +99,11 @@ def curve(points: Sequence[Point], budget: float) -> str:
         )
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT + 14}" role="img" '
-        f'aria-label="Total epsilon over time, now {most:.3f}">'
+        f'aria-label="Total epsilon over time, now {epsilon_text(most, DIGITS)}">'
         f'<path class="area" d="{path} V{_HEIGHT} Z"/><path class="curve" d="{path}"/>{line}'
         f'<text x="0" y="{_HEIGHT + 12}">{day(finite[0].time)}</text>'
         f'<text x="{_WIDTH}" y="{_HEIGHT + 12}" text-anchor="end">{day(finite[-1].time)}</text>'
-        f'<text x="{_WIDTH}" y="{height - 4:.1f}" text-anchor="end">{most:.2f}</text></svg>'
+        f'<text x="{_WIDTH}" y="{height - 4:.1f}" text-anchor="end">{epsilon_text(most)}</text></svg>'
     )
 
 
@@ -123,11 +124,15 @@ def _newest(runs: Sequence[RunRow]) -> list[RunRow]:
     return sorted(runs, key=lambda row: row.last)[-MOST_RUNS:]
 
 
+def _epsilon(value: float | None) -> str:
+    return epsilon_text(value, DIGITS)
+
+
 def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(epsilon=epsilon_text, day=day, name=printable, short=short)
+    environment.filters.update(epsilon=_epsilon, day=day, name=printable, short=short)
     source = importlib.resources.files("lorica.client.ledger.reports").joinpath(
         "templates/ledger.html.j2"
     )

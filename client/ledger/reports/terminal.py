@@ -13,6 +13,10 @@ from rich.text import Text
 
 from lorica.client.ledger.reports.summary import Point, Summary
 from lorica.common.display.text import printable
+from lorica.common.display.wording import epsilon_text, left_text
+
+DIGITS = 3
+"""Decimals of every ε in a ledger's reports."""
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _HEIGHT = 10
@@ -59,7 +63,7 @@ def plot(points: Sequence[Point], budget: float, width: int, height: int = _HEIG
         label = top * row / height
         line = "".join(_cell(value / top * height - (row - 1)) for value in columns)
         at_budget = row == height and top == budget
-        rows.append(f"{epsilon_text(label) if row in (1, height) else '':>8} ", style="dim")
+        rows.append(f"{epsilon_text(label, DIGITS) if row in (1, height) else '':>8} ", style="dim")
         rows.append("│", style="dim")
         rows.append(line, style="cyan")
         rows.append("  ← lifetime budget\n" if at_budget else "\n", style="dim")
@@ -67,13 +71,6 @@ def plot(points: Sequence[Point], budget: float, width: int, height: int = _HEIG
     gap = max(1, width - len(first) - len(last))
     rows.append(f"{'':>8} └{'─' * width}\n{'':>10}{first}{' ' * gap}{last}", style="dim")
     return rows
-
-
-def epsilon_text(value: float | None) -> str:
-    """An ε as people should read it."""
-    if value is None:
-        return "–"
-    return "∞" if math.isinf(value) else f"{value:.3f}"
 
 
 def day(time: datetime | None) -> str:
@@ -88,17 +85,17 @@ def _totals(summary: Summary) -> RenderableType:
     table.add_column()
     table.add_row("data set", Text(printable(summary.data_set)))
     table.add_row("unit of privacy", Text(f"{printable(summary.unit)}, at δ = {summary.delta:g}"))
-    total = f"ε = {epsilon_text(summary.epsilon)}"
+    total = f"ε = {epsilon_text(summary.epsilon, DIGITS)}"
     if budgets is not None:
         total += _of(summary.epsilon, budgets.lifetime)
     table.add_row("spent in all", Text(total, style="bold"))
-    table.add_row("by RDP", Text(f"ε = {epsilon_text(summary.rdp)} (looser; for comparison)"))
+    table.add_row("by RDP", Text(f"ε = {epsilon_text(summary.rdp, DIGITS)} (looser; for comparison)"))
     if summary.period is not None and budgets is not None:
         spent = summary.period_epsilon
-        line = f"ε = {epsilon_text(spent)}{_of(spent, budgets.period_epsilon)}"
+        line = f"ε = {epsilon_text(spent, DIGITS)}{_of(spent, budgets.period_epsilon)}"
         table.add_row(f"spent in {summary.period}", Text(line))
     if budgets is not None:
-        table.add_row("budget of a run", Text(f"ε = {epsilon_text(budgets.run)}"))
+        table.add_row("budget of a run", Text(f"ε = {epsilon_text(budgets.run, DIGITS)}"))
     table.add_row("entries", Text(f"{summary.count}, newest {summary.head[:16]}…"))
     return Group(table)
 
@@ -107,7 +104,7 @@ def _of(spent: float | None, budget: float) -> str:
     if spent is None or not math.isfinite(budget):
         return " (no limit)"
     left = max(0.0, budget - spent)
-    return f" of {epsilon_text(budget)}; {epsilon_text(left)} left"
+    return f" of {epsilon_text(budget, DIGITS)}; {left_text(left, DIGITS)} left"
 
 
 def _run_table(summary: Summary, width: int) -> Table:
@@ -123,8 +120,8 @@ def _run_table(summary: Summary, width: int) -> Table:
             day(row.first),
             day(row.last),
             *map(str, (row.rounds, row.unanswered, row.refused)),
-            epsilon_text(row.epsilon),
-            epsilon_text(row.rdp),
+            epsilon_text(row.epsilon, DIGITS),
+            epsilon_text(row.rdp, DIGITS),
         )
     if any(row.unanswered for row in summary.runs):
         table.caption = "lost: charged, but no answer followed"
@@ -138,7 +135,7 @@ def _month_table(summary: Summary) -> Table:
     table.add_column("charges", justify="right")
     table.add_column("ε of the month", justify="right")
     for row in summary.months:
-        table.add_row(row.month, str(row.charges), epsilon_text(row.epsilon))
+        table.add_row(row.month, str(row.charges), epsilon_text(row.epsilon, DIGITS))
     return table
 
 

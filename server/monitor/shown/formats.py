@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from lorica.common.display.wording import capitalise, is_share, metric_name
+from lorica.common.display.wording import capitalise, epsilon_text, is_share, metric_name
 
 NOTHING = "–"
 _CLASSES = (100, 1_000, 10_000, 100_000, 1_000_000)
@@ -34,13 +34,6 @@ def figure(value: float | None, digits: int = 3) -> str:
     if abs(value) >= 10_000 or abs(value) < 0.001:
         return f"{value:.{digits - 1}e}"
     return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
-
-
-def epsilon(value: float | None) -> str:
-    """An ε, rounded up: what is shown is never less than what was spent."""
-    if value is None:
-        return NOTHING
-    return "∞" if not math.isfinite(value) else f"{math.ceil(value * 100 - 1e-9) / 100:.2f}"
 
 
 def budget(value: float | None) -> str:
@@ -134,7 +127,7 @@ def plain(value: Any) -> str:
 FILTERS = {
     found.__name__: found
     for found in (
-        *(percent, figure, epsilon, budget, size, duration),
+        *(percent, figure, budget, size, duration),
         *(score, moment, clock, iso, ago, size_class, words, capitalise, plain),
     )
-}
+} | {"epsilon": epsilon_text}

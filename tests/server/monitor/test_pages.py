@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from lorica.common.display.wording import epsilon_text
 from lorica.server.monitor.shown import formats
 from lorica.server.reports.alerts import alerts
 from lorica.server.store import RunStore
@@ -74,7 +75,7 @@ def test_a_runs_page_and_the_api_agree(operator: TestClient) -> None:
     text = operator.get("/runs/run-1").text
     run = operator.get("/api/v1/runs/run-1").json()
     assert run["rounds_done"] == 3 and run["score"] == pytest.approx(0.53)
-    assert formats.percent(run["score"]) in text and formats.epsilon(run["epsilon_spent"]) in text
+    assert formats.percent(run["score"]) in text and epsilon_text(run["epsilon_spent"]) in text
     assert [row["round"] for row in operator.get("/api/v1/runs/run-1/rounds").json()] == [
         0,
         1,
@@ -147,5 +148,5 @@ def test_a_declared_size_is_shown_as_a_class_and_an_epsilon_never_less_than_spen
         "under 1,000",
         "1,000,000 or more",
     ]
-    assert formats.epsilon(2.9901) == "3.00" and formats.epsilon(3.0) == "3.00"
-    assert formats.epsilon(None) == "–" and formats.budget(None) == "no privacy"
+    assert formats.FILTERS["epsilon"](2.9901) == "3"
+    assert formats.budget(None) == "no privacy"

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from lorica.common.display.wording import duration, epsilon_text, human_bytes
+from lorica.common.display.wording import duration, human_bytes
 from lorica.common.plan import RunPlan
 from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.simulations.reports import plots
@@ -348,13 +348,6 @@ def test_closing_table_says_what_the_noise_is_worth() -> None:
     assert "NOT private" not in text_of(closing_table(summary | {"noise": "secure"}, Path("x")))
     loud = case(epsilon=math.inf)[2]
     assert "NO PRIVACY (ε = ∞)" in text_of(closing_table(loud, Path("x")))
-
-
-def test_epsilon_is_never_shown_smaller_than_it_is() -> None:
-    assert epsilon_text(7.991) == "8"
-    assert epsilon_text(0.1201) == "0.13"
-    assert epsilon_text(3.0) == "3"
-    assert epsilon_text(math.inf) == "∞"
 
 
 def test_units_are_human() -> None:

@@ -98,8 +98,14 @@ def _show(item: Pending, config: SiteConfig, folder: Path, console: Console) -> 
     else:
         rows += [
             ("ε of the run", f"{epsilon_text(cost.run_epsilon, 3)} at δ = {plan.privacy.delta:g}"),
-            ("ε of this data set", f"{epsilon_text(cost.spent, 3)} now, {epsilon_text(cost.after, 3)} after the run"),
-            ("left of the lifetime", f"{left_text(cost.left, 3)} of {config.ledger.lifetime_epsilon:g}"),
+            (
+                "ε of this data set",
+                f"{epsilon_text(cost.spent, 3)} now, {epsilon_text(cost.after, 3)} after the run",
+            ),
+            (
+                "left of the lifetime",
+                f"{left_text(cost.left, 3)} of {config.ledger.lifetime_epsilon:g}",
+            ),
         ]
         refusals = cost.refusals
     table = Table(box=None, show_header=False, title=f"Run {printable(item.run)}")

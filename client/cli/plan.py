@@ -73,7 +73,10 @@ def site_plan(
         ("ε of the run", f"{epsilon_text(cost.run_epsilon, 3)} at δ = {loaded.privacy.delta:g}"),
         ("ε of this data set now", f"{epsilon_text(cost.spent, 3)} at δ = {site.ledger.delta:g}"),
         ("ε after the run", epsilon_text(cost.after, 3)),
-        ("left of the lifetime budget", f"{left_text(cost.left, 3)} of {site.ledger.lifetime_epsilon:g}"),
+        (
+            "left of the lifetime budget",
+            f"{left_text(cost.left, 3)} of {site.ledger.lifetime_epsilon:g}",
+        ),
     ]
     for row in rows:
         table.add_row(*row)

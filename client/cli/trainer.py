@@ -85,7 +85,8 @@ def site_status(config: ConfigOption = SITE_TOML) -> None:
         ("models loaded", f"{found.backbone_loads}"),
         (
             "ε spent",
-            f"{epsilon_text(found.epsilon_spent, 3)} of {found.epsilon_lifetime:g} at δ = {found.delta:g}",
+            f"{epsilon_text(found.epsilon_spent, 3)} of {found.epsilon_lifetime:g} "
+            f"at δ = {found.delta:g}",
         ),
     ):
         table.add_row(*row)

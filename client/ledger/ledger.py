@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from lorica.client.ledger import chain
 from lorica.client.ledger.book import Book
@@ -22,6 +23,18 @@ KEPT_REPLIES = 16
 REFUSALS_PER_DAY = 100
 """Refusals written into the chain per day (UTC); more are refused but not written, so that a
 coordinator cannot fill the disk by asking."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run would do to a ledger."""
+
+    before: Spending
+    """What is spent without it."""
+    after: Spending
+    """What would be spent with it."""
+    refusal: str = ""
+    """Which budget does not allow it, as a sentence; empty when all do."""
 
 
 class Ledger:
@@ -172,6 +185,19 @@ class Ledger:
         """What is spent so far, in all, by a run, and in the current period."""
         with self._lock, self._book.reading() as history:
             return self._limits.spending(history, self.budgets, run, self._book.time())
+
+    def forecast(self, *charges: Charge) -> Forecast:
+        """What :meth:`charge` would say of ``charges``, all of one run; nothing is written."""
+        with self._lock, self._book.reading() as history:
+            now, run = self._book.time(), charges[0].run
+            more = [event for charge in charges for event in charge.events]
+            before = self._limits.spending(history, self.budgets, run, now)
+            after = self._limits.spending(history, self.budgets, run, now, more)
+            try:
+                self._limits.check(history, self.budgets, charges, now)
+            except OverBudgetError as error:
+                return Forecast(before, after, error.forecast)
+            return Forecast(before, after)
 
     def history(self) -> History:
         """Everything in the ledger, as of now; to read, not to change."""

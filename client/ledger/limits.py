@@ -11,6 +11,7 @@ from lorica.client.ledger.blocks import BlockFile
 from lorica.client.ledger.charge import Budgets, Charge, Spending, number_out, period_of
 from lorica.client.ledger.composer import Composer
 from lorica.client.ledger.history import History
+from lorica.common.display.wording import epsilon_text, left_text
 from lorica.common.errors import Code, LoricaError
 from lorica.common.privacy.accountant import PrivacyEvent
 
@@ -35,16 +36,28 @@ class OverBudgetError(LoricaError):
         self._parts = (first.run, first.round, "+".join(charge.kind for charge in charges))
         self._figures = {"limit": limit, "spent": spent, "asked": asked}
         self._budget = budget
-        whose = {
+        self._whose = {
             "plan": f"run {first.run!r}, by its plan",
             "run": f"run {first.run!r}, by the site's policy",
             "lifetime": "the data set's lifetime",
         }.get(budget, f"the period {budget}")
         super().__init__(
             Code.PRIVACY_BUDGET,
-            f"{request_name(self._parts)} would bring the epsilon of {whose}, to {asked:.4g}; its "
-            f"budget is {limit:.4g}, of which {spent:.4g} is spent and "
-            f"{max(0.0, limit - spent):.4g} left. Nothing was charged.",
+            f"{request_name(self._parts)} would bring the epsilon of {self._whose}, to "
+            f"{epsilon_text(asked, 3)}; its budget is {limit:g}, of which "
+            f"{epsilon_text(spent, 3)} is spent and {left_text(max(0.0, limit - spent), 3)} left. "
+            "Nothing was charged.",
+        )
+
+    @property
+    def forecast(self) -> str:
+        """The same of a whole run that nobody has asked for yet."""
+        limit, spent, asked = (self._figures[name] for name in ("limit", "spent", "asked"))
+        whose = "this run, by its plan" if self._budget == "plan" else self._whose
+        whose = "one run, by the site's policy" if self._budget == "run" else whose
+        return (
+            f"The epsilon of {whose}, would become {epsilon_text(asked, 3)}; its budget is "
+            f"{limit:g}, of which {epsilon_text(spent, 3)} is spent."
         )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from lorica.client.admission.backbones import site_backbone
 from lorica.client.admission.policy import check_plan
 from lorica.client.config.site import SiteConfig
 from lorica.client.data.reading import read_records
-from lorica.client.training.opening import open_ledger
+from lorica.client.ledger import Charge, Ledger, MemoryLedger
+from lorica.client.training.opening import open_ledger, site_budgets
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.privacy.accountant import epsilon
+from lorica.common.privacy.accountant import PrivacyEvent, epsilon
 from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
 
 
@@ -53,17 +55,13 @@ def run_cost(plan: RunPlan, config: SiteConfig, folder: Path) -> Cost:
     """
     units = config.policy.sampling_units or count_units(plan, config, folder)
     privacy = run_privacy(plan, units)
-    events = privacy.events(plan.rounds.count, len(plan.evaluation_rounds))
-    path = folder / config.ledger.path
-    past = []
-    if path.exists():
-        ledger = open_ledger(config, folder)
-        try:
-            past = [e for charged in ledger.history().charges for e in charged.charge.events]
-        finally:
+    events = tuple(privacy.events(plan.rounds.count, len(plan.evaluation_rounds)))
+    ledger = open_ledger(config, folder) if (folder / config.ledger.path).exists() else None
+    try:
+        forecast = (ledger or _unused(config)).forecast(_whole(plan, events))
+    finally:
+        if ledger is not None:
             ledger.close()
-    spent = epsilon(past, config.ledger.delta)
-    after = epsilon([*past, *events], config.ledger.delta)
     refusals = []
     try:
         _, sha256 = site_backbone(plan.backbone, config.policy, folder)
@@ -72,14 +70,41 @@ def run_cost(plan: RunPlan, config: SiteConfig, folder: Path) -> Cost:
         if error.code is not Code.POLICY_REFUSED:
             raise
         refusals.append(error.detail)
-    run_epsilon = epsilon(events, plan.privacy.delta)
-    run_at_ledger = epsilon(events, config.ledger.delta)
-    if after > config.ledger.lifetime_epsilon:
-        refusals.append(f"The lifetime budget is {config.ledger.lifetime_epsilon:g}.")
-    if run_at_ledger > config.ledger.run_epsilon:
-        refusals.append(f"The budget of one run is {config.ledger.run_epsilon:g}.")
-    left = config.ledger.lifetime_epsilon - after
-    return Cost(privacy, units, run_epsilon, spent, after, left, refusals)
+    if forecast.refusal:
+        refusals.append(forecast.refusal)
+    return Cost(
+        privacy,
+        units,
+        run_epsilon=epsilon(events, plan.privacy.delta),
+        spent=forecast.before.lifetime,
+        after=forecast.after.lifetime,
+        left=config.ledger.lifetime_epsilon - forecast.after.lifetime,
+        refusals=refusals,
+    )
+
+
+def _unused(config: SiteConfig) -> Ledger:
+    """The ledger that the site would begin with."""
+    return MemoryLedger(
+        config.ledger.delta,
+        unit=config.policy.unit,
+        data_set=config.site.name,
+        budgets=site_budgets(config),
+    )
+
+
+def _whole(plan: RunPlan, events: tuple[PrivacyEvent, ...]) -> Charge:
+    """All that a run does, as one charge of a run that no coordinator can name."""
+    return Charge(
+        run=f"new {uuid.uuid4().hex}",
+        round=0,
+        kind="run",
+        events=events,
+        unit=plan.privacy.unit,
+        fingerprint=plan.fingerprint,
+        run_epsilon=plan.privacy.epsilon,
+        run_delta=plan.privacy.delta,
+    )
 
 
 def count_units(plan: RunPlan, config: SiteConfig, folder: Path) -> int:

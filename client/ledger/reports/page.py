@@ -103,7 +103,8 @@ def curve(points: Sequence[Point], budget: float) -> str:
         f'<path class="area" d="{path} V{_HEIGHT} Z"/><path class="curve" d="{path}"/>{line}'
         f'<text x="0" y="{_HEIGHT + 12}">{day(finite[0].time)}</text>'
         f'<text x="{_WIDTH}" y="{_HEIGHT + 12}" text-anchor="end">{day(finite[-1].time)}</text>'
-        f'<text x="{_WIDTH}" y="{height - 4:.1f}" text-anchor="end">{epsilon_text(most)}</text></svg>'
+        f'<text x="{_WIDTH}" y="{height - 4:.1f}" text-anchor="end">'
+        f"{epsilon_text(most)}</text></svg>"
     )
 
 

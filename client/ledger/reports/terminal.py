@@ -89,7 +89,9 @@ def _totals(summary: Summary) -> RenderableType:
     if budgets is not None:
         total += _of(summary.epsilon, budgets.lifetime)
     table.add_row("spent in all", Text(total, style="bold"))
-    table.add_row("by RDP", Text(f"ε = {epsilon_text(summary.rdp, DIGITS)} (looser; for comparison)"))
+    table.add_row(
+        "by RDP", Text(f"ε = {epsilon_text(summary.rdp, DIGITS)} (looser; for comparison)")
+    )
     if summary.period is not None and budgets is not None:
         spent = summary.period_epsilon
         line = f"ε = {epsilon_text(spent, DIGITS)}{_of(spent, budgets.period_epsilon)}"

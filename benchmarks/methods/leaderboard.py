@@ -212,7 +212,8 @@ def _behind(first: float, other: float, tests: int) -> str:
 
 
 def _picture(path: Path, books: list[Book]) -> None:
-    from lorica.simulations.reports.figures import INK, new_figure, write_png
+    from lorica.common.display.colours import INK
+    from lorica.simulations.reports.figures import new_figure, write_png
     from lorica.simulations.reports.plots import SITE_COLOURS
 
     tallest = max((len(ranked(book)) for book in books), default=1)

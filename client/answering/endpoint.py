@@ -14,8 +14,6 @@ from importlib.metadata import entry_points
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from lorica.client.answering.protocol import Forwarder, Trainer
 from lorica.common.errors import Code, LoricaError
@@ -25,6 +23,8 @@ from lorica.common.wire.messages import (
     is_refusal,
     named_in,
     pack_reply,
+    record_from_bytes,
+    record_to_bytes,
     refusal,
     unpack_request,
 )
@@ -78,9 +78,9 @@ def answer(method: str, content: RecordDict, find: Callable[[], Trainer | Forwar
 
 
 def _forwarded(forwarder: Forwarder, method: str, content: RecordDict) -> RecordDict:
-    packed = bytes(recorddict_to_proto(content).SerializeToString())
+    packed = record_to_bytes(content)
     reply = forwarder.forward(method, packed)
-    return recorddict_from_proto(ProtoRecordDict.FromString(reply))
+    return record_from_bytes(reply)
 
 
 def installed_trainer(context: Context) -> Trainer | Forwarder:

@@ -18,8 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import grpc
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from lorica.client.answering.endpoint import answer, is_refusal
 from lorica.client.answering.protocol import Trainer
@@ -29,7 +27,14 @@ from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import log_context
 from lorica.common.version import __version__
-from lorica.common.wire.messages import Reply, Request, pack_reply, refusal
+from lorica.common.wire.messages import (
+    Reply,
+    Request,
+    pack_reply,
+    record_from_bytes,
+    record_to_bytes,
+    refusal,
+)
 
 METHODS = ("capabilities", "train", "evaluate")
 MOST_IN_HAND = 8
@@ -236,11 +241,11 @@ class _Watched:
 def answer_bytes(method: str, content: bytes, trainer: Trainer) -> tuple[bytes, bool]:
     """The serialised reply to a serialised request, and whether it is a refusal; never raises."""
     try:
-        record = recorddict_from_proto(ProtoRecordDict.FromString(content))
+        record = record_from_bytes(content)
     except Exception as error:  # noqa: BLE001 - of many kinds; hostile bytes
         _log.warning("refused %s: it is no record", method, exc_info=error)
         malformed = LoricaError(Code.MESSAGE_MALFORMED, "A request is no Flower record.")
         reply = pack_reply(refusal(malformed, site=trainer.site))
     else:
         reply = answer(method, record, lambda: trainer)
-    return bytes(recorddict_to_proto(reply).SerializeToString()), is_refusal(reply)
+    return record_to_bytes(reply), is_refusal(reply)

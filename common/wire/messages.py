@@ -205,14 +205,24 @@ def unpack_reply(record: RecordDict, *, fingerprint: str, round: int) -> Reply:
     return reply
 
 
+def record_to_bytes(record: RecordDict) -> bytes:
+    """A packed request or reply as bytes."""
+    return bytes(recorddict_to_proto(record).SerializeToString())
+
+
+def record_from_bytes(content: bytes) -> RecordDict:
+    """The inverse of :func:`record_to_bytes`; raises errors of many kinds for hostile bytes."""
+    return recorddict_from_proto(ProtoRecordDict.FromString(content))
+
+
 def reply_to_bytes(reply: Reply) -> bytes:
     """The packed reply as bytes, for keeping."""
-    return bytes(recorddict_to_proto(pack_reply(reply)).SerializeToString())
+    return record_to_bytes(pack_reply(reply))
 
 
 def reply_from_bytes(content: bytes) -> Reply:
     """The inverse of :func:`reply_to_bytes`."""
-    record = recorddict_from_proto(ProtoRecordDict.FromString(content))
+    record = record_from_bytes(content)
     fields = fields_of(record)
     return unpack_reply(
         record, fingerprint=text_of(fields, "fingerprint"), round=count_of(fields, "round")

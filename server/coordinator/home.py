@@ -25,6 +25,7 @@ from pydantic import Field, ValidationError, model_validator
 from lorica.common.config import Section
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors, write_atomically
+from lorica.common.machine.home import STORE_VARIABLE, home
 from lorica.common.wire.invitation import parse_address
 
 HOME_VARIABLE = "LORICA_COORDINATOR_HOME"
@@ -142,7 +143,7 @@ class CoordinatorHome:
     @property
     def store_url(self) -> str:
         """URL of the run store: of coordinator.toml, else of LORICA_STORE, else in this folder."""
-        configured = self.config().store or os.environ.get("LORICA_STORE", "")
+        configured = self.config().store or os.environ.get(STORE_VARIABLE, "")
         return configured or f"sqlite:///{self.path / 'runs.sqlite'}"
 
 
@@ -177,8 +178,7 @@ def problems_in(error: ValidationError) -> str:
 def default_home() -> Path:
     """The folder that LORICA_COORDINATOR_HOME names, else "coordinator" in LORICA_HOME."""
     named = os.environ.get(HOME_VARIABLE, "")
-    base = os.environ.get("LORICA_HOME", "") or "~/.local/share/lorica"
-    return Path(named) if named else Path(base).expanduser() / "coordinator"
+    return Path(named) if named else home() / "coordinator"
 
 
 def documented_coordinator(config: CoordinatorConfig) -> str:

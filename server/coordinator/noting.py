@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from lorica.common.errors import LoricaError
+from lorica.common.machine.home import STORE_VARIABLE
 from lorica.common.plan import RunPlan
 from lorica.server.coordinator.home import CoordinatorHome
 from lorica.server.coordinator.orders import RunPlace
@@ -17,7 +18,6 @@ from lorica.server.results.observers import Observer, Silent
 from lorica.server.store import RunStore
 from lorica.server.store.tables import Status
 
-STORE_VARIABLE = "LORICA_STORE"
 _log = logging.getLogger("lorica.coordinator")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.disk import DiskWatch
+from lorica.common.machine.home import STORE_VARIABLE
 from lorica.common.machine.lock import only_one
 from lorica.common.machine.supervisor import Service, Supervisor
 from lorica.common.wire.signing import KEY_VARIABLE
@@ -47,7 +48,7 @@ def coordinator_environment(home: CoordinatorHome) -> dict[str, str]:
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": _TASK_POLL,
         HOME_VARIABLE: str(home.path),
         KEY_VARIABLE: str(home.signing_key),
-        "LORICA_STORE": home.store_url,
+        STORE_VARIABLE: home.store_url,
     }
 
 

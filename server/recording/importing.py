@@ -9,12 +9,10 @@ from typing import Any
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.server.recording.spending import Spending
-from lorica.server.results.folder import CHECKPOINT, ROUNDS, RunFolder
+from lorica.server.results.folder import CHECKPOINT, PLAN, ROUNDS, SUMMARY, RunFolder
 from lorica.server.results.round import RoundRecord
 from lorica.server.store import RunStore
 from lorica.server.store.tables import Kind
-
-SUMMARY = "summary.json"
 
 
 def import_folder(store: RunStore, folder: Path, run_id: str | None = None) -> str:
@@ -44,7 +42,7 @@ def import_folder(store: RunStore, folder: Path, run_id: str | None = None) -> s
             raise
         simulated = bool(summary) or (run_id is None and known.startswith("simulation-"))
         kind: Kind = "simulation" if simulated else "federation"
-        begun = (folder / "plan.toml").stat().st_mtime
+        begun = (folder / PLAN).stat().st_mtime
         run = store.create_run(
             known, plan, kind=kind, name=folder.name, folder=folder, created=begun
         )

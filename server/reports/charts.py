@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup, escape
 
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#7f8790")
-"""Okabe and Ito's (2008), told apart with any colour vision."""
+from lorica.common.display.colours import COLOURS
+
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 """Beside the colour, so that a line is known in black and white, too."""
 

@@ -8,12 +8,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lorica.common.display.csv import harmless
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import write_atomically
 from lorica.server.store.queries import Queries, plan_values
 from lorica.server.store.tables import Base, Run
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _INNER = ("id", "run_id", "site_id", "parent_id")
 
 
@@ -103,7 +103,4 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """Names come from others: a spreadsheet must not take one for a formula."""
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
-    return value
+    return harmless(value) if isinstance(value, str) else value

@@ -24,6 +24,7 @@ from lorica.server.results.round import RoundRecord, measured_result
 
 _MEMORY = "optimizer/"  # prefix of its tensors in a checkpoint
 PLAN, ROUNDS, CHECKPOINT = "plan.toml", "rounds.jsonl", "checkpoint.safetensors"
+SUMMARY, REPORT, PICTURE, ADAPTER = "summary.json", "report.html", "picture.png", "adapter"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from lorica.common.saved.folder import save_adapter
 from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import label_sources, load_data, test_data, with_labels
 from lorica.common.wire.signing import key_from_environment
-from lorica.server.results.folder import RunFolder
+from lorica.server.results.folder import ADAPTER, RunFolder
 from lorica.server.results.observers import Observer, Silent
 from lorica.server.rounds.evaluation import CentralEvaluator
 from lorica.server.rounds.loop import RoundLoop
@@ -71,5 +71,5 @@ def run_plan(
         stop=stop,
     )
     state = loop.run()
-    save_adapter(folder.path / "adapter", state, plan, backbone, folder.results())
+    save_adapter(folder.path / ADAPTER, state, plan, backbone, folder.results())
     return state

@@ -10,16 +10,15 @@ from sqlalchemy.orm import Session
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
+from lorica.server.results.folder import ADAPTER, CHECKPOINT, PICTURE, PLAN, REPORT, ROUNDS, SUMMARY
 from lorica.server.store.tables import Artefact, Run
 
-CHECKPOINT = "checkpoint.safetensors"
-
 KINDS = {
-    "plan.toml": "plan",
-    "rounds.jsonl": "records",
-    "summary.json": "records",
-    "report.html": "report",
-    "picture.png": "report",
+    PLAN: "plan",
+    ROUNDS: "records",
+    SUMMARY: "records",
+    REPORT: "report",
+    PICTURE: "report",
     "decision.html": "report",
     CHECKPOINT: "checkpoint",
     "sweep.json": "records",
@@ -27,9 +26,6 @@ KINDS = {
     "sweep.png": "report",
 }
 """Files at the top of a results folder that are entered, with their kinds."""
-
-ADAPTER = "adapter"
-"""Folder of which every file is entered."""
 
 _CHUNK = 1 << 20
 

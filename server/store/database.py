@@ -20,11 +20,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
+from lorica.common.machine.home import STORE_VARIABLE, home
 
-STORE_VARIABLE = "LORICA_STORE"
-"""Environment variable: the store's URL, a path, or "none" for no store."""
-HOME_VARIABLE = "LORICA_HOME"
-"""Environment variable: the folder of everything that Lorica keeps for this user."""
 NONE = "none"
 
 HEAD = "0001"
@@ -34,12 +31,6 @@ VERSION_TABLE = "lorica_schema"
 _BUSY_SECONDS = 30
 _CONNECT_SECONDS = 5
 _LOCK = 0x10F1CA  # advisory lock of PostgreSQL, any fixed number
-
-
-def home() -> Path:
-    """Where Lorica keeps what belongs to this user: LORICA_HOME, else ~/.local/share/lorica."""
-    given = os.environ.get(HOME_VARIABLE)
-    return Path(given) if given else Path.home() / ".local" / "share" / "lorica"
 
 
 def store_url(given: str | None = None) -> str:

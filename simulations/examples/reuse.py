@@ -18,6 +18,7 @@ from typing import Any
 from lorica.common.backbone.files import weights_sha256
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
+from lorica.server.results.folder import SUMMARY
 
 _LAST_LINES = 12
 
@@ -84,5 +85,5 @@ def _lorica(folder: Path, command: str, *arguments: str) -> None:
 
 
 def _summary(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((run / SUMMARY).read_text(encoding="utf-8"))
     return found

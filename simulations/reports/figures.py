@@ -22,13 +22,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from lorica.common.display.colours import FAINT, INK, PAPER
 from lorica.common.display.text import printable
 from lorica.common.display.wording import percent
 from lorica.common.machine.files import write_atomically
-
-BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
-PURPLE, SKY, GREY = "#cc79a7", "#56b4e9", "#7f8790"
-INK, FAINT, PAPER = "#1f2a37", "#d9dee5", "#fefefe"
 
 _DOTS_PER_INCH = 120
 _SVG = "http://www.w3.org/2000/svg"

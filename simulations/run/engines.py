@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
@@ -17,7 +17,7 @@ from lorica.client.answering.protocol import Trainer
 from lorica.common.adapter.state import State
 from lorica.common.errors import Code, LoricaError
 from lorica.simulations.run.grid import InProcessGrid
-from lorica.simulations.run.nodes import VirtualNodes
+from lorica.simulations.run.nodes import LocalGrid, VirtualNodes
 from lorica.simulations.run.workers import SiteWorkers
 
 Main = Callable[[Grid], State]
@@ -45,7 +45,7 @@ def _app_of(trainers: Mapping[str, Trainer]) -> ClientApp:
     return make_client_app(trainer_of)
 
 
-class _Stoppable(Grid):
+class _Stoppable(LocalGrid):
     """A grid whose next poll ends the coordinator's thread once ``stop`` is set."""
 
     def __init__(self, grid: Grid, stop: threading.Event) -> None:
@@ -58,16 +58,6 @@ class _Stoppable(Grid):
     def run(self) -> Run:
         return self._grid.run
 
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
     def get_node_ids(self) -> Iterable[int]:
         return self._grid.get_node_ids()
 
@@ -78,11 +68,6 @@ class _Stoppable(Grid):
         if self._stop.is_set():
             raise KeyboardInterrupt
         return self._grid.pull_messages(message_ids)
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        return self._grid.send_and_receive(messages, timeout=timeout)
 
 
 def run_on_ray(main: Main, sites: int, environment: Mapping[str, str]) -> State:

@@ -12,18 +12,17 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from lorica.simulations.run.nodes import VirtualNodes, _packed, _unpacked
+from lorica.simulations.run.nodes import LocalGrid, VirtualNodes, packed, unpacked
 
 if TYPE_CHECKING:
     from lorica.simulations.run.workers import SiteWorkers
 
 
-class InProcessGrid(Grid):
+class InProcessGrid(LocalGrid):
     """Calls a ClientApp for every message; replies come in the order of the messages."""
 
     def __init__(self, app: ClientApp, nodes: int, workers: SiteWorkers | None = None) -> None:
@@ -47,17 +46,6 @@ class InProcessGrid(Grid):
         """Flower's record of the run."""
         return self._run
 
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to a node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
     def get_node_ids(self) -> Iterable[int]:
         """All virtual nodes, always online."""
         return self._nodes.ids()
@@ -71,7 +59,7 @@ class InProcessGrid(Grid):
             self._waiting[identity] = message
             ids.append(identity)
             if self._workers is not None:
-                self._workers.ask(identity, message.metadata.dst_node_id - 1, _packed(message))
+                self._workers.ask(identity, message.metadata.dst_node_id - 1, packed(message))
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -85,13 +73,6 @@ class InProcessGrid(Grid):
             if message is None:
                 continue
             if self._workers is not None:
-                return [_unpacked(self._workers.reply(identity))]
-            return [_unpacked(self._nodes.answer(_packed(message)))]
+                return [unpacked(self._workers.reply(identity))]
+            return [unpacked(self._nodes.answer(packed(message)))]
         return []
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Push messages and pull all replies."""
-        waiting = list(self.push_messages(messages))
-        return [reply for _ in waiting for reply in self.pull_messages(waiting)]

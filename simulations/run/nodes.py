@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
-
-if TYPE_CHECKING:
-    pass
 
 
 class VirtualNodes:
@@ -42,21 +40,45 @@ class VirtualNodes:
         """All virtual nodes."""
         return list(self._contexts)
 
-    def answer(self, packed: bytes) -> bytes:
+    def answer(self, content: bytes) -> bytes:
         """The serialised reply to a serialised message; an exception becomes an error reply."""
-        message = _unpacked(packed)
+        message = unpacked(content)
         try:
             reply = self._app(message, self._contexts[message.metadata.dst_node_id])
         except Exception as error:  # noqa: BLE001 - as Flower does: an error reply, not a crash
             reply = Message(
                 Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error)), reply_to=message
             )
-        return _packed(reply)
+        return packed(reply)
 
 
-def _packed(message: Message) -> bytes:
+def packed(message: Message) -> bytes:
+    """A message as Flower sends it."""
     return bytes(message_to_proto(message).SerializeToString())
 
 
-def _unpacked(packed: bytes) -> Message:
-    return message_from_proto(ProtoMessage.FromString(packed))
+def unpacked(content: bytes) -> Message:
+    """The inverse of :func:`packed`."""
+    return message_from_proto(ProtoMessage.FromString(content))
+
+
+class LocalGrid(Grid):
+    """What the grids of one machine have in common: they push, then pull until all have replied."""
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Push messages and pull all replies."""
+        waiting = list(self.push_messages(messages))
+        return [reply for _ in waiting for reply in self.pull_messages(waiting)]

@@ -25,7 +25,16 @@ from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import RunData, label_sources, load_data, with_labels
 from lorica.common.wire.messages import Request
 from lorica.server.recording.recording import Recording
-from lorica.server.results.folder import CHECKPOINT, PLAN, ROUNDS, RunFolder
+from lorica.server.results.folder import (
+    ADAPTER,
+    CHECKPOINT,
+    PICTURE,
+    PLAN,
+    REPORT,
+    ROUNDS,
+    SUMMARY,
+    RunFolder,
+)
 from lorica.server.rounds.evaluation import CentralEvaluator
 from lorica.server.rounds.loop import Evaluator, RoundLoop
 from lorica.simulations.run.at_sites import AtSite, PersonalEvaluator, at_site
@@ -39,14 +48,7 @@ from lorica.simulations.run.workers import SiteWorkers, site_workers, worker_cou
 ALONE, POOLED = "alone", "pooled"
 """Run ids of the baselines; like FEDERATION they also tell streams of seeded noise apart."""
 
-SUMMARY, REPORT, PICTURE, ADAPTER, BASELINES, PERSONAL_FOLDER = (
-    "summary.json",
-    "report.html",
-    "picture.png",
-    "adapter",
-    "baselines",
-    "personal",
-)
+BASELINES, PERSONAL_FOLDER = "baselines", "personal"
 
 _NODES_SECONDS = 60.0
 

@@ -11,6 +11,7 @@ from typing import Any
 from lorica.client.ledger.chain import Entry, time_out
 from lorica.client.ledger.charge import number_out
 from lorica.client.ledger.history import History
+from lorica.common.display.csv import harmless
 
 COLUMNS = (
     "number",
@@ -28,8 +29,6 @@ COLUMNS = (
     "epsilon_run",
 )
 """Columns of the CSV; the ε are totals at the ledger's δ once the charge was written."""
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def as_json(history: History, entries: Iterable[Entry]) -> str:
@@ -67,13 +66,13 @@ def as_csv(history: History) -> str:
                 [
                     charged.number,
                     time_out(charged.time),
-                    _inert(charge.run),
+                    harmless(charge.run),
                     charge.round,
-                    _inert(charge.kind),
+                    harmless(charge.kind),
                     repr(event.noise_multiplier),
                     repr(event.sample_rate),
                     event.steps,
-                    _inert(charge.unit),
+                    harmless(charge.unit),
                     charge.fingerprint,
                     "yes" if charged.number in paid else "no",
                     number_out(charged.spent.lifetime),
@@ -81,7 +80,3 @@ def as_csv(history: History) -> str:
                 ]
             )
     return file.getvalue()
-
-
-def _inert(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text

@@ -51,18 +51,22 @@ def layer_indices(plan: AdapterPlan, layers: int) -> list[int]:
 
 
 def layer_count(encoder: Any) -> int:
-    """Number of transformer layers; 0 for networks that are no list of them (ConvNeXt, ResNet)."""
-    config = encoder.config
-    if getattr(config, "hidden_sizes", None):
-        return 0
-    return int(getattr(config, "num_hidden_layers", 0))
+    """Number of transformer layers; 0 for networks that are no list of them (ConvNeXt, ResNet),
+    and for those that run one layer many times (ALBERT)."""
+    path = layer_list(encoder)
+    return 0 if path is None else len(encoder.get_submodule(path))
 
 
 def layer_list(encoder: Any) -> str | None:
     """Path of the list of transformer layers, e.g. "encoder.layer"."""
-    count = layer_count(encoder)
+    config = encoder.config
+    if getattr(config, "hidden_sizes", None):
+        return None
+    count = int(getattr(config, "num_hidden_layers", None) or 0)
     for path, module in encoder.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
+        if not isinstance(module, nn.ModuleList) or not len(module) == count > 0:
+            continue
+        if not any(isinstance(layer, nn.ModuleList) for layer in module):
             return str(path)
     return None
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lorica.common.adapter.lora import layer_count
 from lorica.common.backbone import vision
 from lorica.common.backbone.files import (
     backbone_folder,
@@ -78,9 +79,7 @@ class Backbone:
     @property
     def layers(self) -> int:
         """Number of transformer layers; 0 for networks that are no list of them."""
-        if getattr(self.model.config, "hidden_sizes", None):
-            return 0
-        return int(getattr(self.model.config, "num_hidden_layers", 0))
+        return layer_count(self.model)
 
     @property
     def max_length(self) -> int:

@@ -67,7 +67,12 @@ class AdaptedModel(nn.Module):
             depth = min(chosen, default=0)
             self._biases = OwnBiases(encoder, chosen)
         self.encoder = encoder
-        self.prefix = FrozenPrefix(encoder, depth)
+        self.prefix = FrozenPrefix(
+            encoder,
+            depth,
+            limit=min(plan.training.max_length, backbone.max_length),
+            known_as=f"{backbone.identity} {self.norms}",
+        )
         if plan.training.gradient_checkpointing == "layers" and plan.adapter.kind != "head":
             checkpoint_layers(encoder, depth)
         self.frozen = plan.adapter.kind == "head"

@@ -11,8 +11,9 @@ import torch
 
 from lorica.common.adapter.lora import attach_lora, lora_parameters, structural_copy
 from lorica.common.backbone.loading import Backbone, load_backbone
-from lorica.common.backbone.prefix import FrozenPrefix
+from lorica.common.backbone.prefix import FrozenPrefix, windows_of
 from lorica.common.plan.subject import AdapterPlan, BackbonePlan
+from tests.families import TEXT, WINDOW, make_family
 
 Family = Callable[..., Path]
 
@@ -119,6 +120,81 @@ def test_a_tiny_vocabulary_is_no_error(other_family: Family, vocabulary: int) ->
     folder = other_family("bert", vocab_size=vocabulary)
     backbone = load_backbone(BackbonePlan(source=str(folder)))
     assert FrozenPrefix(structural_copy(backbone.model), 1).depth in (0, 1)
+
+
+WINDOWED = [
+    *["qwen2", "qwen3", "gemma2", "gemma3", "cohere2", "olmo3", "gpt-oss", "modernbert"],
+    *["mistral", "phi3", "gpt-neo"],
+]
+"""Families that choose window, RoPE or kind of attention by a layer's number."""
+
+
+@pytest.mark.parametrize("family", WINDOWED)
+def test_every_layer_keeps_its_window_on_texts_longer_than_it(tmp_path: Path, family: str) -> None:
+    backbone = load_backbone(BackbonePlan(source=str(make_family(tmp_path / family, family))))
+    assert windows_of(backbone.model.config) == [WINDOW]
+    ids = torch.randint(6, 39, (3, 4 * WINDOW), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[1, 2 * WINDOW + 1 :] = 0
+    for depth in (1, 2, 3):
+        encoder = adapted_encoder(backbone, depth, TEXT[family][2])
+        split = FrozenPrefix(encoder, depth, limit=backbone.max_length)
+        assert split.depth == depth
+        with torch.no_grad():
+            whole = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+            together = split.finish(split.hidden(ids, mask), mask)
+        # reference: the undivided encoder, whose layers have their own places
+        torch.testing.assert_close(together[mask.bool()], whole[mask.bool()], rtol=0, atol=1e-5)
+    if family in WINDOWED[:7]:
+        config = backbone.model.config
+        states = backbone.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        config.layer_types = config.layer_types[::-1]
+        turned = backbone.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        assert not torch.allclose(states, turned, atol=1e-2)  # the windows matter here
+
+
+@pytest.mark.parametrize(
+    ("config", "windows"),
+    [
+        ({"attention_window": [4, 8, 8]}, [4, 8]),
+        ({"sliding_window": None, "max_window_layers": 28}, []),
+        ({"local_attention": 128, "window_attention": True}, [128]),
+    ],
+)
+def test_windows_are_read_from_the_config(config: dict[str, Any], windows: list[int]) -> None:
+    from transformers import PretrainedConfig
+
+    assert windows_of(PretrainedConfig(**config)) == windows
+
+
+class OtherBeyond(torch.nn.Module):
+    """An encoder that changes, from ids, what is longer than its window."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.config, self.encoder = model.config, model.encoder
+        self.config.sliding_window = 10
+        self.inner = [model]
+
+    def get_input_embeddings(self) -> Any:
+        return self.inner[0].get_input_embeddings()
+
+    def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+        # the list of layers may have been exchanged in a copy
+        self.inner[0].encoder = self.encoder
+        output = self.inner[0](input_ids=input_ids, attention_mask=attention_mask)
+        if input_ids.shape[1] > 10:
+            output.last_hidden_state = output.last_hidden_state + input_ids[..., None]
+        return output
+
+
+def test_the_halves_are_compared_beyond_the_window_if_a_text_can_be_longer(
+    small_backbone: Path,
+) -> None:
+    backbone = load_backbone(BackbonePlan(source=str(small_backbone)))
+    for limit, depth in ((10, 1), (11, 0), (60, 0)):
+        encoder = OtherBeyond(structural_copy(backbone.model))
+        assert FrozenPrefix(encoder, 1, limit=limit).depth == depth
 
 
 class Unusual(torch.nn.Module):

@@ -25,6 +25,8 @@ import pytest
 
 from tests.postgresql_server import PostgresqlServer, running_server
 
+pytest_plugins = ["tests.groups"]
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

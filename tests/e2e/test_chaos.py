@@ -18,7 +18,7 @@ from tests.conftest import make_small_backbone
 from tests.e2e.faults import VICTIMS, kill, many_runs, power_cut, records, small_plan, victims
 from tests.e2e.federation import COORDINATOR, Federation, charged_rounds, furthest_weight, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.chaos]
+pytestmark = [pytest.mark.slow("many runs of a real federation"), pytest.mark.chaos]
 
 KILLS = int(os.environ.get("LORICA_CHAOS_KILLS", "6"))
 SEED = int(os.environ.get("LORICA_CHAOS_SEED", "0"))

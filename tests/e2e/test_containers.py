@@ -24,7 +24,7 @@ from tests.e2e.faults import records
 from tests.e2e.federation import BIN, can_make_hosts, free_port, wait_for
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow("starts the real services"),
     pytest.mark.e2e,
     pytest.mark.skipif(not can_make_hosts(), reason="mounts and namespaces need root"),
 ]

@@ -44,7 +44,7 @@ from tests.e2e.federation import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.chaos]
+pytestmark = [pytest.mark.slow("many runs of a real federation"), pytest.mark.chaos]
 
 ROUNDS = 4
 SITE_DISK, COORDINATOR_DISK = 160, 200

@@ -37,7 +37,7 @@ from tests.e2e.federation import (
 )
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow("a whole run of a real federation"),
     pytest.mark.e2e,
     pytest.mark.skipif(
         not can_make_hosts(), reason="making hosts needs root and the program ip (iproute2)"

@@ -197,7 +197,7 @@ class TestSpeed:
     def test_one_round_more_takes_well_under_a_second(self, tmp_path):
         self._one_round_more(tmp_path / "ledger.sqlite", 150)
 
-    @pytest.mark.slow
+    @pytest.mark.slow("a thousand rounds are charged first")
     def test_one_round_more_on_a_thousand_takes_well_under_a_second(self, tmp_path):
         self._one_round_more(tmp_path / "ledger.sqlite", 1000)
 

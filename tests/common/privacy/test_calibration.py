@@ -55,11 +55,12 @@ def reference_sigma(budget: float, rate: float, steps: int, guess: float) -> flo
 
 EASY = [(1.0, 0.1, 60), (3.0, 0.3, 60), (2.0, 1.0, 60)]
 GRID = list(itertools.product((0.5, 2.0, 8.0), (0.02, 0.1, 0.3), (60, 400)))
+SLOW = pytest.mark.slow("dp-accounting's calibration takes half a minute a setting")
 
 
 @pytest.mark.parametrize(
     ("budget", "rate", "steps"),
-    [*EASY, *(pytest.param(*setting, marks=pytest.mark.slow) for setting in GRID)],
+    [*EASY, *(pytest.param(*setting, marks=SLOW) for setting in GRID)],
 )
 def test_noise_agrees_with_dp_accountings_own_calibration_to_one_per_cent(
     budget: float, rate: float, steps: int

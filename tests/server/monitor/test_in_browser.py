@@ -25,7 +25,7 @@ from lorica.server.store import RunStore
 from tests.conftest import SMALL_WORDS, make_small_backbone
 from tests.server.monitor.helpers import PASSWORDS, add_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.web]
+pytestmark = [pytest.mark.slow("a browser at a live run, minutes"), pytest.mark.web]
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe_module = pytest.importorskip("axe_playwright_python.sync_playwright")
 

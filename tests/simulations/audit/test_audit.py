@@ -326,7 +326,7 @@ def test_default_plans_batches_fit_the_largest_site_without_canaries() -> None:
     assert plan.training.expected_batch_size < largest
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the default plan, audited whole")
 @pytest.mark.parametrize("part", [None, HalfNoise])
 def test_default_audit_is_below_the_claim_and_with_half_the_noise_above_it(
     part: type | None, monkeypatch: pytest.MonkeyPatch

@@ -267,7 +267,7 @@ def test_command_writes_the_report_of_the_releases(plan: RunPlan, tmp_path: Path
     assert page.count("<svg") == 2
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the default plan, audited whole")
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_default_recipe_is_below_the_claim_and_with_half_the_noise_above_it(
     share: float, monkeypatch: pytest.MonkeyPatch

@@ -80,7 +80,7 @@ def test_a_small_language_model_is_a_backbone_that_knows_its_sentences(
     assert task_of(plan).model(load_backbone(plan.backbone)).adapter_parameters
 
 
-@pytest.mark.slow
+@pytest.mark.slow("pretrains the backbone of every task")
 def test_every_kind_of_task_has_a_run_whose_data_its_task_accepts(tmp_path: Path) -> None:
     kinds = set()
     for make in TASKS.values():
@@ -93,7 +93,7 @@ def test_every_kind_of_task_has_a_run_whose_data_its_task_accepts(tmp_path: Path
     assert kinds == set(get_args(TaskKind))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("pretrains, then four whole runs")
 def test_digits_0_to_4_help_to_tell_5_to_9(tmp_path: Path) -> None:
     """Three sites; the same transformer with random weights is what it is compared with."""
     pretrained, random = images(tmp_path), images_scratch(tmp_path)
@@ -104,7 +104,7 @@ def test_digits_0_to_4_help_to_tell_5_to_9(tmp_path: Path) -> None:
         assert transferred > scratch + margin, epsilon
 
 
-@pytest.mark.slow
+@pytest.mark.slow("pretrains, then three whole runs")
 def test_the_result_of_a_run_is_a_better_backbone_than_the_one_it_started_from(
     tmp_path: Path,
 ) -> None:

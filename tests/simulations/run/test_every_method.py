@@ -122,7 +122,7 @@ def test_cached_and_uncached_releases_are_the_same(plan: RunPlan, method: str) -
             torch.testing.assert_close(tensor, anew[name], rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts Flower's simulation engine, with Ray")
 @pytest.mark.parametrize("method", METHODS)
 def test_both_engines_give_the_same_adapter(plan: RunPlan, tmp_path: Path, method: str) -> None:
     """Flower's simulation engine, its worker processes included, against the in-process one: also

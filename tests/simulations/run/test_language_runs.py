@@ -27,7 +27,7 @@ MODULES = TARGETS | {
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"],
 }
 
-pytestmark = pytest.mark.slow  # a model is pretrained first in each
+pytestmark = pytest.mark.slow("pretrains a language model in each test")
 
 
 def simulate(tmp_path: Path, kind: str, model: str, epsilon: str, **more: Any) -> list[Any]:

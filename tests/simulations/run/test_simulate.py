@@ -598,7 +598,7 @@ def test_a_label_that_occurs_once_is_part_of_the_run(
     assert simulation.plan.task.labels == ["health", "money", "rare"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts Flower's simulation engine, with Ray")
 def test_flowers_engine_gives_the_same_adapter(
     plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,13 +5,14 @@ Every test is in at least one group: ``unit`` unless a marker says ``process``, 
 
 - ``@pytest.mark.slow("why")``: a slow test says why. Such a test is not in ``make test``.
 - A test that starts a process with ``subprocess`` is marked ``process`` (or one of the larger
-  groups); one that does not say so fails.
+  groups).
 - A unit test, and each fixture it is the first to ask for, takes at most ``CEILING`` processor
-  seconds; ``@pytest.mark.ceiling(seconds, "why")`` allows more. Those above are listed when
-  the session ends and never fail: how long a computation takes is no property of the code alone.
+  seconds; ``@pytest.mark.ceiling(seconds, "why")`` allows more.
 
-Processor seconds (user and system, of this process, its threads and the children that have ended)
-and not those on the wall: a busy machine changes them little.
+Tests against the last two are listed when the session ends and never fail: how long a computation
+takes is no property of the code alone, and a library may start programs of its own. Processor
+seconds are those of this process, its threads and the children that have ended, user and system,
+not those on the wall: a busy machine changes them little.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import resource
 import sys
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -29,14 +30,25 @@ CEILING = 5.0
 """Processor seconds that a unit test may take."""
 
 LARGER = ("process", "slow", "e2e", "web", "chaos")
-SECONDS = "processor seconds"
+
+
+class Cost(NamedTuple):
+    """What one phase of a test took, and may take."""
+
+    seconds: float
+    ceiling: float
+    """0: none."""
+    programs: str
+    """That a unit test started, joined by commas."""
+    test: str
+    """The phase and the test's name."""
+
 
 _last = 0.0
 """What this process had used at the last report."""
 _started: list[str] | None = None
 """Programs that the test being called has started; None between tests."""
-_taken: list[tuple[float, float, str]] = []
-"""Of each phase of a test: seconds, seconds allowed, its name."""
+_costs: list[Cost] = []
 
 
 def _watch(event: str, details: tuple[Any, ...]) -> None:
@@ -78,52 +90,47 @@ def pytest_runtest_setup() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a unit test that started a process."""
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """Note the programs that the test starts."""
     global _started
     _started = []
-    try:
-        result = yield
-        if _started and item.get_closest_marker("unit"):
-            pytest.fail(
-                f"this unit test started {', '.join(_started)}: call the code in this process, or "
-                "mark the test @pytest.mark.process",
-                pytrace=False,
-            )
-        return result
-    finally:
-        _started = None
+    return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
+    item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Write into the report what the phase took and may take (xdist carries it over)."""
-    global _last
+    """Write the phase's cost into its report (which xdist carries to the main process)."""
+    global _last, _started
     report = yield
+    unit = item.get_closest_marker("unit") is not None
     marker = item.get_closest_marker("ceiling")
-    allowed = marker.args[0] if marker else CEILING if item.get_closest_marker("unit") else 0.0
+    ceiling = float(marker.args[0]) if marker else CEILING if unit else 0.0
+    programs = ", ".join(dict.fromkeys(_started or [])) if unit else ""
     now = _used()
-    report.user_properties.append((SECONDS, (now - _last, allowed)))
-    _last = now
+    cost = Cost(now - _last, ceiling, programs, f"{call.when:<8} {item.nodeid}")
+    report.user_properties.append(("cost", tuple(cost)))
+    _last, _started = now, None
     return report
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Gather the figures of all workers."""
-    if figures := dict(report.user_properties).get(SECONDS):
-        taken, allowed = figures
-        _taken.append((taken, allowed, f"{report.when:<8} {report.nodeid}"))
+    """Gather the costs of all workers."""
+    _costs.extend(Cost(*value) for name, value in report.user_properties if name == "cost")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List unit tests above the ceiling; write all figures where LORICA_TEST_SECONDS says."""
-    if name := os.environ.get("LORICA_TEST_SECONDS"):
-        lines = [f"{taken:9.3f}\t{test}\n" for taken, _, test in sorted(_taken, reverse=True)]
+    """List what is against the rules; write all costs into the file of LORICA_TEST_COSTS."""
+    costs = sorted(_costs, reverse=True)
+    if name := os.environ.get("LORICA_TEST_COSTS"):
+        lines = [f"{cost.seconds:9.3f}\t{cost.test}\n" for cost in costs]
         Path(name).write_text("".join(lines), encoding="utf-8")
-    above = [entry for entry in sorted(_taken, reverse=True) if 0 < entry[1] < entry[0]]
-    if above:
-        terminalreporter.section(f"unit tests above their ceiling of {CEILING:g} processor seconds")
-        for taken, _, test in above:
-            terminalreporter.line(f"{taken:7.1f} s {test}")
+    if above := [cost for cost in costs if 0 < cost.ceiling < cost.seconds]:
+        terminalreporter.section(f"unit tests above {CEILING:g} processor seconds")
+        for cost in above:
+            terminalreporter.line(f"{cost.seconds:7.1f} s {cost.test}")
+    if starting := [cost for cost in costs if cost.programs]:
+        terminalreporter.section("unit tests that started programs, not marked process")
+        for cost in starting:
+            terminalreporter.line(f"{cost.programs}: {cost.test}")

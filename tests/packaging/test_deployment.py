@@ -139,6 +139,7 @@ def test_images_are_pinned_not_root_and_checked_for_health() -> None:
         assert "USER 10001:10001" in stage and "HEALTHCHECK" in stage
 
 
+@pytest.mark.process
 def test_the_nodes_image_needs_no_torch() -> None:
     source = (
         "import sys, lorica.client.site.services, lorica.client.app, lorica.client.node.forwarder\n"
@@ -171,6 +172,7 @@ def test_what_is_started_is_a_command_with_these_options(arguments: list[str]) -
     assert done.exit_code == 0 and "Usage" in done.output
 
 
+@pytest.mark.process
 def test_the_tryouts_plan_is_a_plan_and_its_script_parses() -> None:
     assert len(load_plan(DOCKER / "tryout" / "plan.toml").task.labels) == 8
     script = DOCKER / "tryout" / "tryout.sh"
@@ -178,6 +180,7 @@ def test_the_tryouts_plan_is_a_plan_and_its_script_parses() -> None:
     assert checked.returncode == 0, checked.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_systemd_takes_the_units(unit: Path, tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:

@@ -54,6 +54,7 @@ def resolves(name: str) -> bool:
     return rest[0] in defined(place / "__init__.py")
 
 
+@pytest.mark.process
 def test_every_name_of_a_module_in_docs_docstrings_and_configuration_resolves() -> None:
     files = tracked("*.py", "*.md", "*.toml", "*.sh", "*.yml", "*.yaml", "docker", "Makefile")
     wrong = []
@@ -80,6 +81,7 @@ def test_a_name_that_is_nowhere_is_found() -> None:
     assert not resolves("lorica.client.no_such_room.module")
 
 
+@pytest.mark.process
 def test_no_room_has_more_than_a_screenful_of_modules() -> None:
     modules: dict[Path, int] = {}
     for path in tracked(*(f"{side}/*.py" for side in SIDES)):

@@ -81,6 +81,7 @@ def sources(root: Path, *suffixes: str) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.process
 def test_the_wheel_holds_every_module(wheel: Path) -> None:
     """Against the sources: a package forgotten in pyproject.toml would be missing."""
     expected = sources(ROOT, ".py")
@@ -88,6 +89,7 @@ def test_the_wheel_holds_every_module(wheel: Path) -> None:
     assert sources(wheel / "lorica", ".py") == expected
 
 
+@pytest.mark.process
 def test_the_wheel_holds_plans_and_templates(wheel: Path) -> None:
     expected = sources(ROOT, ".toml", ".j2", ".html", ".css")
     assert "simulations/plans/demo.toml" in expected
@@ -96,6 +98,7 @@ def test_the_wheel_holds_plans_and_templates(wheel: Path) -> None:
     assert found == expected
 
 
+@pytest.mark.process
 def test_the_wheel_holds_no_tests_and_no_data(wheel: Path) -> None:
     files = [path.relative_to(wheel) for path in wheel.rglob("*") if path.is_file()]
     assert {path.parts[0].partition("-")[0] for path in files} == {"lorica"}
@@ -133,6 +136,7 @@ print("version", found.version, found.locate_file(""), sep="|")
 """
 
 
+@pytest.mark.process
 def test_every_entry_point_loads_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
     lines = [row.split("|") for row in python(LOAD_ALL, path=wheel, cwd=tmp_path).splitlines()]
     points = [row for row in lines if row[0] != "version"]
@@ -149,6 +153,7 @@ def test_every_entry_point_loads_from_the_wheel(wheel: Path, tmp_path: Path) -> 
     assert lines[-1][1] == config["project"]["version"]
 
 
+@pytest.mark.process
 def test_the_metadata_name_what_the_extras_need(wheel: Path) -> None:
     (folder,) = wheel.glob("lorica-*.dist-info")
     held = Distribution.at(folder)
@@ -178,6 +183,7 @@ except SystemExit as ended:
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -221,6 +227,7 @@ def test_the_bundle_holds_the_two_apps_and_nothing_else(bundle: Path) -> None:
                for name in others)  # fmt: skip
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("component", "kind"),
     [("server.app", "flwr.serverapp:ServerApp"), ("client.app", "flwr.clientapp:ClientApp")],

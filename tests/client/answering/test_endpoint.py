@@ -250,6 +250,7 @@ def test_a_simulated_node_finds_its_provider() -> None:
     assert type(trainer).__module__ == "lorica.simulations.run.sites"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("module", ["lorica.client.app", "lorica.client.answering.endpoint"])
 def test_the_thin_client_app_imports_no_torch_and_nothing_of_the_other_sides(module: str) -> None:
     script = f"import sys, {module}; print(*sys.modules, sep='\\n')"

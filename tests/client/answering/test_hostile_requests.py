@@ -42,6 +42,8 @@ from tests.client.service.helpers import (
 )
 from tests.conftest import make_small_backbone
 
+pytestmark = pytest.mark.process
+
 MOST_GROWTH = 400 << 20
 MOST_SECONDS = 60.0
 """Far above what any attack takes here (under one second each), for a machine that is busy."""

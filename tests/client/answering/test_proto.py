@@ -13,6 +13,7 @@ from lorica.client.answering import trainer_pb2
 ANSWERING = Path(__file__).resolve().parents[3] / "client/answering"
 
 
+@pytest.mark.process
 def test_regenerating_gives_the_committed_code(tmp_path: Path) -> None:
     pytest.importorskip("grpc_tools")
     outputs = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]

@@ -278,6 +278,7 @@ class TestReport:
         assert certainty(float("inf")) == 1.0
 
 
+@pytest.mark.process
 def test_the_ledger_needs_neither_torch_nor_flower() -> None:
     """A site's ledger opens quickly, and its commands start quickly."""
     program = (

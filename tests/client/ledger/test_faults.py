@@ -259,6 +259,7 @@ def fill(path: Path) -> tuple[Code | None, int]:
     return None, stored
 
 
+@pytest.mark.process
 class TestFullDisk:
     @pytest.mark.parametrize("allowance", [30_000, 50_001, 70_000, 130_000])
     def test_a_file_size_limit_is_a_sentence_and_nothing_is_half_written(self, tmp_path, allowance):

@@ -348,6 +348,7 @@ def test_secure_forks_never_repeat() -> None:
     assert _all_distinct(rows)
 
 
+@pytest.mark.process
 def test_secure_spawned_processes_and_restarts_never_repeat() -> None:
     source = SecureNoise()
     with multiprocessing.get_context("spawn").Pool(2) as pool:  # pickles the source, too

@@ -117,6 +117,7 @@ def test_a_hostile_bundle_cannot_be_approved_and_leaves_nothing(name: str, tmp_p
     assert not list(tmp_path.rglob("*.fab"))
 
 
+@pytest.mark.process
 def test_two_builds_of_the_bundle_are_the_same_bytes_in_another_process() -> None:
     script = (
         "import hashlib; from lorica.common.wire.bundle import build_bundle;"
@@ -235,6 +236,7 @@ def guarded(root: Path, fab: Path, *named: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.process
 def test_flower_loads_the_approved_app_through_the_guard_and_no_other_folder(
     tmp_path: Path,
 ) -> None:
@@ -250,6 +252,7 @@ def test_flower_loads_the_approved_app_through_the_guard_and_no_other_folder(
     assert guarded(tmp_path, fab, "lorica/lorica", elsewhere, bundle.sha256).returncode
 
 
+@pytest.mark.process
 def test_the_node_starts_the_guarded_program(tmp_path: Path) -> None:
     approve(build_bundle(), tmp_path)
     environment = node_environment(prepare(CONFIG, tmp_path))

@@ -22,6 +22,8 @@ from tests.client.service.helpers import (
     trainer_process,
 )
 
+pytestmark = pytest.mark.process
+
 PEAK_MIB = 150
 
 CLIENTAPP = """

@@ -89,6 +89,7 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.process
 @as_root
 def test_other_users_are_denied_by_the_sockets_mode(open_folder: Path) -> None:
     with door(open_folder) as path:
@@ -97,6 +98,7 @@ def test_other_users_are_denied_by_the_sockets_mode(open_folder: Path) -> None:
         assert heard_by(LISTED, path) == "denied"
 
 
+@pytest.mark.process
 @as_root
 def test_a_listed_user_is_let_in_and_a_stranger_is_hung_up_on(open_folder: Path) -> None:
     with door(open_folder, LISTED) as path:

@@ -43,6 +43,7 @@ def charges(config: Path) -> int:
         ledger.close()
 
 
+@pytest.mark.process
 def test_a_run_of_50_rounds_loads_the_backbone_once(site: Path, small_backbone: Path) -> None:
     plan = small_plan(small_backbone, rounds={"count": 50, "evaluate_every": 50})
     socket = site.parent / "trainer.sock"
@@ -60,6 +61,7 @@ def test_a_run_of_50_rounds_loads_the_backbone_once(site: Path, small_backbone: 
     assert 0 < found.epsilon_spent <= plan.privacy.epsilon * 1.001
 
 
+@pytest.mark.process
 def test_the_same_request_asked_by_many_at_once_costs_once(site: Path, plan: RunPlan) -> None:
     socket, request = site.parent / "trainer.sock", request_for(plan, TRAIN, 1)
     with trainer_process(site), ThreadPoolExecutor(6) as pool:
@@ -69,6 +71,7 @@ def test_the_same_request_asked_by_many_at_once_costs_once(site: Path, plan: Run
     assert charges(site) == 1
 
 
+@pytest.mark.process
 def test_told_to_end_the_trainer_ends_cleanly_and_removes_its_socket(site: Path) -> None:
     with trainer_process(site) as process:
         process.send_signal(signal.SIGTERM)
@@ -76,6 +79,7 @@ def test_told_to_end_the_trainer_ends_cleanly_and_removes_its_socket(site: Path)
     assert not (site.parent / "trainer.sock").exists()
 
 
+@pytest.mark.process
 def test_a_killed_trainers_socket_is_taken_over_a_living_ones_is_not(
     site: Path, plan: RunPlan
 ) -> None:
@@ -91,6 +95,7 @@ def test_a_killed_trainers_socket_is_taken_over_a_living_ones_is_not(
             assert ask(socket, CAPABILITIES, request_for(plan, CAPABILITIES, 0)).status == "ok"
 
 
+@pytest.mark.process
 def test_a_trainer_that_comes_back_answers_a_request_that_waits(site: Path, plan: RunPlan) -> None:
     socket, request = site.parent / "trainer.sock", request_for(plan, TRAIN, 1)
     with ThreadPoolExecutor(1) as pool:
@@ -105,6 +110,7 @@ def test_without_a_trainer_the_refusal_says_so(site: Path, plan: RunPlan) -> Non
     assert caught.value.code is Code.TRAINER_DOWN
 
 
+@pytest.mark.process
 def test_the_trainers_process_has_no_network_interface_up(site: Path) -> None:
     if subprocess.run(["unshare", "-Un", "true"], capture_output=True).returncode:
         pytest.skip("this system allows no user namespaces")

@@ -47,11 +47,13 @@ def run(tmp_path: Path) -> Run:
     return start
 
 
+@pytest.mark.process
 def test_the_version_is_the_installed_one(run: Run) -> None:
     done = run("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"lorica {version('lorica')}\n", "")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [("--help",), ()])
 def test_help_lists_the_commands_of_all_packages(run: Run, arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
@@ -59,6 +61,7 @@ def test_help_lists_the_commands_of_all_packages(run: Run, arguments: tuple[str,
         assert f"│ {command} " in done.stdout, command
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("code", ["308", "LOR-308", "lor-308"])
 def test_explain_says_what_a_code_means_and_how_to_mend_it(run: Run, code: str) -> None:
     done = run("explain", code)
@@ -69,6 +72,7 @@ def test_explain_says_what_a_code_means_and_how_to_mend_it(run: Run, code: str) 
         assert text in words
 
 
+@pytest.mark.process
 def test_explain_without_a_code_lists_them_all(run: Run) -> None:
     done = run("explain")
     assert done.returncode == 0
@@ -76,6 +80,7 @@ def test_explain_without_a_code_lists_them_all(run: Run) -> None:
         assert code.value in done.stdout and entry.title in done.stdout
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("code", ["999", "LOR-0", "", "help me", "[bold]"])
 def test_an_unknown_code_is_a_usage_error(run: Run, code: str) -> None:
     done = run("explain", code)
@@ -83,6 +88,7 @@ def test_an_unknown_code_is_a_usage_error(run: Run, code: str) -> None:
     assert "no error code" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.process
 def test_the_printed_defaults_are_a_plan_file_equal_to_the_defaults(
     run: Run, tmp_path: Path
 ) -> None:
@@ -92,6 +98,7 @@ def test_the_printed_defaults_are_a_plan_file_equal_to_the_defaults(
     assert load_plan(tmp_path / "plan.toml") == RunPlan()
 
 
+@pytest.mark.process
 def test_a_checked_plan_is_printed_whole_with_its_fingerprint(run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('[task]\nlabels = ["naïve", "b"]\n', encoding="utf-8")
     done = run("plan", "check", "mine.toml", "--set", "privacy.epsilon=3")
@@ -102,6 +109,7 @@ def test_a_checked_plan_is_printed_whole_with_its_fingerprint(run: Run, tmp_path
     assert load_plan(tmp_path / "printed.toml") == expected
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -123,6 +131,7 @@ def test_a_plan_error_goes_to_stderr_with_code_and_mend_and_exit_status_11(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [("nonesuch",), ("plan", "nonesuch"), ("--nonesuch",)])
 def test_an_unknown_command_or_option_is_a_usage_error(
     run: Run, arguments: tuple[str, ...]

@@ -17,6 +17,8 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.lock import holder, only_one
 from lorica.common.machine.supervisor import Service, Supervisor
 
+pytestmark = pytest.mark.process
+
 FOREVER = ["sh", "-c", "echo up; exec sleep 1000"]
 
 

@@ -208,6 +208,7 @@ def test_the_superlink_is_private_authenticated_and_installs_nothing(home: Coord
     assert "--disable-runtime-dependency-installation" in command
 
 
+@pytest.mark.process
 def test_nginx_takes_its_settings(home: CoordinatorHome) -> None:
     try:
         nginx = find_nginx()
@@ -218,6 +219,7 @@ def test_nginx_takes_its_settings(home: CoordinatorHome) -> None:
     assert tested.returncode == 0, tested.stderr
 
 
+@pytest.mark.process
 def test_workers_of_a_killed_proxy_give_its_port_back(home: CoordinatorHome) -> None:
     try:
         nginx = find_nginx()
@@ -348,6 +350,7 @@ def test_a_coordinator_toml_that_cannot_be_is_no_missing_coordinator(
     assert caught.value.code is Code.COORDINATOR_CONFIG
 
 
+@pytest.mark.process
 def test_the_monitor_listens_where_coordinator_toml_says_but_not_open_to_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,6 +158,7 @@ def promtool() -> str:
     return found
 
 
+@pytest.mark.process
 def test_promtool_accepts_the_metrics(store: RunStore, promtool: str) -> None:
     """With a site's name that tries to be a sample of its own."""
     running(store, record(1, sites=("north", HOSTILE), late=HOSTILE))
@@ -168,6 +169,7 @@ def test_promtool_accepts_the_metrics(store: RunStore, promtool: str) -> None:
     assert samples == []
 
 
+@pytest.mark.process
 def test_promtool_accepts_the_rules_and_their_own_tests(promtool: str) -> None:
     for command in (["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]):
         done = subprocess.run([promtool, *command], cwd=MONITORING, capture_output=True, text=True)

@@ -41,6 +41,7 @@ def test_the_migrations_make_the_tables_that_the_models_describe(store: RunStore
         assert ScriptDirectory.from_config(configured(connection)).get_heads() == [HEAD]
 
 
+@pytest.mark.process
 def test_two_processes_open_an_empty_store_at_once(store_url: str) -> None:
     code = "import sys; from lorica.server.store import RunStore; RunStore.open(sys.argv[1])"
     both = [
@@ -226,6 +227,7 @@ def test_a_stop_reaches_the_run_once_and_says_who(store: RunStore) -> None:
     assert not store.stop_requested("going")
 
 
+@pytest.mark.process
 def test_a_run_whose_process_is_gone_is_interrupted(store: RunStore) -> None:
     store.create_run("run-1", PLAN)
     store.begin("run-1", PLAN, [], 1)

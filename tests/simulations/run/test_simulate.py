@@ -454,6 +454,7 @@ def resume_on_a_full_disk(out: Path, size: int, monkeypatch: pytest.MonkeyPatch)
     return ended.value.code
 
 
+@pytest.mark.process
 def test_ctrl_c_keeps_whole_rounds_and_says_how_to_go_on(plan: RunPlan, tmp_path: Path) -> None:
     """A real SIGINT, then --resume; against an uninterrupted run, to the byte."""
     longer = plan.replace(rounds={"count": 30}, privacy={"epsilon": float("inf")})

@@ -85,6 +85,13 @@ class Code(Enum):
     COORDINATOR_KEY = "LOR-510"
     WORKER_DIED = "LOR-511"
 
+    ROSTER_INVALID = "LOR-531"
+    PEERS_UNCONFIRMED = "LOR-532"
+    SUM_UNKNOWN = "LOR-533"
+    SURVIVORS_REFUSED = "LOR-534"
+    SEALED_REPLY_REFUSED = "LOR-535"
+    SUM_LOST = "LOR-536"
+
     STORAGE_FULL = "LOR-601"
     STORAGE_DENIED = "LOR-602"
     RUN_FOLDER_EXISTS = "LOR-603"
@@ -498,6 +505,44 @@ CATALOGUE: dict[Code, Entry] = {
         "someone ends them, too. Whole rounds are kept.",
         "Go on with lorica simulate --resume FOLDER. Where memory ran out, set "
         "simulation.workers to a lower number; 1 needs no workers at all.",
+    ),
+    Code.ROSTER_INVALID: Entry(
+        "The roster of a sealed sum is not genuine.",
+        "A site's key for the run is not signed by that site, is none, or is there twice; or the "
+        "site that was asked is not in the roster as it introduced itself.",
+        "Do not go on with this coordinator before its operators have explained it.",
+    ),
+    Code.PEERS_UNCONFIRMED: Entry(
+        "Too few of the sum's sites are known here.",
+        "A sum hides a site among others only if these are real: the site's people confirm whom "
+        "they know by the fingerprints of their keys (policy.peers, policy.fewest_peers).",
+        "At the site: `lorica site peers show`, compare the fingerprints with the other sites' "
+        "people, then `lorica site peers confirm NAME`.",
+    ),
+    Code.SUM_UNKNOWN: Entry(
+        "The request belongs to another sum than the site's.",
+        "A site gives its vector of a round to one sum: one roster, one threshold, one plan. This "
+        "request names another one, or a sum that the site gave nothing to.",
+        "Go on with the sum that was begun: resume the run from its folder.",
+    ),
+    Code.SURVIVORS_REFUSED: Entry(
+        "The site does not open a sum over these sites.",
+        "They are fewer than the threshold, the site itself is not among them, it agreed to "
+        "another set before, or too few sites signed this one.",
+        "Nothing was opened. If the coordinator's folder was lost, the round is lost with it.",
+    ),
+    Code.SEALED_REPLY_REFUSED: Entry(
+        "A site's part of a sealed sum was refused.",
+        "It is malformed, not signed, of another sum, or does not fit what the site committed "
+        "itself to.",
+        "Look at the site's log for that round; the sum is made without it if enough are left.",
+    ),
+    Code.SUM_LOST: Entry(
+        "A sealed sum could not be opened.",
+        "Too few sites gave their shares, or a site's shares do not fit its masks. Nothing of any "
+        "single site was seen.",
+        "Bring the sites back and resume the run: they answer the same round again at no cost. "
+        "If the message names a site that cheats, go on without it.",
     ),
     Code.STORAGE_FULL: Entry(
         "The disk is full.",

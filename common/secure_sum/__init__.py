@@ -1,0 +1,1 @@
+"""Secure aggregation: arithmetic, keys and messages that sites and coordinator share."""

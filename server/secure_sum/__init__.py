@@ -1,0 +1,1 @@
+"""The coordinator in secure aggregation: collects, fixes who survived, opens the sum."""

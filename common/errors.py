@@ -61,6 +61,7 @@ class Code(Enum):
     DATA_OUTSIDE = "LOR-329"
     DATA_DUPLICATES = "LOR-330"
     DATA_CLASSES = "LOR-331"
+    DATA_ALIKE = "LOR-332"
 
     PRIVACY_EPSILON = "LOR-401"
     PRIVACY_DELTA = "LOR-402"
@@ -388,6 +389,13 @@ CATALOGUE: dict[Code, Entry] = {
         "data.classes names some local labels, but not this one, and it is none of those that "
         "are mapped to.",
         'Add it to data.classes, or set data.unmapped = "drop" to leave such records out.',
+    ),
+    Code.DATA_ALIKE: Entry(
+        "Two labels, or the names of two sites, only look alike.",
+        "They differ in case, in blanks or invisible characters, in how Unicode composes a letter, "
+        "or in how a number is written. Most often they are one class; taken as two, each is "
+        "learned from half of its records.",
+        'Correct the data, or set data.alike: "merge" takes them as one, "keep" as different.',
     ),
     Code.PRIVACY_EPSILON: Entry(
         "The privacy budget epsilon cannot be used.",

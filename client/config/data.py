@@ -73,6 +73,10 @@ class SiteData(Section):
     unmapped: Literal["refuse", "drop"] = "refuse"
     """Records whose label is neither in ``classes`` nor one that it maps to: "refuse" the data, or
     "drop" the records. Used when ``classes`` is not empty."""
+    alike: Literal["refuse", "merge", "keep"] = "refuse"
+    """Labels that only look alike (case, blanks, invisible characters, 1 and 1.0): "refuse" the
+    data, "merge" them and take them for the plan's label that looks like them, or "keep" them
+    apart. Used where every task that the site allows has one label a record."""
     duplicates: Literal["keep", "drop", "refuse"] = "keep"
     """Records that equal another in text, label and unit: "keep" them, "drop" all but one, or
     "refuse" the data. Equal records of different units always stay: dropping one because of

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lorica.client.data.spellings import IdsAlike, IdSpellings
 from lorica.client.data.suspects import (
     Columns,
     LabelNames,
@@ -22,7 +23,9 @@ from lorica.client.data.suspects import (
 )
 from lorica.client.data.table_figures import ColumnFigures, TableFigures
 from lorica.client.data.tallies import Groups, KeyTally, Lengths, hashed, mixed_hash
+from lorica.common.data.names.alike import groups_alike
 from lorica.common.data.batches import Batch, as_arrow
+from lorica.common.data.names.normal import BLANKS, forms, id_form
 from lorica.common.data.records import Roles, require_roles
 from lorica.common.errors import Code, LoricaError
 
@@ -54,6 +57,10 @@ class Overview:
     """Column -> records in which it is empty."""
     labels: dict[str, int] = field(default_factory=dict)
     """Label -> records, most frequent first; of at most 10,000 labels."""
+    alike: list[dict[str, int]] = field(default_factory=list)
+    """Spelling -> records, of every group of labels that only look alike."""
+    ids_alike: IdsAlike | None = None
+    """Of units: ids that are one in normal form, and those that only look alike."""
     characters: dict[str, int] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     """Of a sample; empty without a tokenizer."""
@@ -115,6 +122,7 @@ class _Looking:
         self._names, self._patterns = LabelNames(), Patterns()
         self._same, self._columns = SameTextOtherLabel(), Columns()
         self._table = TableFigures(roles.table)
+        self._ids = IdSpellings()
         self._dates: dict[str, tuple[str, str] | None] = {}
         self._side: list[tuple[int, int]] = []
 
@@ -133,7 +141,7 @@ class _Looking:
         arrays = {name: as_arrow(cells) for name, cells in batch.items()}
         self._table.add(arrays)
         texts = arrays[self._roles.text]
-        labels = pc.utf8_trim_whitespace(arrays[self._roles.label])
+        labels = pc.utf8_trim(arrays[self._roles.label], BLANKS)
         self.found.columns = [
             name for name in arrays if not (pictures and name == self._roles.text)
         ]
@@ -175,7 +183,10 @@ class _Looking:
             self._tokenized += len(some)
         both = mixed_hash(hashed(listed), label_hashes)
         if self._roles.unit:
-            owners = hashed(arrays[self._roles.unit].to_pylist())
+            cells = arrays[self._roles.unit].to_pylist()
+            ids = forms(cells, id_form)
+            self._ids.add(ids, cells)
+            owners = hashed(ids)
             self._units.add(owners, label_hashes)
             self._equal_in_unit.add(mixed_hash(both, owners), label_hashes)
             self._equal.add(both, owners)
@@ -207,6 +218,8 @@ class _Looking:
         found = self.found
         found.missing = {name: self._missing[name] for name in found.columns}
         found.labels = dict(self._labels.most_common(_MOST_LABELS))
+        found.alike = groups_alike(found.labels)
+        found.ids_alike = self._ids.found() if self._roles.unit else None
         if self._side:
             found.images = {
                 "shortest side": min(short for short, _ in self._side),

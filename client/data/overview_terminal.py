@@ -8,6 +8,7 @@ from rich.text import Text
 
 from lorica.client.data.overview import NOTICE, Overview
 from lorica.client.data.tallies import Groups
+from lorica.common.data.names.alike import shown_spelling
 from lorica.common.display.text import printable
 
 _SHOWN = 25
@@ -22,6 +23,7 @@ def show(found: Overview, console: Console) -> None:
 
 def _parts(found: Overview) -> list[RenderableType]:
     parts: list[RenderableType] = [_figures(found), _columns(found), _labels(found)]
+    parts += [_alike(found)] if found.alike else []
     parts += [_table(found)] if found.table else []
     if found.suspects:
         table = Table("suspicion", "records", "why", title="Leak suspects", title_justify="left")
@@ -54,6 +56,12 @@ def _figures(found: Overview) -> Table:
         units = found.units
         crowds = ", ".join(f"{count:,} with more than {n}" for n, count in units.sizes.items())
         table.add_row("units", f"{_about(units)}{units.keys:,}: {crowds}; most {units.largest:,}")
+    ids = found.ids_alike
+    if ids and ids.one:
+        table.add_row("… written in several ways", f"{ids.one:,}: taken as one unit each")
+    if ids and ids.alike:
+        examples = _name(f"{ids.alike:,}, such as {'; '.join(ids.examples)}: units of their own")
+        table.add_row("… that only look alike", examples)
     for name, (least, most) in found.dates.items():
         table.add_row(f"dates in {_name(name)}", f"{least} to {most}")
     return table
@@ -82,6 +90,15 @@ def _labels(found: Overview) -> Table:
     if len(found.labels) > _SHOWN:
         rest = list(found.labels.values())[_SHOWN:]
         table.add_row(f"… {len(rest):,} more", f"{sum(rest):,}", "")
+    return table
+
+
+def _alike(found: Overview) -> Table:
+    title = "Labels that only look alike: correct them, or set data.alike in site.toml"
+    table = Table("spellings", "records", title=title, title_justify="left")
+    for group in found.alike[:_SHOWN]:
+        named = ", ".join(map(shown_spelling, group))
+        table.add_row(_name(named, 2 * _CELL), ", ".join(f"{n:,}" for n in group.values()))
     return table
 
 

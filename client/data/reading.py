@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,13 +44,14 @@ def read_records(config: SiteConfig, root: Path, fetched: Fetched | None = None)
     from lorica.client.data.held import hold
 
     data = config.data
-    roles = roles_of(data, root)
+    names = all(TRAITS[task].one_label_each for task in config.policy.tasks)
+    roles = replace(roles_of(data, root), labels_are_names=names)
     where = shown(data)
     lists = frozenset[str]().union(*(TRAITS[task].lists for task in config.policy.tasks))
     plain = roles.plain(lists)
     columns = None if roles.image else roles.wanted
     found = fetched.batches() if fetched else site_batches(data, root, columns, plain=plain)
-    parts = with_classes(checked(found, roles, where), data, where)
+    parts = with_classes(checked(found, roles, where), data, where, names=names)
     return hold(without_duplicates(parts, data, where), where, root)
 
 
@@ -94,6 +96,8 @@ def roles_of(data: SiteData, root: Path) -> Roles:
         setting='{key} = "{column}" in site.toml',
         table=data.columns,
         table_key="data.columns",
+        alike=data.alike,
+        choice='data.alike = "{}" in site.toml',
     )
 
 

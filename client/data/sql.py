@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import date, datetime
 from datetime import time as time_of_day
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorica.client.data.credentials import password_of
 from lorica.common.data.batches import BATCH_ROWS, CELL_CHARACTERS, Batch, json_text
 from lorica.common.data.request import DataRequest
+from lorica.common.data.names.normal import number_form, time_form
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
@@ -237,7 +239,9 @@ def _cell(value: Any, column: str) -> Any:
     if isinstance(value, bytes | memoryview | bytearray):
         raise LoricaError(Code.DATA_MALFORMED, f"Column '{column}' holds bytes, not text.")
     if isinstance(value, datetime | date | time_of_day):
-        return value.isoformat()
+        return time_form(value.isoformat())
+    if isinstance(value, Decimal):
+        return number_form(str(value))
     if value is None or isinstance(value, bool | int | float | list | dict):
         return json_text(value)
     return str(value)

@@ -6,6 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from lorica.common.data.names.normal import forms, number_form, value_form
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:  # an extra
@@ -42,16 +43,19 @@ def rows_of(batch: Batch) -> int:
 
 
 def json_text(value: object) -> str:
-    """A value as a cell: text as it is, null and NaN as empty text, all else as JSON."""
+    """A value as a cell: text as it is, null and NaN as empty text, numbers in their normal form
+    (1000.0 is 1000), all else as JSON."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, str):
         return value
+    if isinstance(value, float):
+        return number_form(json.dumps(value))
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def text_array(array: pa.Array, *, plain: bool, where: str) -> pa.Array:
-    """An Arrow array of any type as strings without nulls.
+    """An Arrow array of any type as strings without nulls; numbers and times in their normal form.
 
     Raises:
         LoricaError: LOR-303 text that is not UTF-8, LOR-304 bytes, or lists in a ``plain``
@@ -78,7 +82,12 @@ def text_array(array: pa.Array, *, plain: bool, where: str) -> pa.Array:
         array = pc.if_else(pc.is_nan(array), None, array)
     if is_text(kind):
         _check_text(array, where)
-    return pc.fill_null(pc.cast(array, pa.string()), "")
+    text = pc.fill_null(pc.cast(array, pa.string()), "")
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_timestamp(kind):
+        distinct = text.dictionary_encode()
+        named = pa.array(forms(distinct.dictionary.to_pylist(), value_form), pa.string())
+        return pc.take(named, distinct.indices)
+    return text
 
 
 def is_text(kind: pa.DataType) -> bool:

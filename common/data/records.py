@@ -15,8 +15,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorica.common.data.names.alike import CHOICE, Alike, Spellings
 from lorica.common.data.batches import Batch, as_list
 from lorica.common.data.kinds import IMAGE, PACKAGED, kind_of
+from lorica.common.data.names.normal import forms, id_form
 from lorica.common.data.request import CONNECTORS, DataRequest, read_batches
 from lorica.common.data.table import Table
 from lorica.common.errors import Code, LoricaError
@@ -40,7 +42,6 @@ __all__ = [
     "Roles",
     "checked",
     "collect",
-    "label_indices",
     "read_records",
     "require_roles",
 ]
@@ -65,6 +66,9 @@ class Records:
     have the SHA-256 of the image as their text, so that it still tells records apart."""
     table: Table | None = None
     """Cells of the columns beside them; None where none was asked for."""
+    merged: bool = False
+    """Whether labels that only look alike are one: then a label is the plan's of the same
+    :func:`~lorica.common.data.names.normal.alike_key`."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -86,13 +90,16 @@ class Gathered:
 
     def __init__(self, *apart: str) -> None:
         """``apart``: fields that are kept elsewhere, and given in the end."""
-        names = [part.name for part in fields(Records) if part.name not in ("table", *apart)]
+        apart = ("table", "merged", *apart)
+        names = [part.name for part in fields(Records) if part.name not in apart]
         self._listed: dict[str, list[Any]] = {name: [] for name in names}
         self._tables: list[Table] = []
+        self._merged = False
 
     def add(self, part: Records) -> None:
         """Take in a part."""
         self._tables += [part.table] if part.table is not None else []
+        self._merged |= part.merged
         for name, cells in self._listed.items():
             cells.extend(getattr(part, name) or ())
 
@@ -100,7 +107,7 @@ class Gathered:
         """All of them, with the fields that were kept elsewhere."""
         listed = {name: cells for name, cells in self._listed.items() if cells or name != "images"}
         table = Table.joined(self._tables) if self._tables else None
-        return Records(**listed, **apart, table=table)
+        return Records(**listed, **apart, table=table, merged=self._merged)
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,13 @@ class Roles:
     """Further columns: what plans call them -> what the source does."""
     table_key: str = "table.columns"
     """What the setting that names these is called."""
+    alike: Alike = "refuse"
+    """What is done with labels, and with sites' names, that only look alike."""
+    labels_are_names: bool = True
+    """Whether a label is the name of a class; else it is an answer, a number or a list, and stays
+    as it is but for blanks at its ends."""
+    choice: str = CHOICE
+    """How :attr:`alike` is set."""
 
     @property
     def columns(self) -> dict[str, str]:
@@ -154,6 +168,7 @@ def read_records(
     lists: Collection[str] = (),
     images: bool = False,
     table: Collection[str] = (),
+    labels_are_names: bool = True,
 ) -> Records:
     """Labelled texts from a source that a plan names (:mod:`lorica.common.data`).
 
@@ -167,18 +182,29 @@ def read_records(
             (:attr:`lorica.common.plan.traits.Traits.lists`).
         images: whether records are images; tables then need a column of them.
         table: names of further columns to keep.
+        labels_are_names: whether the label is a class's name (:attr:`Roles.labels_are_names`).
 
     Raises:
         LoricaError: LOR-301 not found, LOR-302 missing column, LOR-303 not UTF-8, LOR-304
             malformed, LOR-305 empty text, LOR-310 a record without a unit, LOR-312 a cell of the
-            table is a text; LOR-32x.
+            table is a text; LOR-32x; LOR-332 labels or sites that only look alike.
     """
     kind = kind_of(source, Path())
     image = IMAGE if kind == "images" else ""
     if kind in _WITH_IMAGES:
         image = plan.image or (IMAGE if images else "")
     names = {name: name for name in table}
-    roles = Roles(plan.text, plan.label, unit, group, image, plan.missing_unit, table=names)
+    roles = Roles(
+        plan.text,
+        plan.label,
+        unit,
+        group,
+        image,
+        plan.missing_unit,
+        table=names,
+        alike=plan.alike,
+        labels_are_names=labels_are_names and "label" not in lists,
+    )
     request = DataRequest(
         source,
         kind,
@@ -221,12 +247,14 @@ def checked(found: Iterable[Batch], roles: Roles, where: str) -> Iterator[Record
         where: begins the messages: the source's name, without credentials.
 
     Raises:
-        LoricaError: LOR-302, LOR-304 an empty label, LOR-305, LOR-310, LOR-312.
+        LoricaError: LOR-302, LOR-304 an empty label, LOR-305, LOR-310, LOR-312, LOR-332.
     """
     before = 0
+    labels = Spellings(roles.alike, where, roles.label, roles.choice)
+    groups = Spellings(roles.alike, where, roles.group, roles.choice)
     for batch in found:
         require_roles(batch, roles, where)
-        part = _checked(batch, roles, where, before)
+        part = _checked(batch, roles, where, before, labels, groups)
         before += len(part)
         yield part
 
@@ -252,7 +280,14 @@ def require_roles(batch: Batch, roles: Roles, where: str) -> None:
             )
 
 
-def _checked(batch: Batch, roles: Roles, where: str, before: int) -> Records:
+def _checked(
+    batch: Batch,
+    roles: Roles,
+    where: str,
+    before: int,
+    labels_seen: Spellings,
+    groups_seen: Spellings,
+) -> Records:
     images = as_list(batch[roles.image]) if roles.image else None
     if images is not None and roles.text not in batch:
         texts = [hashlib.sha256(str(im.shape).encode() + im.tobytes()).hexdigest() for im in images]
@@ -264,38 +299,28 @@ def _checked(batch: Batch, roles: Roles, where: str, before: int) -> Records:
         _refuse_empty(where, labels, before, roles.label, Code.DATA_MALFORMED, "label")
     own = [f"{UNNAMED}{before + number}" for number in range(1, len(texts) + 1)]
     if roles.unit:
-        named = as_list(batch[roles.unit])
+        named = forms(as_list(batch[roles.unit]), id_form)
         if roles.missing_unit == "refuse":
             _refuse_empty(where, named, before, roles.unit, Code.DATA_UNIT, "unit")
-        own = [name.strip() or other for name, other in zip(named, own, strict=True)]
-    groups = as_list(batch[roles.group]) if roles.group else [""] * len(texts)
-    names = [sys.intern(label.strip()) for label in labels]
+        own = [name or other for name, other in zip(named, own, strict=True)]
+    groups = [""] * len(texts)
+    if roles.group:
+        groups = groups_seen.of(as_list(batch[roles.group]), before)
+    if roles.label and roles.labels_are_names:
+        labels = labels_seen.of(labels, before)
+    else:
+        labels = [label.strip() for label in labels]
+    names = list(map(sys.intern, labels))
     cells = {name: as_list(batch[column]) for name, column in roles.table.items()}
     table = Table.of(cells, where, before=before) if cells else None
-    return Records(texts, names, own, groups, images, table)
-
-
-def label_indices(records: Records, labels: Sequence[str], *, where: str) -> list[int]:
-    """The position of every record's label in ``labels``.
-
-    Raises:
-        LoricaError: LOR-306 for a label that is not in the list.
-    """
-    position = {label: index for index, label in enumerate(labels)}
-    unknown = sorted(set(records.labels) - set(position))
-    if unknown:
-        row = next(i for i, label in enumerate(records.labels) if label == unknown[0])
-        raise LoricaError(
-            Code.DATA_UNKNOWN_LABEL,
-            f"{where}: {len(unknown)} label(s) are not in the plan's task.labels: "
-            f"{', '.join(map(repr, unknown[:_SHOWN]))}; the first is in record {row + 1}.",
-        )
-    return [position[label] for label in records.labels]
+    return Records(texts, names, own, groups, images, table, roles.alike == "merge")
 
 
 def _taken(column: Any, rows: Sequence[int]) -> Any:
-    if column is None or isinstance(column, list):
-        return column and [column[row] for row in rows]
+    if column is None or isinstance(column, bool):
+        return column
+    if isinstance(column, list):
+        return [column[row] for row in rows]
     return column.take(rows)
 
 

@@ -147,6 +147,11 @@ class DataPlan(Section):
     """Records with an empty unit column: "refuse" the data, or each is its "own" unit. At a real
     site its own configuration decides."""
 
+    alike: Literal["refuse", "merge", "keep"] = "refuse"
+    """Labels, and names of sites, that only look alike (case, blanks, invisible characters, 1 and
+    1.0): "refuse" the data, "merge" them under the plan's or the most frequent spelling, or "keep"
+    them apart. At a real site its own configuration decides."""
+
     validation: float = Field(0.1, gt=0, lt=1)
     """Share of a site's units that is set aside for evaluation at the site; used only when
     rounds.evaluate_every is above 0."""

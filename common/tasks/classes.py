@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from lorica.common.data.records import Records, label_indices
+from lorica.common.data.names.plan_labels import label_indices
+from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.base import Metrics, Released, SiteMetrics, Task, TensorTargets
 from lorica.common.tasks.inputs import Inputs
@@ -42,8 +43,7 @@ class Classes(Task):
         label_indices(records, self.plan.task.labels, where=where)
 
     def with_labels(self, parts: Sequence[Records]) -> RunPlan:
-        names = {name for part in parts for name in part.label_names}
-        return labels_of(self.plan, names)
+        return labels_of(self.plan, (name for part in parts for name in part.labels))
 
     def strata(self, records: Records) -> list[str]:
         return records.labels

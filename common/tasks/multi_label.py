@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import Backbone
+from lorica.common.data.names.plan_labels import known_labels, mend_of
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
@@ -54,15 +55,22 @@ class MultiLabelClassification(Task):
         return len(self.plan.task.labels)
 
     def check(self, records: Records, *, where: str) -> None:
-        known = set(self.plan.task.labels)
-        for row, names in enumerate(self._sets(records, where)):
-            unknown = [name for name in names if name not in known]
-            if unknown:
-                raise LoricaError(
-                    Code.DATA_UNKNOWN_LABEL,
-                    f"{where}: record {row + 1} has the label {unknown[0]!r}, which is not in the "
-                    "plan's task.labels.",
-                )
+        sets = self._sets(records, where)
+        _, unknown = self._places(records, sets)
+        if unknown:
+            row = next(row for row, names in enumerate(sets) if unknown[0] in names)
+            raise LoricaError(
+                Code.DATA_UNKNOWN_LABEL,
+                f"{where}: record {row + 1} has the label {unknown[0]!r}, which is not in the "
+                "plan's task.labels.",
+                mend=mend_of(unknown, self.plan.task.labels),
+            )
+
+    def _places(
+        self, records: Records, sets: Sequence[Sequence[str]]
+    ) -> tuple[dict[str, int], list[str]]:
+        found = {name for names in sets for name in names}
+        return known_labels(found, self.plan.task.labels, merged=records.merged)
 
     def _sets(self, records: Records, where: str) -> list[tuple[str, ...]]:
         found = []
@@ -79,17 +87,18 @@ class MultiLabelClassification(Task):
 
     def strata(self, records: Records) -> list[str]:
         """The first of a record's labels, in the plan's order."""
-        place = {name: index for index, name in enumerate(self.plan.task.labels)}
         sets = self._sets(records, "The data")
+        place, _ = self._places(records, sets)
         return [min(names, key=lambda n: place.get(n, 0)) if names else "none" for names in sets]
 
     def encode(self, backbone: Backbone, records: Records) -> Encoded:
         return encode(backbone, records.texts, self.plan.training.max_length)
 
     def targets(self, records: Records, inputs: Inputs) -> TensorTargets:
-        place = {name: index for index, name in enumerate(self.plan.task.labels)}
+        sets = self._sets(records, "The data")
+        place, _ = self._places(records, sets)
         found = torch.zeros(len(records), self._count)
-        for row, names in enumerate(self._sets(records, "The data")):
+        for row, names in enumerate(sets):
             found[row, [place[name] for name in names]] = 1.0
         return TensorTargets(found)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from lorica.common.data.names.alike import one_spelling
 from lorica.common.data.records import PACKAGED, Records, read_records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
@@ -44,7 +45,8 @@ def load_data(plan: RunPlan) -> RunData:
         source = plan.data.test or plan.data.train
         unit = "" if plan.data.test else plan.unit_column  # test files need not name units
         test = read(source, unit=unit, test=True)
-        return RunData(train, test)
+        return RunData(*_merged(plan, train, test))
+    (train,) = _merged(plan, train)
     if len(set(train.units)) < 2:
         raise LoricaError(
             Code.DATA_TOO_FEW_RECORDS,
@@ -61,7 +63,7 @@ def test_data(plan: RunPlan) -> Records:
     Raises:
         LoricaError: LOR-30x for data that are not what the plan says.
     """
-    return _reader(plan)(plan.data.test, test=True)
+    return _merged(plan, _reader(plan)(plan.data.test, test=True))[0]
 
 
 def _reader(plan: RunPlan) -> Callable[..., Records]:
@@ -73,7 +75,21 @@ def _reader(plan: RunPlan) -> Callable[..., Records]:
         lists=traits.lists,
         images=traits.images,
         table=plan.table.names,
+        labels_are_names=traits.one_label_each,
     )
+
+
+def _merged(plan: RunPlan, *data: Records) -> list[Records]:
+    """The data with one spelling for labels, and for sites, that only look alike, if the plan
+    wants them merged: the plan's own, else the most frequent in all of the data."""
+    if plan.data.alike != "merge":
+        return list(data)
+    groups = one_spelling([], [part.groups for part in data])
+    found = [replace(part, groups=[groups[name] for name in part.groups]) for part in data]
+    if TRAITS[plan.task.kind].one_label_each:
+        labels = one_spelling(plan.task.labels, [part.labels for part in data])
+        found = [replace(part, labels=[labels[name] for name in part.labels]) for part in found]
+    return found
 
 
 def validation_data(plan: RunPlan) -> RunData:

@@ -19,7 +19,8 @@ from scipy import stats
 
 from lorica.common.adapter.state import State
 from lorica.common.cache.prefix import PrefixCache, predict_logits
-from lorica.common.data.records import Records, label_indices
+from lorica.common.data.names.plan_labels import label_indices
+from lorica.common.data.records import Records
 from lorica.common.tasks.text_classification import TextClassifier, encode
 from lorica.simulations.audit.evidence.bounds import attack_bound
 from lorica.simulations.audit.evidence.findings import Finding, Scatter, share_of_error

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.client.data import SiteData
+from lorica.client.config.data import SiteData
 from lorica.client.data.duplicates import normal_form, without_duplicates
 from lorica.common.data.records import UNNAMED, Records, collect
 from lorica.common.errors import Code

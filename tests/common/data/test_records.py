@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.common.data.records import Records, label_indices, read_records
+from lorica.common.data.names.plan_labels import label_indices
+from lorica.common.data.records import Records, read_records
 from lorica.common.data.tables import read_table
 from lorica.common.errors import Code
 from lorica.common.plan.subject import DEMO_DATA, DataPlan

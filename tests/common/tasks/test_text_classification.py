@@ -16,7 +16,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.cache.prefix import PrefixCache, predict_logits
-from lorica.common.data.records import label_indices, read_records
+from lorica.common.data.names.plan_labels import label_indices
+from lorica.common.data.records import read_records
 from lorica.common.plan import RunPlan
 from lorica.common.tasks import task_of
 from lorica.common.tasks.base import TensorTargets

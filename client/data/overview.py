@@ -23,8 +23,8 @@ from lorica.client.data.suspects import (
 )
 from lorica.client.data.table_figures import ColumnFigures, TableFigures
 from lorica.client.data.tallies import Groups, KeyTally, Lengths, hashed, mixed_hash
-from lorica.common.data.names.alike import groups_alike
 from lorica.common.data.batches import Batch, as_arrow
+from lorica.common.data.names.alike import groups_alike
 from lorica.common.data.names.normal import BLANKS, forms, id_form
 from lorica.common.data.records import Roles, require_roles
 from lorica.common.errors import Code, LoricaError

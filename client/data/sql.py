@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from lorica.client.data.credentials import password_of
 from lorica.common.data.batches import BATCH_ROWS, CELL_CHARACTERS, Batch, json_text
-from lorica.common.data.request import DataRequest
 from lorica.common.data.names.normal import number_form, time_form
+from lorica.common.data.request import DataRequest
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorica.common.data.names.alike import CHOICE, Alike, Spellings
 from lorica.common.data.batches import Batch, as_list
 from lorica.common.data.kinds import IMAGE, PACKAGED, kind_of
+from lorica.common.data.names.alike import CHOICE, Alike, Spellings
 from lorica.common.data.names.normal import forms, id_form
 from lorica.common.data.request import CONNECTORS, DataRequest, read_batches
 from lorica.common.data.table import Table

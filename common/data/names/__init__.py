@@ -1,1 +1,1 @@
-"""Cells that name something: ids, labels, sites. One form for one value, and what only looks alike."""
+"""Cells that name something (ids, labels, sites): one form for one value, and what looks alike."""

@@ -59,7 +59,9 @@ class Spellings:
         form, bare = label_form(cell), cell.strip(BLANKS)
         other, first = self._first.setdefault(alike_key(cell), (bare, row))
         if other != bare and self._mode == "refuse":
-            raise look_alike(self._where, self._column, [(other, first), (bare, row)], self._setting)
+            raise look_alike(
+                self._where, self._column, [(other, first), (bare, row)], self._setting
+            )
         return form
 
 
@@ -114,9 +116,7 @@ def refuse_alike(names: Iterable[str], what: str, setting: str) -> None:
     """Return if no two of the names look alike. Raises LOR-332."""
     groups = groups_alike(dict.fromkeys(sorted(set(names)), 0))
     if groups:
-        shown = "; ".join(
-            " and ".join(map(shown_spelling, group)) for group in groups[:_SHOWN]
-        )
+        shown = "; ".join(" and ".join(map(shown_spelling, group)) for group in groups[:_SHOWN])
         raise LoricaError(
             Code.DATA_ALIKE,
             f"{what}: {shown} only look alike.",

@@ -23,7 +23,10 @@ LABELS = ["heart", "Heart", "skin\u00a0", "skin"] * 5
 
 @pytest.fixture
 def source(tmp_path: Path) -> str:
-    rows = [[f"note {row}", label, f"{row % 4}{'.0' * (row % 3 == 0)}"] for row, label in enumerate(LABELS)]
+    rows = [
+        [f"note {row}", label, f"{row % 4}{'.0' * (row % 3 == 0)}"]
+        for row, label in enumerate(LABELS)
+    ]
     rows += [["one more", "skin", "P7"], ["and one", "heart", "p7"]]
     with (tmp_path / "d.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["text", "label", "patient"], *rows])

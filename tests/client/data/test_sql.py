@@ -12,8 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from lorica.client.config.site import SiteConfig
 from lorica.client.config.data import SiteData
+from lorica.client.config.site import SiteConfig
 from lorica.client.data.reading import read_records, shown, site_batches
 from lorica.common.data.batches import BATCH_ROWS
 from lorica.common.errors import Code, LoricaError

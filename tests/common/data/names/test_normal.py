@@ -122,7 +122,9 @@ def test_ids_that_may_be_two_stay_two(different: list[str]) -> None:
     assert len(set(map(id_form, different))) == len(different)
 
 
-@pytest.mark.parametrize("code", ["1E50", "007", "250.00", "E11.0", "V70.0", "1_000", "1,000", "1."])
+@pytest.mark.parametrize(
+    "code", ["1E50", "007", "250.00", "E11.0", "V70.0", "1_000", "1,000", "1."]
+)
 def test_codes_that_look_like_numbers_stay_as_they_are_as_labels(code: str) -> None:
     assert label_form(code) == code
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from lorica.client.cli.options import SITE_TOML, ConfigOption
 
 if TYPE_CHECKING:
-    from lorica.client.data.overview import Tokenize
+    from lorica.client.data.check.overview import Tokenize
 
 data_app = typer.Typer(no_args_is_help=True, help="A private look at the site's records.")
 
@@ -38,8 +38,8 @@ def data_check(
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from lorica.client.config.site import load_site
-    from lorica.client.data.overview import overview
-    from lorica.client.data.overview_terminal import show
+    from lorica.client.data.check.overview import overview
+    from lorica.client.data.check.terminal import show
     from lorica.client.data.reading import roles_of, shown, site_batches
     from lorica.common.data.columnar import need_pyarrow
 

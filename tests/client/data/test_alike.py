@@ -1,4 +1,4 @@
-"""At a site: labels that only look alike, and ids in several spellings, in reading and in the check."""
+"""At a site: labels that only look alike and ids in several spellings, when read and checked."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lorica.client.config.site import SiteConfig
-from lorica.client.data.overview import overview
-from lorica.client.data.overview_terminal import show
+from lorica.client.data.check.overview import overview
+from lorica.client.data.check.terminal import show
 from lorica.client.data.reading import read_records, roles_of, site_batches
 from lorica.common.data.names.plan_labels import label_indices
 from lorica.common.errors import Code
@@ -23,10 +23,8 @@ LABELS = ["heart", "Heart", "skin\u00a0", "skin"] * 5
 
 @pytest.fixture
 def source(tmp_path: Path) -> str:
-    rows = [
-        [f"note {row}", label, f"{row % 4}{'.0' * (row % 3 == 0)}"]
-        for row, label in enumerate(LABELS)
-    ]
+    ids = [f"{row % 4}{'.0' if row % 3 == 0 else ''}" for row in range(len(LABELS))]
+    rows = [[f"note {row}", label, ids[row]] for row, label in enumerate(LABELS)]
     rows += [["one more", "skin", "P7"], ["and one", "heart", "p7"]]
     with (tmp_path / "d.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["text", "label", "patient"], *rows])

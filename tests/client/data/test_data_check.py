@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from lorica.client.cli import app
-from lorica.client.data.overview import NOTICE
-from lorica.client.data.suspects import foretold
-from lorica.client.data.tallies import KeyTally, Lengths, hashed
+from lorica.client.data.check.overview import NOTICE
+from lorica.client.data.check.suspects import foretold
+from lorica.client.data.check.tallies import KeyTally, Lengths, hashed
 from lorica.common.errors import Code, LoricaError
 
 COLUMNS = ("note", "dept", "patient", "seen", "code", "ward", "copy")

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from lorica.client.config.data import SiteData
-from lorica.client.data.overview import overview
+from lorica.client.data.check.overview import overview
 from lorica.client.data.reading import roles_of, site_batches
 from lorica.common.data import images as image_module
 from lorica.common.data.image_columns import IMAGE_ROWS

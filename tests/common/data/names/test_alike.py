@@ -1,4 +1,4 @@
-"""Labels and sites that only look alike: refused with their names, merged, or kept; never silent."""
+"""Labels and sites that only look alike: refused by name, merged, or kept; never silent."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lorica.client.data.overview import NOTICE, Overview
-from lorica.client.data.tallies import Groups
+from lorica.client.data.check.overview import NOTICE, Overview
+from lorica.client.data.check.tallies import Groups
 from lorica.common.data.names.alike import shown_spelling
 from lorica.common.display.text import printable
 

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lorica.client.data.spellings import IdsAlike, IdSpellings
-from lorica.client.data.suspects import (
+from lorica.client.data.check.spellings import IdsAlike, IdSpellings
+from lorica.client.data.check.suspects import (
     Columns,
     LabelNames,
     Patterns,
     SameTextOtherLabel,
     Suspect,
 )
-from lorica.client.data.table_figures import ColumnFigures, TableFigures
-from lorica.client.data.tallies import Groups, KeyTally, Lengths, hashed, mixed_hash
+from lorica.client.data.check.table_figures import ColumnFigures, TableFigures
+from lorica.client.data.check.tallies import Groups, KeyTally, Lengths, hashed, mixed_hash
 from lorica.common.data.batches import Batch, as_arrow
 from lorica.common.data.names.alike import groups_alike
 from lorica.common.data.names.normal import BLANKS, forms, id_form

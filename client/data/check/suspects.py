@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lorica.client.data.tallies import KeyTally, hashed
+from lorica.client.data.check.tallies import KeyTally, hashed
 
 if TYPE_CHECKING:
     import pyarrow as pa

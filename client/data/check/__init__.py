@@ -1,0 +1,1 @@
+"""A private look at a site's records: figures, spellings, leak suspects."""

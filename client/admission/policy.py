@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lorica.client.config.site import SiteConfig
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import ANY_RANK
+from lorica.common.plan.methods import METHODS
 from lorica.common.plan.stages import total_steps
 from lorica.common.plan.traits import TRAITS
 
@@ -57,7 +57,7 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
         ),
         (
             plan.adapter.kind != "lora"
-            or plan.aggregation.method in ANY_RANK
+            or METHODS[plan.aggregation.method].any_rank
             or plan.adapter.rank <= policy.maximum_rank,
             f"adapter.rank is {plan.adapter.rank}, the ceiling {policy.maximum_rank}",
         ),
@@ -127,6 +127,6 @@ def check_records(plan: RunPlan, records: Records, *, where: str) -> None:
 def site_rank(plan: RunPlan, config: SiteConfig | None, most: int | None = None) -> int:
     """The LoRA rank that the site trains a plan at; ``most`` bounds it where there is no config."""
     bound = config.policy.maximum_rank if config is not None else most
-    if bound is None or plan.aggregation.method not in ANY_RANK:
+    if bound is None or not METHODS[plan.aggregation.method].any_rank:
         return plan.adapter.rank
     return min(plan.adapter.rank, bound)

@@ -30,12 +30,12 @@ def site_adapter(
     from lorica.client.config.site import load_site
     from lorica.client.training.opening import personal_store
     from lorica.common.backbone.loading import load_backbone
-    from lorica.common.plan.methods import PERSONAL
+    from lorica.common.plan.methods import METHODS
     from lorica.common.saved.folder import load_adapter, save_adapter
 
     site, shared = load_site(config), load_adapter(adapter)
     plan = shared.plan
-    if plan.aggregation.method not in PERSONAL:
+    if not METHODS[plan.aggregation.method].personal:
         raise LoricaError(
             Code.PERSONAL_ABSENT,
             f"{adapter} was trained with {plan.aggregation.method}: it is whole as it is.",

@@ -42,7 +42,7 @@ from lorica.common.adapter.state import State
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import make_private_folder, storage_errors, write_atomically
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import PERSONAL
+from lorica.common.plan.methods import METHODS
 from lorica.common.plan.stages import stage_of
 from lorica.common.wire.messages import TRAIN, Kind, Request
 
@@ -67,7 +67,8 @@ class PersonalStore(Protocol):
 
 def has_own(plan: RunPlan, round: int) -> bool:
     """Whether a site has tensors of its own in a round of the plan."""
-    return plan.aggregation.method in PERSONAL and not stage_of(plan, round).on_frozen_features
+    personal = METHODS[plan.aggregation.method].personal
+    return bool(personal) and not stage_of(plan, round).on_frozen_features
 
 
 def own_state(store: PersonalStore, request: Request, kind: Kind) -> State:

@@ -14,57 +14,69 @@ this table. An adapter state maps names to tensors:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from lorica.common.plan.tensors import Part, part_of
 
-_WITH_B = frozenset({Part.B, Part.BIAS, Part.HEAD})
-_WITH_A = frozenset({Part.A, Part.BIAS, Part.HEAD})
-_WITH_BOTH = _WITH_A | _WITH_B
+Parts = frozenset[Part]
 
-TURNS: dict[str, tuple[frozenset[Part], ...]] = {
-    "fedavg": (_WITH_BOTH,),
-    "ffa": (_WITH_B,),
-    "fedsvd": (_WITH_B,),
-    "rolora": (_WITH_B, _WITH_A),
-    "la-lora": (_WITH_BOTH,),
-    "fedex": (_WITH_BOTH,),
-    "flora": (_WITH_BOTH,),
-    "flexlora": (_WITH_BOTH,),
-    "fedsa": (_WITH_BOTH,),
+_WITH_B: Parts = frozenset({Part.B, Part.BIAS, Part.HEAD})
+_WITH_A: Parts = frozenset({Part.A, Part.BIAS, Part.HEAD})
+_WITH_BOTH: Parts = _WITH_A | _WITH_B
+
+
+@dataclass(frozen=True)
+class Method:
+    """What one method asks of sites."""
+
+    turns: tuple[Parts, ...] = (_WITH_BOTH,)
+    """The parts that sites train, by round: the first in the first round that trains LoRA factors,
+    and so on, again from the first after the last. Sites send all of it but ``personal``."""
+    step_turns: tuple[Parts, ...] = ()
+    """The same by local step within a round, where steps train less than the round; else empty."""
+    personal: Parts = frozenset()
+    """The parts that every site keeps for itself between rounds and never sends."""
+    averages_biases: bool = False
+    """Whether it takes adapters of kind "bitfit". All that do average biases, which have no
+    product to be exact about, so that they are one and the same there."""
+    averages_products: bool = False
+    """Whether it needs every site's product B·A, not the mean of its factors alone."""
+    residual: bool = False
+    """Whether its adapter has residual weights beside its factors."""
+    any_rank: bool = False
+    """Whether sites may train at a lower rank than the plan's."""
+
+    @property
+    def trained(self) -> Parts:
+        """The parts that sites train in any round; the rest stays as the coordinator sent it."""
+        return frozenset[Part]().union(*self.turns)
+
+    @property
+    def local_only(self) -> bool:
+        """Whether it needs training.mode "local": where all sites differentiate at one common
+        adapter, once a round, there is no mean of products to correct, no local step to alternate
+        with, and no adapter of a site's own."""
+        return self.averages_products or bool(self.step_turns) or bool(self.personal)
+
+
+METHODS: dict[str, Method] = {
+    "fedavg": Method(averages_biases=True),
+    "ffa": Method(turns=(_WITH_B,), averages_biases=True),
+    "fedsvd": Method(turns=(_WITH_B,), averages_biases=True),
+    "rolora": Method(turns=(_WITH_B, _WITH_A)),
+    "la-lora": Method(step_turns=(_WITH_B, _WITH_A)),
+    "fedex": Method(averages_products=True, residual=True),
+    "flora": Method(averages_products=True, residual=True, any_rank=True),
+    "flexlora": Method(averages_products=True, any_rank=True),
+    "fedsa": Method(personal=frozenset({Part.B, Part.HEAD})),
 }
-"""Method -> the parts that sites train, by round: the first set in the first round that trains
-LoRA factors, and so on, again from the first after the last. They send all of it but PERSONAL."""
+"""``aggregation.method`` -> what it is."""
 
-STEP_TURNS: dict[str, tuple[frozenset[Part], ...]] = {"la-lora": (_WITH_B, _WITH_A)}
-"""The same by local step within a round, for methods whose steps train less than the round."""
 
-TRAINED_PARTS: dict[str, frozenset[Part]] = {
-    method: frozenset().union(*turns) for method, turns in TURNS.items()
-}
-"""Method -> the parts that sites train in any round; the rest stays as the coordinator sent it."""
-
-PERSONAL: dict[str, frozenset[Part]] = {"fedsa": frozenset({Part.B, Part.HEAD})}
-"""Method -> the parts that every site keeps for itself between rounds and never sends, for
-methods that have any."""
-
-AVERAGES_BIASES = frozenset({"fedavg", "ffa", "fedsvd"})
-"""Methods for adapters of kind "bitfit": all average biases, which have no product to be exact
-about, so that they are one and the same there."""
-
-AVERAGES_PRODUCTS = frozenset({"fedex", "flora", "flexlora"})
-"""Methods that need every site's product B·A, not the mean of its factors alone."""
-
-HAS_RESIDUAL = frozenset({"fedex", "flora"})
-"""Methods whose adapter has residual weights beside its factors."""
-
-ANY_RANK = frozenset({"flora", "flexlora"})
-"""Methods under which sites may train at a lower rank than the plan's."""
-
-LOCAL_ONLY = AVERAGES_PRODUCTS | STEP_TURNS.keys() | PERSONAL.keys()
-"""Methods that need training.mode "local": where all sites differentiate at one common adapter,
-once a round, there is no mean of products to correct, no local step to alternate with, and no
-adapter of a site's own."""
+def methods_with(quality: Callable[[Method], object]) -> list[str]:
+    """Names of the methods for which ``quality`` is true, sorted."""
+    return sorted(name for name, method in METHODS.items() if quality(method))
 
 
 def is_trained(method: str, name: str, turn: int | None = None) -> bool:
@@ -76,14 +88,14 @@ def is_trained(method: str, name: str, turn: int | None = None) -> bool:
         turn: number of the round within those that train LoRA factors, from 1; None asks
             whether any round does.
     """
-    turns = TURNS[method]
-    parts = TRAINED_PARTS[method] if turn is None else turns[(turn - 1) % len(turns)]
+    found = METHODS[method]
+    parts = found.trained if turn is None else found.turns[(turn - 1) % len(found.turns)]
     return part_of(name) in parts
 
 
 def is_personal(method: str, name: str) -> bool:
     """Whether every site has a value of its own of the tensor ``name`` under ``method``."""
-    return part_of(name) in PERSONAL.get(method, ())
+    return part_of(name) in METHODS[method].personal
 
 
 def is_returned(method: str, name: str, turn: int | None = None) -> bool:
@@ -93,11 +105,11 @@ def is_returned(method: str, name: str, turn: int | None = None) -> bool:
 
 def alternates(method: str) -> bool:
     """Whether rounds or local steps of the method train different parts in turn."""
-    return len(TURNS[method]) > 1 or method in STEP_TURNS
+    return len(METHODS[method].turns) > 1 or bool(METHODS[method].step_turns)
 
 
 def step_turns(method: str, names: Collection[str]) -> list[list[str]]:
     """Which of a round's trained tensors each local step trains: the first list in the first
     step and so on, again from the first after the last; one list when all steps train all."""
-    turns = STEP_TURNS.get(method, (frozenset(Part),))
+    turns = METHODS[method].step_turns or (frozenset(Part),)
     return [[name for name in names if part_of(name) in parts] for parts in turns]

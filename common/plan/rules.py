@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lorica.common.plan.course import AggregationPlan, RoundsPlan, ServerPlan, TrainingPlan
-from lorica.common.plan.methods import AVERAGES_PRODUCTS, HAS_RESIDUAL, LOCAL_ONLY
+from lorica.common.plan.methods import METHODS
 from lorica.common.plan.subject import AdapterPlan, BackbonePlan, DataPlan, PrivacyPlan, TaskPlan
 from lorica.common.plan.table import TablePlan
 from lorica.common.plan.traits import TRAITS
@@ -79,7 +79,7 @@ def check_quantised(backbone: BackbonePlan, adapter: AdapterPlan, rule: Aggregat
             'adapter.kind "bitfit" trains their biases: set backbone.quantize to "none" or '
             'adapter.kind to "lora"'
         )
-    if adapter.kind == "lora" and rule.method in HAS_RESIDUAL:
+    if adapter.kind == "lora" and METHODS[rule.method].residual:
         raise ValueError(
             f'aggregation.method "{rule.method}" adds residuals to the backbone\'s weights, '
             f'which backbone.quantize "{backbone.quantize}" keeps in fewer bits: set '
@@ -121,13 +121,13 @@ def check_aggregation(
     method, robust = rule.method, rule.robust
     optimizer = server.local_optimizer
     for needs_local, key in (
-        (method in LOCAL_ONLY, f'aggregation.method "{method}"'),
+        (METHODS[method].local_only, f'aggregation.method "{method}"'),
         (robust != "none", f'aggregation.robust "{robust}"'),
         (optimizer != "none", f'server.local_optimizer "{optimizer}"'),
     ):
         if needs_local and training.mode != "local":
             raise ValueError(f'{key} needs training.mode "local"')
-    if method in AVERAGES_PRODUCTS:
+    if METHODS[method].averages_products:
         if optimizer != "none":
             raise ValueError(
                 f'aggregation.method "{method}" averages products: server.local_optimizer, '

@@ -23,7 +23,7 @@ from lorica.common.plan.course import (
     TrainingPlan,
     WirePlan,
 )
-from lorica.common.plan.methods import ANY_RANK, AVERAGES_BIASES, PERSONAL
+from lorica.common.plan.methods import METHODS, methods_with
 from lorica.common.plan.rules import (
     check_aggregation,
     check_lora_trial,
@@ -83,21 +83,23 @@ class RunPlan(Section):
             check_lora_trial(self.task, self.privacy)
         check_quantised(self.backbone, self.adapter, self.aggregation)
         check_aggregation(self.aggregation, self.server, self.training, self.rounds)
-        if self.aggregation.method in PERSONAL and self.adapter.kind == "head":
+        if METHODS[self.aggregation.method].personal and self.adapter.kind == "head":
             raise ValueError(
                 f'aggregation.method "{self.aggregation.method}" shares LoRA factors alone: '
                 'adapter.kind must be "lora"'
             )
-        if self.adapter.kind == "bitfit" and self.aggregation.method not in AVERAGES_BIASES:
+        if self.adapter.kind == "bitfit" and not METHODS[self.aggregation.method].averages_biases:
+            those = methods_with(lambda method: method.averages_biases)
             raise ValueError(
                 f'aggregation.method "{self.aggregation.method}" works on LoRA factors: with '
-                f'adapter.kind "bitfit" use {" or ".join(sorted(AVERAGES_BIASES))}, which all '
+                f'adapter.kind "bitfit" use {" or ".join(those)}, which all '
                 "average the biases"
             )
-        if self.simulation.ranks and self.aggregation.method not in ANY_RANK:
+        if self.simulation.ranks and not METHODS[self.aggregation.method].any_rank:
+            those = methods_with(lambda method: method.any_rank)
             raise ValueError(
                 f'aggregation.method "{self.aggregation.method}" needs one rank at all sites: '
-                f"simulation.ranks is for {' and '.join(sorted(ANY_RANK))}"
+                f"simulation.ranks is for {' and '.join(those)}"
             )
         if self.simulation.ranks and max(self.simulation.ranks) > self.adapter.rank:
             raise ValueError(

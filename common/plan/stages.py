@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterable
 from enum import Enum
 
-from lorica.common.plan.methods import TURNS, is_personal, is_trained
+from lorica.common.plan.methods import METHODS, is_personal, is_trained
 from lorica.common.plan.run import RunPlan
 from lorica.common.plan.tensors import Part, part_of
 from lorica.common.plan.traits import TRAITS
@@ -90,7 +90,7 @@ def place_of_tensor(plan: RunPlan, round: int, name: str) -> tuple[int, int]:
     number, rounds = place_in_stage(plan, round)
     if stage_of(plan, round).on_frozen_features:
         return number, rounds
-    turns = TURNS[plan.aggregation.method]
+    turns = METHODS[plan.aggregation.method].turns
     own = [turn for turn, parts in enumerate(turns) if part_of(name) in parts]
 
     def until(last: int) -> int:

@@ -28,7 +28,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import from_canonical
-from lorica.common.plan.methods import HAS_RESIDUAL
+from lorica.common.plan.methods import METHODS
 from lorica.common.saved.card import CardResults, model_card
 from lorica.common.tasks import task_of
 from lorica.common.version import __version__
@@ -96,7 +96,7 @@ def load_adapter(folder: Path) -> SavedAdapter:
         state = safetensors.torch.load((folder / "head.safetensors").read_bytes())
         if plan.adapter.kind == "lora":
             lora = safetensors.torch.load((folder / "adapter_model.safetensors").read_bytes())
-            wide = plan.aggregation.method in HAS_RESIDUAL
+            wide = METHODS[plan.aggregation.method].residual
             state |= narrowed(lora, plan.adapter) if wide else lora
         if plan.adapter.kind == "bitfit":
             state |= safetensors.torch.load((folder / "biases.safetensors").read_bytes())
@@ -133,7 +133,7 @@ def _write(
         (folder / "biases.safetensors").write_bytes(safetensors.torch.save(lora))
     elif lora:
         adapter = plan.adapter
-        if plan.aggregation.method in HAS_RESIDUAL:
+        if METHODS[plan.aggregation.method].residual:
             lora, adapter = widened(lora, adapter)
         config = lora_config(adapter, backbone.model)
         config.base_model_name_or_path = source

@@ -27,7 +27,7 @@ from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.backbone.quantised import QuantisedLinear
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
-from lorica.common.plan.methods import PERSONAL
+from lorica.common.plan.methods import METHODS
 from lorica.common.plan.tensors import Part, factor_pairs, part_of, residual_name
 from lorica.common.saved.folder import SavedAdapter, load_adapter
 
@@ -113,7 +113,7 @@ def export_merged(adapter: Path, out: Path, backbone_source: str = "") -> Merged
 
 def _nothing(adapter: Path, saved: SavedAdapter) -> LoricaError:
     method = saved.plan.aggregation.method
-    if method in PERSONAL:
+    if METHODS[method].personal:
         why = f"with {method} every site keeps what would change it."
         mend = "Export the folder that lorica site adapter writes at a site."
     else:

@@ -19,7 +19,7 @@ from lorica.common.backbone.loading import Backbone, Pooling
 from lorica.common.backbone.precision import computing_in, number_format
 from lorica.common.backbone.prefix import FrozenPrefix
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import HAS_RESIDUAL
+from lorica.common.plan.methods import METHODS
 from lorica.common.plan.tensors import Part, part_of
 from lorica.common.tasks.inputs import Inputs
 
@@ -60,7 +60,7 @@ class AdaptedModel(nn.Module):
             depth = min(layer_indices(plan.adapter, backbone.layers), default=0)
             peft_model = attach_lora(encoder, plan.adapter)
             self._lora = lora_parameters(peft_model)
-            if plan.aggregation.method in HAS_RESIDUAL:
+            if METHODS[plan.aggregation.method].residual:
                 self._residuals = ResidualWeights(peft_model, list(self._lora))
         elif plan.adapter.kind == "bitfit":
             chosen = layer_indices(plan.adapter, backbone.layers)

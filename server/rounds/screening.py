@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection
 from lorica.common.adapter.layer_rates import layer_factors
 from lorica.common.adapter.state import State
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import ANY_RANK
+from lorica.common.plan.methods import METHODS
 from lorica.common.plan.stages import Stage, returned, stage_of, unit_bound
 from lorica.common.plan.tensors import Part, part_of
 from lorica.common.privacy.of_plan import public_privacy
@@ -74,7 +74,7 @@ def honest_norm(plan: RunPlan, start: State, round: int) -> float | None:
         squares += start[name].numel() * (factor[name] * rate) ** 2
     rounding = LARGEST_ERROR[plan.wire.update]
     reach = _ADAM_STEP * training.local_steps * math.sqrt(squares) * (1 + rounding)
-    if plan.aggregation.method in ANY_RANK:
+    if METHODS[plan.aggregation.method].any_rank:
         factors = {name: start[name] for name in names if part_of(name) is not Part.HEAD}
         values = sum(tensor.numel() for tensor in factors.values())
         reach += 2 * update_norm(factors) * (1 + rounding * math.sqrt(values))

@@ -36,7 +36,7 @@ class AtSite:
 
 
 class PersonalEvaluator:
-    """Evaluates a shared state with every site's own tensors (methods of ``PERSONAL``).
+    """Evaluates a shared state with every site's own tensors (methods with ``personal`` parts).
 
     A run's curve needs a figure after each round, and K sites' adapters on all test data would
     cost K evaluations: so each test record is judged by one site's adapter, in turn. For shares

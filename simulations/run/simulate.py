@@ -18,7 +18,7 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import PERSONAL
+from lorica.common.plan.methods import METHODS
 from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
 from lorica.common.saved.folder import save_adapter
 from lorica.common.tasks import task_of
@@ -204,7 +204,7 @@ class Simulation:
         ).run()
 
     def _evaluator(self, plan: RunPlan, run: str, sites: list[str]) -> Evaluator:
-        if plan.aggregation.method not in PERSONAL:
+        if not METHODS[plan.aggregation.method].personal:
             return self._evaluate
         stores = {site: FolderPersonal(self._personal, site) for site in sites}
         return PersonalEvaluator(self._evaluate, plan, run, stores)

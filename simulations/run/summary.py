@@ -13,7 +13,7 @@ from typing import Any
 
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import PERSONAL
+from lorica.common.plan.methods import METHODS
 from lorica.common.privacy.accountant import epsilon
 from lorica.common.privacy.of_plan import RunPrivacy
 from lorica.common.tasks.run_data import RunData
@@ -73,7 +73,7 @@ def summarise(
 def _quality(plan: RunPlan, last: RoundRecord, at_sites: Mapping[str, AtSite]) -> dict[str, Any]:
     """The task's metrics on all test data."""
     found, headline = last.metrics, last.headline
-    if plan.aggregation.method in PERSONAL:
+    if METHODS[plan.aggregation.method].personal:
         each = [site.on_all_test_data.values for site in at_sites.values()]
         found = {name: fmean(values[name] for values in each) for name in each[0]}
     named = {name: found.get(name) for name in ("accuracy", "macro_f1", "loss")}

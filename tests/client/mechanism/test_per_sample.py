@@ -17,7 +17,7 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import CACHE_BYTES, PrefixCache
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import TRAINED_PARTS, is_trained
+from lorica.common.plan.methods import METHODS, is_trained
 from lorica.common.tasks.classes import loss_sum
 from lorica.common.tasks.text_classification import (
     TextClassifier,
@@ -138,7 +138,7 @@ def test_gradients_equal_single_record_backward_passes(
     assert_agree(batched, single, names)
 
 
-@pytest.mark.parametrize("method", sorted(TRAINED_PARTS))
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_gradients_equal_single_record_backward_passes_under_every_method(
     tiny: Path, method: str
 ) -> None:

@@ -21,7 +21,7 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import ANY_RANK
+from lorica.common.plan.methods import methods_with
 from lorica.common.plan.tensors import Part, factor_pairs, part_of
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.wire.messages import Request
@@ -205,7 +205,7 @@ def test_a_proximal_pull_keeps_sites_closer_to_the_global_adapter(plan: RunPlan)
 # Ranks
 
 
-@pytest.mark.parametrize("method", sorted(ANY_RANK))
+@pytest.mark.parametrize("method", methods_with(lambda method: method.any_rank))
 @pytest.mark.parametrize("rank", [1, 3])
 def test_a_site_of_lower_rank_returns_factors_of_its_rank(
     plan: RunPlan, rank: int, method: str

@@ -22,7 +22,7 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import TRAINED_PARTS, is_returned, step_turns
+from lorica.common.plan.methods import METHODS, is_returned, step_turns
 from lorica.common.plan.stages import total_steps, trained
 from lorica.common.plan.tensors import Part, part_of
 from lorica.common.privacy.accountant import PrivacyEvent, epsilon
@@ -33,7 +33,7 @@ from tests.conftest import make_small_backbone
 
 RECORDS, BATCH, ROUNDS, STEPS = 40, 8, 3, 2
 WORDS = ["card", "cash", "fever", "pain", "heart", "skin", "cough", "lost", "new", "money", "my"]
-METHODS = sorted(TRAINED_PARTS)
+NAMES = sorted(METHODS)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def refusal(trainer: LocalTrainer, what: Request) -> LoricaError:
 
 @pytest.mark.parametrize(
     ("method", "kind"),
-    [(m, kind) for m in METHODS for kind in ("lora", "head") if (m, kind) != ("fedsa", "head")],
+    [(m, kind) for m in NAMES for kind in ("lora", "head") if (m, kind) != ("fedsa", "head")],
 )
 def test_an_update_holds_exactly_the_trained_tensors(plan: RunPlan, method: str, kind: str) -> None:
     plan = plan.replace(aggregation={"method": method}, adapter={"kind": kind})
@@ -251,7 +251,7 @@ def test_a_round_outside_the_plan_is_refused(plan: RunPlan, round: int) -> None:
     assert log.rounds == []
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_a_whole_run_costs_what_the_plan_allows_and_little_less(plan: RunPlan, method: str) -> None:
     """What the noise source was really asked for, composed by the accountant of record."""
     plan = plan.replace(aggregation={"method": method})

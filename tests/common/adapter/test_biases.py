@@ -18,7 +18,7 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import CACHE_BYTES, PrefixCache
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import AVERAGES_BIASES, TURNS
+from lorica.common.plan.methods import METHODS, methods_with
 from lorica.common.plan.stages import Stage, returned, sent, stage_of, trained
 from lorica.common.plan.tensors import Part, part_of
 from lorica.common.saved.folder import load_adapter
@@ -122,20 +122,20 @@ def test_the_shared_backbone_is_never_written(small_backbone: Path) -> None:
     assert torch.equal(model.pooled_of_ids(ids, mask), other.pooled_of_ids(ids, mask))
 
 
-@pytest.mark.parametrize("method", sorted(TURNS))
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_methods_that_work_on_factors_alone_are_refused(small_backbone: Path, method: str) -> None:
     def chosen() -> RunPlan:
         plan = make_plan(small_backbone, [-1])
         return plan.replace(aggregation={"method": method}, training={"mode": "local"})
 
-    if method in AVERAGES_BIASES:
+    if METHODS[method].averages_biases:
         assert chosen().aggregation.method == method
         return
     with pytest.raises(ValidationError, match="bitfit"):
         chosen()
 
 
-@pytest.mark.parametrize("method", sorted(AVERAGES_BIASES))
+@pytest.mark.parametrize("method", methods_with(lambda method: method.averages_biases))
 def test_every_admitted_method_gives_the_weighted_mean_of_the_sites_biases(method: str) -> None:
     """By hand: weights 1 and 3."""
     start = {"encoder.layer.0.output.dense.bias": torch.zeros(3), "head.weight": torch.zeros(2, 3)}

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from lorica.common.plan.course import AggregationPlan
-from lorica.common.plan.methods import TRAINED_PARTS, alternates, is_trained, step_turns
+from lorica.common.plan.methods import METHODS, alternates, is_trained, step_turns
 from lorica.common.plan.tensors import Part, factor_pairs, part_of, residual_name
 
 A, B = "base.layer.1.query.lora_A.weight", "base.layer.1.query.lora_B.weight"
@@ -15,7 +15,7 @@ A, B = "base.layer.1.query.lora_A.weight", "base.layer.1.query.lora_B.weight"
 
 def test_every_method_of_a_plan_says_what_it_trains() -> None:
     methods = get_args(AggregationPlan.model_fields["method"].annotation)
-    assert set(methods) == set(TRAINED_PARTS)
+    assert set(methods) == set(METHODS)
     for method in methods:
         assert is_trained(method, "head.weight") and is_trained(method, B)
     assert [m for m in sorted(methods) if not is_trained(m, A)] == ["fedsvd", "ffa"]

@@ -16,15 +16,15 @@ from lorica.common.adapter.factors import refactorise
 from lorica.common.adapter.state import State
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan.course import AggregationPlan
-from lorica.common.plan.methods import HAS_RESIDUAL, PERSONAL, TRAINED_PARTS, TURNS, is_returned
+from lorica.common.plan.methods import METHODS, is_returned
 from lorica.common.plan.tensors import residual_name
 from lorica.server.aggregation import RULES, aggregator
 
-METHODS = sorted(TRAINED_PARTS)
+NAMES = sorted(METHODS)
 EXACT = [
     (method, turn)
-    for method in METHODS
-    for turn in range(1, len(TURNS[method]) + 1)
+    for method in NAMES
+    for turn in range(1, len(METHODS[method].turns) + 1)
     if RULES[method].exact
 ]
 """Exact methods with every round of their turn."""
@@ -55,7 +55,7 @@ class Case:
 
     def updates(self, method: str, turn: int = 1) -> list[State]:
         """Updates of all sites in a round of the method; gives the start its residual."""
-        if method in HAS_RESIDUAL and R not in self.start:
+        if METHODS[method].residual and R not in self.start:
             self.start[R] = self._normal((self.start[B].shape[0], self.start[A].shape[1]))
         trained = {n: t for n, t in self.start.items() if is_returned(method, n, turn)}
         return [{n: self._normal(tuple(t.shape)) for n, t in trained.items()} for _ in self.weights]
@@ -256,7 +256,7 @@ def test_fedavg_is_exact_when_sites_agree_on_one_factor(common: str) -> None:
     assert distance(product(state), mean_of_products(case, updates)) < 1e-5
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_the_head_is_the_weighted_mean(method: str) -> None:
     case = Case()
     updates = case.updates(method)
@@ -347,7 +347,7 @@ def test_fedsvd_fixes_the_signs() -> None:
 # Every rule
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_the_same_updates_give_the_same_bits(method: str) -> None:
     case = Case()
     updates = case.updates(method)
@@ -355,7 +355,7 @@ def test_the_same_updates_give_the_same_bits(method: str) -> None:
     assert all(torch.equal(one[name], two[name]) for name in case.start)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_the_order_of_sites_does_not_matter(method: str) -> None:
     case = Case(weights=(5.0, 0.1, 2.0, 100.0))
     updates = case.updates(method)
@@ -364,7 +364,7 @@ def test_the_order_of_sites_does_not_matter(method: str) -> None:
     assert all(distance(one[name], two[name]) < 1e-6 for name in case.start)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 @settings(max_examples=30, deadline=None)
 @given(case=cases(), data=st.data())
 def test_the_order_of_sites_does_not_matter_for_the_product(
@@ -379,7 +379,7 @@ def test_the_order_of_sites_does_not_matter_for_the_product(
     assert distance(product(one), product(two)) < 1e-6
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 @pytest.mark.parametrize("factor", [1e-9, 7.0, 1e300])
 def test_only_the_ratios_of_weights_matter(method: str, factor: float) -> None:
     case = Case()
@@ -389,7 +389,7 @@ def test_only_the_ratios_of_weights_matter(method: str, factor: float) -> None:
     assert all(distance(one[name], two[name]) < 1e-6 for name in case.start)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_a_single_site_gives_its_own_update(method: str) -> None:
     case = Case(weights=(0.3,))
     (update,) = case.updates(method)
@@ -400,7 +400,7 @@ def test_a_single_site_gives_its_own_update(method: str) -> None:
             assert torch.equal(state[name], at_site(case.start, update, name).float())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_a_site_of_weight_zero_changes_nothing(method: str) -> None:
     case = Case()
     updates = case.updates(method)
@@ -409,7 +409,7 @@ def test_a_site_of_weight_zero_changes_nothing(method: str) -> None:
     assert all(torch.equal(one[name], two[name]) for name in case.start)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_updates_are_averaged_as_they_are(method: str, dtype: torch.dtype) -> None:
     case = Case()
@@ -419,7 +419,7 @@ def test_half_precision_updates_are_averaged_as_they_are(method: str, dtype: tor
     assert distance(product(state), expected_product(method, case, updates)) < 1e-5
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_the_next_state_is_whole_and_shares_no_memory(method: str) -> None:
     case = Case()
     updates = case.updates(method)
@@ -439,7 +439,7 @@ def test_the_next_state_is_whole_and_shares_no_memory(method: str) -> None:
     assert all(torch.equal(rule.finish()[name], again[name]) for name in again)
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in PERSONAL])
+@pytest.mark.parametrize("method", [method for method in NAMES if not METHODS[method].personal])
 def test_an_adapter_without_lora_is_averaged_too(method: str) -> None:
     case = Case()
     start = {name: tensor for name, tensor in case.start.items() if name.startswith("head")}
@@ -451,7 +451,7 @@ def test_an_adapter_without_lora_is_averaged_too(method: str) -> None:
 # Streaming
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_memory_does_not_grow_over_a_thousand_sites(method: str) -> None:
     case = Case()
     update = case.updates(method)[0]
@@ -469,7 +469,7 @@ def test_memory_does_not_grow_over_a_thousand_sites(method: str) -> None:
     assert len(pickle.dumps(rule)) == size
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_updates_are_neither_changed_nor_watched(method: str) -> None:
     case = Case()
     updates = case.updates(method)
@@ -496,7 +496,7 @@ def refused(rule_call: object, *args: object) -> LoricaError:
     return caught.value
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_a_bad_update_leaves_the_aggregate_unchanged(method: str) -> None:
     case = Case()
     good, other, _ = case.updates(method)
@@ -537,7 +537,7 @@ def test_a_matrix_that_is_frozen_is_refused(method: str) -> None:
     assert A in error.detail
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_no_update_or_no_weight_makes_no_round(method: str) -> None:
     case = Case()
     rule = aggregator(method, case.start)
@@ -551,7 +551,7 @@ def test_no_update_or_no_weight_makes_no_round(method: str) -> None:
 
 def test_rules_plan_and_sites_know_the_same_methods() -> None:
     in_plan = get_args(AggregationPlan.model_fields["method"].annotation)
-    assert set(RULES) == set(TRAINED_PARTS) == set(in_plan)
+    assert set(RULES) == set(NAMES) == set(in_plan)
     assert all(cls.method == method for method, cls in RULES.items())
 
 
@@ -559,10 +559,10 @@ def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
     error = refused(aggregator, "fedsdv", Case().start)
     assert error.code is Code.PLAN_BAD_VALUE
     assert "Did you mean 'fedsvd'?" in error.detail
-    assert all(method in refused(aggregator, "zzz", {}).detail for method in METHODS)
+    assert all(method in refused(aggregator, "zzz", {}).detail for method in NAMES)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_every_rule_documents_exactness_bytes_epsilon_and_source(method: str) -> None:
     text = RULES[method].__doc__ or ""
     assert ("**Exact**" in text) == RULES[method].exact

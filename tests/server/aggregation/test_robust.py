@@ -13,7 +13,7 @@ from scipy import stats
 from lorica.common.adapter.state import State
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import AVERAGES_PRODUCTS, HAS_RESIDUAL, STEP_TURNS, TURNS
+from lorica.common.plan.methods import METHODS
 from lorica.common.plan.stages import returned
 from lorica.server.aggregation import aggregator
 from lorica.server.aggregation.aggregator import Aggregator
@@ -40,7 +40,7 @@ def plan(method: str, robust: str, **aggregation: Any) -> RunPlan:
 def start(method: str) -> State:
     generator = torch.Generator().manual_seed(0)
     state = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
-    return state | ({R: torch.zeros(10, 12)} if method in HAS_RESIDUAL else {})
+    return state | ({R: torch.zeros(10, 12)} if METHODS[method].residual else {})
 
 
 def honest(names: list[str], site: int) -> State:
@@ -80,8 +80,8 @@ def error(found: State, reference: State) -> float:
 
 CASES = [
     (method, rule)
-    for method, rule in itertools.product(TURNS, RULES)
-    if method not in AVERAGES_PRODUCTS or rule not in FACTOR_RULES
+    for method, rule in itertools.product(METHODS, RULES)
+    if not METHODS[method].averages_products or rule not in FACTOR_RULES
 ]
 
 
@@ -227,4 +227,4 @@ def test_held_updates_are_copies() -> None:
 
 
 def test_every_method_has_turns_that_the_rules_were_tried_on() -> None:
-    assert {method for method, _ in CASES} == set(TURNS) >= set(STEP_TURNS)
+    assert {method for method, _ in CASES} == set(METHODS)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lorica.common.adapter.state import State, pack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import TRAINED_PARTS, is_returned
+from lorica.common.plan.methods import METHODS, is_returned
 from lorica.common.plan.stages import returned as of_round
 from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.wire.rounding import encode
@@ -21,7 +21,7 @@ from lorica.server.aggregation.form import update_norm
 from lorica.server.rounds.expected import ExpectedUpdates
 from lorica.server.rounds.screening import honest_norm, longest_sum, screen
 
-METHODS = sorted(TRAINED_PARTS)
+NAMES = sorted(METHODS)
 PATH = "encoder.layer.5.attention.self.query"
 A, B = f"{PATH}.lora_A.weight", f"{PATH}.lora_B.weight"
 SHAPES = {A: (2, 8), B: (6, 2), "head.weight": (3, 8), "head.bias": (3,), "head.center": (8,)}
@@ -47,7 +47,7 @@ def refusal(update: State, method: str = "fedsvd", max_norm: float | None = None
     return caught.value.detail
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_an_update_of_the_trained_tensors_passes(method: str, dtype: torch.dtype) -> None:
     update = {name: tensor.to(dtype) for name, tensor in good(method).items()}
@@ -161,7 +161,7 @@ def local_plan(method: str) -> RunPlan:
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 @pytest.mark.parametrize("round", [1, 2])
 def test_no_sequence_of_gradients_moves_adam_further_than_the_limit(
     method: str, round: int

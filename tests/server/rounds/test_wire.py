@@ -22,7 +22,7 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import TRAINED_PARTS
+from lorica.common.plan.methods import METHODS
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.wire.messages import (
     Request,
@@ -207,7 +207,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
     assert pack_state(resumed) == pack_state(whole)
 
 
-@pytest.mark.parametrize("method", sorted(TRAINED_PARTS))
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_takes_int8(method: str, small_backbone: Path, tmp_path: Path) -> None:
     _, _, seen = run(plan_of(small_backbone, "int8", "local", method), tmp_path / "run")
     assert all(site.status == "ok" for site in seen.sites())

@@ -23,7 +23,7 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
-from lorica.common.plan.methods import LOCAL_ONLY
+from lorica.common.plan.methods import METHODS
 from lorica.common.plan.stages import Stage, sent, stage_of
 from lorica.common.plan.tensors import Part, part_of
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
@@ -32,7 +32,7 @@ from lorica.server.aggregation import RULES
 from lorica.simulations.run.simulate import Simulation
 from tests.conftest import make_small_backbone
 
-METHODS = sorted(RULES)
+NAMES = sorted(RULES)
 SITES, ROUNDS = 3, 2
 WORDS = ["card", "cash", "fever", "pain", "heart", "skin", "cough", "lost", "new", "money", "my"]
 
@@ -92,7 +92,7 @@ def updates(plan: RunPlan, cache_bytes: int, rounds: int) -> list[State]:
 
 
 @pytest.mark.parametrize("layers", [[-1], [1, 2]], ids=str)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_cached_and_uncached_training_give_the_same_updates(
     plan: RunPlan, method: str, layers: list[int]
 ) -> None:
@@ -106,7 +106,7 @@ def test_cached_and_uncached_training_give_the_same_updates(
             assert bool(tensor.any()), f"{name} did not move"
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in LOCAL_ONLY])
+@pytest.mark.parametrize("method", [method for method in NAMES if not METHODS[method].local_only])
 def test_cached_and_uncached_releases_are_the_same(plan: RunPlan, method: str) -> None:
     """Mode "gradient": sums of labels, of the head's gradients, and two of the factors'."""
     run = plan.replace(
@@ -123,7 +123,7 @@ def test_cached_and_uncached_releases_are_the_same(plan: RunPlan, method: str) -
 
 
 @pytest.mark.slow("starts Flower's simulation engine, with Ray")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 def test_both_engines_give_the_same_adapter(plan: RunPlan, tmp_path: Path, method: str) -> None:
     """Flower's simulation engine, its worker processes included, against the in-process one: also
     of what every site keeps for itself."""

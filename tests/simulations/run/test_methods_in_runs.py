@@ -21,7 +21,7 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import ANY_RANK, PERSONAL, TURNS
+from lorica.common.plan.methods import METHODS, methods_with
 from lorica.common.plan.tensors import factor_pairs, residual_name
 from lorica.common.saved.predict import Predictor
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
@@ -46,7 +46,7 @@ EXTRAS: dict[str, dict[str, dict[str, Any]]] = {
     "after noise": {"training": {"proximal": 0.1, "smoothing": 0.5}},
 }
 CASES = [
-    *((method, "plain") for method in TURNS),
+    *((method, "plain") for method in METHODS),
     *(("fedsvd", extra) for extra in EXTRAS if extra != "plain"),
     ("rolora", "fedadam"),
     ("la-lora", "after noise"),
@@ -121,7 +121,7 @@ def test_a_run_of_every_method_is_whole_and_resumes_to_the_byte(
     Simulation(run, tmp_path / "killed", quiet()).run(resume=True)
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "straight")
     kept = list((tmp_path / "straight" / "personal").glob("*.safetensors"))
-    assert len(kept) == (SITES if method in PERSONAL else 0)
+    assert len(kept) == (SITES if METHODS[method].personal else 0)
     (prediction,) = Predictor(tmp_path / "straight" / "adapter")(["my card is lost"])
     assert sum(prediction.probabilities) == pytest.approx(1, abs=1e-5)
 
@@ -155,7 +155,7 @@ def test_rolora_runs_on_the_coordinators_steps(plan: RunPlan, tmp_path: Path) ->
     assert sent[0] == sent[2]  # B, A, B
 
 
-@pytest.mark.parametrize("method", sorted(ANY_RANK))
+@pytest.mark.parametrize("method", methods_with(lambda method: method.any_rank))
 def test_sites_of_different_ranks_train_one_adapter(
     plan: RunPlan, tmp_path: Path, method: str
 ) -> None:
@@ -212,7 +212,7 @@ def test_sites_of_different_ranks_train_one_adapter(
     assert any(bool(tensor.any()) for name, tensor in state.items() if moved in name)
 
 
-@pytest.mark.parametrize("method", sorted(ANY_RANK))
+@pytest.mark.parametrize("method", methods_with(lambda method: method.any_rank))
 def test_a_simulations_sites_train_at_their_ranks_and_their_products_are_averaged(
     plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

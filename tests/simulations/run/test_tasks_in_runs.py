@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import TURNS
+from lorica.common.plan.methods import METHODS
 from lorica.common.plan.traits import TRAITS
 from lorica.common.saved.predict import Predictor
 from lorica.common.tasks import task_of
@@ -107,7 +107,7 @@ def test_a_task_runs_at_epsilon_8_with_evaluation_at_the_sites(
     json.dumps(summary)
 
 
-@pytest.mark.parametrize("method", sorted(TURNS))
+@pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_rule_takes_every_task(folder: Path, tmp_path: Path, kind: str, method: str) -> None:
     """One private round of local steps: all sites take part, and head and LoRA factors move."""

@@ -33,8 +33,15 @@ def distinct(names: list[str]) -> list[str]:
     return names
 
 
+def _window(values: list[float]) -> list[float]:
+    if values and (len(values) != 2 or not all(map(math.isfinite, values)) or values[1] <= 0):
+        raise ValueError("must be empty, or centre and width, the width above 0")
+    return values
+
+
 PositiveOrInf = Annotated[float, AfterValidator(_above_zero)]
 Positive = Annotated[PositiveOrInf, AfterValidator(_finite)]
+Window = Annotated[list[float], AfterValidator(_window)]
 
 
 class Section(BaseModel):

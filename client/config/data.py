@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from lorica.common.config import Positive, Section
+from lorica.common.config import Positive, Section, Window
 
 Path_ = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]+(\.[A-Za-z]+)*$")]
 
@@ -97,9 +97,10 @@ class SiteData(Section):
     """Name of the column of ``table`` with the files' names, from the source's folder."""
     image_side: int = Field(256, ge=8, le=4096)
     """Images are made smaller until their shorter side has at most this many pixels."""
-    window: list[float] = Field(default=[], max_length=2)
-    """Of DICOM: centre and width of the window of values that becomes black to white, such as
-    [40, 400]; empty: the file's own, else from the least value to the greatest."""
+    window: Window = []
+    """Of DICOM, and of images with more than 8 bits or fractions: centre and width of the window of
+    values that becomes black to white, such as [40, 400]; empty: of DICOM the file's own, else from
+    the least value to the greatest; of others their bits (docs/data.md)."""
     query: str = ""
     """Of a database: one SELECT whose columns are the text, the label and the unit."""
     password: Annotated[str, StringConstraints(pattern=r"^((env|file):.+)?$")] = ""

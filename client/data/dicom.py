@@ -18,6 +18,7 @@ from lorica.common.data.batches import Batch
 from lorica.common.data.image_folder import inside, labelled, with_table
 from lorica.common.data.images import FILE_BYTES, check_size, shrunk
 from lorica.common.data.kinds import IMAGE
+from lorica.common.data.levels import Levels
 from lorica.common.data.request import DataRequest
 from lorica.common.errors import Code, LoricaError
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 ENDINGS = frozenset({".dcm", ".dicom"})
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _CHUNK = 1 << 20
+_WIDEST = 16  # bits: room that says nothing of what is stored in it
 
 
 def batches(request: DataRequest) -> Iterator[Batch]:
@@ -54,16 +56,19 @@ def batches(request: DataRequest) -> Iterator[Batch]:
 
 
 def _image(path: Path, request: DataRequest) -> np.ndarray:
-    pixels = decode_dicom(path, list(request.options["window"]))
+    pixels = decode_dicom(path, list(request.options["window"]), request.levels)
     return shrunk(pixels, request.image_side)
 
 
-def decode_dicom(path: Path, window: list[float]) -> np.ndarray:
+def decode_dicom(path: Path, window: list[float], levels: Levels | None = None) -> np.ndarray:
     """One image as uint8 (H, W, 3): modality rescale, then the window of DICOM PS3.3 C.11.2.1.2.
 
     Args:
         path: the file.
-        window: centre and width, in rescaled values; empty: the file's first, else its range.
+        window: centre and width, in rescaled values; empty: the file's first; where it has none,
+            what its stored bits can hold, so that images of one source keep their grey levels;
+            of 16 bits that are signed or rescaled, from its least value to its greatest.
+        levels: of the source, which tell how many of 16 unsigned bits are used.
 
     Raises:
         LoricaError: LOR-301, LOR-327, LOR-328.
@@ -74,7 +79,7 @@ def decode_dicom(path: Path, window: list[float]) -> np.ndarray:
             raise _too_large(path, size)
         header = _header(path)
         _measure(header, path)
-        return _grey_or_colour(header, window)
+        return _grey_or_colour(header, window, levels or Levels(), str(path))
     except LoricaError:
         raise
     except OSError as error:
@@ -121,20 +126,29 @@ def _measure(header: Any, path: Path) -> None:
     check_size(rows * columns, str(path))
 
 
-def _grey_or_colour(data: Any, window: list[float]) -> np.ndarray:
+def _grey_or_colour(data: Any, window: list[float], levels: Levels, name: str) -> np.ndarray:
     from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
     pixels = pixel_array(data)
     if data.PhotometricInterpretation == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, data)
         pixels = (pixels.astype(np.float64) / np.iinfo(pixels.dtype).max * 255).round()
+        pixels = pixels.astype(np.uint8)
     if pixels.ndim == 3:
-        return np.ascontiguousarray(pixels.astype(np.uint8))
+        return np.ascontiguousarray(_colour(pixels, int(data.BitsStored)))
     values = apply_modality_lut(pixels, data).astype(np.float64)
-    grey = in_window(values, *(window or _window_of(data, values)))
+    grey = in_window(values, *(window or _window_of(data, pixels, values, levels, name)))
     if data.PhotometricInterpretation == "MONOCHROME1":
         grey = 255 - grey
     return np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _colour(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """Colour of ``bits`` bits as uint8."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    share = np.clip(pixels.astype(np.float64) / ((1 << bits) - 1), 0, 1)
+    return (share * 255).round().astype(np.uint8)
 
 
 def in_window(values: np.ndarray, centre: float, width: float) -> np.ndarray:
@@ -143,11 +157,23 @@ def in_window(values: np.ndarray, centre: float, width: float) -> np.ndarray:
     return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1) * 255
 
 
-def _window_of(data: Any, values: np.ndarray) -> tuple[float, float]:
+def _window_of(
+    data: Any, pixels: np.ndarray, values: np.ndarray, levels: Levels, name: str
+) -> tuple[float, float]:
     centre, width = data.get("WindowCenter"), data.get("WindowWidth")
     if centre is not None and width is not None:
         return _first(centre), _first(width)
+    bits, signed = int(data.BitsStored), bool(data.PixelRepresentation)
+    slope, intercept = float(data.get("RescaleSlope", 1)), float(data.get("RescaleIntercept", 0))
+    if bits == _WIDEST and not signed and np.array_equal(pixels, values):
+        bits = levels.depth(pixels, bits, name)
     low, high = float(values.min()), float(values.max())
+    if bits < _WIDEST and "ModalityLUTSequence" not in data:
+        least = -(1 << (bits - 1)) if signed else 0
+        ends = [slope * end + intercept for end in (least, least + (1 << bits) - 1)]
+        low, high = min(ends), max(ends)
+    elif bits == _WIDEST and not signed and np.array_equal(pixels, values):
+        low, high = 0.0, float((1 << _WIDEST) - 1)
     return (low + high + 1) / 2, high - low + 1
 
 

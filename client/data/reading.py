@@ -12,6 +12,7 @@ from lorica.client.data.classes import with_classes
 from lorica.client.data.duplicates import without_duplicates
 from lorica.common.data.batches import Batch
 from lorica.common.data.kinds import IMAGE, kind_of
+from lorica.common.data.levels import Levels
 from lorica.common.data.records import Records, Roles, checked
 from lorica.common.data.request import CONNECTORS, DataRequest, read_batches
 from lorica.common.plan.traits import TRAITS
@@ -72,6 +73,7 @@ def site_batches(
         label=data.label,
         image=data.image,
         image_side=data.image_side,
+        levels=Levels(data.window),
         options={
             "query": data.query,
             "password": data.password,

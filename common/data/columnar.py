@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lorica.common.data.batches import BATCH_ROWS, Batch, text_array
 from lorica.common.data.image_columns import IMAGE_ROWS, image_cells, is_image_type
+from lorica.common.data.kinds import hidden
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def as_batch(
             continue
         if name == request.image:
             side = request.image_side
-            found[name] = image_cells(column, place, side, before=before, homes=homes)
+            found[name] = image_cells(
+                column, place, side, before=before, homes=homes, levels=request.levels
+            )
         elif is_image_type(column.type):
             _refuse_image(name, request, place)
         else:
@@ -110,7 +113,8 @@ def _refuse_image(name: str, request: DataRequest, place: str) -> None:
 def _parts(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    return sorted(file for file in path.rglob("*") if file.suffix.lower() in (".parquet", ".pq"))
+    found = (file for file in path.rglob("*") if file.suffix.lower() in (".parquet", ".pq"))
+    return sorted(file for file in found if not any(map(hidden, file.relative_to(path).parts)))
 
 
 def _parquet(path: Path, request: DataRequest) -> Iterator[pa.RecordBatch]:

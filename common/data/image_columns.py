@@ -14,6 +14,7 @@ import numpy as np
 
 from lorica.common.data.image_folder import inside
 from lorica.common.data.images import decode_image
+from lorica.common.data.levels import Levels
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
@@ -37,7 +38,13 @@ def is_image_type(kind: pa.DataType) -> bool:
 
 
 def image_cells(
-    array: pa.Array, where: str, side: int, *, before: int = 0, homes: Sequence[Path] = ()
+    array: pa.Array,
+    where: str,
+    side: int,
+    *,
+    before: int = 0,
+    homes: Sequence[Path] = (),
+    levels: Levels | None = None,
 ) -> list[np.ndarray]:
     """Images of an Arrow column.
 
@@ -48,6 +55,7 @@ def image_cells(
         before: rows of the source before these, for the messages.
         homes: folders below which files may lie that cells name; the first is where relative
             paths start.
+        levels: as of decode_image.
 
     Raises:
         LoricaError: LOR-304 another type; LOR-327 no image, or none that can be read; LOR-301,
@@ -62,7 +70,7 @@ def image_cells(
     found = []
     for row, value in enumerate(array, before + 1):
         name = f"{where}, row {row}"
-        found.append(decode_image(_source(value.as_py(), name, homes), name, side))
+        found.append(decode_image(_source(value.as_py(), name, homes), name, side, levels))
     return found
 
 

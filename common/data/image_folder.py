@@ -6,6 +6,7 @@ are refused: a table must not make a site read what nobody offered.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +14,20 @@ from typing import TYPE_CHECKING
 
 from lorica.common.data.batches import Batch, as_list, rows_of
 from lorica.common.data.images import decode_image
-from lorica.common.data.kinds import IMAGE, IMAGE_ENDINGS
+from lorica.common.data.kinds import IMAGE, IMAGE_ENDINGS, hidden
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
     from lorica.common.data.request import DataRequest
 
 _BATCH = 64
+_SHOWN = 5
+_PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_log = logging.getLogger("lorica.data")
 
 
 def batches(request: DataRequest) -> Iterator[Batch]:
@@ -83,7 +91,9 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def files_below(folder: Path, endings: frozenset[str]) -> Iterator[Path]:
-    """Files with one of the endings, in a fixed order; links to folders are refused (LOR-329)."""
+    """Files with one of the endings, in a fixed order, without hidden ones, of which the log
+    tells; links to folders are refused (LOR-329)."""
+    skipped: list[str] = []
 
     def refuse(error: OSError) -> None:
         raise LoricaError(
@@ -91,7 +101,14 @@ def files_below(folder: Path, endings: frozenset[str]) -> Iterator[Path]:
         )
 
     for here, folders, files in os.walk(folder, onerror=refuse):
-        folders.sort()
+        place = Path(here).relative_to(folder)
+        skipped += [f"{place / name}/" for name in folders if hidden(name)]
+        skipped += [
+            str(place / name)
+            for name in files
+            if hidden(name) and Path(name).suffix.lower() in endings
+        ]
+        folders[:] = sorted(name for name in folders if not hidden(name))
         for name in folders:
             if (Path(here) / name).is_symlink():
                 raise LoricaError(
@@ -100,16 +117,71 @@ def files_below(folder: Path, endings: frozenset[str]) -> Iterator[Path]:
                     "followed.",
                 )
         for name in sorted(files):
-            if Path(name).suffix.lower() in endings:
-                yield (Path(here) / name).relative_to(folder)
+            if Path(name).suffix.lower() in endings and not hidden(name):
+                yield place / name
+    if skipped:
+        more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
+        _log.warning(
+            "%s: hidden files and folders are left out: %s%s",
+            folder,
+            ", ".join(sorted(skipped)[:_SHOWN]),
+            more,
+        )
+
+
+def parts_of(folder: Path) -> dict[str, str]:
+    """The parts of a folder that is divided into them: "train", "validation" and "test", as far as
+    there are any -> the sub-folder's name. Empty where sub-folders are labels.
+
+    A folder is divided when all its sub-folders have the names of parts, two at least, and each
+    holds folders.
+    """
+    try:
+        folders = [path for path in folder.iterdir() if path.is_dir() and not hidden(path.name)]
+        found = {_PARTS.get(path.name.lower(), ""): path.name for path in folders}
+        divided = "train" in found and len(folders) == len(found) > 1 and "" not in found
+        if divided and all(any(below.is_dir() for below in path.iterdir()) for path in folders):
+            return found
+    except OSError:  # whoever reads the folder says so
+        pass
+    return {}
 
 
 def labelled(request: DataRequest, folder: Path, endings: frozenset[str]) -> Iterator[Batch]:
-    """Names of files and their labels, a few at a time: the folders directly below ``folder``.
+    """Names of files and their labels, a few at a time: the folders directly below ``folder``, or
+    below its part, where it is divided into parts.
 
     Raises:
-        LoricaError: LOR-304 a file in no sub-folder, LOR-329 a link to a folder.
+        LoricaError: LOR-301 no such part, LOR-304 a file in no sub-folder, LOR-329 a link to a
+            folder.
     """
+    part = _part(request, folder)
+    for batch in _labelled(request, folder / part, endings):
+        names = [f"{part}/{name}" if part else name for name in batch[request.file]]
+        yield {**batch, request.file: names}
+
+
+def _part(request: DataRequest, folder: Path) -> str:
+    """The sub-folder of the part that is asked for; empty where there are no parts."""
+    parts = parts_of(folder)
+    if not parts and not request.split:
+        return ""
+    other = parts.get("test") or parts.get("validation", "")
+    wanted = _PARTS.get(request.split.lower(), request.split)
+    name = parts.get(wanted, "") if wanted else other if request.test else parts["train"]
+    if not name:
+        raise LoricaError(
+            Code.DATA_NOT_FOUND,
+            f"{folder} has no part '{request.split or 'test'}'; its parts are: "
+            f"{', '.join(parts.values()) or 'none'}.",
+        )
+    rest = sorted(set(parts.values()) - {name})
+    if not request.test:
+        _log.warning("%s is divided: of it, %s is read, not %s", folder, name, ", ".join(rest))
+    return name
+
+
+def _labelled(request: DataRequest, folder: Path, endings: frozenset[str]) -> Iterator[Batch]:
     names: list[str] = []
     for path in files_below(folder, endings):
         if len(path.parts) < 2:
@@ -133,4 +205,4 @@ def _named(request: DataRequest, names: list[str]) -> Batch:
 
 def _image(folder: Path, name: str, request: DataRequest) -> object:
     path = inside(folder, name)
-    return decode_image(path, str(path), request.image_side)
+    return decode_image(path, str(path), request.image_side, request.levels)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lorica.common.data.levels import Levels, png_bits, tiff_bits
 from lorica.common.errors import Code, LoricaError
 
 PIXELS = 50_000_000
@@ -16,18 +17,26 @@ PIXELS = 50_000_000
 FILE_BYTES = 200_000_000
 """Largest image file."""
 
+_DEEP = ("I", "F")  # Pillow's modes of 32 bits: whole numbers, fractions
 
-def decode_image(source: Path | bytes, name: str, side: int) -> np.ndarray:
+
+def decode_image(
+    source: Path | bytes, name: str, side: int, levels: Levels | None = None
+) -> np.ndarray:
     """An image as uint8 (H, W, 3), its shorter side at most ``side`` pixels.
+
+    Colour of 16 bits keeps its high byte; transparency is left out; of several frames the first
+    is taken. Grey of more than 8 bits, and fractions, go by ``levels``.
 
     Args:
         source: a file, or a file's bytes.
         name: how messages call it.
         side: larger images are made smaller; smaller ones stay as they are.
+        levels: of the image's source; the rule of :mod:`lorica.common.data.levels` when omitted.
 
     Raises:
-        LoricaError: LOR-207 without pillow, LOR-301, LOR-327 truncated or no image, LOR-328 more
-            than ``PIXELS`` pixels.
+        LoricaError: LOR-207 without pillow, LOR-301, LOR-327 truncated, no image, or grey levels
+            that no rule covers, LOR-328 more than ``PIXELS`` pixels.
     """
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
@@ -40,12 +49,17 @@ def decode_image(source: Path | bytes, name: str, side: int) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a bomb is refused below, not warned of
-            opened = Image.open(io.BytesIO(_content(source, name)))
-            with opened as image:
+            content = _content(source, name)
+            with Image.open(io.BytesIO(content)) as image:
                 check_size(image.width * image.height, name)
                 if side and min(image.size) > side:
                     image.draft("RGB", (side, side))
+                bits = png_bits(content) or tiff_bits(getattr(image, "tag_v2", None))
                 upright = ImageOps.exif_transpose(image)
+                if upright.mode in _DEEP or upright.mode.startswith("I;"):
+                    values = np.asarray(upright)
+                    grey = (levels or Levels()).grey(values, bits, name)
+                    return shrunk(np.repeat(grey[..., None], 3, axis=2), side)
                 return shrunk(np.asarray(upright.convert("RGB")), side)
     except Image.DecompressionBombError:
         check_size(PIXELS + 1, name)

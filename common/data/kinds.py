@@ -35,6 +35,12 @@ _DATABASE = re.compile(r"[a-z][a-z0-9]*(\+[a-z0-9]+)?://", re.IGNORECASE)
 _LOOKED_AT = 10_000  # entries of a folder
 
 
+def hidden(name: str) -> bool:
+    """Whether a file or folder of this name is left out: hidden ones (.ipynb_checkpoints, the
+    "._" files of macOS), and the __MACOSX of its archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def is_path(location: str) -> bool:
     """Whether a location is one on this machine's disks: no packaged data set, hub or database."""
     return not _elsewhere(location)
@@ -93,8 +99,9 @@ def _kind_of_folder(path: Path) -> str:
     if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
         return "dataset"
     endings = set()
-    for seen, (_, _, files) in enumerate(os.walk(path)):
-        endings |= {Path(name).suffix.lower() for name in files}
+    for seen, (_, folders, files) in enumerate(os.walk(path)):
+        folders[:] = [name for name in folders if not hidden(name)]
+        endings |= {Path(name).suffix.lower() for name in files if not hidden(name)}
         if seen > _LOOKED_AT:
             break
     if endings & {".parquet", ".pq"} and not endings & IMAGE_ENDINGS:

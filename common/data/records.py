@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorica.common.data.batches import Batch, as_list
 from lorica.common.data.kinds import IMAGE, PACKAGED, kind_of
+from lorica.common.data.levels import Levels
 from lorica.common.data.names.alike import CHOICE, Alike, Spellings
 from lorica.common.data.names.normal import forms, id_form
 from lorica.common.data.request import CONNECTORS, DataRequest, read_batches
@@ -217,6 +218,7 @@ def read_records(
         text=plan.text,
         label=plan.label,
         image=image,
+        levels=Levels(plan.window),
     )
     if request.kind not in CONNECTORS:
         raise LoricaError(

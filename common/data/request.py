@@ -10,6 +10,7 @@ from typing import Any
 
 from lorica.common.data.batches import Batch
 from lorica.common.data.kinds import local_path
+from lorica.common.data.levels import Levels
 
 CONNECTORS = {
     "packaged": "lorica.common.data.packaged",
@@ -55,6 +56,8 @@ class DataRequest:
     """Of a table with encoded images, their column; empty: none is read."""
     image_side: int = 256
     """Images are made smaller until their shorter side has at most this many pixels."""
+    levels: Levels = field(default_factory=Levels)
+    """How grey levels of more than 8 bits, and fractions, become 8 bits."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further settings of a connector."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from lorica.common.config import Positive, PositiveOrInf, Section, distinct
+from lorica.common.config import Positive, PositiveOrInf, Section, Window, distinct
 from lorica.common.plan.traits import TRAITS, SiteMetric, TaskKind
 
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -138,6 +138,10 @@ class DataPlan(Section):
     image: str = ""
     """Name of the column with images in Parquet, Arrow and data sets: encoded bytes, or bytes and
     path. Empty: "image", where the task is of images. Folders of images need none."""
+
+    window: Window = []
+    """Of images with more than 8 bits or fractions: centre and width of the window of values that
+    becomes black to white, such as [2048, 4096]. Empty: by their bits; fractions from 0 to 1."""
 
     unit: str = ""
     """Name of the column that says whose record it is (patient_id, customer_id); empty: the

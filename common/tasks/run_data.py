@@ -6,7 +6,10 @@ import functools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from lorica.common.data.image_folder import parts_of
+from lorica.common.data.kinds import is_path, kind_of, local_path
 from lorica.common.data.names.alike import one_spelling
 from lorica.common.data.records import PACKAGED, Records, read_records
 from lorica.common.errors import Code, LoricaError
@@ -34,6 +37,8 @@ def load_data(plan: RunPlan) -> RunData:
     The split depends on the plan's seed and the units' names alone, so every process of a
     simulation makes the same one.
 
+    A folder of images that is divided into train and test brings its own test data.
+
     Raises:
         LoricaError: LOR-30x for data that are not what the plan says; LOR-308 when test data
             must be set aside, but all records are one unit's.
@@ -41,7 +46,7 @@ def load_data(plan: RunPlan) -> RunData:
     column = plan.simulation.column if plan.simulation.partition == "by-column" else ""
     read = _reader(plan)
     train = read(plan.data.train, unit=plan.unit_column, group=column)
-    if plan.data.test or plan.data.train.startswith(PACKAGED):
+    if plan.data.test or plan.data.train.startswith(PACKAGED) or _divided(plan):
         source = plan.data.test or plan.data.train
         unit = "" if plan.data.test else plan.unit_column  # test files need not name units
         test = read(source, unit=unit, test=True)
@@ -55,6 +60,14 @@ def load_data(plan: RunPlan) -> RunData:
             mend="Name a file with test data in data.test, or give data of more units.",
         )
     return _split(train, plan.simulation.seed)
+
+
+def _divided(plan: RunPlan) -> bool:
+    """Whether the training data are a folder of images with a part for testing."""
+    data = plan.data
+    if data.table or not is_path(data.train) or kind_of(data.train, Path()) != "images":
+        return False
+    return bool(parts_of(local_path(data.train, Path())))
 
 
 def test_data(plan: RunPlan) -> Records:
@@ -104,7 +117,8 @@ def label_sources(plan: RunPlan, data: RunData) -> list[Records]:
     Test data of a file of their own may not bring labels that the training data lack: such a
     label is likelier a misspelling than a class to learn.
     """
-    return [data.train] if plan.data.test else [data.train, data.test]
+    own = plan.data.test or _divided(plan)
+    return [data.train] if own else [data.train, data.test]
 
 
 def with_labels(plan: RunPlan, *data: Records) -> RunPlan:

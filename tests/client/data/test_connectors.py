@@ -229,6 +229,28 @@ class TestDicom:
         assert (first[0, 0, 0], first[-1, -1, 0]) == (255, 0)
         assert (first.astype(int) + second == 255).all()
 
+    @pytest.mark.parametrize(
+        ("bits", "values"), [(12, (960, 2880)), (10, (240, 720)), (16, (15_420, 46_260))]
+    )
+    def test_files_without_a_window_keep_their_grey_levels(
+        self, bits: int, values: tuple[int, int], tmp_path: Path, read: Read
+    ) -> None:
+        """Dim and bright pictures of one shade each are 60 and 180 of 255, whatever their bits."""
+        for name, value in zip("ab", values, strict=True):
+            path = tmp_path / "scans" / "x" / f"{name}.dcm"
+            stored = {"BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": 0}
+            dicom(path, np.full((8, 8), value).astype(np.uint16).astype(np.int32), **stored)
+        dim, bright = read(source="scans").images
+        assert (abs(int(dim.mean()) - 60), abs(int(bright.mean()) - 180)) <= (1, 1)
+
+    def test_colour_of_16_bits_does_not_wrap(self, tmp_path: Path, read: Read) -> None:
+        values = np.full((8, 8, 3), (300, 30_000, 60_000), dtype="<u2")
+        colour = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}
+        more = {**colour, "PlanarConfiguration": 0, "PixelRepresentation": 0}
+        path = tmp_path / "scans" / "x" / "a.dcm"
+        dicom(path, values[..., 0], PixelData=values.tobytes(), **more)
+        assert read(source="scans").images[0][0, 0].tolist() == [1, 117, 233]
+
     def test_bad_files_are_sentences(self, tmp_path: Path, refused: Refused) -> None:
         path = tmp_path / "scans" / "x" / "a.dcm"
         dicom(path, self.VALUES)

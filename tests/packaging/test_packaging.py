@@ -106,7 +106,19 @@ def test_the_wheel_holds_no_tests_and_no_data(wheel: Path) -> None:
     planted = {Path(name).name for name in PLANTED}
     assert not planted & {path.name for path in files}
     shipped = {path for path in files if path.parts[0] == "lorica" and path.name != "LICENSE"}
-    code = {".py", ".pyi", ".proto", ".toml", ".j2", ".html", ".css", ".js", ".svg", ".woff2"}
+    code = {
+        ".py",
+        ".pyi",
+        ".typed",
+        ".proto",
+        ".toml",
+        ".j2",
+        ".html",
+        ".css",
+        ".js",
+        ".svg",
+        ".woff2",
+    }
     assert {path.suffix for path in shipped} <= code
 
 
@@ -273,7 +285,7 @@ def test_relative_and_nested_imports_are_seen(tmp_path: Path) -> None:
     found = {name for _, name in imported(tmp_path / "x.py", ["lorica", "common"])}
     assert found == {
         "lorica.server.rounds.loop",
-        "lorica.simulations.run.grid",
+        "lorica.simulations.grid",
         "lorica.common.noise",
         "lorica.client",
     }

@@ -11,6 +11,7 @@ import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -107,8 +108,10 @@ def _list_text(value: list[Any]) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+@lru_cache(maxsize=8)
 def from_canonical(text: str) -> RunPlan:
-    """The plan of a canonical JSON text, as it travels in messages."""
+    """The plan of a canonical JSON text, as it travels in messages; the last few are kept, since
+    every message of a run has the same."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

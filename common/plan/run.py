@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Any
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Self
 
 from pydantic import model_validator
 
@@ -181,14 +183,25 @@ class RunPlan(Section):
 
     def canonical(self) -> str:
         """The plan as JSON with sorted keys and no spaces; ``inf`` is written "inf"."""
+        return self._canonical
+
+    @cached_property
+    def _canonical(self) -> str:
         return json.dumps(
             _json_safe(self.model_dump()), sort_keys=True, separators=(",", ":"), allow_nan=False
         )
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of :meth:`canonical`, 64 hex digits."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As of pydantic, without what was worked out for the original."""
+        made = super().model_copy(update=update, deep=deep)
+        for name in ("_canonical", "fingerprint"):
+            made.__dict__.pop(name, None)
+        return made
 
     def replace(self, **sections: dict[str, Any]) -> RunPlan:
         """A copy with some keys of some sections changed, validated anew.

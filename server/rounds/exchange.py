@@ -7,6 +7,7 @@ is safe, for a site answers a repeated request with its stored reply.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -97,7 +98,9 @@ class _Exchange:
         self._timeout, self._group, self._reconnect = timeout, group, reconnect
         self._unavailable, self._stop = unavailable, stop
         self._waiting: dict[int, _Node] = {}
-        self._asked: dict[str, int] = {}  # message id -> node
+        self._asked: OrderedDict[str, int] = OrderedDict()  # message id -> node
+        self._ids: dict[int, set[str]] = {}  # node -> its message ids
+        self._lost: set[int] = set()  # waiting nodes whose connection is broken
         self._begun = time.monotonic()
         self._looked = 0.0
 
@@ -109,7 +112,7 @@ class _Exchange:
             self._send(node)
         yield from self._given_up()
         while self._waiting:
-            found = list(self._grid.pull_messages(list(self._asked))) if self._asked else []
+            found = list(self._grid.pull_messages(self._asked.keys())) if self._asked else []
             for reply in found:
                 yield from self._take(reply)
             if not self._waiting:
@@ -137,16 +140,19 @@ class _Exchange:
         identity = next(iter(self._grid.push_messages([message])), "")
         if identity:
             self._asked[identity] = node
+            self._ids.setdefault(node, set()).add(identity)
         else:
             self._break(node, 0)  # it left since it was listed
 
     def _take(self, reply: Message) -> Iterator[Answer]:
-        node = self._asked.pop(reply.metadata.reply_to_message_id, None)
-        if node is None or node not in self._waiting:
+        identity = reply.metadata.reply_to_message_id
+        node = self._asked.pop(identity, None)
+        if node is None:
             return  # an answer to something that nobody asked, or one too many
+        self._ids[node].discard(identity)
         if reply.has_error():
             code = reply.error.code
-            if node in self._asked.values():
+            if self._ids[node]:
                 return  # it was asked again meanwhile
             if code in _BROKEN and self._hopeful(node):
                 self._break(node, code)
@@ -171,16 +177,19 @@ class _Exchange:
         state.error = error
         state.broken = self._seconds if state.broken is None else state.broken
         state.again = self._seconds + _AGAIN_SECONDS
+        self._lost.add(node)
 
     def _forget(self, node: int) -> None:
         del self._waiting[node]
-        self._asked = {identity: other for identity, other in self._asked.items() if other != node}
+        self._lost.discard(node)
+        for identity in self._ids.pop(node, ()):
+            del self._asked[identity]
 
     def _given_up(self) -> Iterator[Answer]:
         """Answers for nodes whose connection has been broken for too long."""
-        asked = set(self._asked.values())
-        for node, state in list(self._waiting.items()):
-            if state.broken is None or node in asked:
+        for node in sorted(self._lost):
+            state = self._waiting[node]
+            if state.broken is None or self._ids.get(node):
                 continue
             if self._seconds - state.broken >= self._reconnect:
                 self._forget(node)

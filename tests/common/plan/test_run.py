@@ -33,7 +33,7 @@ def another_value(dotted: str) -> Any:
         return ["per_label"]
     if dotted == "training.augment":
         return ["flip"]
-    if dotted in ("table.centers", "table.scales"):
+    if dotted in ("table.centers", "table.scales", "data.window"):
         return [0.5, 1.5]
     if dotted == "table.categories":
         return ["sex = f | m"]
@@ -238,3 +238,12 @@ def test_a_robust_plan_for_one_site_has_no_robust_rule(rule: str) -> None:
     )
     alone = plan.for_one_site()
     assert (alone.aggregation.robust, alone.rounds.minimum_sites) == ("none", 1)
+
+
+def test_a_changed_copy_has_a_fingerprint_of_its_own() -> None:
+    """Fingerprints are worked out once a plan, and no copy inherits one."""
+    plan = RunPlan()
+    before = plan.fingerprint
+    other = plan.replace(task={"labels": ["a", "b"]})
+    assert plan.model_copy(update={"task": other.task}).fingerprint == other.fingerprint != before
+    assert plan.model_copy(deep=True).fingerprint == before == RunPlan().fingerprint

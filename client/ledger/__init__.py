@@ -10,17 +10,16 @@ One ledger per data set. An answer goes through three commits:
 Formal guarantee:
     *Accounting.* Every reply that ``store`` returned has a charge in the chain, written before its
     step ran, and each charge has at most one answer, in whichever process and after whichever
-    crash. So ε composed over all charges (PLD, an upper bound, at the ledger's δ, under the
-    neighbouring relation of :class:`~lorica.common.privacy.accountant.PrivacyEvent`) bounds what
-    all released replies together reveal of one unit. A crash, a full disk or a lost process can
+    crash. So what is composed over all charges (at the ledger's δ, under the neighbouring relation
+    of :class:`~lorica.common.privacy.accountant.PrivacyEvent`) bounds what all released replies
+    together reveal of one unit. A crash, a full disk or a lost process can
     leave a charge without an answer, which overcounts; none leaves an answer without a charge.
 
     *Budgets.* They are checked and the charge written under one write lock, so two processes
-    cannot both take the last of a budget. A round's mechanism may depend on earlier replies; its
-    (σ, q, steps) must not, which holds as they follow from the plan and public figures. Where
-    somebody chooses the *next run's* parameters in view of earlier replies, PLD composition is
-    not known to hold, while Rényi composition does (Feldman and Zrnic, "Individual Privacy
-    Accounting via a Rényi Filter", 2021): that is why RDP is reported beside it.
+    cannot both take the last of a budget. What each budget's figure proves is said in
+    :mod:`lorica.client.ledger.limits`: a run's own is by PLD, the lifetime's and a period's by a
+    privacy filter, which also holds where somebody chooses the next run's parameters in view of
+    earlier replies.
 
     *A charge that was never answered* (its process died) pays for a new attempt at the same work:
     same run, round, kind, events and plan. Nothing of the earlier attempt had left, as a reply

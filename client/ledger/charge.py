@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -46,6 +46,9 @@ class Charge:
     """ε that the plan allows the whole run, in nats."""
     run_delta: float | None = None
     """δ of ``run_epsilon``; the ledger's when None."""
+    whole: tuple[PrivacyEvent, ...] = ()
+    """All that the run will do, as its plan fixes it, ``events`` included; empty when that is not
+    known. A run that does not fit the budgets as a whole is not begun."""
 
     def __post_init__(self) -> None:
         for name in (self.run, self.kind):
@@ -55,7 +58,7 @@ class Charge:
                 )
         if self.round < 0 or not 0 < (self.run_delta or 0.5) < 1 or math.isnan(self.run_epsilon):
             raise ValueError(f"{self} is out of range")
-        for event in self.events:
+        for event in (*self.events, *self.whole):
             sigma, rate = event.noise_multiplier, event.sample_rate
             if not (math.isfinite(sigma) and sigma >= 0 and 0 < rate <= 1 and event.steps >= 1):
                 raise ValueError(f"{event} is out of range")
@@ -76,32 +79,39 @@ class Charge:
             "round": self.round,
             "kind": self.kind,
             "mechanism": MECHANISM,
-            "events": [
-                {"sigma": float(e.noise_multiplier), "q": float(e.sample_rate), "steps": e.steps}
-                for e in self.events
-            ],
+            "events": _events_out(self.events),
             "unit": self.unit,
             "fingerprint": self.fingerprint,
             "run_epsilon": number_out(self.run_epsilon),
             "run_delta": self.run_delta,
+            "whole": _events_out(self.whole),
         }
 
     @staticmethod
     def from_json(body: Mapping[str, Any]) -> Charge:
         """The inverse of :meth:`as_json`."""
-        events = tuple(
-            PrivacyEvent(float(e["sigma"]), float(e["q"]), int(e["steps"])) for e in body["events"]
-        )
         return Charge(
             run=body["run"],
             round=int(body["round"]),
             kind=body["kind"],
-            events=events,
+            events=_events_in(body["events"]),
             unit=body["unit"],
             fingerprint=body["fingerprint"],
             run_epsilon=number_in(body["run_epsilon"]),
             run_delta=body["run_delta"],
+            whole=_events_in(body.get("whole", ())),  # ledgers of before have none
         )
+
+
+def _events_out(events: tuple[PrivacyEvent, ...]) -> list[dict[str, float]]:
+    return [
+        {"sigma": float(e.noise_multiplier), "q": float(e.sample_rate), "steps": e.steps}
+        for e in events
+    ]
+
+
+def _events_in(events: Iterable[Mapping[str, Any]]) -> tuple[PrivacyEvent, ...]:
+    return tuple(PrivacyEvent(float(e["sigma"]), float(e["q"]), int(e["steps"])) for e in events)
 
 
 @dataclass(frozen=True)
@@ -157,14 +167,15 @@ class Budgets:
 
 @dataclass(frozen=True)
 class Spending:
-    """ε spent, by PLD at the ledger's δ, in nats."""
+    """ε spent at the ledger's δ, in nats, as the budgets count it
+    (:mod:`lorica.client.ledger.limits`)."""
 
     lifetime: float
-    """By everything ever charged."""
+    """By everything ever charged: by PLD while that is one run, then by a privacy filter."""
     run: float
-    """By the run in question."""
+    """By the run in question, by PLD."""
     period: float | None = None
-    """By the current period; None when no budget holds for one."""
+    """By the current period, as for the lifetime; None when no budget holds for one."""
 
     def as_json(self) -> dict[str, Any]:
         """The figures as the chain keeps them."""

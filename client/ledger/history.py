@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +23,7 @@ from lorica.client.ledger.chain import (
 from lorica.client.ledger.charge import Budgets, Charge, Period, Spending, number_in, period_of
 from lorica.common.errors import Code, LoricaError
 from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.filter import Tally
 
 _IMPOSSIBLE = (
     KeyError,
@@ -86,6 +87,28 @@ class Refused:
     """What it would have become, ε."""
 
 
+@dataclass
+class Scope:
+    """Charges added up, of a lifetime or of a period."""
+
+    tally: Tally = field(default_factory=Tally)
+    first: str = ""
+    """The run that was charged first; empty while nothing was."""
+    whole: tuple[PrivacyEvent, ...] = ()
+    """All that the first run was to do, as its first charge in here says."""
+    shared: bool = False
+    """Whether a second run was charged as well."""
+    seen: int = 0
+    """Charges of the history that were looked at."""
+
+    def add(self, charge: Charge) -> None:
+        """Count a charge in."""
+        self.tally.add(charge.events)
+        self.first = self.first or charge.run
+        self.whole = self.whole or charge.whole or charge.events
+        self.shared = self.shared or charge.run != self.first
+
+
 class History:
     """The fold of a chain's entries; grows by one entry at a time, checked as it grows."""
 
@@ -113,6 +136,8 @@ class History:
         self.fingerprints: dict[str, str] = {}
         """The plan's fingerprint of every run."""
         self._newest: dict[tuple[str, int, str], Charged] = {}
+        self._of_run: dict[str, list[Charged]] = {}
+        self._scopes: dict[tuple[Period, str] | None, Scope] = {}
 
     @property
     def count(self) -> int:
@@ -130,11 +155,23 @@ class History:
         """All events charged, in chain order; of one run, or within one named period, if given."""
         return [
             event
-            for charged in self.charges
-            if run is None or charged.charge.run == run
+            for charged in (self.charges if run is None else self._of_run.get(run, []))
             if within is None or period_of(charged.time, within[0]) == within[1]
             for event in charged.charge.events
         ]
+
+    def scope(self, within: tuple[Period, str] | None = None) -> Scope:
+        """What was charged in all, or within one named period, added up; to read, not to change.
+
+        Whatever was charged since the last call is added: the time it takes does not grow with
+        the history.
+        """
+        scope = self._scopes.setdefault(within, Scope())
+        for charged in self.charges[scope.seen :]:
+            if within is None or period_of(charged.time, within[0]) == within[1]:
+                scope.add(charged.charge)
+        scope.seen = len(self.charges)
+        return scope
 
     def newest(self, key: tuple[str, int, str]) -> Charged | None:
         """The newest charge for (run, round, kind), answered or not."""
@@ -181,6 +218,7 @@ class History:
         charged = Charged(number, time, charge, Spending.from_json(content["spent"]))
         self.charges.append(charged)
         self._newest[charge.key] = charged
+        self._of_run.setdefault(charge.run, []).append(charged)
 
     def _retry(self, number: int, time: datetime, content: dict[str, Any]) -> None:
         self.retries[content["charge"]] += 1

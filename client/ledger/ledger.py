@@ -192,7 +192,7 @@ class Ledger:
             now, run = self._book.time(), charges[0].run
             more = [event for charge in charges for event in charge.events]
             before = self._limits.spending(history, self.budgets, run, now)
-            after = self._limits.spending(history, self.budgets, run, now, more)
+            after = self._limits.spending(history, self.budgets, run, now, more, charges[0].whole)
             try:
                 self._limits.check(history, self.budgets, charges, now)
             except OverBudgetError as error:

@@ -104,6 +104,7 @@ def _whole(plan: RunPlan, events: tuple[PrivacyEvent, ...]) -> Charge:
         fingerprint=plan.fingerprint,
         run_epsilon=plan.privacy.epsilon,
         run_delta=plan.privacy.delta,
+        whole=events,
     )
 
 

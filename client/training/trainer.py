@@ -227,7 +227,8 @@ class LocalTrainer:
         stored = ledger.stored(request.run, request.round, kind, fingerprint=plan.fingerprint)
         if stored is not None:
             return reply_from_bytes(stored)
-        event = part(self._allow(request))
+        privacy = self._allow(request)
+        event = part(privacy)
         assert event is not None
         session = self._open(plan)
         own = own_state(self._personal, request, kind)
@@ -242,6 +243,7 @@ class LocalTrainer:
                 fingerprint=plan.fingerprint,
                 run_epsilon=plan.privacy.epsilon,
                 run_delta=plan.privacy.delta,
+                whole=tuple(privacy.events(plan.rounds.count, len(plan.evaluation_rounds))),
             )
         )
         kept: State = {}

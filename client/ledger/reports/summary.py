@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-import math
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-
-import numpy as np
 
 from lorica.client.ledger.charge import Budgets, period_of
 from lorica.client.ledger.composer import Composer
 from lorica.client.ledger.history import History, Refused
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.client.ledger.limits import Limits
+from lorica.common.privacy.renyi import renyi_epsilon
 
 MOST_RDP = 200
 """Distinct (σ, q) beyond which Rényi accounting is left out of quick views: 30 ms each."""
@@ -68,11 +63,15 @@ class Summary:
     changed: datetime | None
     budgets: list[tuple[datetime, Budgets]]
     epsilon: float
+    """Of everything charged, by PLD: what was released, had all runs been fixed beforehand."""
+    counted: float
+    """Of the lifetime's budget, as :mod:`lorica.client.ledger.limits` counts."""
     rdp: float | None
     """By Rényi accounting; None when it was left out."""
     period: str | None
     """The current period's name, when a budget holds for one."""
     period_epsilon: float | None
+    """Of the period's budget, counted as the lifetime's."""
     runs: list[RunRow]
     months: list[MonthRow]
     points: list[Point]
@@ -95,10 +94,9 @@ def summarise(
     events = history.events()
     with_rdp = len({(e.noise_multiplier, e.sample_rate) for e in events}) <= most_rdp
     budgets = history.budgets[-1][1] if history.budgets else Budgets.unlimited()
-    period, spent = None, None
-    if budgets.period is not None:
-        period = period_of(now or datetime.now(UTC), budgets.period)
-        spent = composer.record(history.events(within=(budgets.period, period)))
+    moment = now or datetime.now(UTC)
+    period = None if budgets.period is None else period_of(moment, budgets.period)
+    spent = Limits(None, composer).spending(history, budgets, "", moment)
     return Summary(
         data_set=history.data_set,
         unit=history.unit,
@@ -107,9 +105,10 @@ def summarise(
         changed=history.changed,
         budgets=list(history.budgets),
         epsilon=composer.record(events),
-        rdp=rdp_epsilon(events, history.delta) if with_rdp else None,
+        counted=spent.lifetime,
+        rdp=renyi_epsilon(events, history.delta) if with_rdp else None,
         period=period,
-        period_epsilon=spent,
+        period_epsilon=spent.period,
         runs=[_run_row(history, composer, run, with_rdp) for run in history.runs()],
         months=_months(history, composer),
         points=[Point(c.time, c.charge.run, c.spent.lifetime) for c in history.charges],
@@ -117,39 +116,6 @@ def summarise(
         count=history.count,
         head=history.head,
     )
-
-
-def rdp_epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
-    """As :func:`~lorica.common.privacy.accountant.epsilon_rdp`, each (σ, q) worked out once."""
-    from dp_accounting.rdp import rdp_privacy_accountant as rdp
-
-    steps: Counter[tuple[float, float]] = Counter()
-    for event in events:
-        steps[event.noise_multiplier, event.sample_rate] += event.steps
-    if not steps:
-        return 0.0
-    if any(sigma == 0 for sigma, _ in steps):
-        return math.inf
-    total = sum(count * _rdp_of_step(*key)[1] for key, count in steps.items())
-    orders = _rdp_of_step(*next(iter(steps)))[0]
-    return float(rdp.compute_epsilon(orders, total, delta)[0])
-
-
-@functools.lru_cache(maxsize=4096)
-def _rdp_of_step(sigma: float, rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """Orders, and the Rényi divergence of one step at each."""
-    from dp_accounting import dp_event
-    from dp_accounting.rdp import RdpAccountant
-
-    logger = logging.getLogger("absl")
-    before = logger.level
-    logger.setLevel(logging.ERROR)  # it warns of each order it leaves out, which costs nothing
-    try:
-        accountant = RdpAccountant()
-        accountant.compose(dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(sigma)))
-    finally:
-        logger.setLevel(before)
-    return np.asarray(accountant.orders), accountant.rdp
 
 
 def _run_row(history: History, composer: Composer, run: str, with_rdp: bool) -> RunRow:
@@ -166,7 +132,7 @@ def _run_row(history: History, composer: Composer, run: str, with_rdp: bool) -> 
         unanswered=len(charges) - answered,
         steps=sum(event.steps for event in events),
         epsilon=composer.record(events),
-        rdp=rdp_epsilon(events, history.delta) if with_rdp else None,
+        rdp=renyi_epsilon(events, history.delta) if with_rdp else None,
         refused=sum(refused.run == run for refused in history.refused),
     )
 

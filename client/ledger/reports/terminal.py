@@ -86,16 +86,17 @@ def _totals(summary: Summary) -> RenderableType:
     table.add_row("data set", Text(printable(summary.data_set)))
     table.add_row("unit of privacy", Text(f"{printable(summary.unit)}, at δ = {summary.delta:g}"))
     total = f"ε = {epsilon_text(summary.epsilon, DIGITS)}"
-    if budgets is not None:
-        total += _of(summary.epsilon, budgets.lifetime)
     table.add_row("spent in all", Text(total, style="bold"))
-    table.add_row(
-        "by RDP", Text(f"ε = {epsilon_text(summary.rdp, DIGITS)} (looser; for comparison)")
-    )
+    rdp = epsilon_text(summary.rdp, DIGITS)
+    table.add_row("by RDP", Text(f"ε = {rdp} (looser; for comparison)"))
+    if budgets is not None:
+        counted = epsilon_text(summary.counted, DIGITS)
+        counted += _of(summary.counted, budgets.lifetime)
+        table.add_row("counted in all", Text(f"ε = {counted}"))
     if summary.period is not None and budgets is not None:
         spent = summary.period_epsilon
         line = f"ε = {epsilon_text(spent, DIGITS)}{_of(spent, budgets.period_epsilon)}"
-        table.add_row(f"spent in {summary.period}", Text(line))
+        table.add_row(f"counted in {summary.period}", Text(line))
     if budgets is not None:
         table.add_row("budget of a run", Text(f"ε = {epsilon_text(budgets.run, DIGITS)}"))
     table.add_row("entries", Text(f"{summary.count}, newest {summary.head[:16]}…"))

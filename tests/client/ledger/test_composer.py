@@ -19,8 +19,7 @@ from scipy.stats import norm
 from lorica.client.ledger.blocks import BlockFile, cache_path
 from lorica.client.ledger.composer import Composer
 from lorica.client.ledger.losses import Loss, coarsen, cut
-from lorica.client.ledger.reports.summary import rdp_epsilon
-from lorica.common.privacy.accountant import PrivacyEvent, epsilon, epsilon_rdp
+from lorica.common.privacy.accountant import PrivacyEvent, epsilon
 from tests.client.ledger.helpers import OPEN, charge, open_ledger
 
 DELTA = 1e-5
@@ -113,11 +112,6 @@ class TestBounds:
         events, composer = mixed(40), Composer(DELTA)
         found = [composer.epsilon(events[:count]) for count in range(len(events) + 1)]
         assert found == sorted(found)
-
-    def test_rdp_is_above_the_pld_figure_and_equal_to_the_accounting_module_s(self):
-        events = mixed(4) * 2
-        assert rdp_epsilon(events, DELTA) == pytest.approx(epsilon_rdp(events, DELTA))
-        assert rdp_epsilon(events, DELTA) > Composer(DELTA).epsilon(events)
 
 
 def divergence(loss: Loss, at: float) -> float:

@@ -12,6 +12,7 @@ import pytest
 from lorica.client.ledger import FREE_RETRIES, Budgets, Charge, FileLedger, MemoryLedger
 from lorica.client.ledger.charge import period_of
 from lorica.client.ledger.ledger import KEPT_REPLIES, REFUSALS_PER_DAY
+from lorica.common.display.wording import epsilon_text
 from lorica.common.errors import Code, LoricaError
 from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise, epsilon
 from tests.client.ledger.helpers import OPEN, PLAN, answer, charge, open_ledger
@@ -115,13 +116,13 @@ class TestUnansweredCharges:
 
 class TestBudgets:
     def test_a_charge_over_the_lifetime_budget_is_refused_and_says_what_is_left(self, tmp_path):
-        cost = epsilon([PrivacyEvent(20.0, 0.1, 8)], 1e-5)
-        ledger = open_ledger(tmp_path / "l", budgets=Budgets(lifetime=cost * 1.0001, run=math.inf))
-        ledger.charge(charge(1))
-        ledger.charge(charge(1, run="second"))
-        error = refusal(ledger.charge, charge(1, run="third"))
+        ledger = open_ledger(tmp_path / "l", budgets=Budgets(lifetime=0.1, run=math.inf))
+        ledger.charge(charge(1, sigma=50.0))
+        ledger.charge(charge(1, run="second", sigma=50.0))
+        error = refusal(ledger.charge, charge(1, run="third", sigma=2.0))
         assert error.code is Code.PRIVACY_BUDGET
-        for part in ("lifetime", f"{cost:.4g} is spent", "left", "Nothing was charged"):
+        said = f"{epsilon_text(ledger.spending().lifetime, 3)} is spent"
+        for part in ("lifetime", said, "left", "Nothing was charged"):
             assert part in error.detail
         assert len(ledger.history().charges) == 2
         assert [refused.budget for refused in ledger.history().refused] == ["lifetime"]

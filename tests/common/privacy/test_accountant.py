@@ -15,7 +15,8 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
-from lorica.common.privacy.accountant import PrivacyEvent, epsilon, epsilon_rdp
+from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.renyi import renyi_epsilon
 
 DELTA = 1e-5
 SETTINGS = [
@@ -116,7 +117,7 @@ def test_renyi_accounting_is_looser_and_agrees_with_opacus(
     event = PrivacyEvent(sigma, rate, steps)
     reference = RDPAccountant()
     reference.history = [(sigma, rate, steps)]
-    loose = epsilon_rdp([event], DELTA)
+    loose = renyi_epsilon([event], DELTA)
     assert epsilon([event], DELTA) <= loose
     # the two libraries minimise over different orders
     assert loose == pytest.approx(reference.get_epsilon(DELTA), rel=0.05)
@@ -136,13 +137,13 @@ def test_equal_events_merge_and_order_does_not_matter(
 def test_nothing_done_costs_nothing() -> None:
     for events in ([], [PrivacyEvent(1.0, 0.1, 0)], [PrivacyEvent(0.0, 0.1, 0)]):
         assert epsilon(events, DELTA) == 0
-        assert epsilon_rdp(events, DELTA) == 0
+        assert renyi_epsilon(events, DELTA) == 0
 
 
 def test_one_step_without_noise_has_no_privacy() -> None:
     events = [PrivacyEvent(5.0, 0.1, 100), PrivacyEvent(0.0, 1e-6, 1)]
     assert epsilon(events, DELTA) == math.inf
-    assert epsilon_rdp(events, DELTA) == math.inf
+    assert renyi_epsilon(events, DELTA) == math.inf
 
 
 def test_epsilon_grows_with_steps_and_rate_and_falls_with_noise_and_delta() -> None:

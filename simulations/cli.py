@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lorica.common.cli import PlanArgument, SetOption
+from lorica.common.cli.options import PlanArgument, SetOption
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan

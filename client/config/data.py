@@ -34,15 +34,18 @@ class SiteData(Section):
     """Where the private records are and which columns mean what."""
 
     source: str = Field(min_length=1)
-    """Path of a file (CSV, TSV, JSONL, Parquet, Arrow, Feather, FHIR as .ndjson or .json) or of a
-    folder (images, DICOM, Parquet, FHIR, a data set of Hugging Face `datasets`), from the folder
-    that site.toml is in; "hub:ORG/NAME" for a data set of the Hugging Face hub; or a database as
-    SQLAlchemy writes it, without a password: "postgresql+psycopg://reader@db.intern/clinic"."""
+    """Path of a file (CSV, TSV, text, JSON, JSONL, Parquet, Arrow, Feather, FHIR as .ndjson or
+    .json) or of a folder (images, DICOM, Parquet, FHIR, a data set of Hugging Face `datasets`),
+    from the folder that site.toml is in; "hub:ORG/NAME" for a data set of the Hugging Face hub; or
+    a database as SQLAlchemy writes it, without a password:
+    "postgresql+psycopg://reader@db.intern/clinic"."""
     kind: Literal[
         "",
         "csv",
         "tsv",
         "jsonl",
+        "json",
+        "txt",
         "parquet",
         "arrow",
         "images",

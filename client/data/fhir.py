@@ -7,13 +7,12 @@ Labels are gathered first, then texts come a batch at a time.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorica.client.data.attachments import text_of_attachment, text_of_html
 from lorica.common.data.batches import CELL_CHARACTERS, Batch
 from lorica.common.data.image_folder import files_below
 from lorica.common.data.request import DataRequest
@@ -107,9 +106,9 @@ def _text(resource: Resource, path: str, where: str) -> str:
     parts = []
     for value in _walk(resource, path.split(".")):
         if isinstance(value, str):
-            parts.append(value)
+            parts.append(text_of_html(value) if value.lstrip().startswith("<div") else value)
         elif isinstance(value, dict) and isinstance(value.get("data"), str):
-            parts.append(_decoded(value, where))
+            parts.append(text_of_attachment(value, where))
         elif isinstance(value, dict) and "url" in value:
             raise LoricaError(
                 Code.DATA_MALFORMED,
@@ -122,18 +121,6 @@ def _text(resource: Resource, path: str, where: str) -> str:
             f"{where} holds {len(text):,} characters; the limit is {CELL_CHARACTERS:,}.",
         )
     return text
-
-
-def _decoded(attachment: Resource, where: str) -> str:
-    kind = str(attachment.get("contentType", "text/plain"))
-    if not kind.startswith("text/"):
-        raise LoricaError(Code.DATA_MALFORMED, f"{where}: an attachment is {kind!r}, not text.")
-    try:
-        return base64.b64decode(attachment["data"], validate=True).decode("utf-8")
-    except UnicodeDecodeError:
-        raise LoricaError(Code.DATA_ENCODING, f"{where}: an attachment is not UTF-8.") from None
-    except (binascii.Error, ValueError):
-        raise LoricaError(Code.DATA_MALFORMED, f"{where}: an attachment is not base64.") from None
 
 
 def _strings(resource: Resource, path: str, system: str = "") -> list[str]:

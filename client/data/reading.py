@@ -62,7 +62,7 @@ def site_batches(
     """Batches of a site's source as they are: the columns asked for, or all (None)."""
     request = DataRequest(
         data.source,
-        data.kind or kind_of(data.source, root),
+        kind_at(data, root),
         root,
         columns=None if columns is None else list(dict.fromkeys(columns)),
         plain=plain,
@@ -86,9 +86,17 @@ def site_batches(
     yield from read_batches(request, SITE_CONNECTORS)
 
 
+def kind_at(data: SiteData, root: Path) -> str:
+    """The kind of the site's source: as ``data`` says, or told from the source; JSON is FHIR where
+    section data.fhir says what to take of it. Raises LOR-301, LOR-326."""
+    found = data.kind or kind_of(data.source, root)
+    json = found in ("json", "jsonl") and not data.source.lower().endswith(".jsonl")
+    return "fhir" if json and not data.kind and "fhir" in data.model_fields_set else found
+
+
 def roles_of(data: SiteData, root: Path) -> Roles:
     """The roles of the site's columns."""
-    kind = data.kind or kind_of(data.source, root)
+    kind = kind_at(data, root)
     return Roles(
         data.text,
         data.label,

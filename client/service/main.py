@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     except LoricaError as error:
         from rich.console import Console
 
-        from lorica.common.cli import print_error
+        from lorica.common.cli.errors import print_error
 
         print_error(error, Console(stderr=True))
         return error.exit_status

@@ -67,10 +67,10 @@ def as_batch(
         homes: folders below which the files lie that columns of images may name.
     """
     found: Batch = {}
-    for name in table.schema.names:
-        column, place = table.column(name), f"{where}, column '{name}'"
+    for number, name in enumerate(table.schema.names):
         if request.columns is not None and name not in request.columns:
             continue
+        column, place = table.column(number), f"{where}, column '{name}'"
         if name == request.image:
             side = request.image_side
             found[name] = image_cells(
@@ -89,8 +89,19 @@ def batch_rows(request: DataRequest) -> int:
 
 
 def require_columns(request: DataRequest, present: list[str]) -> None:
-    """Return if all wanted columns are there, before anything is read. Raises LOR-302."""
+    """Return if all wanted columns are there, each once, before anything is read. Raises LOR-302,
+    LOR-304."""
     wanted = [*(request.columns or ()), *([request.image] if request.image else ())]
+    asked = present if request.columns is None else wanted
+    twice = next((name for name in asked if present.count(name) > 1), None)
+    if twice is not None:
+        places = [str(at) for at, name in enumerate(present, 1) if name == twice]
+        raise LoricaError(
+            Code.DATA_MALFORMED,
+            f"{request.location} has {len(places)} columns named '{twice}' (columns "
+            f"{' and '.join(places)} of: {', '.join(present)}).",
+            mend="Give each column a name of its own, and write the file again.",
+        )
     missing = [name for name in wanted if name not in present]
     if missing:
         raise LoricaError(

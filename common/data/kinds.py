@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -24,15 +25,16 @@ _ENDINGS = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".jsonl": "jsonl",
+    ".txt": "txt",
     ".parquet": "parquet",
     ".pq": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",
     ".ipc": "arrow",
-    ".ndjson": "fhir",
 }
 _DATABASE = re.compile(r"[a-z][a-z0-9]*(\+[a-z0-9]+)?://", re.IGNORECASE)
 _LOOKED_AT = 10_000  # entries of a folder
+_JSON_BYTES = 1_000_000  # in which a document's type is looked for
 
 
 def hidden(name: str) -> bool:
@@ -78,8 +80,8 @@ def kind_of(location: str, root: Path) -> str:
     try:
         if path.is_dir():
             return _kind_of_folder(path)
-        if path.suffix.lower() == ".json" and path.is_file():
-            return "fhir"
+        if path.suffix.lower() in (".json", ".ndjson") and path.is_file():
+            return _kind_of_json(path)
         kind = _ENDINGS.get(path.suffix.lower())
         exists = path.exists()
     except OSError as error:
@@ -89,10 +91,27 @@ def kind_of(location: str, root: Path) -> str:
     if kind is None and exists:
         raise LoricaError(
             Code.DATA_KIND,
-            f"{path} is not a file that Lorica reads: .csv, .tsv, .jsonl, .parquet, .arrow, "
-            ".feather, .ndjson (FHIR), or a folder.",
+            f"{path} is not a file that Lorica reads: .csv, .tsv, .txt, .json, .jsonl, .ndjson, "
+            ".parquet, .arrow, .feather, or a folder.",
+            mend="Name the file by what is in it: a table as .csv, whatever divides its fields; "
+            "one text a line as .txt; one object a line as .jsonl.",
         )
     return kind or "csv"  # absent: the connector says so
+
+
+def _kind_of_json(path: Path) -> str:
+    """FHIR resources name their type; what else is JSON is rows, one a line or in one document."""
+    with path.open("rb") as file:
+        begin = file.read(_JSON_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
+    lines = path.suffix.lower() == ".ndjson"
+    first, _, rest = begin.partition(b"\n")
+    if b'"resourceType"' in (first if lines else begin) and not begin.startswith(b"["):
+        return "fhir"
+    try:
+        one_a_line = isinstance(json.loads(first), dict) and rest.lstrip().startswith(b"{")
+    except (ValueError, RecursionError):
+        one_a_line = False
+    return "jsonl" if lines or one_a_line else "json"
 
 
 def _kind_of_folder(path: Path) -> str:

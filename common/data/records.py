@@ -268,8 +268,7 @@ def require_roles(batch: Batch, roles: Roles, where: str) -> None:
             raise LoricaError(
                 Code.DATA_COLUMN,
                 f"{where} has no column '{column}' ({key}); its columns are: {', '.join(batch)}.",
-                mend="Set it to one of these, for example "
-                f"{roles.setting.format(key=key, column=next(iter(batch)))}",
+                mend=_mend_of_column(key, batch, roles),
             )
     for name, column in roles.table.items():
         if column not in batch:
@@ -280,6 +279,17 @@ def require_roles(batch: Batch, roles: Roles, where: str) -> None:
                 f"{', '.join(batch)}.",
                 mend=f"Correct {roles.table_key}, or the source.",
             )
+
+
+def _mend_of_column(key: str, batch: Batch, roles: Roles) -> str:
+    taken = set(roles.columns.values())
+    free = next((name for name in batch if name not in taken and name.isprintable()), None)
+    if free is None:
+        return (
+            "Give the data such a column: a header with the columns' names, one record a row "
+            "(docs/data.md)."
+        )
+    return f"Set it to one of these, for example {roles.setting.format(key=key, column=free)}"
 
 
 def _checked(

@@ -17,6 +17,8 @@ CONNECTORS = {
     "csv": "lorica.common.data.tables",
     "tsv": "lorica.common.data.tables",
     "jsonl": "lorica.common.data.tables",
+    "json": "lorica.common.data.tables",
+    "txt": "lorica.common.data.tables",
     "parquet": "lorica.common.data.columnar",
     "arrow": "lorica.common.data.columnar",
     "dataset": "lorica.common.data.datasets",

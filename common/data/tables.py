@@ -1,14 +1,17 @@
-"""CSV, TSV and JSONL: UTF-8, strict, every row whole."""
+"""CSV, TSV, JSON and plain lines: UTF-8 or as their byte order mark says; every row whole."""
 
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Collection, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
-from lorica.common.data.batches import BATCH_ROWS, CELL_CHARACTERS, Batch, json_text
+from lorica.common.data.batches import BATCH_ROWS, CELL_CHARACTERS, Batch
+from lorica.common.data.rows.delimiter import delimiter_of, fields_of, said_delimiter
+from lorica.common.data.rows.json_rows import cells_of, json_document, json_lines
+from lorica.common.data.rows.opening import not_decoded, open_text
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
@@ -18,12 +21,15 @@ Row = dict[str, str]
 
 
 def batches(request: DataRequest) -> Iterator[Batch]:
-    """Batches of a .csv, .tsv or .jsonl file; all columns."""
-    yield from table_batches(request.path, request.plain, kind=request.kind)
+    """Batches of a file of text; all columns."""
+    wanted = request.columns or [name for name in (request.text, request.label) if name]
+    yield from table_batches(
+        request.path, request.plain, kind=request.kind, wanted=wanted, text=request.text
+    )
 
 
 def read_table(path: Path, *, plain: Collection[str] = ()) -> Iterator[Row]:
-    """Rows of a .csv, .tsv or .jsonl file as dictionaries of text.
+    """Rows of a file of text as dictionaries of text.
 
     Args:
         path: the file; its ending, in either case, says the format.
@@ -33,31 +39,53 @@ def read_table(path: Path, *, plain: Collection[str] = ()) -> Iterator[Row]:
         LoricaError: LOR-301, LOR-303, LOR-304.
     """
     for batch in table_batches(path, plain):
-        names = list(batch)
-        for cells in zip(*batch.values(), strict=True):
-            yield dict(zip(names, cells, strict=True))
+        yield from rows_of_batch(batch)
 
 
-def table_batches(path: Path, plain: Collection[str] = (), *, kind: str = "") -> Iterator[Batch]:
-    """Columns of a .csv, .tsv or .jsonl file, ``BATCH_ROWS`` rows at a time.
+def rows_of_batch(batch: Batch) -> Iterator[Row]:
+    """The rows of a batch whose columns are lists."""
+    names = list(batch)
+    for cells in zip(*batch.values(), strict=True):
+        yield dict(zip(names, cells, strict=True))
 
-    Of JSON, null becomes empty text, and whatever else is no text its JSON.
+
+def table_batches(
+    path: Path,
+    plain: Collection[str] = (),
+    *,
+    kind: str = "",
+    wanted: Collection[str] = (),
+    text: str = "text",
+    blanks: bool = False,
+) -> Iterator[Batch]:
+    """Columns of a file of text, ``BATCH_ROWS`` rows at a time.
+
+    Of JSON, null becomes empty text, and whatever else is no text its JSON. Of tables the
+    delimiter is told as :func:`~lorica.common.data.rows.delimiter.delimiter_of` says. A file of
+    kind "txt" is a table if its first line names the column of the text, else one text a line.
+
+    Args:
+        path: the file.
+        plain: columns in which lists and objects are refused.
+        kind: "csv", "tsv", "jsonl", "json" or "txt"; empty: by the file's ending.
+        wanted: names of columns by which the delimiter is told.
+        text: name of the column of plain lines.
+        blanks: whether blank lines among plain lines are records, too.
 
     Raises:
         LoricaError: LOR-301, LOR-303, LOR-304.
     """
     kind = kind or path.suffix.lower().removeprefix(".")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if kind == "jsonl":
-                yield from _json_batches(file, path, plain)
+        with open_text(path) as file:
+            if kind in ("jsonl", "ndjson"):
+                yield from _json_batches(cells_of(json_lines(file, path), plain))
+            elif kind == "json":
+                yield from _json_batches(cells_of(json_document(file, path), plain))
             else:
-                yield from _csv_batches(file, path, "\t" if kind == "tsv" else ",")
+                yield from _delimited(file, path, kind, wanted or [text], text, blanks)
     except UnicodeDecodeError as error:
-        raise LoricaError(
-            Code.DATA_ENCODING,
-            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} cannot be decoded.",
-        ) from None
+        raise not_decoded(path, error) from None
     except (FileNotFoundError, ValueError):  # ValueError: no name a file can have
         raise LoricaError(Code.DATA_NOT_FOUND, f"There is no file {path}.") from None
     except OSError as error:
@@ -66,14 +94,44 @@ def table_batches(path: Path, plain: Collection[str] = (), *, kind: str = "") ->
         ) from error
 
 
-def _csv_batches(file: Iterator[str], path: Path, delimiter: str) -> Iterator[Batch]:
+def _delimited(
+    file: TextIO, path: Path, kind: str, wanted: Collection[str], text: str, blanks: bool
+) -> Iterator[Batch]:
+    """A table, or plain lines."""
+    first = file.readline()
+    said = said_delimiter(first)
+    header = file.readline() if said else first
+    own = "\t" if kind == "tsv" else ","
+    mark = said or delimiter_of(header, own, wanted)
+    if kind == "txt" and not said and text not in fields_of(header, mark):
+        yield from _lines(chain([first], file), text, blanks=blanks)
+        return
+    yield from _csv_batches(chain([header] if header else [], file), path, mark, bool(said))
+
+
+def _lines(lines: Iterator[str], text: str, *, blanks: bool) -> Iterator[Batch]:
+    """One text a line."""
+    rows: list[list[str]] = []
+    for line in lines:
+        bare = line.rstrip("\r\n")
+        if bare.strip() or (blanks and line):
+            rows.append([bare])
+        if len(rows) == BATCH_ROWS:
+            yield from _columns([text], rows)
+            rows = []
+    yield from _columns([text], rows)
+
+
+def _csv_batches(
+    file: Iterator[str], path: Path, delimiter: str, said: bool = False
+) -> Iterator[Batch]:
     csv.field_size_limit(CELL_CHARACTERS)
     reader = csv.reader(file, delimiter=delimiter, strict=True)
+    before = 1 if said else 0
     try:
         header = next(reader, None)
         if not header or len(set(header)) != len(header):
-            what = "a column name twice" if header else "no header"
-            raise LoricaError(Code.DATA_MALFORMED, f"{path} has {what}.")
+            raise LoricaError(Code.DATA_MALFORMED, f"{path} has {_wrong(header)}.")
         rows: list[list[str]] = []
         for fields in reader:
             if not fields:
@@ -82,8 +140,8 @@ def _csv_batches(file: Iterator[str], path: Path, delimiter: str) -> Iterator[Ba
                 yield from _columns(header, rows)  # what is whole comes first, as row by row
                 raise LoricaError(
                     Code.DATA_MALFORMED,
-                    f"{path}, line {reader.line_num}: {len(fields)} fields where the header has "
-                    f"{len(header)}.",
+                    f"{path}, line {reader.line_num + before}: {len(fields)} fields where the "
+                    f"header has {len(header)}.",
                 )
             rows.append(fields)
             if len(rows) == BATCH_ROWS:
@@ -92,8 +150,15 @@ def _csv_batches(file: Iterator[str], path: Path, delimiter: str) -> Iterator[Ba
         yield from _columns(header, rows)
     except csv.Error as error:
         raise LoricaError(
-            Code.DATA_MALFORMED, f"{path}, line {reader.line_num}: {error}."
+            Code.DATA_MALFORMED, f"{path}, line {reader.line_num + before}: {error}."
         ) from None
+
+
+def _wrong(header: list[str] | None) -> str:
+    if not header:
+        return "no header"
+    twice = next(name for name in header if header.count(name) > 1)
+    return f"a column name twice, '{twice}'; its columns are: {', '.join(header)}"
 
 
 def _columns(header: list[str], rows: list[list[str]]) -> Iterator[Batch]:
@@ -103,39 +168,12 @@ def _columns(header: list[str], rows: list[list[str]]) -> Iterator[Batch]:
         }
 
 
-def _json_batches(file: Iterator[str], path: Path, plain: Collection[str]) -> Iterator[Batch]:
+def _json_batches(found: Iterator[tuple[list[str], list[str]]]) -> Iterator[Batch]:
     names: list[str] = []
     rows: list[list[str]] = []
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            content = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise LoricaError(
-                Code.DATA_MALFORMED, f"{path}, line {number} is not JSON: {error}."
-            ) from None
-        if not isinstance(content, dict) or (names and content.keys() != set(names)):
-            raise LoricaError(
-                Code.DATA_MALFORMED,
-                f"{path}, line {number}: expected an object with the "
-                f"{'same keys as before: ' + ', '.join(names) if names else 'columns as keys'}"
-                ".",
-            )
-        names = names or list(content)
-        try:
-            row = [_cell(content[key], plain=key in plain) for key in names]
-            "".join([*names, *row]).encode()
-        except ValueError as error:
-            raise LoricaError(Code.DATA_MALFORMED, f"{path}, line {number}: {error}.") from None
-        rows.append(row)
+    for names, cells in found:
+        rows.append(cells)
         if len(rows) == BATCH_ROWS:
             yield from _columns(names, rows)
             rows = []
     yield from _columns(names, rows)
-
-
-def _cell(value: object, *, plain: bool) -> str:
-    if plain and isinstance(value, list | dict):
-        raise ValueError("a list or an object stands where a text or a number is expected")
-    return json_text(value)

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
+from lorica.common.data.table import NUMBER
 from lorica.common.errors import Code, LoricaError
 
+_NUMBER = re.compile(NUMBER, re.ASCII)
+_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+", re.ASCII)
 _SHOWN = 60  # characters of a value in a message
 
 
@@ -32,12 +36,16 @@ def number(text: str, minimum: float, maximum: float) -> float:
     Raises:
         ValueError: no number, not finite, or outside the bounds; with a reason for the message.
     """
+    bare = text.strip()
     try:
-        value = float(text)
+        value = float(bare)
     except ValueError:
-        raise ValueError(f"the target {shown(text)} is no number") from None
+        hint = "; a decimal mark is a point" if _COMMA.fullmatch(bare) else ""
+        raise ValueError(f"the target {shown(text)} is no number{hint}") from None
     if not math.isfinite(value):
         raise ValueError(f"the target {shown(text)} is not finite")
+    if _NUMBER.fullmatch(bare) is None:  # Python takes 1_0 for 10, and digits of every script
+        raise ValueError(f"the target {shown(text)} is no number as files write them")
     if not minimum <= value <= maximum:
         raise ValueError(
             f"the target {value:g} is outside task.minimum to task.maximum, {minimum:g} to "

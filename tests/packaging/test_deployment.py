@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from typer.testing import CliRunner
 
-from lorica.common.cli import build
+from lorica.common.cli.command import build
 from lorica.common.plan.io import load_plan
 from lorica.server.coordinator.home import CoordinatorConfig
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lorica.common.cli import build
+from lorica.common.cli.command import build
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SERVICES = re.compile(r"lorica (coordinator start|site start|run watch)\b")

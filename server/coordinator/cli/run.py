@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lorica.common.cli import SetOption
+from lorica.common.cli.options import SetOption
 from lorica.common.display.wording import metric_name, metric_text
 from lorica.common.errors import Code, LoricaError
 

@@ -19,7 +19,7 @@ from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.state import pack_state
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
-from lorica.common.cli import build
+from lorica.common.cli.command import build
 from lorica.common.data.records import read_records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan

@@ -404,5 +404,5 @@ class TestFiles:
         (tmp_path / "loop.csv").symlink_to("loop.csv")
         refused(Code.DATA_NOT_FOUND, source="loop.csv")
         refused(Code.DATA_NOT_FOUND, source="none.csv")
-        (tmp_path / "notes.txt").write_text("text,label\na,b\n")
-        refused(Code.DATA_KIND, source="notes.txt")
+        (tmp_path / "notes.rtf").write_text("text,label\na,b\n")
+        refused(Code.DATA_KIND, source="notes.rtf")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from lorica.client.config.site import load_site
 from lorica.client.node.joining import REQUEST, join, site_key
 from lorica.client.site.check import check_site
-from lorica.common.cli import build
+from lorica.common.cli.command import build
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.checks import Finding
 from lorica.common.wire.invitation import Invitation, Registration

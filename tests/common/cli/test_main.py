@@ -17,7 +17,8 @@ import torch
 from rich.console import Console
 
 from lorica.common.backbone.loading import load_backbone
-from lorica.common.cli import main, print_error
+from lorica.common.cli import main
+from lorica.common.cli.errors import print_error
 from lorica.common.errors import CATALOGUE, Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan

@@ -20,7 +20,7 @@ from lorica.client.mechanism.per_sample import enable_per_sample_gradients
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import PrefixCache
 from lorica.common.cache.shelf import CacheShelf
-from lorica.common.cli import app
+from lorica.common.cli.command import app
 from lorica.common.data.records import Records
 from lorica.common.data.table import Table
 from lorica.common.errors import Code, LoricaError

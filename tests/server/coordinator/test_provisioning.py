@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
-from lorica.common.cli import build
+from lorica.common.cli.command import build
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.checks import check_certificate
 from lorica.common.wire.invitation import Invitation, Registration

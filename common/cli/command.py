@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from lorica.common.display.text import printable
-from lorica.common.errors import CATALOGUE, Code, LoricaError
-from lorica.common.plan.io import documented_toml, load_plan
+from lorica.common.cli.added import LazyCommands
+from lorica.common.cli.errors import explain, print_error
+from lorica.common.cli.plan import plan_app
+from lorica.common.errors import Code, LoricaError
 from lorica.common.version import __version__
-
-COMMANDS = "lorica.commands"
 
 app = typer.Typer(
     name="lorica",
+    cls=LazyCommands,
     no_args_is_help=True,
     rich_markup_mode="rich",
     add_completion=False,
@@ -36,16 +34,8 @@ app = typer.Typer(
     "LoRA under differential privacy that each site enforces itself.\n\n"
     "Start with [bold]lorica demo[/bold]: four hospitals, synthetic notes, a minute or two.",
 )
-plan_app = typer.Typer(no_args_is_help=True, help="Look at and check plans.")
+app.command(rich_help_panel="Help")(explain)
 app.add_typer(plan_app, name="plan", rich_help_panel="Plans")
-
-PlanArgument = Annotated[
-    Path | None, typer.Argument(help="A plan in TOML; the defaults when left out.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; repeatable."),
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -55,52 +45,6 @@ def _root(
     if version:
         Console().print(f"lorica {__version__}", highlight=False)
         raise typer.Exit
-
-
-@plan_app.command("defaults")
-def plan_defaults() -> None:
-    """Print the default plan, every field with its meaning: a file to start from."""
-    sys.stdout.write(documented_toml())
-
-
-@plan_app.command("check")
-def plan_check(plan: PlanArgument = None, settings: SetOption = None) -> None:
-    """Check a plan and print it whole, with its fingerprint."""
-    loaded = load_plan(plan, settings or [])
-    sys.stdout.write(f"# fingerprint {loaded.fingerprint}\n\n{documented_toml(loaded)}")
-
-
-@app.command(rich_help_panel="Help")
-def explain(
-    code: Annotated[str | None, typer.Argument(help="An error code such as LOR-308.")] = None,
-) -> None:
-    """Say what an error code means and how to mend it; all codes when none is given."""
-    console = Console()
-    if code is None:
-        table = Table("code", "what happened", box=None, header_style="bold")
-        for known, entry in CATALOGUE.items():
-            table.add_row(known.value, entry.title)
-        console.print(table)
-        return
-    wanted = code.upper() if code.upper().startswith("LOR-") else f"LOR-{code}"
-    try:
-        entry = Code(wanted).entry
-    except ValueError:
-        raise typer.BadParameter(
-            f"There is no error code {code}; `lorica explain` lists all."
-        ) from None
-    console.print(
-        Panel(
-            Text.assemble(
-                (entry.title, "bold"),
-                f"\n\n{entry.meaning}\n\n",
-                ("How to mend it: ", "bold"),
-                entry.mend,
-            ),
-            title=wanted,
-            title_align="left",
-        )
-    )
 
 
 @app.command(rich_help_panel="Models")
@@ -167,7 +111,7 @@ def predict(
         write_atomically(output, "".join(lines))
 
 
-@app.command(rich_help_panel="Plans")
+@app.command(rich_help_panel="Models")
 def export(
     adapter: Annotated[Path, typer.Argument(help="The adapter/ folder of a finished run.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
@@ -215,38 +159,14 @@ def _lines_of_stdin() -> list[str]:
         ) from None
 
 
-def print_error(error: LoricaError, console: Console) -> None:
-    """An error as people should see it: code, sentence, how to mend it."""
-    console.print(
-        Text.assemble(
-            (f"error {error.code.value}  ", "bold red"),
-            _shown(error.detail),  # parts of it may come from a site, from Flower or from a file
-            ("\nhow to mend it  ", "bold"),
-            _shown(error.mend),
-        ),
-        soft_wrap=True,
-    )
-
-
-def _shown(text: str) -> str:
-    return "\n".join(printable(line) for line in text.splitlines())
-
-
 def build() -> typer.Typer:
-    """The whole command: this module's and those of installed packages."""
-    for point in sorted(entry_points(group=COMMANDS), key=lambda found: found.name):
-        loaded: Any = point.load()
-        if isinstance(loaded, typer.Typer):
-            panel = loaded.rich_help_panel
-            app.add_typer(loaded, name=point.name, rich_help_panel=panel)
-        else:
-            panel = getattr(loaded, "help_panel", None)
-            app.command(point.name, rich_help_panel=panel)(loaded)
+    """The whole command: this package's and those that installed packages add, by name; these are
+    loaded when they are called."""
     return app
 
 
-def main() -> None:
-    """Entry point of the ``lorica`` script; coded errors end with their own exit status."""
+def run() -> None:
+    """Run the command; coded errors end with their own exit status."""
     # Read when torch is loaded, later. Waiting threads that spin cost up to fourfold where other
     # processes want the cores, too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -14,7 +14,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test lint types unit slow e2e e2e-web chaos bench clean
+.PHONY: setup demo test quick lint types unit slow e2e e2e-web chaos bench clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,13 @@ demo: setup
 
 test: setup lint types unit
 
+# What a change touches, in two minutes: lint, types, the tests of its rooms. BASE=HEAD: since the last
+# commit instead of since main.
+quick: setup lint types
+	@tests=$$($(BIN)/python tests/quick.py $(BASE)) && echo "tests: $${tests:-none}" | tr '\n' ' ' && echo && \
+		if [ -n "$$tests" ]; then $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" $$tests; \
+		status=$$?; [ $$status = 5 ] || exit $$status; fi  # 5: none but slow ones
+
 lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -44,12 +51,12 @@ types: setup
 	@$(BIN)/mypy -p lorica
 
 unit: setup
-	@$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
 
 # Real training to an accuracy, and Flower's own simulation engine: minutes. Whole federations of
 # real processes have commands of their own: make e2e, make chaos.
 slow: setup
-	@$(BIN)/python -m pytest -q -m "slow and not e2e and not chaos and not web"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "slow and not e2e and not chaos and not web"
 
 # Every page of the monitor in a real Chromium, during a live simulation; pictures in docs/screens/.
 e2e-web: setup

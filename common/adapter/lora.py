@@ -7,6 +7,7 @@ LoRA factors are those that peft saves, so a state can be written as a peft adap
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -17,13 +18,19 @@ from lorica.common.plan.subject import AdapterPlan
 _PEFT_ADAPTER = "default"  # peft's name for the one adapter of a model
 
 
-def structural_copy(module: Any) -> Any:
+def structural_copy(module: Any, *, same: Iterable[nn.Module] = ()) -> Any:
     """A copy of the module tree that shares every parameter and buffer with the original.
 
     Attaching adapters to the copy leaves the original as it is and costs no memory for weights.
+
+    Args:
+        module: any module.
+        same: modules of the tree that are not copied: the copy has the very same. Copying takes
+            time for every module, whatever its size.
     """
     shared: dict[int, Any] = {id(tensor): tensor for tensor in module.parameters()}
     shared |= {id(tensor): tensor for tensor in module.buffers()}
+    shared |= {id(part): part for part in same}
     return copy.deepcopy(module, shared)
 
 

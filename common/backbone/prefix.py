@@ -92,9 +92,9 @@ class FrozenPrefix:
             return False
         self._tuple = form
         last = _acting_as(layers[depth - 1], self._ending(layers[depth - 1]))
-        self._lower: Any = structural_copy(self.encoder)
+        self._lower: Any = structural_copy(self.encoder, same=layers)
         _replace(self._lower, path, [*layers[: depth - 1], last, *layers[depth:]])
-        self._upper: Any = structural_copy(self.encoder)
+        self._upper: Any = structural_copy(self.encoder, same=layers)
         below = [_acting_as(layer, self._entering) for layer in layers[:depth]]
         _replace(self._upper, path, [*below, *layers[depth:]])
         key = known_as, depth, self.limit

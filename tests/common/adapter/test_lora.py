@@ -49,6 +49,15 @@ def test_a_copy_shares_every_tensor_and_no_module(backbone: Backbone) -> None:
     assert not modules & {id(module) for module in copy.modules()}
 
 
+def test_a_copy_has_the_very_modules_that_it_is_told_to_share(backbone: Backbone) -> None:
+    layers = list(backbone.model.encoder.layer)
+    copy = structural_copy(backbone.model, same=layers)
+    assert all(a is b for a, b in zip(copy.encoder.layer, layers, strict=True))
+    kept = {id(part) for layer in layers for part in layer.modules()}
+    others = {id(part) for part in backbone.model.modules()} - kept
+    assert others and not others & {id(part) for part in copy.modules()}
+
+
 def test_adapting_a_copy_leaves_the_original_as_it_was(backbone: Backbone) -> None:
     before = backbone.model(IDS).last_hidden_state
     names = set(dict(backbone.model.named_modules()))

@@ -30,8 +30,8 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """``run("plan", "check")``: the command in a process and folder of its own."""
+def started(tmp_path: Path) -> Run:
+    """``started("plan", "check")``: the command in a process and folder of its own."""
 
     def start(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -41,20 +41,49 @@ def run(tmp_path: Path) -> Run:
             capture_output=True,
             text=True,
             encoding="utf-8",
-            timeout=60,
+            timeout=600,
             check=False,
         )
 
     return start
 
 
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``run("plan", "check")``: what the command does in a folder of its own, in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["lorica", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        output = capsys.readouterr()
+        status = int(ended.value.code or 0)
+        return subprocess.CompletedProcess(arguments, status, output.out, output.err)
+
+    return start
+
+
 @pytest.mark.process
-def test_the_version_is_the_installed_one(run: Run) -> None:
-    done = run("--version")
+def test_a_process_of_its_own_ends_as_a_call_does(run: Run, started: Run) -> None:
+    """Exit status, output and errors, of an answer and of a refusal."""
+    for arguments in (("explain", "308"), ("plan", "check", "none.toml")):
+        there, here = started(*arguments), run(*arguments)
+        assert (there.returncode, there.stdout, there.stderr) == (
+            here.returncode,
+            here.stdout,
+            here.stderr,
+        )
+
+
+@pytest.mark.process
+def test_the_version_is_the_installed_one(started: Run) -> None:
+    done = started("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"lorica {version('lorica')}\n", "")
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("arguments", [("--help",), ()])
 def test_help_lists_the_commands_of_all_packages(run: Run, arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
@@ -62,7 +91,6 @@ def test_help_lists_the_commands_of_all_packages(run: Run, arguments: tuple[str,
         assert f"│ {command} " in done.stdout, command
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("code", ["308", "LOR-308", "lor-308"])
 def test_explain_says_what_a_code_means_and_how_to_mend_it(run: Run, code: str) -> None:
     done = run("explain", code)
@@ -73,7 +101,6 @@ def test_explain_says_what_a_code_means_and_how_to_mend_it(run: Run, code: str) 
         assert text in words
 
 
-@pytest.mark.process
 def test_explain_without_a_code_lists_them_all(run: Run) -> None:
     done = run("explain")
     assert done.returncode == 0
@@ -81,7 +108,6 @@ def test_explain_without_a_code_lists_them_all(run: Run) -> None:
         assert code.value in done.stdout and entry.title in done.stdout
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("code", ["999", "LOR-0", "", "help me", "[bold]"])
 def test_an_unknown_code_is_a_usage_error(run: Run, code: str) -> None:
     done = run("explain", code)
@@ -89,7 +115,6 @@ def test_an_unknown_code_is_a_usage_error(run: Run, code: str) -> None:
     assert "no error code" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.process
 def test_the_printed_defaults_are_a_plan_file_equal_to_the_defaults(
     run: Run, tmp_path: Path
 ) -> None:
@@ -99,7 +124,6 @@ def test_the_printed_defaults_are_a_plan_file_equal_to_the_defaults(
     assert load_plan(tmp_path / "plan.toml") == RunPlan()
 
 
-@pytest.mark.process
 def test_a_checked_plan_is_printed_whole_with_its_fingerprint(run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('[task]\nlabels = ["naïve", "b"]\n', encoding="utf-8")
     done = run("plan", "check", "mine.toml", "--set", "privacy.epsilon=3")
@@ -110,7 +134,6 @@ def test_a_checked_plan_is_printed_whole_with_its_fingerprint(run: Run, tmp_path
     assert load_plan(tmp_path / "printed.toml") == expected
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -132,7 +155,6 @@ def test_a_plan_error_goes_to_stderr_with_code_and_mend_and_exit_status_11(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("arguments", [("nonesuch",), ("plan", "nonesuch"), ("--nonesuch",)])
 def test_an_unknown_command_or_option_is_a_usage_error(
     run: Run, arguments: tuple[str, ...]

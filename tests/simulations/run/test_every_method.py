@@ -123,13 +123,14 @@ def test_cached_and_uncached_releases_are_the_same(plan: RunPlan, method: str) -
 
 
 @pytest.mark.slow("starts Flower's simulation engine, with Ray")
+@pytest.mark.xdist_group("ray")  # one after another: each takes the machine's cores
 @pytest.mark.parametrize("method", NAMES)
 def test_both_engines_give_the_same_adapter(plan: RunPlan, tmp_path: Path, method: str) -> None:
     """Flower's simulation engine, its worker processes included, against the in-process one: also
     of what every site keeps for itself."""
     run = plan.replace(aggregation={"method": method})
     console = Console(file=io.StringIO(), width=100)
-    expected = Simulation(run, tmp_path / "here", console).run()
+    expected = Simulation(run, tmp_path / "here", console).run(report=False)
     (tmp_path / "ray.toml").write_text(
         to_toml(run.replace(simulation={"engine": "ray"})), encoding="utf-8"
     )

@@ -26,7 +26,7 @@ table alone: whoever knows one is right in half of the records, give or take the
 
 
 def score(plan: RunPlan, out: Path) -> float:
-    summary = Simulation(plan, out, Console(file=io.StringIO(), width=100)).run()
+    summary = Simulation(plan, out, Console(file=io.StringIO(), width=100)).run(report=False)
     sites = RunFolder(out).rounds()[-1].sites
     assert [site.status for site in sites] == ["ok"] * 3, sites
     assert all(float(spent) <= plan.privacy.epsilon for spent in summary["epsilon"].values())

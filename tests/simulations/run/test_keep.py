@@ -100,11 +100,11 @@ def test_a_stop_ends_a_simulation_that_can_be_resumed(
 
     monkeypatch.setattr(simulation, "_evaluate", asked_to_stop)
     with pytest.raises(LoricaError) as caught:
-        simulation.run()
+        simulation.run(report=False)
     assert caught.value.code is Code.RUN_STOPPED
     (run,) = store.list_runs().items
     assert (run.status, run.rounds_done, run.stop_requested_by) == ("stopped", 2, "ada")
-    Simulation(plan, out, quiet(), keep=keep).run(resume=True)
+    Simulation(plan, out, quiet(), keep=keep).run(resume=True, report=False)
     (run,) = store.list_runs().items
     assert (run.status, run.rounds_done) == ("finished", 3)
     assert [row.round for row in store.rounds(run.run_id)] == [0, 1, 2, 3]
@@ -127,8 +127,8 @@ class Watched(Keep):
 def test_the_results_are_the_same_with_a_store_and_without(
     plan: RunPlan, store: RunStore, tmp_path: Path
 ) -> None:
-    kept = Simulation(plan, tmp_path / "kept", quiet(), keep=Keep(store)).run()
-    alone = Simulation(plan, tmp_path / "alone", quiet()).run()
+    kept = Simulation(plan, tmp_path / "kept", quiet(), keep=Keep(store)).run(report=False)
+    alone = Simulation(plan, tmp_path / "alone", quiet()).run(report=False)
     assert kept["loss"] == alone["loss"] and kept["epsilon"] == alone["epsilon"]
     files = [
         (tmp_path / name / "adapter" / "head.safetensors").read_bytes()

@@ -101,7 +101,7 @@ def test_a_run_of_every_method_is_whole_and_resumes_to_the_byte(
     sections = {key: dict(value) for key, value in EXTRAS[extra].items()}
     sections["aggregation"] = sections.get("aggregation", {}) | {"method": method}
     run = plan.replace(**sections)
-    Simulation(run, tmp_path / "straight", quiet()).run()
+    Simulation(run, tmp_path / "straight", quiet()).run(report=False)
     rounds = RunFolder(tmp_path / "straight").rounds()
     assert len(rounds) == ROUNDS + 1
     for record in rounds[1:]:
@@ -117,8 +117,8 @@ def test_a_run_of_every_method_is_whole_and_resumes_to_the_byte(
     with monkeypatch.context() as patch:
         patch.setattr(RoundLoop, "_one_round", killed)
         with pytest.raises(_Killed):
-            Simulation(run, tmp_path / "killed", quiet()).run()
-    Simulation(run, tmp_path / "killed", quiet()).run(resume=True)
+            Simulation(run, tmp_path / "killed", quiet()).run(report=False)
+    Simulation(run, tmp_path / "killed", quiet()).run(resume=True, report=False)
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "straight")
     kept = list((tmp_path / "straight" / "personal").glob("*.safetensors"))
     assert len(kept) == (SITES if METHODS[method].personal else 0)
@@ -148,7 +148,7 @@ def test_rolora_runs_on_the_coordinators_steps(plan: RunPlan, tmp_path: Path) ->
         training={"mode": "gradient", "lora": "always", "lora_rounds": 3},
         server={"momentum": 0.5},
     )
-    Simulation(run, tmp_path / "run", quiet()).run()
+    Simulation(run, tmp_path / "run", quiet()).run(report=False)
     rounds = RunFolder(tmp_path / "run").rounds()
     assert all(site.status == "ok" for record in rounds for site in record.sites)
     sent = [record.bytes_up for record in rounds[2:]]
@@ -237,7 +237,7 @@ def test_a_simulations_sites_train_at_their_ranks_and_their_products_are_average
     run = plan.replace(
         aggregation={"method": method}, simulation={"ranks": ranks}, rounds={"count": 2}
     )
-    Simulation(run, tmp_path / "run", quiet()).run()
+    Simulation(run, tmp_path / "run", quiet()).run(report=False)
     for record in RunFolder(tmp_path / "run").rounds()[1:]:
         assert [site.status for site in record.sites] == ["ok"] * SITES, record.sites
     assert [len(updates) for _, updates, _ in seen] == [SITES] * 2

@@ -56,7 +56,7 @@ def planned(folder: Path, kind: str, **sections: Any) -> RunPlan:
 
 
 def simulated(plan: RunPlan, out: Path) -> dict[str, Any]:
-    return Simulation(plan, out, Console(file=io.StringIO(), width=100)).run()
+    return Simulation(plan, out, Console(file=io.StringIO(), width=100)).run(report=False)
 
 
 @pytest.mark.parametrize("mode", ["local", "gradient"])

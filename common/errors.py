@@ -62,6 +62,7 @@ class Code(Enum):
     DATA_DUPLICATES = "LOR-330"
     DATA_CLASSES = "LOR-331"
     DATA_ALIKE = "LOR-332"
+    OUTPUT_KIND = "LOR-334"
 
     PRIVACY_EPSILON = "LOR-401"
     PRIVACY_DELTA = "LOR-402"
@@ -396,6 +397,12 @@ CATALOGUE: dict[Code, Entry] = {
         "or in how a number is written. Most often they are one class; taken as two, each is "
         "learned from half of its records.",
         'Correct the data, or set data.alike: "merge" takes them as one, "keep" as different.',
+    ),
+    Code.OUTPUT_KIND: Entry(
+        "Predictions cannot be written there.",
+        "The ending of --output is of no format that Lorica writes, or it is the file that is "
+        "read.",
+        "Give --output a name of its own that ends in .csv, .tsv or .jsonl.",
     ),
     Code.PRIVACY_EPSILON: Entry(
         "The privacy budget epsilon cannot be used.",

@@ -24,7 +24,12 @@ def batches(request: DataRequest) -> Iterator[Batch]:
     """Batches of a file of text; all columns."""
     wanted = request.columns or [name for name in (request.text, request.label) if name]
     yield from table_batches(
-        request.path, request.plain, kind=request.kind, wanted=wanted, text=request.text
+        request.path,
+        request.plain,
+        kind=request.kind,
+        wanted=wanted,
+        text=request.text,
+        blanks=bool(request.options.get("blanks")),
     )
 
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorica.common.backbone.loading import load_backbone
-from lorica.common.cache.prefix import PrefixCache, predictions
+from lorica.common.cache.prefix import PrefixCache, judgements, predictions
 from lorica.common.data.images import decode_image
+from lorica.common.data.levels import Levels
 from lorica.common.data.records import Records
 from lorica.common.data.request import DataRequest
 from lorica.common.data.table import Table
-from lorica.common.data.tables import read_table
+from lorica.common.data.tables import Row
 from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import RunPlan
 from lorica.common.saved.folder import load_adapter
 from lorica.common.tasks import task_of
-from lorica.common.tasks.base import Prediction
+from lorica.common.tasks.base import Metrics, Prediction
 
 
 class Predictor:
@@ -60,12 +63,20 @@ class Predictor:
         return self.plan.table.names
 
     @property
+    def generates(self) -> bool:
+        """Whether it writes answers, which no metric of :meth:`score` judges."""
+        return self._task.generates
+
+    @property
     def reads_images(self) -> bool:
         """Whether it is for images; for texts otherwise."""
         return self._task.traits.images
 
     def __call__(
-        self, texts: Sequence[str], table: Mapping[str, Sequence[str]] | None = None
+        self,
+        texts: Sequence[str],
+        table: Mapping[str, Sequence[str]] | None = None,
+        images: Sequence[Any] | None = None,
     ) -> list[Prediction]:
         """Predictions for texts, or for the images in the files of these names, in their order.
 
@@ -73,6 +84,7 @@ class Predictor:
             texts: or names of files.
             table: column -> one cell for each of them, "" where the value is missing; columns
                 that are left out count as missing throughout.
+            images: uint8 (H, W, 3) each, where they are at hand; ``texts`` then only names them.
 
         Raises:
             LoricaError: LOR-302 when the adapter reads no column of this name, LOR-303 when a
@@ -80,7 +92,6 @@ class Predictor:
                 cell is not what its column holds; LOR-301, LOR-327, LOR-328 an image cannot be
                 read.
         """
-        given = self._table(len(texts), table or {})
         for number, text in enumerate(texts, 1):
             if not text.strip():
                 raise LoricaError(Code.DATA_EMPTY_TEXT, f"Text {number} is empty.")
@@ -90,16 +101,49 @@ class Predictor:
                 raise LoricaError(
                     Code.DATA_ENCODING, f"Text {number} holds bytes that are not UTF-8."
                 ) from None
+        self._table(len(texts), table or {})
         if not texts:
             return []
         if self._task.generates:
             return list(self._task.generate(self._backbone, self._model, texts))
-        nothing = [""] * len(texts)
-        images = _images(texts) if self._task.traits.images else None
-        records = Records(list(texts), nothing, nothing, nothing, images, given)
+        records = self._records(texts, [""] * len(texts), table, images)
         encoded = self._task.encode_for_use(self._backbone, records)
         cache = PrefixCache(self._model, encoded, limit_bytes=0)
         return predictions(self._task, self._model, cache)
+
+    def score(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[str],
+        table: Mapping[str, Sequence[str]] | None = None,
+        images: Sequence[Any] | None = None,
+    ) -> Metrics:
+        """How good the adapter is on records whose right answers are known; at least one.
+
+        Raises:
+            LoricaError: LOR-306, LOR-311 an answer that is not the plan's, and as of a call.
+        """
+        records = self._records(texts, list(labels), table, images)
+        self._task.check(records, where="The given data")
+        encoded = self._task.encode(self._backbone, records)
+        targets = self._task.targets(records, encoded)
+        cache = PrefixCache(self._model, encoded, limit_bytes=0)
+        return self._task.metrics(judgements(self._task, self._model, cache, targets))
+
+    def _records(
+        self,
+        texts: Sequence[str],
+        labels: list[str],
+        table: Mapping[str, Sequence[str]] | None,
+        images: Sequence[Any] | None,
+    ) -> Records:
+        given = self._table(len(texts), table or {})
+        nothing = [""] * len(texts)
+        held: list[Any] | None = None
+        if self._task.traits.images:
+            held = _images(texts, self.plan) if images is None else list(images)
+        merged = self.plan.data.alike == "merge"
+        return Records(list(texts), labels, nothing, nothing, held, given, merged)
 
     def _table(self, count: int, given: Mapping[str, Sequence[str]]) -> Table | None:
         for name in given:
@@ -115,24 +159,9 @@ class Predictor:
         return Table.of(cells, "The table") if cells else None
 
 
-def _images(names: Sequence[str]) -> list[Any]:
-    return [decode_image(Path(name), name, DataRequest.image_side) for name in names]
-
-
-def read_texts(path: Path, column: str) -> tuple[list[dict[str, str]], list[str]]:
-    """Rows of a table and the texts in one of its columns.
-
-    Raises:
-        LoricaError: LOR-30x; LOR-302 when the column is missing.
-    """
-    rows = list(read_table(path, plain=[column]))
-    if rows and column not in rows[0]:
-        raise LoricaError(
-            Code.DATA_COLUMN,
-            f"{path} has no column '{column}'; its columns are: {', '.join(rows[0])}.",
-            mend="Name the text's column with --text.",
-        )
-    return rows, [row[column] for row in rows]
+def _images(names: Sequence[str], plan: RunPlan) -> list[Any]:
+    levels = Levels(plan.data.window)
+    return [decode_image(Path(name), name, DataRequest.image_side, levels) for name in names]
 
 
 def columns_of(
@@ -151,11 +180,10 @@ def columns_of(
 
 
 def as_csv(
-    rows: Iterable[dict[str, str]], predictions: Iterable[Prediction], delimiter: str = ","
+    rows: Iterable[Row], predictions: Iterable[Prediction | None], delimiter: str = ","
 ) -> Iterator[str]:
-    """CSV lines: the given columns, then the prediction's."""
-    for number, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
-        content = row | prediction.columns()
+    """CSV lines: the given columns, then the prediction's, empty where there is none."""
+    for number, content in enumerate(_beside(rows, predictions, lambda given: given.columns(), "")):
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, list(content), delimiter=delimiter, lineterminator="\n")
         if number == 0:
@@ -164,8 +192,35 @@ def as_csv(
         yield buffer.getvalue()
 
 
-def as_jsonl(rows: Iterable[dict[str, str]], predictions: Iterable[Prediction]) -> Iterator[str]:
-    """JSON lines: the given keys, then the prediction's."""
-    for row, prediction in zip(rows, predictions, strict=True):
-        content: dict[str, Any] = row | prediction.content()
+def as_jsonl(rows: Iterable[Row], predictions: Iterable[Prediction | None]) -> Iterator[str]:
+    """JSON lines: the given keys, then the prediction's, null where there is none."""
+    for content in _beside(rows, predictions, lambda given: given.content(), None):
         yield json.dumps(content, ensure_ascii=False) + "\n"
+
+
+def _beside(
+    rows: Iterable[Row],
+    predictions: Iterable[Prediction | None],
+    of: Callable[[Prediction], Mapping[str, Any]],
+    nothing: object,
+) -> Iterator[dict[str, Any]]:
+    """Rows with their predictions beside them. A column that is there already stays, and the
+    prediction's is called otherwise."""
+    listed = list(predictions)
+    first = next((prediction for prediction in listed if prediction is not None), None)
+    own = list(of(first)) if first is not None else []
+    names: dict[str, str] = {}
+    for row, prediction in zip(rows, listed, strict=True):
+        names = names or new_names(own, row)
+        found = dict.fromkeys(own, nothing) if prediction is None else of(prediction)
+        yield {**row, **{names[name]: value for name, value in found.items()}}
+
+
+def new_names(names: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
+    """Names -> themselves, or, of those that are taken, with the first number that is free."""
+    given, found = set(taken), {}
+    for name in names:
+        free = (f"{name}_{number}" for number in itertools.count(2))
+        found[name] = name if name not in given else next(new for new in free if new not in given)
+        given.add(found[name])
+    return found

@@ -23,7 +23,8 @@ from lorica.common.errors import CATALOGUE, Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan
 from lorica.common.saved.folder import save_adapter
-from lorica.common.saved.predict import Predictor, read_texts
+from lorica.common.saved.given import read_given
+from lorica.common.saved.predict import Predictor
 from lorica.common.tasks.text_classification import TextClassifier
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -217,7 +218,17 @@ def test_arguments_and_lines_on_stdin_are_classified_alike(predict: Predict, ada
     rows = [json.loads(line) for line in printed.splitlines()]
     assert [row["text"] for row in rows] == TEXTS
     assert [row["predicted_label"] for row in rows] == [p.label for p in Predictor(adapter)(TEXTS)]
-    assert predict(stdin="\n\n".join(TEXTS).encode()) == (0, printed, "")
+    assert predict(stdin="\n".join(TEXTS).encode()) == (0, printed, "")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_blank_lines_stay_in_their_place(predict: Predict, end: str) -> None:
+    status, printed, errors = predict(stdin=end.join([TEXTS[0], "", " ", TEXTS[1], ""]).encode())
+    assert status == 0
+    rows = [json.loads(line) for line in printed.splitlines()]
+    assert [row["text"] for row in rows] == [TEXTS[0], "", " ", TEXTS[1]]
+    assert [row["predicted_label"] is None for row in rows] == [False, True, True, False]
+    assert "2 of 4 rows hold no text" in errors
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
@@ -229,8 +240,9 @@ def test_a_file_is_classified_into_a_file_of_the_named_format(
         csv.writer(file).writerows([("id", "note"), *enumerate(TEXTS)])
     arguments = ("--file", str(source), "--text", "note", "--output", str(result))
     assert predict(*arguments) == (0, "", "")
-    rows, texts = read_texts(result, "note")
-    assert texts == TEXTS
+    given = read_given(result, RunPlan(), text="note")
+    rows = given.rows
+    assert given.texts == TEXTS
     assert [row["id"] for row in rows] == ["0", "1"]
     assert [row["predicted_label"] for row in rows] == [p.label for p in Predictor(adapter)(TEXTS)]
 

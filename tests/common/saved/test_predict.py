@@ -17,7 +17,8 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code
 from lorica.common.plan import RunPlan
 from lorica.common.saved.folder import save_adapter
-from lorica.common.saved.predict import Predictor, as_csv, as_jsonl, read_texts
+from lorica.common.saved.given import read_given
+from lorica.common.saved.predict import Predictor, as_csv, as_jsonl
 from lorica.common.tasks.predictions import ClassPrediction
 from lorica.common.tasks.text_classification import TextClassifier
 
@@ -148,14 +149,14 @@ def test_texts_are_read_with_their_rows(tmp_path: Path, suffix: str) -> None:
         content = '{"id": 1, "note": "card"}\n{"id": 2, "note": "fever"}\n'
     path = tmp_path / f"d.{suffix}"
     path.write_text(content)
-    rows, texts = read_texts(path, "note")
-    assert texts == ["card", "fever"]
-    assert rows == [{"id": "1", "note": "card"}, {"id": "2", "note": "fever"}]
+    given = read_given(path, RunPlan(), text="note")
+    assert given.texts == ["card", "fever"]
+    assert given.rows == [{"id": "1", "note": "card"}, {"id": "2", "note": "fever"}]
 
 
 def test_a_missing_column_is_refused_with_those_there_are(tmp_path: Path, refuses: Refuses) -> None:
     path = tmp_path / "d.csv"
     path.write_text("id,note\n1,card\n")
-    detail = refuses(Code.DATA_COLUMN, lambda: read_texts(path, "text"))
+    detail = refuses(Code.DATA_COLUMN, lambda: read_given(path, RunPlan()))
     assert "'text'" in detail and "id, note" in detail
-    refuses(Code.DATA_NOT_FOUND, lambda: read_texts(tmp_path / "none.csv", "text"))
+    refuses(Code.DATA_NOT_FOUND, lambda: read_given(tmp_path / "none.csv", RunPlan()))

@@ -213,7 +213,8 @@ def _behind(first: float, other: float, tests: int) -> str:
 
 def _picture(path: Path, books: list[Book]) -> None:
     from lorica.common.display.colours import INK
-    from lorica.simulations.reports.figures import new_figure, write_png
+    from lorica.common.display.figures import new_figure
+    from lorica.simulations.reports.figures import write_png
     from lorica.simulations.reports.plots import SITE_COLOURS
 
     tallest = max((len(ranked(book)) for book in books), default=1)

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lorica.common.display.colours import BLUE, GREY, ORANGE, RED
+from lorica.common.display.figures import new_figure, svg_text
 from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.simulations.audit.evidence.findings import Audit, Scatter
-from lorica.simulations.reports.figures import new_figure, svg_text
 
 JSON, PAGE = "audit.json", "audit.html"
 

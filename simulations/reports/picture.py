@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lorica.common.display.colours import BLUE, GREEN, GREY, INK, ORANGE, RED, SKY
+from lorica.common.display.figures import new_figure, short
 from lorica.common.display.wording import NO_PRIVACY, is_share, metric_name, metric_text
 from lorica.server.results.round import RoundRecord
-from lorica.simulations.reports.figures import new_figure, short, write_png
+from lorica.simulations.reports.figures import write_png
 from lorica.simulations.reports.plots import MOST_SITES, draw_score, score_title
 from lorica.simulations.reports.tables import Summary, comparison_rows, epsilons, headline
 

@@ -14,9 +14,10 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lorica.common.display.colours import BLUE, GREEN, GREY, ORANGE, PAPER, PURPLE, RED, SKY
+from lorica.common.display.figures import new_figure, short, svg_text
 from lorica.common.display.wording import capitalise, is_share, metric_name, metric_text
 from lorica.server.results.round import RoundRecord
-from lorica.simulations.reports.figures import label_ends, new_figure, short, svg_text
+from lorica.simulations.reports.figures import label_ends
 from lorica.simulations.reports.tables import Summary, comparison_rows, headline
 
 SITE_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)

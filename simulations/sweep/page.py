@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from lorica.common.display.colours import INK
+from lorica.common.display.figures import new_figure, short
 from lorica.common.display.wording import (
     capitalise,
     change_text,
@@ -20,7 +21,7 @@ from lorica.common.display.wording import (
     percent,
 )
 from lorica.common.machine.files import write_atomically
-from lorica.simulations.reports.figures import new_figure, short, write_png
+from lorica.simulations.reports.figures import write_png
 from lorica.simulations.reports.plots import DASHES, SITE_COLOURS
 from lorica.simulations.sweep.result import SEED, Result, Value
 

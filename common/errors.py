@@ -151,6 +151,10 @@ class Code(Enum):
     FORM_FORGED = "LOR-828"
     MONITOR_PORT = "LOR-829"
 
+    SERVER_BUSY = "LOR-840"
+    SERVER_REQUEST = "LOR-841"
+    SERVER_TOKEN = "LOR-842"
+
     UNEXPECTED = "LOR-901"
 
     @property
@@ -847,6 +851,23 @@ CATALOGUE: dict[Code, Entry] = {
         "The monitor cannot listen at its address.",
         "Another process uses the port, or the address is not one of this machine's.",
         "Choose another with --port or --host.",
+    ),
+    Code.SERVER_BUSY: Entry(
+        "The server has too many texts in hand.",
+        "More texts wait for predictions than the server lets wait.",
+        "Ask again in a moment, send fewer texts at once, or start the server with a larger "
+        "--waiting.",
+    ),
+    Code.SERVER_REQUEST: Entry(
+        "The server cannot take this request.",
+        "A body that is too large or no JSON object of texts, or more texts than go at once.",
+        "See the server's /docs for what it takes; its limits are options of `lorica serve`.",
+    ),
+    Code.SERVER_TOKEN: Entry(
+        "The server asks for a token.",
+        "Callers send the server's token with every request.",
+        'Send the header "Authorization: Bearer TOKEN" with the token of the server\'s '
+        "--token-file.",
     ),
     Code.UNEXPECTED: Entry(
         "Something failed that should not.",

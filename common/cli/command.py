@@ -17,8 +17,10 @@ from rich.console import Console
 
 from lorica.common.cli.added import LazyCommands
 from lorica.common.cli.errors import explain, print_error
+from lorica.common.cli.evaluate import evaluate
 from lorica.common.cli.plan import plan_app
 from lorica.common.cli.predict import predict
+from lorica.common.cli.serve import serve
 from lorica.common.errors import LoricaError
 from lorica.common.version import __version__
 
@@ -34,6 +36,8 @@ app = typer.Typer(
     "Start with [bold]lorica demo[/bold]: four hospitals, synthetic notes, a minute or two.",
 )
 app.command(rich_help_panel="Help")(explain)
+app.command(rich_help_panel="Models")(evaluate)
+app.command(rich_help_panel="Models")(serve)
 app.add_typer(plan_app, name="plan", rich_help_panel="Plans")
 app.command(rich_help_panel="Models")(predict)
 

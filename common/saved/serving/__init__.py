@@ -1,0 +1,1 @@
+"""An adapter behind HTTP: batches, limits, health, metrics."""

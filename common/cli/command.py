@@ -36,10 +36,9 @@ app = typer.Typer(
     "Start with [bold]lorica demo[/bold]: four hospitals, synthetic notes, a minute or two.",
 )
 app.command(rich_help_panel="Help")(explain)
-app.command(rich_help_panel="Models")(evaluate)
-app.command(rich_help_panel="Models")(serve)
 app.add_typer(plan_app, name="plan", rich_help_panel="Plans")
-app.command(rich_help_panel="Models")(predict)
+for use in (predict, evaluate, serve):
+    app.command(rich_help_panel="Models")(use)
 
 
 @app.callback(invoke_without_command=True)

@@ -48,7 +48,7 @@ def by_group(
     for value in sorted(set(values)):
         rows = np.flatnonzero(cells == value)
         part = given.take(rows)
-        own = [units[row] for row in rows] if units is not None else None
+        own = [units[row] for row in rows.tolist()] if units is not None else None
         metrics = estimates(
             part,
             draws=draws,

@@ -74,6 +74,8 @@ class Code(Enum):
     POLICY_REFUSED = "LOR-408"
     SITE_CONFIG = "LOR-409"
     AUDIT_UNSUPPORTED = "LOR-410"
+    PRIVACY_INEXACT = "LOR-411"
+    ADAPTER_REFUSED = "LOR-412"
 
     MESSAGE_MALFORMED = "LOR-501"
     UPDATE_REFUSED = "LOR-502"
@@ -446,6 +448,21 @@ CATALOGUE: dict[Code, Entry] = {
         "With the stated confidence, no mechanism that keeps the claimed epsilon gives what was "
         "observed: the noise, the clipping or the sampling is not what it should be.",
         "Do not release anything trained by this installation; report it with audit.json.",
+    ),
+    Code.PRIVACY_INEXACT: Entry(
+        "The model's numbers for one record depend on other records.",
+        "Before it serves a plan, a site has the model compute one record in every row of every "
+        "batch that it will use, with different neighbours, and compares all bits. They differ, so "
+        "a crafted adapter could make one record's influence larger than what is charged.",
+        "Use another backbone, precision or machine; report it with the versions of torch and the "
+        "processor's name.",
+    ),
+    Code.ADAPTER_REFUSED: Entry(
+        "The global adapter is outside what the site's policy allows.",
+        "Its numbers are far larger than training makes them, as those of an adapter that is built "
+        "to amplify one record's influence. Nothing was computed or charged.",
+        "Ask the coordinator how the adapter was made; the bounds are policy.adapter_* in "
+        "site.toml.",
     ),
     Code.POLICY_REFUSED: Entry(
         "The site's policy does not allow the plan.",

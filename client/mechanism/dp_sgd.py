@@ -27,11 +27,21 @@ Formal guarantee:
     depends on none of them: given the same views of the records that two neighbouring data sets
     share, the above holds, and the mean over the views is a mixture of such mechanisms.
 
-    *Numbers.* A record that comes or goes can change how the drawn units are cut into
-    micro-batches, and padding changes the order in which matrix kernels add. In float32 that moves
-    the clipped gradient of a unit that is padded otherwise by about 4e-7·C (measured): not charged.
-    In bfloat16 it would be 3e-3·C, so units whose longest texts differ never share a micro-batch
-    there, and what a unit is padded to depends on that unit alone.
+    *Numbers.* All of the above holds for the numbers as they are computed, not only for those that
+    they stand for, whatever the adapter that a coordinator sends:
+
+    1. *A unit's clipped gradient is a function of that unit alone, to the bit*: forward and
+       backward pass, its views, the mean over its records, norm and factor are computed in
+       canonical shapes (:mod:`lorica.common.cache.batching`, tried out for the real model before
+       a plan is served: :mod:`lorica.client.mechanism.exactness`), and no step of them adds over
+       units. So an adapter that makes features of rounding and amplifies it changes every unit's
+       own gradient, and no other's.
+    2. *Its norm is at most C, and the sum is exact* (:mod:`lorica.client.mechanism.clipping`): so
+       between neighbours the sum changes by exactly the one unit's clipped gradient, whatever the
+       order of units, and ``add_noise`` (which rounds the noised sum to its own grid) is given
+       numbers of which its proof holds.
+
+    With σ = 0 nothing is private, and sums are not cut.
 """
 
 from __future__ import annotations
@@ -45,17 +55,17 @@ import torch
 from opacus.optimizers import DPOptimizer
 
 from lorica.client.mechanism.after_noise import AfterNoise
+from lorica.client.mechanism.clipping import factors_of, row_norms, scaled_sum
 from lorica.client.mechanism.noise import NoiseSource
-from lorica.client.mechanism.units import Drawn, Units, average_by_unit, unit_batches
+from lorica.client.mechanism.units import Drawn, Units, sum_by_unit
+from lorica.common.cache.batching import Batch, unit_batches
 from lorica.common.errors import Code, LoricaError
 
 Parameters = dict[str, torch.nn.Parameter]
 
-LossOfRows = Callable[[np.ndarray], torch.Tensor]
-"""Summed loss of the records with these rows; its backward pass fills ``grad_sample``."""
-
-
-_TINY = 1e-12  # keeps C / 0 finite
+LossOfBatch = Callable[[Batch], torch.Tensor]
+"""Summed loss of all rows of a batch, those that count for nothing among them; its backward pass
+fills ``grad_sample``. A row's view is ``turn`` modulo the number of views."""
 
 
 class NoisyOptimizer(DPOptimizer):
@@ -89,31 +99,28 @@ class NoisyOptimizer(DPOptimizer):
             loss_reduction="mean",
         )
         self._noise = noise
+        self.counted: torch.Tensor | None = None
+        """Which rows of ``grad_sample`` are units, bool (R,); all, when None."""
         if after is not None:
             self.attach_step_hook(lambda _: after(self.params))
 
     def clip_and_accumulate(self) -> None:
-        """Clip and sum in float64 what requires gradients; a record with any non-finite gradient
-        counts as 0.
-
-        Float32 sums round differently with and without a record (arXiv 2207.10635), which would
-        add to the sensitivity; in float64 that is below the grid that the noise source rounds
-        to.
-        """
+        """Clip and sum what requires gradients (:mod:`lorica.client.mechanism.clipping`); a unit
+        with any non-finite gradient counts as 0."""
         groups = []
         for group in self.param_groups:
             members = [(p, p.grad_sample.flatten(1)) for p in group["params"] if p.requires_grad]
             if members:
-                norms = torch.stack([_norms(sample) for _, sample in members]).norm(dim=0)
+                norms = row_norms([sample for _, sample in members])
                 groups.append((group["clip_norm"], members, norms))
-        # Float32 values cannot overflow a norm in float64: it is finite if and only if they are.
-        finite = torch.stack([norms for _, _, norms in groups]).isfinite().all(0)
-        whole = bool(finite.all())
+        counts = torch.stack([norms for _, _, norms in groups]).isfinite().all(0)
+        if self.counted is not None:
+            counts &= self.counted
+        exact = self.noise_multiplier > 0
         for bound, members, norms in groups:
-            factors = torch.where(finite, (bound / (norms + _TINY)).clamp(max=1.0), 0.0)
+            factors = torch.where(counts, factors_of(norms, bound, exact=exact), 0.0)
             for parameter, sample in members:
-                kept = sample if whole else sample.nan_to_num(0.0, 0.0, 0.0)
-                total = (factors @ kept.double()).reshape(parameter.shape)
+                total = scaled_sum(sample, factors, bound, exact=exact).reshape(parameter.shape)
                 held = parameter.summed_grad
                 parameter.summed_grad = total if held is None else held + total
 
@@ -123,11 +130,6 @@ class NoisyOptimizer(DPOptimizer):
         for parameter in self.params:
             total = parameter.summed_grad
             parameter.grad = self._noise.add_noise(total, std).to(parameter.dtype)
-
-
-def _norms(sample: torch.Tensor) -> torch.Tensor:
-    """L2 norm of every row, in float64."""
-    return torch.linalg.vector_norm(sample, dim=1, dtype=torch.float64)
 
 
 class KeepGradient(torch.optim.Optimizer):
@@ -153,8 +155,9 @@ class DPTrainer:
         self,
         parameters: Parameters,
         optimizer: NoisyOptimizer,
-        loss_of_rows: LossOfRows,
-        lengths: np.ndarray,
+        loss_of_batch: LossOfBatch,
+        sizes: np.ndarray,
+        limit: int,
         *,
         sample_rate: float,
         noise: NoiseSource,
@@ -163,14 +166,14 @@ class DPTrainer:
         turns: Sequence[Collection[str]] = (),
         scales: Mapping[str, float] | None = None,
         views: int = 1,
-        mixed: bool = True,
     ) -> None:
         """
         Args:
             parameters: the trained parameters by name.
             optimizer: over exactly these parameters.
-            loss_of_rows: summed loss of some rows.
-            lengths: tokens of every record, shape (N,).
+            loss_of_batch: summed loss of some rows.
+            sizes: of every record, shape (N, d) (:class:`lorica.common.tasks.inputs.Inputs`).
+            limit: the records' largest canonical length.
             sample_rate: q, from public figures only.
             noise: source of the Poisson sampling.
             units: whose records they are; every record its own unit when omitted.
@@ -180,19 +183,21 @@ class DPTrainer:
                 What a step does not train is neither clipped nor noised nor moved in it.
             scales: name -> what the gradients of a parameter are multiplied by before clipping;
                 1 for names that are absent.
-            views: K, how often each row is asked for in ``loss_of_rows``; the record's gradient is
+            views: K, how often each row is asked for in ``loss_of_batch``; the record's gradient is
                 the mean over them.
-            mixed: whether units of different lengths may share a micro-batch.
         """
         self._parameters = parameters
         self._optimizer = optimizer
-        self._loss_of_rows = loss_of_rows
-        self._lengths = lengths
+        self._loss_of_batch = loss_of_batch
+        self._sizes, self._limit = sizes, limit
         self._sample_rate = sample_rate
         self._noise = noise
-        self._units = units or Units.of_records(len(lengths))
+        self._units = units or Units.of_records(len(sizes))
         self._scales = scales or {}
-        self._views, self._mixed = views, mixed
+        self._views = views
+        self._averages = views > 1 or self._units.grouped
+        self._begun: dict[str, torch.Tensor] = {}  # sums of a unit that goes on in the next batch
+        self._count = 0  # of its rows
         self._turns = [set(names) for names in turns] or [set(parameters)]
         self._unchecked = set(range(len(self._turns))) if moves else set()
 
@@ -215,16 +220,13 @@ class DPTrainer:
         self._optimizer.zero_grad(set_to_none=True)
         active = self._activate(turn)
         before = _copies(active) if turn in self._unchecked else None
-        batches = list(unit_batches(drawn, self._lengths * self._views, mixed=self._mixed))
-        for position, (drawn_rows, unit_of_row) in enumerate(batches):
-            rows = np.repeat(drawn_rows, self._views)
-            owner = unit_of_row.repeat_interleave(self._views)
-            self._loss_of_rows(rows).backward()
-            self._check_sizes(active, len(rows))
-            for name, parameter in active.items():
-                if name in self._scales:
-                    parameter.grad_sample *= self._scales[name]  # type: ignore[attr-defined]
-                parameter.grad_sample = average_by_unit(parameter.grad_sample, owner)  # type: ignore[attr-defined]
+        rows_of_units = [np.repeat(rows, self._views) for rows in drawn]
+        batches = list(unit_batches(rows_of_units, self._sizes, self._limit))
+        for position, batch in enumerate(batches):
+            self._loss_of_batch(batch).backward()
+            self._check_sizes(active, len(batch.rows))
+            if not self._by_unit(active, batch):
+                continue
             self._optimizer.signal_skip_step(position + 1 < len(batches))
             self._optimizer.step()
             if position + 1 < len(batches):
@@ -236,6 +238,37 @@ class DPTrainer:
         if before is not None and (drawn or self._optimizer.noise_multiplier > 0):
             _assert_moved(before, active, self._parameters)
             self._unchecked.discard(turn)
+
+    def _by_unit(self, active: Parameters, batch: Batch) -> bool:
+        """Turn gradients per row into gradients per unit; False while a unit is not complete.
+
+        Whether means are formed is decided by the plan, not by how many rows a unit brings: in
+        float64 a gradient's norm can round otherwise.
+        """
+        owner = torch.from_numpy(batch.owner)
+        self._optimizer.counted = owner >= 0
+        for name, parameter in active.items():
+            sample: torch.Tensor = parameter.grad_sample  # type: ignore[attr-defined]
+            if name in self._scales:
+                sample *= self._scales[name]
+            if self._averages:
+                sample = sum_by_unit(sample, owner)
+                if name in self._begun:
+                    sample[0] += self._begun[name]
+            parameter.grad_sample = sample  # type: ignore[attr-defined]
+        if not self._averages:
+            return True
+        self._count += int((owner == 0).sum())
+        if batch.more:
+            self._begun = {name: p.grad_sample[0] for name, p in active.items()}  # type: ignore[attr-defined]
+            self._optimizer.zero_grad(set_to_none=True)
+            return False
+        count = torch.bincount(owner[owner >= 0], minlength=len(owner)).clamp(min=1)
+        count[0], self._count, self._begun = self._count, 0, {}
+        for parameter in active.values():
+            sample = parameter.grad_sample  # type: ignore[attr-defined]
+            sample /= count.reshape(-1, *[1] * (sample.dim() - 1))
+        return True
 
     def _activate(self, turn: int) -> Parameters:
         """Make the turn's parameters, and no others, trainable; returns them."""

@@ -6,7 +6,11 @@ Formal guarantee:
     plus N(0, σ²Δ² I): the Gaussian mechanism with noise multiplier σ. Whether a unit is set
     aside depends on its own name (for records without a unit column, on the record's own text)
     and the plan's seed alone, never on a position in the data, so neighbouring data sets agree
-    on all other units. The evaluation is charged with its own share of the budget.
+    on all other units. The evaluation is charged with its own share of the budget. *Numbers*: a
+    record's judgement depends on that record alone, to the bit
+    (:func:`lorica.common.cache.prefix.judgements`), and so do a unit's vector, its norm and what
+    it is cut to, in blocks of one shape; the vectors are added on a grid, exactly
+    (:mod:`lorica.client.mechanism.clipping`).
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import hashlib
 import numpy as np
 import torch
 
+from lorica.client.mechanism.clipping import blocks, factors_of, row_norms, scaled_sum
 from lorica.client.mechanism.noise import NoiseSource
 from lorica.common.data.records import UNNAMED, Records
 from lorica.common.plan import RunPlan
@@ -55,10 +60,10 @@ def noised_counts(
 ) -> tuple[float, ...]:
     """The released vector: contributions (units, values), cut to norm Δ, summed, noised."""
     bound = sensitivity(plan)
-    norms = contributions.norm(dim=1, keepdim=True).clamp(min=bound)
     total = torch.zeros(vector_length(plan), dtype=torch.float64)
-    if len(contributions):
-        total = (contributions * (bound / norms)).sum(0)
+    for block, _ in blocks(contributions):
+        factors = factors_of(row_norms([block]), bound, exact=sigma > 0)
+        total += scaled_sum(block, factors, bound, exact=sigma > 0)
     return tuple(noise.add_noise(total, sigma * bound).tolist())
 
 

@@ -12,13 +12,12 @@ Formal guarantee:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from lorica.client.mechanism.noise import NoiseSource
-from lorica.common.cache.batching import TOKEN_BUDGET, cuts, runs
 
 Drawn = list[np.ndarray]
 """Rows of the records that each drawn unit brings to a step, at least one each."""
@@ -38,6 +37,11 @@ class Units:
             order.setdefault(name, []).append(row)
         self._rows = [np.array(rows, dtype=np.int64) for rows in order.values()]
         self._most = most
+
+    @property
+    def grouped(self) -> bool:
+        """Whether a unit may bring several records: by the plan, whatever the data."""
+        return self._most > 1
 
     @classmethod
     def of_records(cls, count: int) -> Units:
@@ -61,46 +65,20 @@ class Units:
         return rows[np.argsort(keys, kind="stable")[: self._most]]
 
 
-def unit_batches(
-    drawn: Drawn, lengths: np.ndarray, token_budget: int = TOKEN_BUDGET, *, mixed: bool = True
-) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-    """Divide drawn units into micro-batches within a token budget; no unit is split.
+def sum_by_unit(per_record: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
+    """Gradients (n, …) of a batch's rows to sums over its units, (n, …) in float64.
 
-    Units are sorted by their longest text and cut where the padding that is saved is worth a
-    batch more.
+    Every row of the result stands for the unit of its number, or for none: it has as many rows as
+    the batch, so that what is done with it has a canonical shape, too. In float64 and in the
+    unit's own order, so a unit's sum depends on that unit alone.
 
     Args:
-        drawn: rows of every drawn unit.
-        lengths: tokens of every record, shape (N,).
-        token_budget: largest number of rows × longest length; a unit larger than that has a
-            batch of its own.
-        mixed: whether units whose longest texts differ may share a batch. If not, what a unit is
-            padded to depends on that unit alone.
-
-    Yields:
-        rows of the batch, shape (n,), and the number within the batch of every row's unit,
-        shape (n,); units with the longest texts first.
+        per_record: gradients of the rows of a :class:`~lorica.common.cache.batching.Batch`.
+        owner: its ``owner``, shape (n,); rows of -1 are left out.
     """
-    longest = np.array([lengths[rows].max() for rows in drawn], dtype=np.int64)
-    order = np.argsort(-longest, kind="stable")
-    sizes = np.array([len(drawn[unit]) for unit in order], dtype=np.int64)
-    for part in [np.arange(len(order))] if mixed else runs(longest[order]):
-        for first, end in cuts(longest[order[part]], sizes[part], token_budget):
-            yield joined([drawn[unit] for unit in order[part[first:end]]])
-
-
-def average_by_unit(per_record: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
-    """Gradients (n, …) of records to those of their units (g, …): the mean over each unit's.
-
-    ``owner`` (n,) numbers the units from 0 without gaps. In float64 sums, so that the order of
-    records does not matter.
-    """
-    count = torch.bincount(owner)
-    if len(count) == len(owner):
-        return per_record
-    total = torch.zeros(len(count), *per_record.shape[1:], dtype=torch.float64)
-    total.index_add_(0, owner, per_record.double())
-    return total / count.reshape(-1, *[1] * (per_record.dim() - 1))
+    total = torch.zeros(per_record.shape, dtype=torch.float64)
+    real = torch.nonzero(owner >= 0).flatten()
+    return total.index_add_(0, owner[real], per_record[real].double())
 
 
 def joined(drawn: Drawn) -> tuple[np.ndarray, torch.Tensor]:

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 
 from lorica.client.mechanism.after_noise import AfterNoise
+from lorica.client.mechanism.clipping import blocks
 from lorica.client.mechanism.dp_sgd import DPTrainer, KeepGradient, NoisyOptimizer
 from lorica.client.mechanism.evaluation import counts_by_unit, noised_counts, set_aside
+from lorica.client.mechanism.exactness import require_exact
 from lorica.client.mechanism.frozen_features import (
     Contributions,
     head_contributions,
@@ -26,7 +28,7 @@ from lorica.common.adapter.factors import cut_factors, filled_up
 from lorica.common.adapter.layer_rates import layer_factors
 from lorica.common.adapter.state import State, check_shapes
 from lorica.common.backbone.loading import Backbone
-from lorica.common.cache.batching import equal_batches
+from lorica.common.cache.batching import Batch
 from lorica.common.cache.prefix import PrefixCache, judgements
 from lorica.common.cache.shelf import SHELF
 from lorica.common.data.records import Records
@@ -38,6 +40,7 @@ from lorica.common.plan.tensors import factor_pairs
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.tasks import task_of
 from lorica.common.tasks.text_classification import BIAS_INPUT
+from lorica.common.tasks.views import ViewNumbers
 
 
 class Session:
@@ -64,8 +67,7 @@ class Session:
         self._rank = rank or plan.adapter.rank
         self._task = task_of(plan)
         self._classifier = task_of(_at_rank(plan, self._rank)).model(backbone).eval()
-        aside = set_aside(records, plan)
-        self._train_rows, self._test_rows = np.flatnonzero(~aside), np.flatnonzero(aside)
+        self._train_rows, self._test_rows = self._divide(records, plan)
         self._records = records
         self._backbone = backbone
         self._cache_bytes = cache_bytes
@@ -80,8 +82,14 @@ class Session:
         self._received: State = {}
         self._views = plan.training.augmentations
         require_independence(self._classifier.pooled_of_ids, backbone)
+        require_exact(self._classifier, backbone, self._train_cache.encoded)
         self._units = self._units_of(self._train_rows)
         self._test: tuple[PrefixCache, Any] | None = None
+
+    def _divide(self, records: Records, plan: RunPlan) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to train on, and rows set aside."""
+        aside = set_aside(records, plan)
+        return np.flatnonzero(~aside), np.flatnonzero(aside)
 
     def serves(self, plan: RunPlan) -> bool:
         """Whether this session was made for exactly this plan."""
@@ -144,7 +152,7 @@ class Session:
         return head_contributions(
             head,
             features,
-            lambda outputs: self._task.residuals(outputs, targets, rows),
+            lambda outputs, places: self._task.residuals(outputs, targets, rows[places]),
             self._plan.privacy.clip_norm,
         )
 
@@ -200,7 +208,7 @@ class Session:
         after: AfterNoise | None = None,
     ) -> None:
         releases = isinstance(inner, KeepGradient)
-        self._augmenting = np.random.default_rng(_seed(noise) if self._views > 1 else 0)
+        self._augmenting = ViewNumbers(_key(noise) if self._views > 1 else b"none")
         optimizer = NoisyOptimizer(
             inner,
             noise=noise,
@@ -212,7 +220,8 @@ class Session:
             self._trained,
             optimizer,
             self._loss,
-            self._train_cache.lengths,
+            self._train_cache.sizes,
+            self._train_cache.encoded.limit,
             sample_rate=event.sample_rate,
             noise=noise,
             units=self._units,
@@ -220,8 +229,7 @@ class Session:
             scales={"head.bias": BIAS_INPUT} if releases else {},
             turns=step_turns(self._plan.aggregation.method, list(self._trained)),
             views=self._views,
-            mixed=self._classifier.mixes_lengths,
-        ).run(event.steps)
+        ).run(event.steps, self._augmenting.next_step)
         optimizer.zero_grad(set_to_none=True)
 
     def _at_own_rank(self, state: State) -> State:
@@ -240,15 +248,17 @@ class Session:
         cache, classifier = self._train_cache, self._classifier
         features = torch.empty(len(rows), classifier.width)
         with torch.no_grad():
-            for part in equal_batches(np.arange(len(rows)), cache.lengths[rows]):
-                features[torch.from_numpy(part)] = cache.features(classifier, rows[part])
+            for batch, places in cache.batches(rows):
+                found = cache.features(classifier, batch)[: len(places)]
+                features[torch.from_numpy(places)] = found
         return features
 
     def evaluate(self, event: PrivacyEvent, noise: NoiseSource) -> tuple[float, ...]:
         """Noised counts of the loaded state on the records set aside."""
         self._test = self._test or self._cache(self._test_rows)
         table = judgements(self._task, self._classifier, *self._test)
-        values = self._task.contributions(table)
+        parts = [self._task.contributions(part)[:count] for part, count in blocks(table)]
+        values = torch.cat(parts) if parts else self._task.contributions(table)
         contributions = counts_by_unit(values, self._names_of(self._test_rows))
         return noised_counts(contributions, event.noise_multiplier, noise, self._plan)
 
@@ -278,19 +288,21 @@ class Session:
             return [str(row) for row in rows]
         return [self._records.units[row] for row in rows]
 
-    def _loss(self, rows: np.ndarray) -> torch.Tensor:
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        rows = batch.rows
         if self._views > 1:
+            views, inputs = batch.turn % self._views, self._train_cache.encoded
             outputs = self._task.outputs_of_views(
-                self._classifier, self._train_cache.encoded, rows, self._augmenting
+                self._classifier, inputs, rows, views, self._augmenting
             )
         else:
             outputs = self._train_cache.outputs(self._classifier, rows)
         return self._task.loss_sum(outputs, self._train_targets, rows)
 
 
-def _seed(noise: NoiseSource) -> list[int]:
-    """Numbers as unforeseeable as the noise, for choices that need not be secret."""
-    return noise.gaussian((4,), 1.0).numpy().view(np.uint64).tolist()
+def _key(noise: NoiseSource) -> bytes:
+    """Bytes as unforeseeable as the noise, for choices that need not be secret."""
+    return noise.gaussian((8,), 1.0).numpy().tobytes()
 
 
 def _at_rank(plan: RunPlan, rank: int) -> RunPlan:

@@ -3,8 +3,13 @@
 The layers below the lowest adapted one are frozen, so their output for a record never changes.
 It is kept as one float32 array over all tokens of all records, without padding. As long as the
 encoder is the backbone as it came (adapter kind "head", and LoRA before its first step) the
-pooled states do not change either, and are kept beside, one row per record. Both are computed from
-records of equal length together, so that no record's values depend on which others there are.
+pooled states do not change either, and are kept beside, one row per record.
+
+Formal guarantee:
+    Both are computed in canonical batches of records by themselves
+    (:mod:`lorica.common.cache.batching`), whether they are kept or made anew each time, so a
+    record's values depend on that record alone, to the bit: not on the other records, on what
+    fits in memory, or on how the records are divided among sites and caches.
 
 Both are in memory as far as they fit, or in files of a folder that is set once for the process
 (:meth:`lorica.common.cache.shelf.CacheShelf.keep_in`), from which they are mapped and found again
@@ -13,13 +18,13 @@ after a restart.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
-from lorica.common.cache.batching import equal_batches, micro_batches
+from lorica.common.cache.batching import record_batches
 from lorica.common.cache.files import CacheFolder, Fill
 from lorica.common.machine.memory import release_unused
 from lorica.common.tasks.base import Prediction, Task
@@ -59,15 +64,15 @@ class PrefixCache:
         """
         self._files = files
         self.encoded = encoded
-        self.lengths = encoded.lengths
+        self.lengths, self.sizes = encoded.lengths, encoded.sizes
         self._pooled: torch.Tensor | None = None
         self._states: torch.Tensor | None = None
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
         self._width = classifier.width
         self._room = limit_bytes // (_FLOAT_BYTES * self._width)  # rows of the cache
         moving = states and not classifier.frozen
-        wanted = classifier.prefix.depth and (moving or not classifier.vector)
-        if wanted:
+        self._split = bool(classifier.prefix.depth and (moving or not classifier.vector))
+        if self._split:
             tokens = int(self._starts[-1])
             self._states = self._kept(
                 "states", tokens, len(encoded), lambda into: self._fill_states(classifier, into)
@@ -87,22 +92,41 @@ class PrefixCache:
 
         Cached pooled states serve an idle encoder only while it needs no gradient: B = 0 has a
         gradient too, for which the encoder must run.
+
+        Args:
+            classifier: one of those that the cache is for.
+            rows: a canonical batch (:mod:`lorica.common.cache.batching`), shape (R,).
         """
         still = not torch.is_grad_enabled() or classifier.still
         if classifier.vector and (classifier.frozen or (still and classifier.idle)):
-            pooled = self._idle_pooled(classifier)
-            if pooled is not None:
-                return classifier.features(pooled[torch.from_numpy(rows)])
+            return classifier.features(self._idle_of(classifier, rows))
         return classifier.features(self._through(classifier, rows))
 
     def outputs(self, classifier: AdaptedModel, rows: np.ndarray) -> torch.Tensor:
         """The model's outputs for ``rows``, differentiable in the adapter."""
         return classifier.outputs(self.features(classifier, rows), self.encoded, rows)
 
+    def batches(self, rows: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """:func:`~lorica.common.cache.batching.record_batches` of these rows, or of all."""
+        rows = np.arange(len(self.encoded)) if rows is None else rows
+        return record_batches(rows, self.sizes, self.encoded.limit)
+
     def fill(self, classifier: AdaptedModel) -> None:
         """Compute what an idle encoder makes of every record now, if it is kept at all."""
         if classifier.vector and classifier.idle:
             self._idle_pooled(classifier)
+
+    def _idle_of(self, classifier: AdaptedModel, rows: np.ndarray) -> torch.Tensor:
+        """Pooled states (R, H) of rows through the backbone as it came, kept or not."""
+        pooled = self._idle_pooled(classifier)
+        if pooled is not None:
+            return pooled[torch.from_numpy(rows)]
+        with torch.no_grad():
+            found = torch.empty(len(rows), self._width)
+            for batch, places in record_batches(rows, self.sizes, self.encoded.limit):
+                part = self._through(classifier, batch)[: len(places)]
+                found[torch.from_numpy(places)] = part
+        return found
 
     def _idle_pooled(self, classifier: AdaptedModel) -> torch.Tensor | None:
         """Pooled states (N, H) of all records through the backbone as it came, computed once;
@@ -128,34 +152,48 @@ class PrefixCache:
         return values
 
     def _through(self, classifier: AdaptedModel, rows: np.ndarray) -> torch.Tensor:
-        """Pooled states (n, H) of ``rows`` through the adapted layers."""
-        if self._states is None:
-            return classifier.pooled_of_ids(*self.encoded.collate(rows))
-        spans = [self._states[self._starts[row] : self._starts[row + 1]] for row in rows]
-        lengths = torch.from_numpy(self.lengths[rows])
-        hidden = pad_sequence(spans, batch_first=True)
-        mask = (torch.arange(hidden.shape[1])[None] < lengths[:, None]).long()
+        """What is pooled of ``rows`` through the adapted layers."""
+        arguments = self.encoded.collate(rows)
+        if not self._split:
+            return classifier.pooled_of_ids(*arguments)
+        mask = arguments[1]
+        hidden = torch.zeros(*mask.shape, self._width)
+        if self._states is not None:
+            for position, row in enumerate(rows):
+                span = self._states[self._starts[row] : self._starts[row + 1]]
+                hidden[position, : len(span)] = span
+        else:
+            for position, span in self._spans(classifier, rows):
+                hidden[position, : len(span)] = span
         return classifier.pooled(hidden, mask)
 
+    def _spans(
+        self, classifier: AdaptedModel, rows: np.ndarray
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Of each row, where it is in ``rows`` and its token states (T, H) below the adapted
+        layers, without padding."""
+        for batch, places in record_batches(rows, self.sizes, self.encoded.limit):
+            hidden = classifier.hidden_of_ids(*self.encoded.collate(batch))
+            for position, place in enumerate(places.tolist()):
+                yield place, hidden[position, : self.lengths[rows[place]]]
+
     def _fill_states(self, classifier: AdaptedModel, states: torch.Tensor) -> None:
-        for rows in equal_batches(np.arange(len(self.encoded)), self.lengths):
-            hidden = classifier.hidden_of_ids(*self.encoded.collate(rows))
-            for position, row in enumerate(rows):
-                span = states[self._starts[row] : self._starts[row + 1]]
-                span.copy_(hidden[position, : len(span)])
+        for row, span in self._spans(classifier, np.arange(len(self.encoded))):
+            states[self._starts[row] : self._starts[row + 1]].copy_(span)
 
     @torch.no_grad()
     def _fill_pooled(self, classifier: AdaptedModel, pooled: torch.Tensor) -> None:
-        for rows in equal_batches(np.arange(len(self.encoded)), self.lengths):
-            pooled[torch.from_numpy(rows)] = self._through(classifier, rows)
+        everything = np.arange(len(self.encoded))
+        for batch, places in record_batches(everything, self.sizes, self.encoded.limit):
+            pooled[torch.from_numpy(places)] = self._through(classifier, batch)[: len(places)]
 
 
 @torch.no_grad()
 def predict_logits(classifier: PooledModel, cache: PrefixCache) -> torch.Tensor:
     """Outputs (n, C) of all records of the cache, in their order."""
     logits = torch.empty(len(cache.encoded), classifier.head.out_features)
-    for rows in micro_batches(np.arange(len(cache.encoded)), cache.lengths):
-        logits[torch.from_numpy(rows)] = cache.outputs(classifier, rows)
+    for batch, places in cache.batches():
+        logits[torch.from_numpy(places)] = cache.outputs(classifier, batch)[: len(places)]
     return logits
 
 
@@ -168,13 +206,12 @@ def judgements(
     rows: np.ndarray | None = None,
 ) -> torch.Tensor:
     """The task's judgements (n, S) of records of the cache in the order of ``rows``, float64; of
-    all when omitted."""
+    all when omitted. A record's judgement depends on that record alone, to the bit."""
     rows = np.arange(len(cache.encoded)) if rows is None else rows
     found = torch.zeros(len(rows), task.judgement_width, dtype=torch.float64)
-    divided = micro_batches if model.mixes_lengths else equal_batches
-    for places in divided(np.arange(len(rows)), cache.lengths[rows]):
-        part = task.judge(cache.outputs(model, rows[places]), targets, rows[places])
-        found[torch.from_numpy(places)] = part
+    for batch, places in cache.batches(rows):
+        part = task.judge(cache.outputs(model, batch), targets, batch)
+        found[torch.from_numpy(places)] = part[: len(places)]
     return found
 
 
@@ -182,7 +219,7 @@ def judgements(
 def predictions(task: Task, model: AdaptedModel, cache: PrefixCache) -> list[Prediction]:
     """The task's predictions for all records of the cache, in their order."""
     found: dict[int, Prediction] = {}
-    for rows in micro_batches(np.arange(len(cache.encoded)), cache.lengths):
-        answers = task.predictions(cache.outputs(model, rows), cache.encoded, rows)
-        found.update(zip(rows.tolist(), answers, strict=True))
+    for batch, places in cache.batches():
+        answers = task.predictions(cache.outputs(model, batch), cache.encoded, batch)
+        found.update(zip(places.tolist(), answers[: len(places)], strict=True))
     return [found[row] for row in range(len(cache.encoded))]

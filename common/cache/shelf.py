@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from lorica.common.backbone.loading import Backbone
+from lorica.common.cache.batching import least_rows
 from lorica.common.cache.files import CacheFolder
 from lorica.common.cache.prefix import CACHE_BYTES, PrefixCache
 from lorica.common.tasks.inputs import Encoded, Inputs
@@ -26,6 +27,8 @@ class _Key:
     limit_bytes: int
     states: bool
     texts: bytes
+    longest: int
+    least_rows: int
 
     @property
     def name(self) -> str:
@@ -35,12 +38,13 @@ class _Key:
             below += f" in {self.numbers}"
         if self.norms:
             below += f" with batch norms {self.norms}"
-        return f"{below} of {self.texts.hex()} by torch {torch.__version__}"
+        rows = f"in canonical batches of {self.least_rows} rows or more"
+        return f"{below} of {self.texts.hex()} {rows} by torch {torch.__version__}"
 
     def serves(self, other: _Key) -> bool:
         """Whether this cache's records are kept as the other's would be."""
-        mine = (self.model, self.depth, self.vector, self.numbers, self.norms)
-        others = (other.model, other.depth, other.vector, other.numbers, other.norms)
+        mine = replace(self, limit_bytes=0, states=False, texts=b"")
+        others = replace(other, limit_bytes=0, states=False, texts=b"")
         return mine == others and (self.states or not other.states)
 
 
@@ -50,7 +54,7 @@ class CacheView(PrefixCache):
     def __init__(self, whole: PrefixCache, encoded: Inputs, places: list[int]) -> None:
         """``places``: the row in ``whole`` of every record of ``encoded``."""
         self.encoded = encoded
-        self.lengths = encoded.lengths
+        self.lengths, self.sizes = encoded.lengths, encoded.sizes
         self._whole, self._places = whole, np.array(places, dtype=np.int64)
 
     @property
@@ -182,6 +186,8 @@ def _key(
         limit,
         states,
         encoded.digest(),
+        encoded.limit,
+        least_rows(),
     )
 
 

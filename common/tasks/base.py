@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lorica.common.plan import RunPlan
     from lorica.common.tasks.inputs import Inputs
     from lorica.common.tasks.model import AdaptedModel
+    from lorica.common.tasks.views import ViewNumbers
 
 
 @dataclass(frozen=True)
@@ -204,10 +205,15 @@ class Task(ABC):
         """The backbone with the plan's adapter; weights are shared with the backbone."""
 
     def outputs_of_views(
-        self, model: AdaptedModel, inputs: Inputs, rows: np.ndarray, random: np.random.Generator
+        self,
+        model: AdaptedModel,
+        inputs: Inputs,
+        rows: np.ndarray,
+        views: np.ndarray,
+        random: ViewNumbers,
     ) -> torch.Tensor:
-        """The model's outputs for random views of ``rows`` (training.augmentations above 1); a
-        row's view depends on that record and on the generator alone."""
+        """The model's outputs for random views of ``rows`` (training.augmentations above 1), of
+        these numbers (n,); a row's view depends on that record, the number and the step alone."""
         raise NotImplementedError(f"{self.kind} has no augmented views")
 
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 
 from lorica.common.backbone.loading import Backbone
 from lorica.common.errors import Code, LoricaError
+from lorica.common.tasks.shapes import UNLIMITED, padded
 
 _TOKENIZE_CHUNK = 1000
 
@@ -24,10 +25,22 @@ class Inputs(Protocol):
         """Tokens (or patches) per record, shape (N,), int64: what a record costs."""
         ...
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """What of a record decides the shape it is computed in, shape (N, d), int64; the first is
+        its length (:mod:`lorica.common.tasks.shapes`)."""
+        ...
+
+    @property
+    def limit(self) -> int:
+        """The longest that a record could be, by plan and model; nothing is padded beyond."""
+        ...
+
     def __len__(self) -> int: ...
 
     def collate(self, rows: Iterable[int]) -> tuple[torch.Tensor, ...]:
-        """The arguments of the model's ``states_of`` for these rows."""
+        """The arguments of the model's ``states_of`` for these rows, in the canonical shape of
+        the largest of them."""
         ...
 
     def digest(self) -> bytes:
@@ -40,7 +53,14 @@ class Encoded:
     """Tokenised texts, ragged: texts are token-id arrays of their own lengths."""
 
     tokens: list[np.ndarray]
-    """One int64 array per text, special tokens included, at most max_length long."""
+    """One int64 array per text, special tokens included, at most ``limit`` long."""
+    limit: int = field(default=UNLIMITED, kw_only=True)
+    """The longest that a text could be, by plan and model, tokens."""
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Tokens per text, shape (n, 1)."""
+        return self.lengths[:, None]
 
     @property
     def lengths(self) -> np.ndarray:
@@ -51,7 +71,7 @@ class Encoded:
         return len(self.tokens)
 
     def collate(self, rows: Iterable[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pad the texts of ``rows`` to the longest of them.
+        """Pad the texts of ``rows`` to the canonical length of the longest of them.
 
         Returns:
             input ids and attention mask, both int64, shape (n, T).
@@ -59,8 +79,8 @@ class Encoded:
         return collate(self, rows)
 
     def digest(self) -> bytes:
-        """SHA-256 of lengths and tokens."""
-        found = hashlib.sha256(self.lengths.tobytes())
+        """SHA-256 of limit, lengths and tokens."""
+        found = hashlib.sha256(repr(self.limit).encode() + self.lengths.tobytes())
         for tokens in self.tokens:
             found.update(tokens.tobytes())
         return found.digest()
@@ -74,7 +94,7 @@ def encode(backbone: Backbone, texts: Sequence[str], max_length: int) -> Encoded
         chunk = list(texts[start : start + _TOKENIZE_CHUNK])
         ids = backbone.tokenizer(chunk, truncation=True, max_length=limit)["input_ids"]
         tokens += [np.asarray(row, dtype=np.int64) for row in ids]
-    return Encoded(tokens)
+    return Encoded(tokens, limit=limit)
 
 
 def encode_with_offsets(
@@ -113,7 +133,7 @@ def encode_with_offsets(
 def collate(encoded: Encoded, rows: Iterable[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """As :meth:`Encoded.collate`."""
     chosen = [encoded.tokens[row] for row in rows]
-    width = max(map(len, chosen))
+    width = int(padded(max(map(len, chosen)), encoded.limit))
     ids = np.zeros((len(chosen), width), dtype=np.int64)
     mask = np.zeros_like(ids)
     for position, row in enumerate(chosen):

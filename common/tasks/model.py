@@ -81,12 +81,6 @@ class AdaptedModel(nn.Module):
         self.head = head
 
     @property
-    def mixes_lengths(self) -> bool:
-        """Whether texts of several lengths may be computed together: in float32, where padding
-        moves results by rounding alone; in bfloat16 it moves losses by 0.003."""
-        return self.numbers == torch.float32
-
-    @property
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """All parameters of the adapter state by name: LoRA factors (and residuals) or biases,
         the head."""

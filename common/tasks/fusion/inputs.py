@@ -41,6 +41,16 @@ class WithTable:
         """As of ``base``: the table's cost is not worth counting."""
         return self.base.lengths
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """As of ``base``: every table has the same shape."""
+        return self.base.sizes
+
+    @property
+    def limit(self) -> int:
+        """As of ``base``."""
+        return self.base.limit
+
     def __len__(self) -> int:
         return len(self.base)
 

@@ -28,7 +28,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.tasks.classes import Classes
 from lorica.common.tasks.fusion.inputs import WithTable, require_table, table_values
 from lorica.common.tasks.fusion.usage import about_table, usage_of_table
-from lorica.common.tasks.images.pixels import Pixels
+from lorica.common.tasks.images.pixels import VIEW_NUMBERS, Pixels
 from lorica.common.tasks.images.task import (
     ImageClassification,
     ImageModel,
@@ -38,6 +38,7 @@ from lorica.common.tasks.inputs import Inputs
 from lorica.common.tasks.model import AdaptedModel, PooledModel
 from lorica.common.tasks.text_classification import TextClassification
 from lorica.common.tasks.usage import usage_of_pooled
+from lorica.common.tasks.views import ViewNumbers
 
 INNER_GAIN = 0.25
 """What the hidden layer's sums are multiplied by. A random walk of P's entries by noise then moves
@@ -180,12 +181,18 @@ class ImageTableClassification(WithTableTask, ImageClassification):
         return ImageTableModel(backbone, self.plan)
 
     def outputs_of_views(
-        self, model: AdaptedModel, inputs: Inputs, rows: np.ndarray, random: np.random.Generator
+        self,
+        model: AdaptedModel,
+        inputs: Inputs,
+        rows: np.ndarray,
+        views: np.ndarray,
+        random: ViewNumbers,
     ) -> torch.Tensor:
         """Views of the image; a row's table is the same in all of them."""
         assert isinstance(inputs, WithTable) and isinstance(inputs.base, Pixels)
-        views = inputs.base.views(rows, self.plan.training.augment, random)
-        features = model.features(cast(ImageModel, model).pooled_of_ids(*views))
+        numbers = random.of(inputs.base.contents(rows), views, VIEW_NUMBERS)
+        seen = inputs.base.views(rows, self.plan.training.augment, numbers)
+        features = model.features(cast(ImageModel, model).pooled_of_ids(*seen))
         return model.outputs(features, inputs, rows)
 
     def start(self, backbone: Backbone) -> State:

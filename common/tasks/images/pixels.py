@@ -16,6 +16,9 @@ from lorica.common.errors import Code, LoricaError
 
 _CHUNK = 64
 _PATCH = 16  # pixels that count as a token's side, for networks without patches
+VIEW_NUMBERS = 4
+"""Random numbers that a view is made from."""
+
 _SHIFT = 1 / 8  # of the side
 _CROP = 3 / 4  # of the side
 
@@ -37,6 +40,16 @@ class Pixels:
         """The same for all images, shape (N,)."""
         return np.full(len(self), self.patches, dtype=np.int64)
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """The same for all images, shape (N, 1)."""
+        return self.lengths[:, None]
+
+    @property
+    def limit(self) -> int:
+        """All images have the same size."""
+        return self.patches
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -46,17 +59,17 @@ class Pixels:
         return (self.images[chosen].float() * self.scale + self.shift,)
 
     def views(
-        self, rows: np.ndarray, kinds: Collection[str], random: np.random.Generator
+        self, rows: np.ndarray, kinds: Collection[str], numbers: np.ndarray
     ) -> tuple[torch.Tensor]:
         """As :meth:`collate`, every image changed at random by itself.
 
         Args:
             rows: one for every view.
             kinds: of "shift", "flip" and "crop".
-            random: gives every view its own numbers, the same count each.
+            numbers: every view's own, in [0, 1), float32, shape (n, ``VIEW_NUMBERS``).
         """
         (pixels,) = self.collate(rows)
-        drawn = torch.from_numpy(random.random((len(rows), 4), dtype=np.float32))
+        drawn = torch.from_numpy(numbers)
         size = 1 - (1 - _CROP) * drawn[:, 0] if "crop" in kinds else torch.ones(len(rows))
         room = (1 - size)[:, None] + (2 * _SHIFT if "shift" in kinds else 0.0)
         move = (2 * drawn[:, 1:3] - 1) * room  # of half a side
@@ -66,6 +79,14 @@ class Pixels:
         theta[:, :, 2] = move
         grid = functional.affine_grid(theta, list(pixels.shape), align_corners=False)
         return (functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False),)
+
+    def contents(self, rows: np.ndarray) -> list[bytes]:
+        """SHA-256 of the pixels of each of these rows."""
+        found = {
+            row: hashlib.sha256(self.images[row].contiguous().numpy().tobytes()).digest()
+            for row in np.unique(rows).tolist()
+        }
+        return [found[row] for row in rows.tolist()]
 
     def digest(self) -> bytes:
         """SHA-256 of pixels, scale and shift."""

@@ -25,9 +25,10 @@ from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.classes import Classes
-from lorica.common.tasks.images.pixels import Pixels, pixels_of
+from lorica.common.tasks.images.pixels import VIEW_NUMBERS, Pixels, pixels_of
 from lorica.common.tasks.inputs import Inputs
 from lorica.common.tasks.model import AdaptedModel, PooledModel, starting_factors
+from lorica.common.tasks.views import ViewNumbers
 
 
 class ImageModel(PooledModel):
@@ -65,11 +66,17 @@ class ImageClassification(Classes):
         return ImageModel(backbone, self.plan, len(self.plan.task.labels))
 
     def outputs_of_views(
-        self, model: AdaptedModel, inputs: Inputs, rows: np.ndarray, random: np.random.Generator
+        self,
+        model: AdaptedModel,
+        inputs: Inputs,
+        rows: np.ndarray,
+        views: np.ndarray,
+        random: ViewNumbers,
     ) -> torch.Tensor:
         assert isinstance(inputs, Pixels) and isinstance(model, ImageModel)
-        views = inputs.views(rows, self.plan.training.augment, random)
-        return model.outputs(model.features(model.pooled_of_ids(*views)), inputs, rows)
+        numbers = random.of(inputs.contents(rows), views, VIEW_NUMBERS)
+        seen = inputs.views(rows, self.plan.training.augment, numbers)
+        return model.outputs(model.features(model.pooled_of_ids(*seen)), inputs, rows)
 
     def start(self, backbone: Backbone) -> State:
         return image_start(self.model(backbone), self.plan)

@@ -59,7 +59,7 @@ class CausalLM(LanguageModelling):
             whole = np.array((asking + told)[:limit], dtype=np.int64)
             tokens.append(whole)
             positions.append(np.arange(len(asking) - 1, len(whole) - 1, dtype=np.int64))
-        return AskedTokens(tokens, positions)
+        return AskedTokens(tokens, positions, limit=limit)
 
     def targets(self, records: Records, inputs: Inputs) -> TokenTargets:
         assert isinstance(inputs, AskedTokens)

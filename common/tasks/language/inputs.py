@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from lorica.common.tasks.inputs import Encoded
+from lorica.common.tasks.shapes import padded
 
 IGNORED = -100
 """Stands for no token where sequences of targets are padded."""
@@ -22,9 +23,16 @@ class AskedTokens(Encoded):
     positions: list[np.ndarray]
     """One int64 array per text: the states that tokens are told from, each below its length."""
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """Tokens, and places asked about, per text, shape (n, 2)."""
+        asked = np.array([len(places) for places in self.positions], dtype=np.int64)
+        return np.stack([self.lengths, asked], axis=1)
+
     def places(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """Positions (n, P) of these rows, padded with 0 to the longest."""
-        return _padded([self.positions[row] for row in rows], 0)
+        """Positions (n, P) of these rows, padded with 0 to the canonical length of the longest."""
+        chosen = [self.positions[row] for row in rows]
+        return _filled(chosen, 0, int(padded(max(map(len, chosen)), self.limit)))
 
     def digest(self) -> bytes:
         """SHA-256 of lengths, tokens and positions."""
@@ -45,9 +53,11 @@ class TokenTargets:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def of(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """Those of these rows, shape (n, P), padded with ``IGNORED``."""
-        return _padded([self.tokens[row] for row in rows], IGNORED)
+    def of(self, rows: Sequence[int] | np.ndarray, width: int = 0) -> torch.Tensor:
+        """Those of these rows, shape (n, P), padded with ``IGNORED``; P is the longest's length,
+        and at least ``width``."""
+        chosen = [self.tokens[row] for row in rows]
+        return _filled(chosen, IGNORED, max(width, *map(len, chosen)))
 
 
 def picked(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -55,8 +65,7 @@ def picked(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
 
 
-def _padded(arrays: list[np.ndarray], filler: int) -> torch.Tensor:
-    width = max(map(len, arrays))
+def _filled(arrays: list[np.ndarray], filler: int, width: int) -> torch.Tensor:
     found = np.full((len(arrays), width), filler, dtype=np.int64)
     for position, array in enumerate(arrays):
         found[position, : len(array)] = array

@@ -48,7 +48,8 @@ class MaskedLM(LanguageModelling):
         mask = _mask_id(backbone)
         special = set(backbone.tokenizer.all_special_ids)
         tokens, positions, originals = [], [], []
-        for number, ids in enumerate(self._encoded(backbone, records).tokens, 1):
+        encoded = self._encoded(backbone, records)
+        for number, ids in enumerate(encoded.tokens, 1):
             free = np.array([at for at, token in enumerate(ids) if int(token) not in special])
             if not len(free):
                 raise LoricaError(
@@ -67,13 +68,13 @@ class MaskedLM(LanguageModelling):
             tokens.append(hidden)
             positions.append(asked)
             originals.append(ids[asked])
-        return MaskedTokens(tokens, positions, originals)
+        return MaskedTokens(tokens, positions, originals, limit=encoded.limit)
 
     def encode_for_use(self, backbone: Backbone, records: Records) -> MaskedTokens:
         """Texts in which the tokenizer's own mask stands for what is to be told."""
         mask, word = _mask_id(backbone), backbone.tokenizer.mask_token
-        tokens = self._encoded(backbone, records).tokens
-        positions = [np.flatnonzero(ids == mask) for ids in tokens]
+        encoded = self._encoded(backbone, records)
+        positions = [np.flatnonzero(ids == mask) for ids in encoded.tokens]
         for number, places in enumerate(positions, 1):
             if not len(places):
                 raise LoricaError(
@@ -81,7 +82,7 @@ class MaskedLM(LanguageModelling):
                     f"Text {number} has no {word}: nothing is asked for.",
                     mend=f'Write {word} for what is to be filled in: "the {word} was normal".',
                 )
-        return MaskedTokens(tokens, positions, [], backbone.tokenizer)
+        return MaskedTokens(encoded.tokens, positions, [], backbone.tokenizer, limit=encoded.limit)
 
     def targets(self, records: Records, inputs: Inputs) -> TokenTargets:
         assert isinstance(inputs, MaskedTokens)

@@ -76,12 +76,12 @@ class LanguageModelling(Task):
     def losses(
         self, outputs: torch.Tensor, targets: TokenTargets, rows: np.ndarray
     ) -> torch.Tensor:
-        wanted = targets.of(rows)
+        wanted = targets.of(rows, outputs.shape[1])
         asked = (wanted != IGNORED).sum(1)
         return _token_losses(outputs, wanted).sum(1) / asked
 
     def judge(self, outputs: torch.Tensor, targets: TokenTargets, rows: np.ndarray) -> torch.Tensor:
-        wanted = targets.of(rows)
+        wanted = targets.of(rows, outputs.shape[1])
         held = wanted != IGNORED
         loss = _token_losses(outputs, wanted).double().sum(1)
         sane = (outputs.isfinite().all(-1) | ~held).all(1)

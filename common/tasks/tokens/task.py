@@ -61,10 +61,11 @@ class TagTargets:
     def __len__(self) -> int:
         return len(self.tags)
 
-    def of(self, rows: np.ndarray) -> torch.Tensor:
-        """Tags of these rows, shape (n, T), padded to the longest."""
+    def of(self, rows: np.ndarray, width: int = 0) -> torch.Tensor:
+        """Tags of these rows, shape (n, T), padded to the longest, and at least to ``width``."""
         chosen = [self.tags[row] for row in rows]
-        found = np.full((len(chosen), max(map(len, chosen))), IGNORED, dtype=np.int64)
+        width = max(width, *map(len, chosen))
+        found = np.full((len(chosen), width), IGNORED, dtype=np.int64)
         for place, tags in enumerate(chosen):
             found[place, : len(tags)] = tags
         return torch.from_numpy(found)
@@ -129,8 +130,9 @@ class TokenClassification(Task):
     def encode(self, backbone: Backbone, records: Records) -> TokenInputs:
         """Raises LoricaError LOR-221 when the tokenizer does not know where its tokens are."""
         texts = [note.text for note in self._notes(records, "The data")]
-        tokens, offsets = encode_with_offsets(backbone, texts, self.plan.training.max_length)
-        return TokenInputs(tokens, texts, offsets)
+        most = self.plan.training.max_length
+        tokens, offsets = encode_with_offsets(backbone, texts, most)
+        return TokenInputs(tokens, texts, offsets, limit=min(most, backbone.max_length))
 
     def targets(self, records: Records, inputs: Inputs) -> TagTargets:
         assert isinstance(inputs, TokenInputs)
@@ -154,14 +156,14 @@ class TokenClassification(Task):
         return state
 
     def losses(self, outputs: torch.Tensor, targets: TagTargets, rows: np.ndarray) -> torch.Tensor:
-        tags = targets.of(rows)
+        tags = targets.of(rows, outputs.shape[1])
         each = functional.cross_entropy(
             outputs.transpose(1, 2), tags, reduction="none", ignore_index=IGNORED
         )
         return each.sum(1) / (tags != IGNORED).sum(1).clamp(min=1)
 
     def judge(self, outputs: torch.Tensor, targets: TagTargets, rows: np.ndarray) -> torch.Tensor:
-        tags = targets.of(rows)
+        tags = targets.of(rows, outputs.shape[1])
         real = tags != IGNORED
         loss = self.losses(outputs.double(), targets, rows)
         sane = (outputs.isfinite().all(2) | ~real).all(1)

@@ -21,9 +21,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lorica.client.mechanism.noise import NoiseSource
 from lorica.client.mechanism.step_sizes import parameter_groups
-from lorica.client.mechanism.units import average_by_unit
+from lorica.client.mechanism.units import sum_by_unit
 from lorica.client.training.session import Session
 from lorica.common.adapter.state import State
+from lorica.common.cache.batching import Batch
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.simulations.audit.watched.canaries import OVERSIZE, Directions, Layout
 from lorica.simulations.audit.watched.planted import PlantedTrainer, Roster
@@ -63,13 +64,13 @@ class Watch(Roster):
         """Note the rows, what real ones contribute, and write canaries' gradients.
 
         Args:
-            rows: of the micro-batch, shape (n,).
-            samples: the trained parameters, ``grad_sample`` of shape (n, …) just written.
+            rows: of the batch, those that count, shape (n,).
+            samples: the trained parameters, ``grad_sample`` of shape (n or more, …) just written.
         """
         canary = self.note(rows)
         if not canary.all():
             real = torch.from_numpy(~canary)
-            parts = [p.grad_sample[real].flatten(1).double() for p in samples]
+            parts = [p.grad_sample[: len(rows)][real].flatten(1).double() for p in samples]
             self._real += self._contribution(torch.cat(parts, dim=1), rows[~canary])
         if not canary.any():
             return
@@ -77,9 +78,9 @@ class Watch(Roster):
         wanted = OVERSIZE * self.layout.clip_norm * self.directions.vectors(which)
         sizes = [p.numel() for p in samples]
         for parameter, part in zip(samples, wanted.split(sizes, dim=1), strict=True):
-            parameter.grad_sample[torch.from_numpy(canary)] = part.reshape(-1, *parameter.shape).to(
-                parameter.grad_sample.dtype
-            )
+            parameter.grad_sample[: len(rows)][torch.from_numpy(canary)] = part.reshape(
+                -1, *parameter.shape
+            ).to(parameter.grad_sample.dtype)
 
     def released(self, total: torch.Tensor) -> None:
         """A step's noised sum (d,), in the unit of gradients, is on its way to the optimizer."""
@@ -89,7 +90,9 @@ class Watch(Roster):
 
     def _contribution(self, gradients: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
         """What the guarantee says that these rows add to the sum: per unit the mean, clipped."""
-        per_unit = average_by_unit(gradients, torch.from_numpy(self.owners(rows))).double()
+        owner = torch.from_numpy(self.owners(rows))
+        count = torch.bincount(owner)
+        per_unit = sum_by_unit(gradients, owner)[: len(count)] / count[:, None]
         total = torch.zeros(self.layout.size, dtype=torch.float64)
         for group, bound in zip(self.layout.groups, self.layout.clip_norms, strict=True):
             part = per_unit[:, torch.from_numpy(group)]
@@ -126,11 +129,10 @@ class _WatchedSession(Session):
         with self._steps_watched():
             return super().train(round, event, noise)
 
-    def _loss(self, rows: np.ndarray) -> torch.Tensor:
-        loss = super()._loss(rows).as_subclass(_HeardLoss)
-        loss.heard = lambda: self._watch.backward_done(
-            self._train_rows[rows], list(self._trained.values())
-        )
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        loss = super()._loss(batch).as_subclass(_HeardLoss)
+        rows = self._train_rows[batch.rows[: batch.real]]
+        loss.heard = lambda: self._watch.backward_done(rows, list(self._trained.values()))
         return loss
 
     @contextlib.contextmanager

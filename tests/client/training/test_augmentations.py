@@ -16,6 +16,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.tasks import task_of
+from lorica.common.tasks.views import ViewNumbers
 from tests.images import image_plan, image_records, make_image_backbone
 
 CLIP = 0.01  # every gradient is longer
@@ -68,10 +69,10 @@ def test_a_records_gradient_is_the_mean_over_its_views(vit: Path) -> None:
     model.load_state(task.start(backbone))
     inputs = task.encode(backbone, records)
     source = noise()
-    source.poisson_mask  # noqa: B018 - the session draws the seed before the batch
-    seed = source.gaussian((4,), 1.0).numpy().view(np.uint64).tolist()
-    random, rows = np.random.default_rng(seed), np.zeros(3, dtype=np.int64)
-    outputs = task.outputs_of_views(model, inputs, rows, random)
+    source.poisson_mask  # noqa: B018 - the session draws the key before the batch
+    random = ViewNumbers(source.gaussian((8,), 1.0).numpy().tobytes())
+    rows, views = np.zeros(3, dtype=np.int64), np.arange(3)
+    outputs = task.outputs_of_views(model, inputs, rows, views, random)
     total = torch.zeros(0)
     for row in range(3):
         model.zero_grad()

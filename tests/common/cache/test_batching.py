@@ -1,119 +1,159 @@
-"""Micro-batches: every row once, within the budget, longest first."""
+"""Canonical batches: every unit once and whole, in a shape that it decides by itself."""
 
 from __future__ import annotations
 
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorica.common.cache import batching
 from lorica.common.cache.batching import (
     BATCH_OVERHEAD,
     TOKEN_BUDGET,
-    cuts,
-    equal_batches,
-    micro_batches,
+    cut,
+    record_batches,
+    row_counts,
+    unit_batches,
+)
+from lorica.common.tasks.shapes import canonical_lengths, padded, shapes_of
+
+units_of_sizes = st.lists(
+    st.lists(st.integers(1, 600), min_size=1, max_size=5), min_size=1, max_size=40
 )
 
-lengths = st.lists(st.integers(1, 600), min_size=1, max_size=80)
+
+def drawn_from(units: list[list[int]]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Rows of every unit, and sizes (N, 1)."""
+    ends = np.cumsum([len(unit) for unit in units])
+    rows = [np.arange(end - len(unit), end) for unit, end in zip(units, ends, strict=True)]
+    return rows, np.array([[size] for unit in units for size in unit], dtype=np.int64)
 
 
 @settings(max_examples=200, deadline=None)
-@given(lengths=lengths, budget=st.integers(1, 3000), data=st.data())
-def test_every_row_comes_once_and_the_budget_holds(
-    lengths: list[int], budget: int, data: st.DataObject
+@given(units=units_of_sizes, budget=st.integers(1, 4000))
+def test_every_unit_comes_once_and_whole_in_one_shape(units: list[list[int]], budget: int) -> None:
+    drawn, sizes = drawn_from(units)
+    seen: list[tuple[int, ...]] = []
+    begun: list[int] = []
+    for batch in unit_batches(drawn, sizes, 600, budget):
+        real = batch.rows[: batch.real]
+        assert (batch.owner[: batch.real] >= 0).all() and (batch.owner[batch.real :] == -1).all()
+        kinds = set()
+        for unit in range(batch.owner.max() + 1):
+            rows = real[batch.owner[: batch.real] == unit]
+            turns = batch.turn[: batch.real][batch.owner[: batch.real] == unit]
+            assert turns.tolist() == list(range(len(begun), len(begun) + len(rows)))
+            begun = begun + rows.tolist()
+            if not batch.more:
+                seen.append(tuple(begun))
+                kinds.add(tuple(shapes_of(sizes[begun], np.array([0]), 600)[0]))
+                begun = []
+        assert len(kinds) <= 1
+        if kinds:
+            assert len(batch.rows) in row_counts(next(iter(kinds))[0], budget)
+    assert sorted(seen) == sorted(tuple(rows.tolist()) for rows in drawn)
+
+
+@settings(max_examples=200, deadline=None)
+@given(units=units_of_sizes, others=units_of_sizes)
+def test_a_units_shape_is_the_same_whoever_is_drawn_with_it(
+    units: list[list[int]], others: list[list[int]]
 ) -> None:
-    sizes = np.array(lengths)
-    chosen = data.draw(st.lists(st.integers(0, len(lengths) - 1), unique=True))
+    """What a batch is padded to, for every unit, alone and with others."""
+
+    def widths(units: list[list[int]]) -> dict[int, tuple[int, bool]]:
+        drawn, sizes = drawn_from(units)
+        found = {}
+        for batch in unit_batches(drawn, sizes, 600):
+            lengths = sizes[batch.rows, 0]
+            width = int(padded(lengths.max(), 600))
+            for row in batch.rows[: batch.real]:
+                found[int(row)] = (width, bool((lengths == width).all()))
+        return found
+
+    together, count = widths(units + others), sum(map(len, units))
+    alone = [widths([unit]) for unit in units]
+    place = 0
+    for unit, found in zip(units, alone, strict=True):
+        if len(unit) <= 1 or TOKEN_BUDGET // max(width for width, _ in found.values()) >= len(unit):
+            for at in range(len(unit)):
+                assert together[place + at] == found[at]
+        place += len(unit)
+    assert place == count
+
+
+@settings(max_examples=200, deadline=None)
+@given(sizes=st.lists(st.integers(1, 128), max_size=60), data=st.data())
+def test_record_batches_say_where_each_row_was_asked_for(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    """Rows may repeat and stand in any order."""
+    given_sizes = np.array(sizes, dtype=np.int64).reshape(-1, 1)
+    chosen = data.draw(st.lists(st.integers(0, len(sizes) - 1))) if sizes else []
     rows = np.array(chosen, dtype=np.int64)
-    batches = list(micro_batches(rows, sizes, budget))
-    assert sorted(row for batch in batches for row in batch) == sorted(chosen)
-    for batch in batches:
-        assert len(batch) >= 1
-        assert len(batch) == 1 or len(batch) * sizes[batch].max() <= budget
+    found = np.full(len(rows), -1)
+    for batch, places in record_batches(rows, given_sizes, 128):
+        assert (found[places] == -1).all()
+        found[places] = batch[: len(places)]
+    assert found.tolist() == chosen
 
 
-@settings(max_examples=100, deadline=None)
-@given(lengths=lengths, budget=st.integers(1, 3000))
-def test_equal_batches_bring_every_row_once_in_one_length_within_the_budget(
-    lengths: list[int], budget: int
-) -> None:
-    sizes = np.array(lengths)
-    batches = list(equal_batches(np.arange(len(sizes)), sizes, budget))
-    assert sorted(row for batch in batches for row in batch) == list(range(len(sizes)))
-    for batch in batches:
-        assert len(set(sizes[batch])) == 1
-        assert len(batch) == 1 or len(batch) * sizes[batch].max() <= budget
+@settings(max_examples=300, deadline=None)
+@given(count=st.integers(1, 300), length=st.sampled_from(canonical_lengths(512)))
+def test_rows_are_cut_at_the_least_cost(count: int, length: int) -> None:
+    """Against all ways of at most five batches, where so many hold the rows."""
+    counts = row_counts(length)
+    found = cut(count, length)
+    assert sum(found) >= count and set(found) <= set(counts)
+    cost = sum(found) * length + len(found) * BATCH_OVERHEAD
+    rest = count % counts[-1]
+    ways = [
+        way
+        for number in range(1, 5)
+        for way in itertools.combinations_with_replacement(counts, number)
+        if sum(way) >= rest
+    ]
+    whole = (count // counts[-1]) * (counts[-1] * length + BATCH_OVERHEAD)
+    least = min((sum(way) * length + len(way) * BATCH_OVERHEAD for way in ways), default=0)
+    assert cost <= whole + (least if rest else 0) + BATCH_OVERHEAD
 
 
-@settings(max_examples=100, deadline=None)
-@given(lengths=lengths, budget=st.integers(1, 3000))
-def test_lengths_never_rise_within_a_batch_or_across_batches(
-    lengths: list[int], budget: int
-) -> None:
-    sizes = np.array(lengths)
-    in_order = np.concatenate(list(micro_batches(np.arange(len(sizes)), sizes, budget)))
-    assert (np.diff(sizes[in_order]) <= 0).all()
+def test_lengths_are_padded_by_little() -> None:
+    for size in range(1, 2000):
+        width = int(padded(size))
+        assert size <= width <= max(8, size * 1.25 + 8) and width % 8 == 0
+    assert padded(np.array([1, 8, 9, 65, 500])).tolist() == [8, 8, 16, 80, 512]
+    assert padded(61, 62) == 62
+    assert canonical_lengths(30) == [8, 16, 24, 30]
 
 
-@settings(max_examples=100, deadline=None)
-@given(lengths=lengths, budget=st.integers(1, 3000))
-def test_no_batch_could_take_the_next_row(lengths: list[int], budget: int) -> None:
-    sizes = np.array(lengths)
-    batches = list(micro_batches(np.arange(len(sizes)), sizes, budget))
-    for batch in batches[:-1]:
-        assert (len(batch) + 1) * sizes[batch].max() > budget
+def test_a_unit_that_fills_its_shape_never_shares_a_batch_with_one_that_does_not() -> None:
+    """Models leave out the mask where all of a batch is full."""
+    batches = list(unit_batches([np.array([0]), np.array([1])], np.array([[16], [15]]), 64))
+    assert len(batches) == 2
 
 
-def test_rows_that_are_drawn_twice_come_twice() -> None:
-    batches = list(micro_batches(np.array([1, 1, 0]), np.array([3, 5])))
-    assert sorted(np.concatenate(batches)) == [0, 1, 1]
+def test_long_texts_are_computed_alone() -> None:
+    assert row_counts(TOKEN_BUDGET // 2) == (1,)
+    assert row_counts(8) == (4, 8, 16, 32, 64, 128, 256)
 
 
-def test_no_rows_make_no_batches() -> None:
-    assert list(micro_batches(np.array([], dtype=np.int64), np.array([3, 4]))) == []
-    assert list(equal_batches(np.array([], dtype=np.int64), np.array([3, 4]))) == []
+def test_fewer_row_counts_where_a_machine_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching._Machine, "least", 4)
+    try:
+        batching.use_least_rows(16)
+        assert row_counts(32) == (16, 32, 64)
+        assert cut(3, 32) == (16,)
+        batching.use_least_rows(0)
+        assert row_counts(8) == (1,)
+        assert cut(3, 8) == (1, 1, 1)
+    finally:
+        batching.use_least_rows(4)
+    assert row_counts(32)[0] == 4
 
 
-def test_equal_lengths_fill_the_default_budget() -> None:
-    batches = list(micro_batches(np.arange(100), np.full(100, 64)))
-    assert [len(batch) for batch in batches[:-1]] == [TOKEN_BUDGET // 64] * 3
-
-
-items = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 4)), min_size=1, max_size=7)
-
-
-def cost_of(batches: list[tuple[int, int]], lengths: np.ndarray, sizes: np.ndarray) -> int:
-    return sum(int(sizes[i:j].sum() * lengths[i]) + BATCH_OVERHEAD for i, j in batches)
-
-
-def ways_to_cut(count: int) -> list[list[tuple[int, int]]]:
-    found = []
-    for chosen in itertools.product([False, True], repeat=count - 1):
-        marks = [0, *(place + 1 for place, cut in enumerate(chosen) if cut), count]
-        found.append(list(itertools.pairwise(marks)))
-    return found
-
-
-@settings(max_examples=200, deadline=None)
-@given(items=items, budget=st.integers(1, 2000))
-def test_cuts_cost_no_more_than_any_other_way_within_the_budget(
-    items: list[tuple[int, int]], budget: int
-) -> None:
-    """Against all 2^(n - 1) ways."""
-    pairs = sorted(items, reverse=True)
-    lengths, sizes = (np.array(column) for column in zip(*pairs, strict=True))
-
-    def fits(batches: list[tuple[int, int]]) -> bool:
-        return all(j == i + 1 or sizes[i:j].sum() * lengths[i] <= budget for i, j in batches)
-
-    found = cuts(lengths, sizes, budget)
-    ways = [way for way in ways_to_cut(len(pairs)) if fits(way)]
-    assert found in ways
-    assert cost_of(found, lengths, sizes) == min(cost_of(way, lengths, sizes) for way in ways)
-
-
-def test_short_texts_are_not_padded_to_a_long_one() -> None:
-    lengths = np.array([100, *[10] * 20])
-    assert cuts(lengths, np.ones_like(lengths), TOKEN_BUDGET) == [(0, 1), (1, 21)]
+def test_no_units_make_no_batches() -> None:
+    assert list(unit_batches([], np.zeros((0, 1), dtype=np.int64), 8)) == []

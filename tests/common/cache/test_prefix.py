@@ -76,7 +76,9 @@ def test_a_records_values_are_the_same_to_the_bit_whatever_others_there_are(
     rows = np.arange(len(encoded))
     whole = PrefixCache(classifier, encoded)
     for part in (rows[::2], rows[1::2], rows[5:9], rows[20:]):
-        own = PrefixCache(classifier, Encoded([encoded.tokens[row] for row in part]))
+        own = PrefixCache(
+            classifier, Encoded([encoded.tokens[row] for row in part], limit=encoded.limit)
+        )
         with torch.no_grad():
             found = own.features(classifier, np.arange(len(part)))
             assert torch.equal(found, whole.features(classifier, part))
@@ -187,7 +189,7 @@ def test_a_part_of_a_data_set_that_is_laid_out_is_computed_with_the_whole_alone(
     predict_logits(classifier, shelf.get(classifier, encoded, backbone=backbone, states=states))
     calls = counted_calls(classifier.encoder.encoder.layer[0])
     for rows in ([7, 3, 3, 39, 0], list(range(40))):
-        part = Encoded([encoded.tokens[row] for row in rows])
+        part = Encoded([encoded.tokens[row] for row in rows], limit=encoded.limit)
         found = predict_logits(
             classifier, shelf.get(classifier, part, backbone=backbone, states=states)
         )
@@ -212,7 +214,7 @@ def test_what_was_laid_out_goes_when_the_shelf_is_full(small_backbone: Path) -> 
     shelf = CacheShelf(limit_bytes=4 * 32 * int(encoded.lengths.sum()) + 4 * 32 * 40)
     shelf.lay_out(classifier, encoded, backbone=backbone, states=True)
     shelf.get(classifier, encode(backbone, [3 * "the tired doctor "] * 9, 64), backbone=backbone)
-    part = Encoded(encoded.tokens[:5])
+    part = Encoded(encoded.tokens[:5], limit=encoded.limit)
     found = shelf.get(classifier, part, backbone=backbone)
     expected = one_by_one(classifier, part)
     torch.testing.assert_close(predict_logits(classifier, found), expected, rtol=0, atol=1e-5)

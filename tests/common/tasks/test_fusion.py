@@ -32,6 +32,7 @@ from lorica.common.tasks import task_of
 from lorica.common.tasks.fusion.inputs import table_values
 from lorica.common.tasks.fusion.task import FusionHead
 from lorica.common.tasks.run_data import load_data
+from lorica.common.tasks.views import ViewNumbers
 from tests.tasks import plan_of, rows_of, write_backbone, write_data
 
 Refuses = Callable[[Code, Callable[[], object]], str]
@@ -199,9 +200,9 @@ def test_the_views_of_an_image_keep_its_table(small_backbone: Path, tmp_path: Pa
     model = model_of(task, backbone)
 
     def outputs(rows: list[int]) -> torch.Tensor:
-        random = np.random.default_rng(3)
+        views = np.zeros(len(rows), dtype=np.int64)
         with torch.no_grad():
-            return task.outputs_of_views(model, inputs, np.array(rows), random)
+            return task.outputs_of_views(model, inputs, np.array(rows), views, ViewNumbers(b"3"))
 
     assert not torch.allclose(outputs([0, 0]), outputs([1, 1]))
     torch.testing.assert_close(outputs([0, 0])[0], outputs([0, 1])[0])

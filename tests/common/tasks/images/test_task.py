@@ -18,6 +18,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.saved.folder import save_adapter
 from lorica.common.saved.predict import Predictor
 from lorica.common.tasks import task_of
+from lorica.common.tasks.images.pixels import VIEW_NUMBERS
 from tests.images import FAMILIES, SIDE, image_plan, image_records, make_image_backbone
 
 LORA = {"kind": "lora", "layers": [-1], "rank": 2, "target_modules": ["fc1"]}
@@ -124,8 +125,12 @@ def test_views_stay_within_their_bounds_and_differ(folder: Path) -> None:
     image[7:9, 7:9] = 255
     records.images[0] = image  # type: ignore[index]
     pixels = task_of(image_plan(folder / "vit")).encode(backbone, records)
-    rows, random = np.zeros(200, dtype=np.int64), np.random.default_rng(0)
-    (views,) = pixels.views(rows, ["shift"], random)
+
+    def numbers(seed: int) -> np.ndarray:
+        return np.random.default_rng(seed).random((200, VIEW_NUMBERS), dtype=np.float32)
+
+    rows = np.zeros(200, dtype=np.int64)
+    (views,) = pixels.views(rows, ["shift"], numbers(0))
     light = views[:, 0] - views[:, 0].amin()
     assert len(torch.unique(light.flatten(1), dim=0)) == 200
     places = torch.arange(SIDE).float()
@@ -133,14 +138,14 @@ def test_views_stay_within_their_bounds_and_differ(folder: Path) -> None:
         at = (light.sum(axis) * places).sum(1) / light.sum((1, 2))
         assert float((at - 7.5).abs().max()) <= SIDE / 8 + 0.3
         assert float(at.std()) > 0.5
-    again = pixels.views(rows, ["shift"], np.random.default_rng(0))[0]
+    again = pixels.views(rows, ["shift"], numbers(0))[0]
     assert torch.equal(again, views)
-    flipped = pixels.views(rows, ["flip"], np.random.default_rng(1))[0]
+    flipped = pixels.views(rows, ["flip"], numbers(1))[0]
     (same,) = pixels.collate(rows)
     kinds = [torch.allclose(view, same[0], atol=1e-5) for view in flipped]
     mirror = [torch.allclose(view, same[0].flip(-1), atol=1e-5) for view in flipped]
     assert all(a or b for a, b in zip(kinds, mirror, strict=True))
-    cropped = pixels.views(rows, ["crop"], np.random.default_rng(2))[0]
+    cropped = pixels.views(rows, ["crop"], numbers(2))[0]
     assert float((cropped[:, 0] - cropped[:, 0].amin()).sum((1, 2)).min()) > 0
 
 

@@ -43,10 +43,10 @@ from lorica.common.cache.batching import (
 )
 from lorica.common.errors import Code, LoricaError
 from lorica.common.tasks.fusion.inputs import WithTable
+from lorica.common.tasks.images.pixels import Pixels
 from lorica.common.tasks.inputs import Encoded, Inputs
 from lorica.common.tasks.language.inputs import AskedTokens
 from lorica.common.tasks.model import AdaptedModel
-from lorica.common.tasks.images.pixels import Pixels
 from lorica.common.tasks.shapes import canonical_lengths
 
 LEASTS = (LEAST_ROWS, 16, 0)

@@ -134,7 +134,9 @@ def unit_batches(
     kinds, kind_of = np.unique(shapes, axis=0, return_inverse=True)
     for kind in reversed(range(len(kinds))):
         members = np.flatnonzero(kind_of.reshape(-1) == kind)
-        yield from _of_one_shape([drawn[unit] for unit in members], int(kinds[kind, 0]), budget)
+        yield from _of_one_shape(
+            [drawn[int(unit)] for unit in members], int(kinds[kind, 0]), budget
+        )
 
 
 def record_batches(

@@ -28,7 +28,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lorica.client.ledger.losses import Block, compose, leaf, read, step_deviation
-from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.accountant import PrivacyEvent, composable, epsilon
+from lorica.common.privacy.renyi import renyi_epsilon
 
 FORMAT = 1
 """Part of every key: a change of the algorithm must not meet blocks of the old one."""
@@ -82,6 +83,8 @@ class Composer:
             return math.inf
         if all(event.sample_rate == 1 for event in real):
             return epsilon(real, self.delta)  # a closed form, exact and at once
+        if not composable(real, self.delta):
+            return renyi_epsilon(real, self.delta)
         with self._lock:
             bound = read(self._total(real), self.delta)
         if budget < bound <= _REFINE_WITHIN * budget and _feasible(real, _REFINE_GROUPS):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from lorica.common.errors import Code, LoricaError
 from lorica.common.privacy.accountant import (
     COARSER,
+    LEAST_RATE,
     PrivacyEvent,
     calibrate_noise,
     epsilon,
@@ -32,6 +33,15 @@ class Part:
     """How often it runs in the whole run, at least 1."""
     share: float
     """Its share of the budget, above 0, in any unit common to the parts."""
+
+    def __post_init__(self) -> None:
+        PrivacyEvent(1.0, self.sample_rate, self.steps)  # raises where it is none
+        if self.sample_rate < LEAST_RATE:
+            raise LoricaError(
+                Code.PRIVACY_CALIBRATION,
+                f"A sample rate of {self.sample_rate:.3g} is below the {LEAST_RATE:g} that noise "
+                "can be calibrated for.",
+            )
 
     @property
     def relative_noise(self) -> float:
@@ -101,7 +111,7 @@ def _beside(
 
     # As if all were Gaussian mechanisms: what precision 1/σ² the fixed ones leave.
     whole = calibrate_noise(budget, delta, 1.0, 1)
-    taken = sum((e.sample_rate * whole / e.noise_multiplier) ** 2 * e.steps for e in fixed)
+    taken = sum(min(1.0, e.sample_rate * whole / e.noise_multiplier) ** 2 * e.steps for e in fixed)
     start = first_guess(budget, delta, sample_rate, steps) - math.log(max(1 - taken, 1e-3)) / 2
     return math.exp(_smallest(excess, start, _unmet(budget, delta)))
 

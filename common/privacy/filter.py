@@ -37,7 +37,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.accountant import PrivacyEvent, precision_of
 from lorica.common.privacy.gaussian import gaussian_epsilon
 from lorica.common.privacy.renyi import ORDERS, conversion, divergences
 
@@ -115,11 +115,3 @@ def filter_for(budget: float, delta: float, known: tuple[PrivacyEvent, ...]) -> 
     else:
         best = np.argmax((budget - room) / cost)
     return Filter(delta, int(best), share)
-
-
-def precision_of(sigma: float) -> float:
-    """1/σ² of a noise multiplier, inf where it is beyond float64."""
-    try:
-        return 1 / sigma / sigma
-    except (ZeroDivisionError, OverflowError):
-        return math.inf

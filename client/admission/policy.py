@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lorica.client.config.site import SiteConfig
+from lorica.client.config.site import Policy, SiteConfig
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import METHODS
 from lorica.common.plan.stages import total_steps
 from lorica.common.plan.traits import TRAITS
 
+_LEAST_DELTA = 1e-9  # as accountant.LEAST_DELTA, which would load numpy
+_UNITS_PER_LEAK = 100  # δ·N is at most 1/100
+
 if TYPE_CHECKING:  # the ClientApp reads the policy, and no records
     from lorica.common.data.records import Records
+    from lorica.common.privacy.of_plan import RunPrivacy
 
 _MOST_CHARACTERS = 1_000_000  # of a plan as it travels: a thousand label names are far below
 _LEAST_NORM, _MOST_NORM = 1e-9, 1e9  # beyond, float32 cannot hold noisy sums at every σ
@@ -45,6 +49,15 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
         (
             plan.privacy.delta <= policy.maximum_delta,
             f"privacy.delta is {plan.privacy.delta:g}, the ceiling {policy.maximum_delta:g}",
+        ),
+        (
+            not plan.privacy.private or plan.privacy.delta >= _LEAST_DELTA,
+            f"privacy.delta is {plan.privacy.delta:g}, the floor {_LEAST_DELTA:g}",
+        ),
+        (
+            not plan.privacy.private or plan.privacy.delta <= most_delta(config),
+            f"privacy.delta is {plan.privacy.delta:g}, with policy.sampling_units "
+            f"{policy.sampling_units} it may be {most_delta(config):.3g} at most",
         ),
         (
             plan.privacy.unit == policy.unit,
@@ -96,6 +109,40 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
     ):
         if not allowed:
             raise LoricaError(Code.POLICY_REFUSED, f"The site's policy refuses: {what}.")
+
+
+def most_delta(config: SiteConfig) -> float:
+    """The largest δ for so many units as the site says it has: δ allows a mechanism that gives
+    each unit away with that probability, so that of N units N·δ may be; 1 where it says nothing,
+    as what depends on the true number would tell it."""
+    return 1 / (_UNITS_PER_LEAK * config.policy.sampling_units or 1)
+
+
+def check_noise(privacy: RunPrivacy, policy: Policy) -> None:
+    """Return if a run's noise and sample rates are above the policy's floors.
+
+    ε and δ alone do not say so: at a tiny sample rate a step may release whom it draws nearly
+    bare and yet cost little, as all of its cost is in δ.
+
+    Raises:
+        LoricaError: LOR-408.
+    """
+    if not privacy.plan.privacy.private:
+        return
+    named = [(stage.value, event) for stage, event in privacy.stages]
+    if privacy.evaluation is not None:
+        named.append(("evaluation", privacy.evaluation))
+    for name, event in named:
+        sigma, rate = event.noise_multiplier, event.sample_rate
+        if sigma < policy.minimum_noise:
+            what = f"the noise multiplier of {name} is {sigma:.3g}, the floor "
+            what += f"{policy.minimum_noise:g}"
+        elif rate < policy.minimum_sample_rate:
+            what = f"the sample rate of {name} is {rate:.3g}, the floor "
+            what += f"{policy.minimum_sample_rate:g}"
+        else:
+            continue
+        raise LoricaError(Code.POLICY_REFUSED, f"The site's policy refuses: {what}.")
 
 
 def _unnamed(plan: RunPlan, config: SiteConfig) -> str:

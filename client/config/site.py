@@ -44,7 +44,7 @@ class SiteLedger(Section):
 
     path: str = "ledger.sqlite"
     """Path of the ledger, from the folder that site.toml is in; one per data set."""
-    delta: float = Field(1e-5, gt=0, lt=1)
+    delta: float = Field(1e-5, ge=1e-9, lt=1)
     """δ at which the ledger states the total ε, a probability below 1 / number of units."""
     lifetime_epsilon: Limit = 20.0
     """Budget of the data set's lifetime, all runs together, ε at ``delta``."""
@@ -88,7 +88,12 @@ class Policy(Section):
     maximum_epsilon: Limit = 8.0
     """Largest ε a plan may ask for."""
     maximum_delta: float = Field(1e-5, gt=0, lt=1)
-    """Largest δ a plan may ask for."""
+    """Largest δ a plan may ask for. With ``sampling_units`` fixed, 1 / (100 · sampling_units) is
+    the limit where that is less; below 1e-9 no δ is taken."""
+    minimum_noise: float = Field(0.5, ge=0)
+    """Least noise multiplier σ of any step: whom a step draws is hidden by no more than that."""
+    minimum_sample_rate: float = Field(1e-6, ge=0, le=1)
+    """Least sample rate q of any step."""
     unit: str = "record"
     """The unit of privacy that plans must protect: "record", or the column data.unit. It is also
     the ledger's unit: what is spent per record and per patient does not add up."""

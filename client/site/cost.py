@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorica.client.admission.backbones import site_backbone
-from lorica.client.admission.policy import check_plan
+from lorica.client.admission.policy import check_noise, check_plan
 from lorica.client.config.site import SiteConfig
 from lorica.client.data.reading import read_records
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
@@ -66,6 +66,7 @@ def run_cost(plan: RunPlan, config: SiteConfig, folder: Path) -> Cost:
     try:
         _, sha256 = site_backbone(plan.backbone, config.policy, folder)
         check_plan(plan, config, backbone_sha256=sha256, units=units)
+        check_noise(privacy, config.policy)
     except LoricaError as error:
         if error.code is not Code.POLICY_REFUSED:
             raise

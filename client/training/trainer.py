@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lorica.client.admission.consent import Consent
 from lorica.client.admission.gate import Admission
-from lorica.client.admission.policy import check_records, site_rank
+from lorica.client.admission.policy import check_noise, check_records, site_rank
 from lorica.client.admission.questions import Questions
 from lorica.client.config.site import SiteConfig
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
@@ -279,7 +279,10 @@ class LocalTrainer:
             self._admission.compare(plan)
             check_records(plan, self._records, where=f"Site {self.site}")
             self._checked = plan.fingerprint
-        return run_privacy(plan, self.sampling_units(plan))
+        privacy = run_privacy(plan, self.sampling_units(plan))
+        if self._config is not None:
+            check_noise(privacy, self._config.policy)
+        return privacy
 
     def _reply(
         self, request: Request, *, blob: bytes = b"", counts: tuple[float, ...] = ()

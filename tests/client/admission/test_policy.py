@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lorica.client.admission.policy import check_plan
+from lorica.client.admission.policy import check_noise, check_plan
 from lorica.client.config.site import SiteConfig, documented_site, load_site
 from lorica.client.ledger import Charge
 from lorica.client.mechanism.noise import SecureNoise
@@ -24,7 +24,9 @@ from lorica.common.data.records import read_records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan, to_toml
-from lorica.common.privacy.accountant import epsilon
+from lorica.common.plan.stages import Stage
+from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.of_plan import RunPrivacy
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.wire.messages import Request
 from tests.conftest import SMALL_WORDS
@@ -228,3 +230,52 @@ def test_the_command_shows_the_cost_and_ends_with_14_when_it_would_be_refused(
     )
     assert refused.exit_code == 14
     assert "ceiling" in refused.output
+
+
+def test_what_costs_only_delta_is_refused(plan: RunPlan, config: SiteConfig) -> None:
+    """q = 1e-7 with σ = 0.2 is charged ε = 0.0000 and gives away, now and then, whom it draws."""
+    event = PrivacyEvent(0.2, 1e-7, 1)
+    assert epsilon([event], 1e-5) < 5e-5
+    for sigma, rate, why in ((0.2, 0.1, "noise multiplier"), (2.0, 1e-7, "sample rate")):
+        privacy = RunPrivacy(plan, ((Stage.LOCAL, PrivacyEvent(sigma, rate, 1)),), None)
+        with pytest.raises(LoricaError, match=f"the {why} of") as caught:
+            check_noise(privacy, config.policy)
+        assert caught.value.code is Code.POLICY_REFUSED
+    check_noise(RunPrivacy(plan, ((Stage.LOCAL, PrivacyEvent(0.5, 0.1, 1)),), None), config.policy)
+
+
+def test_a_trainer_and_the_cost_refuse_what_lies_below_the_floors(
+    tmp_path: Path, plan: RunPlan, config: SiteConfig
+) -> None:
+    high = config.policy.model_copy(update={"minimum_noise": 50.0})
+    strict = config.model_copy(update={"policy": high})
+    cost = run_cost(plan, strict, tmp_path)
+    assert any("noise multiplier of" in why for why in cost.refusals)
+    data = plan.replace(data={"unit": "patient"}).data
+    trainer = LocalTrainer(
+        "north",
+        read_records(str(tmp_path / "records.csv"), data, unit="patient"),
+        noise=lambda stream, round: SecureNoise(),
+        config=strict,
+        root=tmp_path,
+    )
+    with pytest.raises(LoricaError, match="noise multiplier of"):
+        trainer.capabilities(Request(plan, "run"))
+
+
+@pytest.mark.parametrize(
+    ("delta", "units", "why"),
+    [(1e-10, 0, "the floor 1e-09"), (1e-5, 2000, "it may be 5e-06 at most"), (1e-5, 1000, "")],
+)
+def test_delta_is_bounded_from_below_and_by_the_site_s_own_figure(
+    plan: RunPlan, config: SiteConfig, delta: float, units: int, why: str
+) -> None:
+    fixed = config.policy.model_copy(update={"sampling_units": units})
+    site = config.model_copy(update={"policy": fixed})
+    asked = plan.replace(privacy={"delta": delta})
+    if not why:
+        check(asked, site)
+        return
+    with pytest.raises(LoricaError, match=why) as caught:
+        check(asked, site)
+    assert caught.value.code is Code.POLICY_REFUSED

@@ -666,9 +666,10 @@ CATALOGUE: dict[Code, Entry] = {
     ),
     Code.TRAINER_NOT_ISOLATED: Entry(
         "The trainer could not leave the network.",
-        "It was told to run without any network, and the system does not let it.",
+        "It runs without any network unless site.toml says otherwise, and the system does not let "
+        "it.",
         "Take the network from outside (systemd: PrivateNetwork=yes; containers: network_mode: "
-        "none), allow user namespaces, or start with --isolate auto.",
+        'none), allow user namespaces, or write trainer.isolation = "auto" in site.toml.',
     ),
     Code.CODE_NOT_APPROVED: Entry(
         "The site runs approved code only, and this is not.",

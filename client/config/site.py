@@ -64,6 +64,9 @@ class SiteTrainer(Section):
     users: list[int] = []
     """Numbers of further users of this machine whose processes may connect to it, such as the one
     that the node runs as. Empty: the trainer's own user alone (and root)."""
+    isolation: Literal["require", "auto", "off"] = "require"
+    """Whether the trainer leaves the network before it opens the records: "require" does not start
+    where the system does not let it; "auto" then goes on with the network; "off" keeps it."""
     message_bytes: int = Field(256 << 20, ge=1 << 16, le=(1 << 31) - 1)
     """Largest request that it takes, bytes; the global adapter must fit."""
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 from lorica.client.config.site import SiteConfig, load_site
 from lorica.client.data.fetched import fetch
-from lorica.client.service.isolation import isolate
+from lorica.client.service.isolation import Isolation, isolate
+from lorica.client.service.safety import close_doors, require_safe
 from lorica.client.service.socket_file import SocketFile
-from lorica.common.errors import LoricaError
+from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import set_up_logging
 
 if TYPE_CHECKING:
@@ -53,9 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(path: Path, isolation: str, grace: float) -> int:
     config, root = load_site(path), path.absolute().parent
+    require_safe(path, config)
     fetched = fetch(path, config)  # what lies at a server, while there is a network
     others = bool(set(config.trainer.users) - {os.geteuid()})
-    network = isolate(isolation, other_users=others)  # type: ignore[arg-type]
+    network = isolate(_wanted(isolation, config), other_users=others)
+    close_doors()
     (_log.info if network.startswith("isolated") else _log.warning)("network: %s", network)
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", OMP_WAIT_POLICY="PASSIVE")
     file = SocketFile(root / config.trainer.socket, others=others)
@@ -66,6 +69,20 @@ def _run(path: Path, isolation: str, grace: float) -> int:
         return asyncio.run(_serve(config, file, trainer, ledger, network, grace))
     finally:
         file.close()
+
+
+def _wanted(given: str, config: SiteConfig) -> Isolation:
+    """What site.toml says; the command line can ask for more, never for less."""
+    written = config.trainer.isolation
+    if given == "require" or written == "require":
+        if given == "off":
+            raise LoricaError(
+                Code.TRAINER_NOT_ISOLATED,
+                'The trainer was told to keep the network, and trainer.isolation is "require".',
+                mend='Write trainer.isolation = "off" in site.toml: that is where it is decided.',
+            )
+        return "require"
+    return "off" if given == "off" else written
 
 
 async def _serve(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +14,33 @@ from lorica.client.config.site import SiteConfig
 from lorica.client.data.fetched import Fetched
 from lorica.client.ledger import Budgets, FileLedger
 from lorica.client.training.personal import FolderPersonal
+from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
     from lorica.client.ledger import Ledger
     from lorica.client.mechanism.noise import NoiseSource
     from lorica.client.training.trainer import LocalTrainer
 
+SEEDED_VARIABLE, SEEDED_WORDS = "LORICA_SEEDED_NOISE", "protects nothing"
+"""Environment variable, and its one value, without which policy.noise = "seeded" is refused."""
+
 _log = logging.getLogger("lorica.site")
+
+
+def require_noise(config: SiteConfig) -> None:
+    """Return unless the noise is seeded and this is no test.
+
+    Raises:
+        LoricaError: LOR-409.
+    """
+    if config.policy.noise == "seeded" and os.environ.get(SEEDED_VARIABLE) != SEEDED_WORDS:
+        raise LoricaError(
+            Code.SITE_CONFIG,
+            'policy.noise is "seeded": whoever knows the seed subtracts the noise, so answers '
+            "would be charged and protect nothing.",
+            mend='Set policy.noise = "secure". A test that must repeat itself sets the '
+            f'environment variable {SEEDED_VARIABLE}="{SEEDED_WORDS}".',
+        )
 
 
 def site_budgets(config: SiteConfig) -> Budgets:
@@ -99,6 +120,7 @@ def open_trainer(
             return SecureNoise()
         return SeededNoise(0, stream, config.site.name, round)
 
+    require_noise(config)
     if config.policy.noise == "seeded":
         _log.warning('policy.noise is "seeded": the updates of this site protect NOTHING')
     with ExitStack() as undo:

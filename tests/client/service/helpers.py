@@ -58,6 +58,7 @@ def make_site(folder: Path, backbone: Path, **policy: Any) -> Path:
     content = {
         "site": {"name": "north"},
         "data": {"source": "records.csv"},
+        "trainer": {"isolation": "auto"},
         "policy": {
             "backbones": [backbone_sha256(backbone)],
             "backbone_folders": [str(backbone)],

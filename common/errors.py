@@ -62,6 +62,7 @@ class Code(Enum):
     DATA_DUPLICATES = "LOR-330"
     DATA_CLASSES = "LOR-331"
     DATA_ALIKE = "LOR-332"
+    DATA_CHANGED = "LOR-333"
     OUTPUT_KIND = "LOR-334"
 
     PRIVACY_EPSILON = "LOR-401"
@@ -403,6 +404,14 @@ CATALOGUE: dict[Code, Entry] = {
         "or in how a number is written. Most often they are one class; taken as two, each is "
         "learned from half of its records.",
         'Correct the data, or set data.alike: "merge" takes them as one, "keep" as different.',
+    ),
+    Code.DATA_CHANGED: Entry(
+        "The data are not those that were there before.",
+        "A run would go on with other records than it began with, or a site's records are others "
+        "than when its trainer was started last.",
+        "Bring the old data back; or, if the change is meant: in a simulation, add --changed-data; "
+        'at a site, `lorica site data accept`, or `changed = "accept"` in section [data] of '
+        "site.toml where the records always change.",
     ),
     Code.OUTPUT_KIND: Entry(
         "Predictions cannot be written there.",

@@ -49,6 +49,10 @@ def simulate(
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the interrupted run in this folder.")
     ] = None,
+    changed_data: Annotated[
+        bool,
+        typer.Option("--changed-data", help="With --resume: go on although the data have changed."),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the results of an earlier run in --out.")
     ] = False,
@@ -77,6 +81,7 @@ def simulate(
         loaded,
         folder,
         resume=resume is not None,
+        changed_data=changed_data,
         force=force,
         store=store,
         no_store=no_store,
@@ -146,6 +151,7 @@ def _simulate(
     *,
     resume: bool,
     force: bool,
+    changed_data: bool = False,
     store: str | None,
     no_store: bool,
     track: list[str] | None,
@@ -168,7 +174,7 @@ def _simulate(
         keep = Keep(store_of(store, no_store), trackers=track or [])
         simulation = Simulation(plan, out, console, keep=keep)
     try:
-        summary = simulation.run(resume=resume, replace=force)
+        summary = simulation.run(resume=resume, replace=force, changed_data=changed_data)
     except KeyboardInterrupt:
         console.print(
             f"\nInterrupted. All whole rounds are kept; go on with: lorica simulate --resume {out}",

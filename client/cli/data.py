@@ -17,9 +17,19 @@ if TYPE_CHECKING:
 data_app = typer.Typer(no_args_is_help=True, help="A private look at the site's records.")
 
 
-@data_app.callback()
-def _root() -> None:
-    """Keep ``check`` a sub-command."""
+@data_app.command("accept")
+def data_accept(config: ConfigOption = SITE_TOML) -> None:
+    """Take records that have changed as the site's from now on; what was charged stays charged."""
+    from lorica.client.config.site import load_site
+    from lorica.client.data.changes import require_unchanged
+    from lorica.client.data.fetched import fetch
+    from lorica.client.data.reading import read_records
+    from lorica.client.training.opening import data_file
+
+    site, root = load_site(config), config.absolute().parent
+    records = read_records(site, root, fetch(config, site))
+    require_unchanged(records, data_file(site, root), accept=True)
+    Console().print(f"{len(records):,} records are the site's from now on.", highlight=False)
 
 
 @data_app.command("check")

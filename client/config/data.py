@@ -80,6 +80,10 @@ class SiteData(Section):
     """Labels that only look alike (case, blanks, invisible characters, 1 and 1.0): "refuse" the
     data, "merge" them and take them for the plan's label that looks like them, or "keep" them
     apart. Used where every task that the site allows has one label a record."""
+    changed: Literal["refuse", "accept"] = "refuse"
+    """Records that are others than when the trainer was started last: "refuse" to start until
+    `lorica site data accept` takes them, or "accept" every change, as of a database that grows.
+    What was charged stays charged, for the new records as for the old."""
     duplicates: Literal["keep", "drop", "refuse"] = "keep"
     """Records that equal another in text, label and unit: "keep" them, "drop" all but one, or
     "refuse" the data. Equal records of different units always stay: dropping one because of

@@ -86,6 +86,11 @@ def site_questions(config: SiteConfig, folder: Path) -> Questions | None:
     return Questions(_beside_ledger(config, folder, "questions.json"), config.policy.questions)
 
 
+def data_file(config: SiteConfig, folder: Path) -> Path:
+    """Where the fingerprint of the site's records lies."""
+    return (folder / config.ledger.path).with_suffix(".data.json")
+
+
 def _beside_ledger(config: SiteConfig, folder: Path, name: str) -> Path:
     return (folder / config.ledger.path).parent / name
 
@@ -101,8 +106,10 @@ def open_trainer(
         fetched: the source's rows, where they came over a network.
 
     Raises:
-        LoricaError: LOR-30x the data, LOR-61x the ledger, LOR-207 a package is missing.
+        LoricaError: LOR-30x the data, LOR-333 they have changed, LOR-61x the ledger, LOR-207 a
+            package is missing.
     """
+    from lorica.client.data.changes import require_unchanged
     from lorica.client.data.reading import read_records
     from lorica.client.mechanism.noise import SecureNoise, SeededNoise
     from lorica.client.training.opening import (
@@ -129,9 +136,11 @@ def open_trainer(
         if config.data.cache:
             most = int(config.data.cache_gigabytes * 1e9)
             SHELF.keep_in(CacheFolder(root / config.data.cache, most))
+        records = read_records(config, root, fetched)
+        require_unchanged(records, data_file(config, root), accept=config.data.changed == "accept")
         trainer = LocalTrainer(
             config.site.name,
-            read_records(config, root, fetched),
+            records,
             noise=noise,
             config=config,
             ledger=ledger,

@@ -45,6 +45,10 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         """``path`` may exist or not; nothing is written yet."""
         self.path = path
+        self.data = ""
+        """Fingerprint of the data, where whoever runs has them; checkpoints carry it."""
+        self.data_may_change = False
+        """Whether to go on from a checkpoint that was made with other data."""
 
     def create(self, plan: RunPlan) -> None:
         """Begin a new run.
@@ -78,6 +82,7 @@ class RunFolder:
         """Write a whole round: its record, then the checkpoint."""
         append_line(self.path / ROUNDS, json.dumps(record.to_dict()))
         metadata = {"run": run, "round": str(record.round), "fingerprint": plan.fingerprint}
+        metadata |= {"data": self.data} if self.data else {}
         held = state | {f"{_MEMORY}{name}": tensor for name, tensor in memory.items()}
         blob = safetensors.torch.save(held, metadata=metadata)
         write_atomically(self.path / CHECKPOINT, blob)
@@ -86,7 +91,8 @@ class RunFolder:
         """The last whole round, None before the first; drops records of later rounds.
 
         Raises:
-            LoricaError: LOR-604 damaged checkpoint, LOR-104 checkpoint of another plan.
+            LoricaError: LOR-604 damaged checkpoint, LOR-104 checkpoint of another plan, LOR-333
+                of other data.
         """
         path = self.path / CHECKPOINT
         if not path.exists():
@@ -107,6 +113,14 @@ class RunFolder:
             raise LoricaError(Code.RUN_NOT_RESUMABLE, f"{path} is damaged: {error}.") from error
         if fingerprint != plan.fingerprint:
             raise LoricaError(Code.PLAN_MISMATCH, f"{path} belongs to another plan than {PLAN}.")
+        data = metadata.get("data", "")
+        if data and self.data and data != self.data and not self.data_may_change:
+            raise LoricaError(
+                Code.DATA_CHANGED,
+                f"{path} is of round {found.round} of a run on other data than those of the plan "
+                "now.",
+                mend="Bring the old data back, or, if the change is meant, add --changed-data.",
+            )
         self._keep_rounds(found.round)
         return found
 

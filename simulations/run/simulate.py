@@ -15,6 +15,7 @@ from lorica.client.training.personal import FolderPersonal
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import load_backbone
+from lorica.common.data.fingerprint import fingerprint
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.plan import RunPlan
@@ -81,6 +82,7 @@ class Simulation:
         self._console, self._keep = console, keep or Keep()
         self._folder = RunFolder(out)
         self._data = data or load_data(plan)
+        self._folder.data = fingerprint(self._data.train, self._data.test)
         self.plan = with_labels(plan, *label_sources(plan, self._data))
         self._personal = out / PERSONAL_FOLDER
         self._trainers = make_trainers(self._data.train, self.plan, personal=self._personal)
@@ -90,7 +92,12 @@ class Simulation:
         self._evaluate = CentralEvaluator(self.plan, self._backbone, self._data.test)
 
     def run(
-        self, *, resume: bool = False, replace: bool = False, report: bool = True
+        self,
+        *,
+        resume: bool = False,
+        replace: bool = False,
+        report: bool = True,
+        changed_data: bool = False,
     ) -> dict[str, Any]:
         """Run the federation and its baselines and write the results folder.
 
@@ -98,13 +105,17 @@ class Simulation:
             resume: go on from the folder's last whole round.
             replace: remove an earlier run's results first.
             report: write the report and the picture, too.
+            changed_data: go on, too, where the data are others than the run began with.
 
         Returns:
             The summary, as in summary.json.
         """
+        self._folder.data_may_change = changed_data
         if replace:
             self._clear()
-        if not resume:
+        if resume:
+            self._folder.checkpoint(self.plan)  # what is wrong with it is said before all else
+        else:
             self._folder.create(self.plan)
             self._forget()
         with ExitStack() as stack:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.made_once import made_once
 from tests.postgresql_server import PostgresqlServer, running_server
 
 pytest_plugins = ["tests.groups"]
@@ -63,6 +64,7 @@ def small_backbone(tmp_path: Path) -> Path:
     return make_small_backbone(tmp_path / "backbone")
 
 
+@made_once
 def make_small_backbone(folder: Path, *, layers: int = 3, seed: int = 0) -> Path:
     """Write a tiny random BERT with a word-level tokenizer; real code paths, milliseconds."""
     import torch

@@ -8,11 +8,13 @@ import numpy as np
 
 from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
+from tests.made_once import made_once
 
 SIDE = 16
 FAMILIES = ("vit", "convnext", "resnet")
 
 
+@made_once
 def make_image_backbone(folder: Path, family: str, *, spread: float = 0.02) -> Path:
     """A tiny random network with an image processor of 16 x 16 pixels; ``spread``: of a ViT's
     weights, by which its features differ from image to image."""

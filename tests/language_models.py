@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.made_once import made_once
+
 WORDS = [
     *["ask", "tell", "what", "is", "the", "colour", "of", "sky", "grass", "snow", "coal", "sun"],
     *["blue", "green", "white", "black", "yellow", "patient", "fever", "cough", "pain", "mild"],
@@ -42,6 +44,7 @@ def tokenizer(*, chat: bool = False) -> Any:
     return fast
 
 
+@made_once
 def make_language_model(folder: Path, kind: str, *, chat: bool = False, seed: int = 0) -> Path:
     """Write a random model of three layers: "bert", "gpt2" or "llama", whole with its head;
     "bert-encoder" without it."""

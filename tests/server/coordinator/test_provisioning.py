@@ -376,7 +376,7 @@ def test_the_monitor_listens_where_coordinator_toml_says_but_not_open_to_others(
     assert added.exit_code == 0, added.output
     serving = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600  # a busy machine
         while True:
             try:
                 with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
@@ -387,4 +387,4 @@ def test_the_monitor_listens_where_coordinator_toml_says_but_not_open_to_others(
                 time.sleep(0.2)
     finally:
         serving.terminate()
-        serving.wait(30)
+        serving.wait(300)

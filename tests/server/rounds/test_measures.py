@@ -53,6 +53,7 @@ def test_agreement_is_the_cosine_with_the_weighted_mean_of_the_others(
     assert found.noise_norm is None  # the plan alone does not say
 
 
+@pytest.mark.ceiling(15, "60 rounds, each with sketches of its own")
 @pytest.mark.parametrize("asked", [4, 1_000, 10_000, 20_000])
 def test_the_error_of_an_agreement_is_the_stated_one(asked: int) -> None:
     """Over many rounds of four sites, as if so many were asked; k as the docstring says."""

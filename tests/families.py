@@ -201,3 +201,127 @@ def make_family(folder: Path, name: str, *, pad: bool = True, **changes: Any) ->
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
+
+
+SIDE = 32
+"""Pixels of the images' sides."""
+
+_PATCHES = {**_MLP, "image_size": SIDE, "patch_size": 8}
+_STAGES = {"depths": [1, 1], "hidden_sizes": [8, 16]}
+
+IMAGES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "vit": ("ViT", _PATCHES, ["q_proj", "v_proj"]),
+    "deit": ("DeiT", _PATCHES, ["q_proj", "v_proj"]),
+    "beit": ("Beit", _PATCHES, ["q_proj", "v_proj"]),
+    "dinov2": ("Dinov2", {**_PATCHES, "mlp_ratio": 2}, ["q_proj", "v_proj"]),
+    "data2vec-vision": ("Data2VecVision", _PATCHES, ["query", "value"]),
+    "swin": (
+        "Swin",
+        {
+            "image_size": SIDE,
+            "patch_size": 4,
+            "embed_dim": 8,
+            "depths": [1, 1],
+            "num_heads": [2, 2],
+            "window_size": 4,
+        },
+        ["q_proj", "v_proj"],
+    ),
+    "segformer": (
+        "Segformer",
+        {
+            "num_encoder_blocks": 2,
+            "depths": [1, 1],
+            "sr_ratios": [2, 1],
+            "hidden_sizes": [8, 16],
+            "patch_sizes": [7, 3],
+            "strides": [4, 2],
+            "num_attention_heads": [1, 2],
+            "mlp_ratios": [2, 2],
+        },
+        ["q_proj", "v_proj"],
+    ),
+    "convnext": ("ConvNext", {"patch_size": 4, "num_stages": 2, **_STAGES}, []),
+    "convnextv2": ("ConvNextV2", {"patch_size": 4, "num_stages": 2, **_STAGES}, []),
+    "resnet": ("ResNet", {"embedding_size": 8, **_STAGES}, []),
+    "regnet": ("RegNet", {"embedding_size": 8, "groups_width": 4, **_STAGES}, []),
+    "mobilenet-v1": ("MobileNetV1", {"image_size": SIDE, "depth_multiplier": 0.25}, []),
+    "mobilenet-v2": ("MobileNetV2", {"image_size": SIDE, "depth_multiplier": 0.25}, []),
+    "poolformer": (
+        "PoolFormer",
+        {
+            **_STAGES,
+            "num_encoder_blocks": 2,
+            "patch_sizes": [7, 3],
+            "strides": [4, 2],
+            "padding": [2, 1],
+        },
+        [],
+    ),
+    "efficientnet": (
+        "EfficientNet",
+        {
+            "image_size": SIDE,
+            "width_coefficient": 0.25,
+            "depth_coefficient": 0.2,
+            "hidden_dim": 320,
+        },
+        [],
+    ),
+}
+"""Family -> its classes in transformers, sizes, the modules that get LoRA factors (if any)."""
+
+
+def make_image_family(folder: Path, name: str) -> Path:
+    """Write a random model of a family of images, and an image processor, into a folder."""
+    import torch
+    import transformers as t
+
+    kind, sizes, _ = IMAGES[name]
+    config = getattr(t, f"{kind}Config")(**sizes)
+    model_class: Callable[[Any], Any] = getattr(t, f"{kind}Model")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = model_class(config)
+        with torch.no_grad():
+            for module in model.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):  # as if it were pre-trained
+                    assert module.running_mean is not None and module.running_var is not None
+                    module.running_mean.normal_(std=0.1)
+                    module.running_var.uniform_(0.5, 2.0)
+                elif isinstance(module, torch.nn.Linear):
+                    module.weight.mul_(8)
+    write_processor(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def write_processor(folder: Path) -> None:
+    """Write an image processor for images of SIDE pixels."""
+    import transformers as t
+
+    folder.mkdir(parents=True, exist_ok=True)
+    t.ViTImageProcessorPil(
+        size={"height": SIDE, "width": SIDE},
+        image_mean=[0.4, 0.5, 0.6],
+        image_std=[0.2, 0.3, 0.25],
+    ).save_pretrained(folder)
+
+
+def make_two_towers(folder: Path, kind: str = "CLIP") -> Path:
+    """Write a model that reads texts with one part and images with another."""
+    import torch
+    import transformers as t
+
+    from tests.language_models import tokenizer
+
+    fast = tokenizer()
+    words = {**_MLP, **_POSITIONS, "vocab_size": len(fast), "eos_token_id": 3, "pad_token_id": 0}
+    config = getattr(t, f"{kind}Config")(text_config=words, vision_config=_PATCHES)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = getattr(t, f"{kind}Model")(config)
+    write_processor(folder)
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder

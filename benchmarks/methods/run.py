@@ -159,7 +159,7 @@ def fill(book: Book, wanted: list[Method], epsilons: Collection[float], deadline
 
 def warm_up(dataset: DataSet) -> None:
     """Compute what is frozen, once: what LoRA needs of it serves the other methods, too."""
-    from lorica.common.backbone.loading import load_backbone
+    from lorica.common.backbone.loading import backbone_of
     from lorica.common.tasks.run_data import label_sources, load_data, with_labels
     from lorica.simulations.run.sites import share_cache
 
@@ -168,7 +168,7 @@ def warm_up(dataset: DataSet) -> None:
     data = load_data(plan)
     plan = with_labels(plan, *label_sources(plan, data))
     for records in (data.train, data.test):
-        share_cache(plan, load_backbone(plan.backbone), records)
+        share_cache(plan, backbone_of(plan), records)
 
 
 def once(book: Book, run: Run, at: str, deadline: float) -> None:

@@ -9,7 +9,7 @@ from lorica.client.admission.consent import Consent
 from lorica.client.admission.policy import check_plan
 from lorica.client.admission.questions import Questions
 from lorica.client.config.site import SiteConfig
-from lorica.common.backbone.loading import Backbone, load_backbone
+from lorica.common.backbone.loading import Backbone, backbone_of
 from lorica.common.plan import RunPlan
 from lorica.common.wire.messages import Kind, Request
 from lorica.common.wire.signing import verify
@@ -73,5 +73,6 @@ class Admission:
     def backbone(self, plan: RunPlan) -> Backbone:
         """The plan's backbone: where the site has a policy, from its own folders alone."""
         if self._config is None:
-            return load_backbone(plan.backbone)
-        return load_backbone(site_backbone(plan.backbone, self._config.policy, self._root)[0])
+            return backbone_of(plan)
+        where, _ = site_backbone(plan.backbone, self._config.policy, self._root)
+        return backbone_of(plan, where)

@@ -29,7 +29,7 @@ def site_adapter(
     """
     from lorica.client.config.site import load_site
     from lorica.client.training.opening import personal_store
-    from lorica.common.backbone.loading import load_backbone
+    from lorica.common.backbone.loading import backbone_of
     from lorica.common.plan.methods import METHODS
     from lorica.common.saved.folder import load_adapter, save_adapter
 
@@ -53,5 +53,5 @@ def site_adapter(
             mend="Name the run with --run." if runs else None,
         )
     state = shared.state | store.load(runs[0], plan)
-    save_adapter(output, state, plan, load_backbone(plan.backbone))
+    save_adapter(output, state, plan, backbone_of(plan))
     Console().print(f"Written to {output}.", highlight=False, soft_wrap=True)

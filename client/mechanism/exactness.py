@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 import platform
@@ -160,14 +161,16 @@ def _differs(model: AdaptedModel, inputs: Inputs, trials: Sequence[tuple[int, in
         trials: rows of a batch, and whether the probe is in its even (0) or odd (1) rows, between
             neighbours.
     """
-    wanted: list[torch.Tensor] | None = None
+    wanted: dict[str, torch.Tensor] | None = None
     for count, turn in trials:
         places = np.arange(count)
         rows = np.where((places % 2 == turn) | (count == 1), _PROBE, 1 + places % _NEIGHBOURS)
         found = _computed(model, inputs, rows)
         probes = torch.from_numpy(rows == _PROBE)
-        wanted = wanted or [values[probes][:1].clone() for values in found]
-        for values, one in zip(found, wanted, strict=True):
+        wanted = wanted or {name: values[probes][:1].clone() for name, values in found.items()}
+        # A table of positions can have as many rows as the batch once; it is no record's.
+        for name in found.keys() & wanted.keys():
+            values, one = found[name], wanted[name]
             # Numbers that are none are alike: a unit with any of them counts as 0.
             same = (values[probes] == one) | (values[probes].isnan() & one.isnan())
             if not bool(same.all()):
@@ -175,21 +178,27 @@ def _differs(model: AdaptedModel, inputs: Inputs, trials: Sequence[tuple[int, in
     return None
 
 
-def _computed(model: AdaptedModel, inputs: Inputs, rows: np.ndarray) -> list[torch.Tensor]:
-    """All that a forward and backward pass computes of rows, each (R, …)."""
-    found: list[torch.Tensor] = []
+def _computed(model: AdaptedModel, inputs: Inputs, rows: np.ndarray) -> dict[str, torch.Tensor]:
+    """All that a forward and backward pass computes of rows, each (R, …), by name."""
+    found: dict[str, torch.Tensor] = {}
+    arguments = inputs.collate(rows)
 
-    def seen(module: nn.Module, given: Any, output: Any) -> None:
+    def seen(name: str, module: nn.Module, given: Any, output: Any) -> None:
+        if isinstance(module, nn.Embedding) and not _same(given, arguments[0]):
+            return  # of positions, not of records
         values = output[0] if isinstance(output, tuple) else output
-        if isinstance(values, torch.Tensor) and len(values) == len(rows):
-            found.append(values.detach().flatten(1))
+        if isinstance(values, torch.Tensor) and values.dim() and len(values) == len(rows):
+            again = sum(other.startswith(f"{name} ") for other in found)
+            found[f"{name} {again}"] = values.detach().flatten(1)
 
-    leaves = [module for module in model.encoder.modules() if not any(module.children())]
-    hooks = [module.register_forward_hook(seen) for module in leaves]
+    leaves = {
+        name: module for name, module in model.encoder.named_modules() if not any(module.children())
+    }
+    hooks = [m.register_forward_hook(functools.partial(seen, name)) for name, m in leaves.items()]
     try:
-        pooled = model.pooled_of_ids(*inputs.collate(rows))
+        pooled = model.pooled_of_ids(*arguments)
         outputs = model.outputs(model.features(pooled), inputs, rows)
-        found.append(outputs.detach().flatten(1))
+        found["outputs"] = outputs.detach().flatten(1)
         # Neither equal for all classes nor of a size that one record alone would have.
         weights = torch.linspace(-1.0, 1.0, outputs[0].numel()).reshape(outputs.shape[1:])
         if outputs.requires_grad:
@@ -197,13 +206,22 @@ def _computed(model: AdaptedModel, inputs: Inputs, rows: np.ndarray) -> list[tor
     finally:
         for hook in hooks:
             hook.remove()
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         sample = getattr(parameter, "grad_sample", None)
         if sample is not None:
-            found.append(sample.flatten(1))
+            found[f"gradient of {name}"] = sample.flatten(1)
             parameter.grad_sample = None  # type: ignore[attr-defined]
         parameter.grad = None
     return found
+
+
+def _same(given: tuple[Any, ...], wanted: torch.Tensor) -> bool:
+    first = given[0] if given else None
+    return (
+        isinstance(first, torch.Tensor)
+        and first.shape == wanted.shape
+        and torch.equal(first, wanted)
+    )
 
 
 def _one_layer(model: AdaptedModel) -> AdaptedModel:

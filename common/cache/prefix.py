@@ -68,14 +68,16 @@ class PrefixCache:
         self._pooled: torch.Tensor | None = None
         self._states: torch.Tensor | None = None
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._width = classifier.width
-        self._room = limit_bytes // (_FLOAT_BYTES * self._width)  # rows of the cache
+        self._width, self._pooled_width = classifier.width, classifier.pooled_width
+        self._room = limit_bytes // _FLOAT_BYTES  # numbers in the cache
         moving = states and not classifier.frozen
         self._split = bool(classifier.prefix.depth and (moving or not classifier.vector))
         if self._split:
-            tokens = int(self._starts[-1])
             self._states = self._kept(
-                "states", tokens, len(encoded), lambda into: self._fill_states(classifier, into)
+                "states",
+                (int(self._starts[-1]), self._width),
+                len(encoded) * self._pooled_width,
+                lambda into: self._fill_states(classifier, into),
             )
         release_unused()
 
@@ -122,7 +124,7 @@ class PrefixCache:
         if pooled is not None:
             return pooled[torch.from_numpy(rows)]
         with torch.no_grad():
-            found = torch.empty(len(rows), self._width)
+            found = torch.empty(len(rows), self._pooled_width)
             for batch, places in record_batches(rows, self.sizes, self.encoded.limit):
                 part = self._through(classifier, batch)[: len(places)]
                 found[torch.from_numpy(places)] = part
@@ -133,19 +135,23 @@ class PrefixCache:
         None when they do not fit. The classifier must be idle when they are computed."""
         if self._pooled is None:
             self._pooled = self._kept(
-                "pooled", len(self.encoded), 0, lambda into: self._fill_pooled(classifier, into)
+                "pooled",
+                (len(self.encoded), self._pooled_width),
+                0,
+                lambda into: self._fill_pooled(classifier, into),
             )
             release_unused()
         return self._pooled
 
-    def _kept(self, kind: str, rows: int, beside: int, fill: Fill) -> torch.Tensor | None:
-        """An array of so many rows: in a file if there is a folder, else in memory if it and as
-        many rows as go ``beside`` it fit; None otherwise."""
-        shape = rows, self._width
+    def _kept(
+        self, kind: str, shape: tuple[int, int], beside: int, fill: Fill
+    ) -> torch.Tensor | None:
+        """An array of this shape: in a file if there is a folder, else in memory if it and as
+        many numbers as go ``beside`` it fit; None otherwise."""
         if self._files is not None:
             folder, key = self._files
             return folder.get(f"{key} {kind}", shape, fill)
-        if rows + beside > self._room:
+        if shape[0] * shape[1] + beside > self._room:
             return None
         values = torch.empty(shape)
         fill(values)

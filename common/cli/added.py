@@ -22,6 +22,7 @@ KNOWN: dict[str, tuple[str, str]] = {
         "Simulations",
         "Attack a site's real training and measure how much it leaks: a lower bound on ε.",
     ),
+    "backbone": ("Models", "Look at pretrained models before a run is built on them."),
     "coordinator": ("Coordinators", "Look after a coordinator."),
     "demo": (
         "Simulations",

@@ -16,12 +16,12 @@ import typer
 from rich.console import Console
 
 from lorica.common.cli.added import LazyCommands
-from lorica.common.cli.errors import explain, print_error
+from lorica.common.cli.errors import explain, print_error, unforeseen
 from lorica.common.cli.evaluate import evaluate
 from lorica.common.cli.plan import plan_app
 from lorica.common.cli.predict import predict
 from lorica.common.cli.serve import serve
-from lorica.common.errors import LoricaError
+from lorica.common.errors import Code, LoricaError
 from lorica.common.version import __version__
 
 app = typer.Typer(
@@ -98,3 +98,7 @@ def run() -> None:
         sys.exit(error.exit_status)
     except BrokenPipeError:
         sys.exit(141)
+    except Exception as error:  # noqa: BLE001 - nobody's code is to end in a traceback
+        unexpected = LoricaError(Code.UNEXPECTED, unforeseen(error))
+        print_error(unexpected, Console(stderr=True))
+        sys.exit(unexpected.exit_status)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import time
+import traceback
 from typing import Annotated
 
 import typer
@@ -12,6 +16,8 @@ from rich.text import Text
 
 from lorica.common.display.text import printable
 from lorica.common.errors import CATALOGUE, Code, LoricaError
+from lorica.common.machine.home import home
+from lorica.common.version import __version__
 
 
 def explain(
@@ -61,3 +67,21 @@ def print_error(error: LoricaError, console: Console) -> None:
 
 def _shown(text: str) -> str:
     return "\n".join(printable(line) for line in text.splitlines())
+
+
+def unforeseen(error: Exception) -> str:
+    """What is said of an error without a code; its traceback goes into a file that the user alone
+    may read, because it can hold values of records."""
+    kind = type(error).__name__
+    trace = "".join(traceback.format_exception(error))
+    folder = home() / "errors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        name = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        path = folder / f"{name}-{os.getpid()}.log"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"lorica {__version__}: {' '.join(sys.argv[1:2])}\n{trace}")
+    except OSError:
+        return f"{kind}, and {folder} takes no log of it:\n{trace}"
+    return f"{kind}: {str(error).splitlines()[0] if str(error) else kind}. Its log is {path}."

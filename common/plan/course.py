@@ -8,6 +8,12 @@ from pydantic import Field, model_validator
 
 from lorica.common.config import Positive, Section
 
+KeptPart = Literal["head", "tail", "both"]
+"""What is kept of a text that is too long."""
+
+PARTS: dict[KeptPart, str] = {"head": "beginning", "tail": "end", "both": "two ends"}
+"""The same in words."""
+
 Precision = Literal["float32", "bf16", "auto"]
 
 
@@ -81,7 +87,11 @@ class TrainingPlan(Section):
     "crop" to at least three quarters of the side."""
 
     max_length: int = Field(128, ge=2, le=8192)
-    """Longest text in tokens; longer ones are cut."""
+    """Longest text in tokens; longer ones are cut, and their share is said."""
+
+    keep: KeptPart = "head"
+    """What is kept of a text that is longer than max_length: its beginning ("head"), its end
+    ("tail") or half of each ("both"). Letters often say at the end what they come to."""
 
     precision: Precision = "float32"
     """What the encoder computes in. "bf16": bfloat16, half the bytes and on hardware with units for

@@ -1,10 +1,11 @@
 """A trained adapter as a folder that plain peft and transformers can load.
 
 ``adapter_model.safetensors`` and ``adapter_config.json`` are peft's own format (LoRA on the
-encoder); ``head.safetensors`` holds the task's head, ``lorica.json`` what is needed to
-use it, ``README.md`` is its model card (:mod:`lorica.common.saved.card`). Kind "head" has no peft
-files; kind "bitfit" has ``biases.safetensors`` instead, by the backbone's own names. Residual
-weights (methods "fedex" and "flora") are there as LoRA factors of a higher rank
+encoder); ``head.safetensors`` holds the task's head, ``projection.safetensors`` what the backbone's
+own modules make of pooled states (where it has such), ``lorica.json`` what is needed to use it,
+``README.md`` is its model card (:mod:`lorica.common.saved.card`). Kind "head" has no peft files;
+kind "bitfit" has ``biases.safetensors`` instead, by the backbone's own names. Residual weights
+(methods "fedex" and "flora") are there as LoRA factors of a higher rank
 (:func:`lorica.common.adapter.residuals.widened`), so that peft's own format holds the whole
 adapter.
 """
@@ -23,7 +24,7 @@ import safetensors.torch
 from lorica.common.adapter.lora import lora_config
 from lorica.common.adapter.residuals import narrowed, widened
 from lorica.common.adapter.state import State
-from lorica.common.backbone.loading import Backbone
+from lorica.common.backbone.loading import Backbone, backbone_of
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
 from lorica.common.plan import RunPlan
@@ -47,6 +48,41 @@ class SavedAdapter:
     state: State
     plan: RunPlan
     backbone_sha256: str
+    backbone_folder: str = ""
+    """Where the backbone was on the machine that wrote the adapter; "" when it is not a folder of
+    somebody's own but the packaged model or one of the hub."""
+
+    def backbone(self, given: str = "") -> Backbone:
+        """The adapter's backbone, and no other.
+
+        Args:
+            given: where it is on this machine, if not where it was.
+
+        Raises:
+            LoricaError: LOR-201 it is not where it was, LOR-205 it is another, LOR-20x it cannot be
+                loaded.
+        """
+        source = given or self.backbone_folder
+        # What was a folder is never asked of the hub, where anybody may own a model of that name.
+        if not given and self.backbone_folder and not Path(self.backbone_folder).is_dir():
+            raise LoricaError(
+                Code.BACKBONE_NOT_FOUND,
+                f"The adapter's backbone was the folder {self.backbone_folder}, which is not on "
+                "this machine.",
+                mend="Say where it is with --backbone FOLDER; its weights have SHA-256 "
+                f"{self.backbone_sha256}.",
+            )
+        changes = {"sha256": ""} | ({"source": source} if source else {})
+        plan = self.plan.replace(backbone=changes)
+        found = backbone_of(plan)
+        if found.sha256 != self.backbone_sha256:
+            raise LoricaError(
+                Code.ADAPTER_MISMATCH,
+                f"The adapter was trained on a backbone with SHA-256 {self.backbone_sha256}, but "
+                f"'{plan.backbone.source}' has {found.sha256}.",
+                mend="Give the adapter's own backbone with --backbone.",
+            )
+        return found
 
 
 def save_adapter(
@@ -100,7 +136,8 @@ def load_adapter(folder: Path) -> SavedAdapter:
             state |= narrowed(lora, plan.adapter) if wide else lora
         if plan.adapter.kind == "bitfit":
             state |= safetensors.torch.load((folder / "biases.safetensors").read_bytes())
-        return SavedAdapter(state, plan, about["backbone"]["sha256"])
+        where = str(about["backbone"].get("folder", ""))
+        return SavedAdapter(state, plan, about["backbone"]["sha256"], where)
     except FileNotFoundError as error:
         raise LoricaError(
             Code.ADAPTER_UNREADABLE, f"{folder} is no adapter: it lacks {error.filename}."
@@ -127,8 +164,13 @@ def _write(
     source, revision = plan.backbone.source, plan.backbone.revision
     if source == "embedded":
         source, revision = EMBEDDED_HUB_ID, EMBEDDED_REVISION
+    own = str(backbone.folder.resolve()) if backbone.origin == "folder" else ""
+    source = own or source
     # Bytes, not save_file, whose errors do not say that the disk is full.
     (folder / "head.safetensors").write_bytes(safetensors.torch.save(head))
+    if backbone.readout is None and backbone.pooling.tensors:
+        projection = safetensors.torch.save(backbone.pooling.tensors)
+        (folder / "projection.safetensors").write_bytes(projection)
     if plan.adapter.kind == "bitfit":
         (folder / "biases.safetensors").write_bytes(safetensors.torch.save(lora))
     elif lora:
@@ -148,6 +190,8 @@ def _write(
         **task_of(plan).about(backbone),
         "backbone": {
             "source": source,
+            "folder": own,
+            "part": backbone.part,
             "revision": revision,
             "sha256": backbone.sha256,
             "settings_sha256": backbone.settings_sha256,

@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 
 from lorica.common.backbone.files import read_weights, settings_files, weights_sha256
-from lorica.common.backbone.loading import Backbone, load_backbone
+from lorica.common.backbone.loading import Backbone, backbone_of
 from lorica.common.backbone.quantised import QuantisedLinear
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
@@ -75,15 +75,7 @@ def export_merged(adapter: Path, out: Path, backbone_source: str = "") -> Merged
         raise LoricaError(
             Code.RUN_FOLDER_EXISTS, f"{out} exists already.", mend="Name a new folder."
         )
-    source = {"source": backbone_source} if backbone_source else {}
-    backbone = load_backbone(saved.plan.replace(backbone={"sha256": "", **source}).backbone)
-    if backbone.sha256 != saved.backbone_sha256:
-        raise LoricaError(
-            Code.ADAPTER_MISMATCH,
-            f"The adapter was trained on a backbone with SHA-256 {saved.backbone_sha256}, the one "
-            f"in {backbone.folder} has {backbone.sha256}.",
-            mend="Give the adapter's own backbone with --backbone.",
-        )
+    backbone = saved.backbone(backbone_source)
     backbone, rounded = _plain(saved, backbone)
     own = backbone.model.state_dict() | rounded
     merged = _merged(saved, backbone, own)
@@ -132,7 +124,7 @@ def _plain(saved: SavedAdapter, backbone: Backbone) -> tuple[Backbone, dict[str,
     if backbone.quantize == "none":
         return backbone, {}
     source = {"source": str(backbone.folder), "sha256": "", "quantize": "none"}
-    plain = load_backbone(saved.plan.replace(backbone=source).backbone)
+    plain = backbone_of(saved.plan.replace(backbone=source))
     rounded = {}
     for name, module in backbone.model.named_modules():
         if isinstance(module, QuantisedLinear):
@@ -178,7 +170,7 @@ def _replace(
     """
     backbone.model.save_pretrained(scratch, state_dict=state)
     for name, tensor in read_weights(scratch).items():
-        keys = _keys(weights, name)
+        keys = _keys(weights, f"{backbone.part}.{name}" if backbone.part else name)
         if not keys and name not in needed:
             continue  # a pooler that the files lack
         if len(keys) != 1:

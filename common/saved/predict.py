@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import PrefixCache, judgements, predictions
 from lorica.common.data.images import decode_image
 from lorica.common.data.levels import Levels
@@ -40,18 +39,8 @@ class Predictor:
                 the folder is no adapter, LOR-20x when the backbone cannot be loaded.
         """
         saved = load_adapter(folder)
-        source = {"source": backbone_source} if backbone_source else {}
-        self.plan = saved.plan.replace(
-            backbone={"sha256": "", **source}, training={"precision": "float32"}
-        )
-        backbone = load_backbone(self.plan.backbone)
-        if backbone.sha256 != saved.backbone_sha256:
-            raise LoricaError(
-                Code.ADAPTER_MISMATCH,
-                f"The adapter was trained on a backbone with SHA-256 {saved.backbone_sha256}, but "
-                f"'{self.plan.backbone.source}' has {backbone.sha256}.",
-                mend="Give the adapter's own backbone with --backbone.",
-            )
+        self.plan = saved.plan.replace(training={"precision": "float32"})
+        backbone = saved.backbone(backbone_source)
         self._backbone = backbone
         self._task = task_of(self.plan)
         self._model = self._task.model(backbone).eval()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from lorica.common.backbone.loading import Backbone
+from lorica.common.backbone.loading import Backbone, known_tokens
 from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import RunPlan
+from lorica.common.plan.course import KeptPart
 from lorica.common.tasks.shapes import UNLIMITED, padded
 
 _TOKENIZE_CHUNK = 1000
@@ -54,6 +56,8 @@ class Encoded:
 
     tokens: list[np.ndarray]
     """One int64 array per text, special tokens included, at most ``limit`` long."""
+    cut: int = field(default=0, kw_only=True)
+    """How many of the texts were longer, and lost tokens: at a site, as private as they are."""
     limit: int = field(default=UNLIMITED, kw_only=True)
     """The longest that a text could be, by plan and model, tokens."""
 
@@ -86,25 +90,49 @@ class Encoded:
         return found.digest()
 
 
-def encode(backbone: Backbone, texts: Sequence[str], max_length: int) -> Encoded:
-    """Tokenise texts, cut to ``max_length`` tokens or what the model takes, without padding."""
-    limit = min(max_length, backbone.max_length)
-    tokens: list[np.ndarray] = []
-    for start in range(0, len(texts), _TOKENIZE_CHUNK):
-        chunk = list(texts[start : start + _TOKENIZE_CHUNK])
-        ids = backbone.tokenizer(chunk, truncation=True, max_length=limit)["input_ids"]
-        tokens += [np.asarray(row, dtype=np.int64) for row in ids]
-    return Encoded(tokens, limit=limit)
+def encode(
+    backbone: Backbone,
+    texts: Sequence[str],
+    max_length: int,
+    *,
+    keep: KeptPart = "head",
+    prompt: str = "",
+) -> Encoded:
+    """Tokenise texts without padding.
+
+    Args:
+        backbone: its tokenizer, and the length that its model takes.
+        texts: as they are.
+        max_length: tokens; a longer text is cut to them, special tokens included.
+        keep: what is left of it.
+        prompt: comes before every text, and is cut with it.
+    """
+    given = [prompt + text for text in texts] if prompt else texts
+    tokens, _, cut = _tokenised(backbone, given, max_length, keep, places=False)
+    return Encoded(tokens, cut=cut, limit=min(max_length, backbone.max_length))
+
+
+def encode_pooled(plan: RunPlan, backbone: Backbone, texts: Sequence[str]) -> Encoded:
+    """Tokenise texts as a plan says, for a model of one vector per text: behind the backbone's
+    usual prompt, if it has one."""
+    training, prompt = plan.training, backbone.pooling.prompt
+    return encode(backbone, texts, training.max_length, keep=training.keep, prompt=prompt)
+
+
+def cut_share(inputs: Inputs) -> float:
+    """Share of records whose text was cut; 0 for what has no texts."""
+    base = getattr(inputs, "base", inputs)
+    return getattr(base, "cut", 0) / max(1, len(inputs))
 
 
 def encode_with_offsets(
-    backbone: Backbone, texts: Sequence[str], max_length: int
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    backbone: Backbone, texts: Sequence[str], max_length: int, *, keep: KeptPart = "head"
+) -> tuple[list[np.ndarray], list[np.ndarray], int]:
     """As :func:`encode`, with the place of every token in its text.
 
     Returns:
-        token ids per text, and per text int64 (T, 2): first character, and the one after the
-        last; both 0 for special tokens.
+        token ids per text; per text int64 (T, 2): first character, and the one after the last,
+        both 0 for special tokens; how many texts were cut.
 
     Raises:
         LoricaError: LOR-221 when the tokenizer keeps no places.
@@ -115,19 +143,61 @@ def encode_with_offsets(
             f"The backbone's tokenizer ({type(backbone.tokenizer).__name__}) cannot say where its "
             "tokens are in the text.",
         )
+    return _tokenised(backbone, texts, max_length, keep, places=True)
+
+
+def kept_places(
+    length: int, limit: int, keep: KeptPart, *, before: int = 0, after: int = 0
+) -> np.ndarray:
+    """Which tokens are left of a text of ``length`` tokens, at most ``limit``, in their order.
+
+    Args:
+        length: special tokens included.
+        limit: the same.
+        keep: "head" and "tail" keep the beginning or the end, "both" half of each.
+        before: special tokens that begin every text, and stay.
+        after: those that end it, and stay.
+    """
+    if length <= limit:
+        return np.arange(length)
+    room = max(0, limit - before - after)
+    first = {"head": room, "tail": 0, "both": (room + 1) // 2}[keep]
+    body = np.arange(before, length - after)
+    left = np.concatenate([body[:first], body[len(body) - (room - first) :]])
+    ends = np.concatenate([np.arange(before), left, np.arange(length - after, length)])
+    return ends[:limit]
+
+
+def special_ends(tokenizer: Any) -> tuple[int, int]:
+    """How many special tokens a tokenizer puts before a text, and after it."""
+    found = tokenizer(["a"], return_special_tokens_mask=True)["special_tokens_mask"][0]
+    before = next((place for place, special in enumerate(found) if not special), len(found))
+    after = next((place for place, special in enumerate(found[::-1]) if not special), 0)
+    return before, after
+
+
+def _tokenised(
+    backbone: Backbone, texts: Sequence[str], max_length: int, keep: KeptPart, *, places: bool
+) -> tuple[list[np.ndarray], list[np.ndarray], int]:
     limit = min(max_length, backbone.max_length)
+    before, after = special_ends(backbone.tokenizer)
+    rows, unknown = known_tokens(backbone), backbone.tokenizer.unk_token_id or 0
     tokens: list[np.ndarray] = []
-    places: list[np.ndarray] = []
+    offsets: list[np.ndarray] = []
+    cut = 0
     for start in range(0, len(texts), _TOKENIZE_CHUNK):
         chunk = list(texts[start : start + _TOKENIZE_CHUNK])
-        found = backbone.tokenizer(
-            chunk, truncation=True, max_length=limit, return_offsets_mapping=True
-        )
-        tokens += [np.asarray(row, dtype=np.int64) for row in found["input_ids"]]
-        places += [
-            np.asarray(row, dtype=np.int64).reshape(-1, 2) for row in found["offset_mapping"]
-        ]
-    return tokens, places
+        found = backbone.tokenizer(chunk, return_offsets_mapping=places)
+        for at, ids in enumerate(found["input_ids"]):
+            kept = kept_places(len(ids), limit, keep, before=before, after=after)
+            cut += len(kept) < len(ids)
+            chosen = np.asarray(ids, dtype=np.int64)[kept]
+            # Special tokens that the model has no embedding for, spelt out in a text.
+            tokens.append(np.where(chosen < rows, chosen, unknown))
+            if places:
+                spans = np.asarray(found["offset_mapping"][at], dtype=np.int64).reshape(-1, 2)
+                offsets.append(spans[kept])
+    return tokens, offsets, cut
 
 
 def collate(encoded: Encoded, rows: Iterable[int]) -> tuple[torch.Tensor, torch.Tensor]:

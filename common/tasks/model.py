@@ -15,13 +15,18 @@ from lorica.common.adapter.residuals import ResidualWeights
 from lorica.common.adapter.state import State, read_state, write_state
 from lorica.common.backbone.batch_norm import replace_batch_norms
 from lorica.common.backbone.checkpointing import checkpoint_layers
-from lorica.common.backbone.loading import Backbone, Pooling
+from lorica.common.backbone.loading import Backbone, made_up_inputs
 from lorica.common.backbone.precision import computing_in, number_format
 from lorica.common.backbone.prefix import FrozenPrefix
+from lorica.common.backbone.trial import require_single_use
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import METHODS
 from lorica.common.plan.tensors import Part, part_of
 from lorica.common.tasks.inputs import Inputs
+
+_PEFT_PREFIX = "base_model.model."
+_SINGLE_USE: set[tuple[str, str]] = set()
+"""Backbones and adapters that this process has tried."""
 
 
 class AdaptedModel(nn.Module):
@@ -67,6 +72,7 @@ class AdaptedModel(nn.Module):
             depth = min(chosen, default=0)
             self._biases = OwnBiases(encoder, chosen)
         self.encoder = encoder
+        self._require_single_use(backbone, plan)
         self.prefix = FrozenPrefix(
             encoder,
             depth,
@@ -77,8 +83,21 @@ class AdaptedModel(nn.Module):
             checkpoint_layers(encoder, depth)
         self.frozen = plan.adapter.kind == "head"
         self.numbers = number_format(plan.training.precision)
-        self.width = backbone.hidden_size
+        self.width = self.pooled_width = backbone.hidden_size
         self.head = head
+
+    def _require_single_use(self, backbone: Backbone, plan: RunPlan) -> None:
+        """Refuse a backbone in which an adapted module runs twice in a pass, by a trial that is
+        made once per backbone and adapter. Raises LOR-404."""
+        adapted = [name.removeprefix(_PEFT_PREFIX).partition(".lora_")[0] for name in self._lora]
+        if self._biases:
+            adapted = [name.rpartition(".")[0] for name in self._biases.parameters]
+        key = backbone.identity, plan.adapter.model_dump_json()
+        if not adapted or key in _SINGLE_USE:
+            return
+        inputs = made_up_inputs(backbone)
+        require_single_use(self.encoder, sorted(set(adapted)), inputs, named=bool(self._lora))
+        _SINGLE_USE.add(key)
 
     @property
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
@@ -175,9 +194,10 @@ class PooledModel(AdaptedModel):
 
     def __init__(self, backbone: Backbone, plan: RunPlan, outputs: int) -> None:
         """``outputs``: rows of W."""
-        super().__init__(backbone, plan, nn.Linear(backbone.hidden_size, outputs))
-        self.center = nn.Parameter(torch.zeros(backbone.hidden_size), requires_grad=False)
-        self._pooling: Pooling = backbone.pooling
+        super().__init__(backbone, plan, nn.Linear(backbone.feature_size, outputs))
+        self.center = nn.Parameter(torch.zeros(backbone.feature_size), requires_grad=False)
+        self.pooled_width = backbone.feature_size
+        self._pooling = backbone.pooling
 
     @property
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
@@ -194,13 +214,8 @@ class PooledModel(AdaptedModel):
         return functional.normalize(pooled - self.center, dim=-1)
 
     def pool(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Unit-norm pooled states (n, H)."""
-        if self._pooling == "cls":
-            pooled = states[:, 0]
-        else:
-            weights = mask[..., None].to(states.dtype)
-            pooled = (states * weights).sum(1) / weights.sum(1)
-        return functional.normalize(pooled, dim=-1)
+        """Unit-norm pooled states (n, H), or as long as the backbone's own modules make them."""
+        return functional.normalize(self._pooling(states, mask), dim=-1)
 
 
 def starting_factors(model: AdaptedModel, generator: torch.Generator) -> State:

@@ -22,7 +22,7 @@ from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.base import Metrics, Released, SiteMetrics, Task, TensorTargets
-from lorica.common.tasks.inputs import Encoded, Inputs, encode
+from lorica.common.tasks.inputs import Encoded, Inputs, encode_pooled
 from lorica.common.tasks.labels import labels_of
 from lorica.common.tasks.predictions import LabelSetPrediction
 from lorica.common.tasks.scores import f1_of, ratio
@@ -92,7 +92,7 @@ class MultiLabelClassification(Task):
         return [min(names, key=lambda n: place.get(n, 0)) if names else "none" for names in sets]
 
     def encode(self, backbone: Backbone, records: Records) -> Encoded:
-        return encode(backbone, records.texts, self.plan.training.max_length)
+        return encode_pooled(self.plan, backbone, records.texts)
 
     def targets(self, records: Records, inputs: Inputs) -> TensorTargets:
         sets = self._sets(records, "The data")
@@ -215,7 +215,7 @@ class MultiLabelClassification(Task):
         answer = (
             'print([[name for name, x in zip(about["labels"], row) if x > 0] for row in outputs])'
         )
-        return usage_of_pooled(backbone, answer)
+        return usage_of_pooled(self.plan, backbone, answer)
 
     @property
     def subject(self) -> str:

@@ -17,7 +17,7 @@ from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import Backbone
 from lorica.common.data.records import Records
 from lorica.common.tasks.base import Metrics, Released, SiteMetrics, Task, TensorTargets
-from lorica.common.tasks.inputs import Encoded, Inputs, encode
+from lorica.common.tasks.inputs import Encoded, Inputs, encode_pooled
 from lorica.common.tasks.model import PooledModel, starting_factors
 from lorica.common.tasks.predictions import NumberPrediction
 from lorica.common.tasks.targets import bad_target, number
@@ -66,7 +66,7 @@ class TextRegression(Task):
         return [f"{edges[place]:g} to {edges[place + 1]:g}" for place in places]
 
     def encode(self, backbone: Backbone, records: Records) -> Encoded:
-        return encode(backbone, records.texts, self.plan.training.max_length)
+        return encode_pooled(self.plan, backbone, records.texts)
 
     def targets(self, records: Records, inputs: Inputs) -> TensorTargets:
         return TensorTargets(self._scaled(records, "The data").float())
@@ -167,7 +167,7 @@ class TextRegression(Task):
     def usage(self, backbone: Backbone) -> str:
         answer = """low, high = about["minimum"], about["maximum"]
 print((low + (high - low) * (outputs[:, 0].clamp(-1, 1) + 1) / 2).tolist())"""
-        return usage_of_pooled(backbone, answer)
+        return usage_of_pooled(self.plan, backbone, answer)
 
     @property
     def subject(self) -> str:

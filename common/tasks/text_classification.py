@@ -17,13 +17,15 @@ from lorica.common.backbone.loading import Backbone
 from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.classes import Classes
-from lorica.common.tasks.inputs import Inputs, collate, encode
+from lorica.common.tasks.inputs import Inputs, collate, encode, encode_pooled
 from lorica.common.tasks.labels import label_text
 from lorica.common.tasks.model import PooledModel, starting_factors
 from lorica.common.tasks.usage import usage_of_pooled
 
 ZERO_SHOT_SCALE = 16.0
 """Inverse temperature of the label-name start; softmax(16 · cosine) is about calibrated."""
+
+_NAME_TOKENS = 32
 
 BIAS_INPUT = 0.1
 """In mode "gradient" the head's bias is trained as the weight of a constant input of this size:
@@ -45,7 +47,7 @@ class TextClassification(Classes):
     pipeline_tag: ClassVar[str] = "text-classification"
 
     def encode(self, backbone: Backbone, records: Records) -> Inputs:
-        return encode(backbone, records.texts, self.plan.training.max_length)
+        return encode_pooled(self.plan, backbone, records.texts)
 
     def model(self, backbone: Backbone) -> PooledModel:
         return TextClassifier(backbone, self.plan)
@@ -58,16 +60,18 @@ class TextClassification(Classes):
 
     def usage(self, backbone: Backbone) -> str:
         answer = 'print([about["labels"][i] for i in outputs.argmax(1)])'
-        return usage_of_pooled(backbone, answer)
+        return usage_of_pooled(self.plan, backbone, answer)
 
 
 def pooled_about(plan: RunPlan, backbone: Backbone) -> dict[str, Any]:
     """What :func:`~lorica.common.tasks.usage.usage_of_pooled` reads of ``lorica.json``."""
     return {
         "labels": plan.task.labels,
-        "pooling": backbone.pooling,
+        "pooling": list(backbone.pooling.modes),
+        "prompt": backbone.pooling.prompt,
         "normalize": True,
         "max_length": min(plan.training.max_length, backbone.max_length),
+        "keep": plan.training.keep,
     }
 
 
@@ -79,7 +83,12 @@ def starting_state(classifier: PooledModel, backbone: Backbone, plan: RunPlan) -
     """
     generator = torch.Generator().manual_seed(plan.simulation.seed)
     state = starting_factors(classifier, generator)
-    names = encode(backbone, [label_text(label) for label in plan.task.labels], 32)
+    names = encode(
+        backbone,
+        [label_text(label) for label in plan.task.labels],
+        _NAME_TOKENS,
+        prompt=backbone.pooling.prompt,
+    )
     classifier.load_state(state)
     with torch.no_grad():
         pooled = classifier.pooled_of_ids(*collate(names, range(len(names))))

@@ -7,7 +7,7 @@ import re
 import secrets
 from datetime import UTC, datetime
 
-from lorica.common.backbone.loading import load_backbone
+from lorica.common.backbone.loading import backbone_of
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.run_data import test_data
@@ -49,7 +49,7 @@ def submit(home: CoordinatorHome, plan: RunPlan, *, run: str = "") -> RunPlace:
             "from.",
             mend='List them in the plan: [task] labels = ["…", "…"], the same at every site.',
         )
-    load_backbone(plan.backbone)
+    backbone_of(plan)
     if plan.data.test:
         test_data(plan)
     place = RunPlace(home.runs, run)

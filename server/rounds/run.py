@@ -7,7 +7,7 @@ from collections.abc import Callable
 from flwr.serverapp import Grid
 
 from lorica.common.adapter.state import State
-from lorica.common.backbone.loading import load_backbone
+from lorica.common.backbone.loading import backbone_of
 from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
 from lorica.common.saved.folder import save_adapter
@@ -57,7 +57,7 @@ def run_plan(
         test = test_data(plan)
     if not resume:
         folder.create(plan)
-    backbone = load_backbone(plan.backbone)
+    backbone = backbone_of(plan)
     loop = RoundLoop(
         grid,
         plan,

@@ -32,6 +32,7 @@ from lorica.simulations.reports.tables import (
     Summary,
     bar_share,
     comparison_rows,
+    cut_text,
     epsilon_span,
     epsilons,
     headline,
@@ -129,8 +130,13 @@ def what_was_trained(plan: RunPlan, summary: Summary) -> str:
         f"On top of the frozen {backbone}, {part}{labels} {verb} trained on {data} by {sites} "
         f"virtual {'site' if sites == 1 else 'sites'} ({plan.simulation.partition} split) with "
         f"{plan.aggregation.method}: {count} {'round' if count == 1 else 'rounds'}, of them "
-        f"{stages}."
+        f"{stages}.{_cut(summary)}"
     )
+
+
+def _cut(summary: Summary) -> str:
+    said = cut_text(summary)
+    return f" Of the training texts, {said}." if said else ""
 
 
 def worth(summary: Summary) -> str:

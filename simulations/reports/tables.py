@@ -153,8 +153,21 @@ def closing_table(summary: Summary, folder: Path) -> Table:
     table.add_row("seed", str(summary.get("seed", "–")))
     seeded = summary.get("noise") == "seeded"
     table.add_row("noise", Text(noise_text(summary), style="bold yellow" if seeded else ""))
+    if cut_text(summary):
+        table.add_row("long texts", Text(cut_text(summary), style="bold yellow"))
     table.add_row("results", Text(printable(str(folder))))
     return table
+
+
+def cut_text(summary: Summary) -> str:
+    """How many of the texts are longer than what is read of them; "" when none is."""
+    cut = summary.get("cut_texts") or {}
+    if not cut.get("share"):
+        return ""
+    return (
+        f"{math.ceil(100 * cut['share'])} % are longer than training.max_length "
+        f"({cut['max_length']} tokens) and were cut to their {cut['kept']}"
+    )
 
 
 def epsilons(summary: Summary) -> dict[str, float]:

@@ -14,11 +14,12 @@ from rich.console import Console
 from lorica.client.training.personal import FolderPersonal
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.state import State
-from lorica.common.backbone.loading import load_backbone
+from lorica.common.backbone.loading import backbone_of
 from lorica.common.data.fingerprint import fingerprint
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.plan import RunPlan
+from lorica.common.plan.course import PARTS
 from lorica.common.plan.methods import METHODS
 from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
 from lorica.common.saved.folder import save_adapter
@@ -87,8 +88,8 @@ class Simulation:
         self._personal = out / PERSONAL_FOLDER
         self._trainers = make_trainers(self._data.train, self.plan, personal=self._personal)
         self._privacy = self._check_sites()
-        self._backbone = load_backbone(self.plan.backbone)
-        share_cache(self.plan, self._backbone, self._data.train)
+        self._backbone = backbone_of(self.plan)
+        self._cut = share_cache(self.plan, self._backbone, self._data.train)
         self._evaluate = CentralEvaluator(self.plan, self._backbone, self._data.test)
 
     def run(
@@ -288,6 +289,12 @@ class Simulation:
         summary = summarise(
             self.plan, rounds, baselines, self._privacy, self._trainers, self._data, at_sites
         )
+        training = self.plan.training
+        summary["cut_texts"] = {
+            "share": self._cut,
+            "max_length": training.max_length,
+            "kept": PARTS[training.keep],
+        }
         write_atomically(
             self._folder.path / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         )

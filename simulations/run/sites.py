@@ -22,6 +22,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import schedule
 from lorica.common.tasks import task_of
+from lorica.common.tasks.inputs import cut_share
 from lorica.common.tasks.run_data import load_data
 from lorica.common.wire.messages import Reply, Request
 from lorica.simulations.run.partition import partition
@@ -104,13 +105,17 @@ def make_trainers(
     }
 
 
-def share_cache(plan: RunPlan, backbone: Backbone, records: Records) -> None:
-    """Have all virtual sites, however the records are divided, read from one cache of them."""
-    if plan.simulation.engine != "in-process":
-        return  # sites are in other processes
+def share_cache(plan: RunPlan, backbone: Backbone, records: Records) -> float:
+    """Have all virtual sites, however the records are divided, read from one cache of them.
+
+    Returns:
+        The share of records whose text is longer than what is read of it.
+    """
     task = task_of(plan)
     stages = [stage for stage, _ in schedule(plan)]
     encoded = task.encode(backbone, records)
+    if plan.simulation.engine != "in-process":
+        return cut_share(encoded)  # sites are in other processes
     SHELF.lay_out(
         task.model(backbone).eval(),
         encoded,
@@ -118,6 +123,7 @@ def share_cache(plan: RunPlan, backbone: Backbone, records: Records) -> None:
         states=any(not stage.on_frozen_features for stage in stages),
         pooled=any(stage.on_frozen_features for stage in stages),
     )
+    return cut_share(encoded)
 
 
 class SimulatedNode:

@@ -85,7 +85,7 @@ class Fused(PooledModel):
     def __init__(self, backbone: Backbone, plan: RunPlan) -> None:
         count = len(plan.task.labels)
         super().__init__(backbone, plan, count)
-        head = FusionHead(backbone.hidden_size, plan.table.inputs, plan.table.hidden, count)
+        head = FusionHead(backbone.feature_size, plan.table.inputs, plan.table.hidden, count)
         self.head = head  # type: ignore[assignment]
 
     @property
@@ -160,13 +160,13 @@ class TextTableClassification(WithTableTask, TextClassification):
         return TextTableModel(backbone, self.plan)
 
     def start(self, backbone: Backbone) -> State:
-        return super().start(backbone) | self._fusion_start(backbone.hidden_size)
+        return super().start(backbone) | self._fusion_start(backbone.feature_size)
 
     def about(self, backbone: Backbone) -> dict[str, Any]:
         return super().about(backbone) | self._about_table()
 
     def usage(self, backbone: Backbone) -> str:
-        return usage_of_pooled(backbone, usage_of_table(self.plan.table))
+        return usage_of_pooled(self.plan, backbone, usage_of_table(self.plan.table))
 
 
 class ImageTableClassification(WithTableTask, ImageClassification):
@@ -196,7 +196,7 @@ class ImageTableClassification(WithTableTask, ImageClassification):
         return model.outputs(features, inputs, rows)
 
     def start(self, backbone: Backbone) -> State:
-        return super().start(backbone) | self._fusion_start(backbone.hidden_size)
+        return super().start(backbone) | self._fusion_start(backbone.feature_size)
 
     def about(self, backbone: Backbone) -> dict[str, Any]:
         return super().about(backbone) | self._about_table()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from lorica.common.backbone.loading import Backbone
+from lorica.common.backbone.loading import Backbone, require_kind
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 
@@ -102,14 +102,7 @@ def pixels_of(backbone: Backbone, records: Records) -> Pixels:
     Raises:
         LoricaError: LOR-204 the processor gives images of several sizes, or the model reads texts.
     """
-    processor, config = backbone.processor, backbone.model.config
-    if processor is None:
-        raise LoricaError(
-            Code.BACKBONE_UNSUPPORTED,
-            f"The task needs a backbone of images; a model of the kind '{config.model_type}' reads "
-            "texts.",
-            mend="Set backbone.source to a ViT, ConvNeXt, ResNet or the like.",
-        )
+    processor, config = require_kind(backbone, images=True).processor, backbone.model.config
     given = list(records.images or [])
     parts = [_resized(processor, given[at : at + _CHUNK]) for at in range(0, len(given), _CHUNK)]
     if len({part.shape[1:] for part in parts}) > 1:

@@ -19,8 +19,9 @@ import torch
 from torch.nn import functional
 
 from lorica.common.adapter.state import State
-from lorica.common.backbone.loading import Backbone
+from lorica.common.backbone.loading import Backbone, require_kind
 from lorica.common.backbone.precision import computing_in
+from lorica.common.backbone.vision import READ, image_states
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
@@ -34,14 +35,17 @@ from lorica.common.tasks.views import ViewNumbers
 class ImageModel(PooledModel):
     """A pooled model of pixels."""
 
+    def __init__(self, backbone: Backbone, plan: RunPlan, outputs: int) -> None:
+        """As of a pooled model; raises LOR-204 for a backbone of texts, too."""
+        super().__init__(require_kind(backbone, images=True), plan, outputs)
+        assert backbone.readout is not None
+        self._readout = backbone.readout
+
     def pooled_of_ids(self, pixels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Unit-norm pooled states (n, H) of pixels (n, 3, S, S)."""
         with computing_in(self.numbers):
             output = self.encoder(pixel_values=pixels)
-        if output.last_hidden_state.dim() == 4:  # a feature map (n, H, h, w)
-            return functional.normalize(output.pooler_output.flatten(1).float(), dim=-1)
-        states = output.last_hidden_state.float()
-        return self.pool(states, torch.ones(states.shape[:2], dtype=torch.int64))
+        return functional.normalize(image_states(output, self._readout), dim=-1)
 
 
 class ImageClassification(Classes):
@@ -84,7 +88,7 @@ class ImageClassification(Classes):
     def about(self, backbone: Backbone) -> dict[str, Any]:
         return {
             "labels": self.plan.task.labels,
-            "pooling": backbone.pooling,
+            "pooling": backbone.readout,
             "batch_norm": self.plan.adapter.batch_norm,
         }
 
@@ -121,12 +125,8 @@ grouped(model)
 
 def usage_of_images(plan: RunPlan, backbone: Backbone, answer: str) -> str:
     """README lines of an adapter for images; ``answer`` goes on from ``outputs`` (n, C)."""
-    if not backbone.layers:
-        pooled = "states.pooler_output.flatten(1)"
-    elif backbone.pooling == "cls":
-        pooled = "states.last_hidden_state[:, 0]"
-    else:
-        pooled = "states.last_hidden_state.mean(1)"
+    assert backbone.readout is not None
+    pooled = READ[backbone.readout]
     grouped = _GROUPED if plan.adapter.batch_norm == "group" else ""
     encoder = "model.get_base_model()" if plan.adapter.kind == "lora" else "model"
     return f"""from PIL import Image

@@ -51,15 +51,16 @@ class CausalLM(LanguageModelling):
         """Prompt, answer and end. What is too long loses the beginning of its prompt, but never
         the whole of it, and then the end of its answer."""
         limit = min(self.plan.training.max_length, backbone.max_length)
-        tokens, positions = [], []
+        tokens, positions, cut = [], [], 0
         for prompt, answer in zip(records.texts, records.labels, strict=True):
             asking, told = self._turns(backbone, prompt, answer)
+            cut += len(asking) + len(told) > limit
             room = max(1, limit - len(told))
             asking = asking[-min(len(asking), room) :]
             whole = np.array((asking + told)[:limit], dtype=np.int64)
             tokens.append(whole)
             positions.append(np.arange(len(asking) - 1, len(whole) - 1, dtype=np.int64))
-        return AskedTokens(tokens, positions, limit=limit)
+        return AskedTokens(tokens, positions, cut=cut, limit=limit)
 
     def targets(self, records: Records, inputs: Inputs) -> TokenTargets:
         assert isinstance(inputs, AskedTokens)

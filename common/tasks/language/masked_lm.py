@@ -68,7 +68,7 @@ class MaskedLM(LanguageModelling):
             tokens.append(hidden)
             positions.append(asked)
             originals.append(ids[asked])
-        return MaskedTokens(tokens, positions, originals, limit=encoded.limit)
+        return MaskedTokens(tokens, positions, originals, cut=encoded.cut, limit=encoded.limit)
 
     def encode_for_use(self, backbone: Backbone, records: Records) -> MaskedTokens:
         """Texts in which the tokenizer's own mask stands for what is to be told."""
@@ -153,7 +153,8 @@ print(tokenizer.convert_ids_to_tokens(told.tolist()))
         return "the language of a domain"
 
     def _encoded(self, backbone: Backbone, records: Records) -> Encoded:
-        return encode(backbone, records.texts, self.plan.training.max_length)
+        training = self.plan.training
+        return encode(backbone, records.texts, training.max_length, keep=training.keep)
 
 
 @dataclass(frozen=True)

@@ -130,9 +130,12 @@ class TokenClassification(Task):
     def encode(self, backbone: Backbone, records: Records) -> TokenInputs:
         """Raises LoricaError LOR-221 when the tokenizer does not know where its tokens are."""
         texts = [note.text for note in self._notes(records, "The data")]
-        most = self.plan.training.max_length
-        tokens, offsets = encode_with_offsets(backbone, texts, most)
-        return TokenInputs(tokens, texts, offsets, limit=min(most, backbone.max_length))
+        training = self.plan.training
+        tokens, offsets, cut = encode_with_offsets(
+            backbone, texts, training.max_length, keep=training.keep
+        )
+        limit = min(training.max_length, backbone.max_length)
+        return TokenInputs(tokens, texts, offsets, cut=cut, limit=limit)
 
     def targets(self, records: Records, inputs: Inputs) -> TagTargets:
         assert isinstance(inputs, TokenInputs)
@@ -256,7 +259,7 @@ class TokenClassification(Task):
     def usage(self, backbone: Backbone) -> str:
         answer = """tokens = tokenizer.convert_ids_to_tokens(batch["input_ids"][0])
 print([(token, about["tags"][i]) for token, i in zip(tokens, outputs[0].argmax(1))])"""
-        return usage_of_tokens(answer)
+        return usage_of_tokens(self.plan, backbone, answer)
 
     @property
     def subject(self) -> str:

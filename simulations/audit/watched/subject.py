@@ -17,7 +17,7 @@ import numpy as np
 from lorica.client.mechanism.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.state import State
-from lorica.common.backbone.loading import Backbone, load_backbone
+from lorica.common.backbone.loading import Backbone, backbone_of
 from lorica.common.data.records import PACKAGED, Records, read_records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
@@ -96,7 +96,7 @@ class Subject:
                 mend="Give one of these as --site.",
             )
         name = site or max(parts, key=lambda found: len(parts[found]))
-        backbone = load_backbone(plan.backbone)
+        backbone = backbone_of(plan)
         start = task_of(plan).start(backbone)
         records = data.train.take(parts[name])
         return cls(plan, name, records, _strangers(plan, name, data.test), backbone, start)

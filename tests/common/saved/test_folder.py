@@ -20,6 +20,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.saved.card import CardResults
 from lorica.common.saved.folder import EMBEDDED_HUB_ID, load_adapter, save_adapter
+from lorica.common.saved.merge import export_merged
 from lorica.common.saved.predict import Predictor
 from lorica.common.tasks.text_classification import TextClassifier
 
@@ -350,3 +351,49 @@ def test_a_model_card_names_the_library_that_reads_the_folder(
     assert "differential-privacy" in data.tags
     open_run = save(adapter={"kind": kind}, privacy={"epsilon": "inf"})
     assert "differential-privacy" not in ModelCard.load(open_run / "README.md").data.tags
+
+
+def test_a_backbone_in_a_relative_folder_is_found_from_anywhere(
+    save: Save, small_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(small_backbone.parent)
+    (small_backbone.parent / "models").mkdir()
+    small_backbone.rename("models/tiny")
+    folder = save(backbone={"source": "models/tiny"})
+    assert load_adapter(folder).plan.backbone.source == "models/tiny"
+    before = Predictor(folder)(TEXTS)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert [p.label for p in Predictor(folder)(TEXTS)] == [p.label for p in before]
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"source = {str(small_backbone.parent / 'models/tiny')!r}" in readme
+
+
+@pytest.mark.parametrize("source", ["models/tiny", "tiny"])
+def test_what_was_a_folder_is_never_asked_of_the_hub(
+    save: Save,
+    small_backbone: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refuses: Refuses,
+    source: str,
+) -> None:
+    from lorica.common.backbone import files
+
+    monkeypatch.chdir(small_backbone.parent)
+    Path(source).parent.mkdir(exist_ok=True)
+    small_backbone.rename(source)
+    folder = save(backbone={"source": source})
+    moved = tmp_path / "moved"
+    Path(source).rename(moved)
+
+    def asked(*_: object) -> Path:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(files, "_hub_folder", asked)
+    for use in (lambda: Predictor(folder), lambda: export_merged(folder, tmp_path / "out")):
+        with pytest.raises(LoricaError) as caught:
+            use()
+        assert caught.value.code is Code.BACKBONE_NOT_FOUND
+        assert "--backbone" in caught.value.mend
+    assert Predictor(folder, str(moved))(TEXTS)

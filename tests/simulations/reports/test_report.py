@@ -22,7 +22,12 @@ from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.simulations.reports import plots
 from lorica.simulations.reports.picture import picture
 from lorica.simulations.reports.report import problems, span, write_report
-from lorica.simulations.reports.tables import closing_table, comparison_rows, comparison_table
+from lorica.simulations.reports.tables import (
+    closing_table,
+    comparison_rows,
+    comparison_table,
+    cut_text,
+)
 
 HOSTILE = "<script>alert('x')</script>"
 REASON = "LOR-504: no answer within 60 seconds"
@@ -357,3 +362,9 @@ def test_units_are_human() -> None:
     assert [duration(s) for s in (0.04, 59.97, 75, 7385)] == [
         "0.0 s", "1:00 min", "1:15 min", "2:03:05 h",
     ]  # fmt: skip
+
+
+def test_a_simulations_tables_say_it() -> None:
+    assert cut_text({}) == "" == cut_text({"cut_texts": {"share": 0.0}})
+    said = cut_text({"cut_texts": {"share": 0.311, "max_length": 128, "kept": "beginning"}})
+    assert "32 %" in said and "128 tokens" in said and "beginning" in said

@@ -75,7 +75,11 @@ class MiniLM:
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.w = {n: t.to(dtype) for n, t in load_file(folder() / "model.safetensors").items() if t.is_floating_point()}
+        self.w = {
+            n: t.to(dtype)
+            for n, t in load_file(folder() / "model.safetensors").items()
+            if t.is_floating_point()
+        }
         self.dtype = dtype
         self.lora: dict[str, Lora] = {}
         generator = torch.Generator().manual_seed(seed)
@@ -91,7 +95,9 @@ class MiniLM:
             for letter in projections:
                 path = f"encoder.layer.{layer}.{names[letter]}"
                 weight = self.w[f"{path}.weight"]
-                start = torch.linalg.qr(torch.randn(weight.shape[1], rank, generator=generator))[0].T
+                start = torch.linalg.qr(torch.randn(weight.shape[1], rank, generator=generator))[
+                    0
+                ].T
                 self.lora[path] = Lora(weight, rank, scale, start)
 
     def parameters(self) -> dict[str, torch.Tensor]:
@@ -147,7 +153,8 @@ class MiniLM:
             y = functional.scaled_dot_product_attention(*parts, attn_mask=bias)
             y = y.transpose(1, 2).reshape(n, length, WIDTH)
             x = self._norm(
-                x + self._linear(y, f"{p}.attention.output.dense"), f"{p}.attention.output.LayerNorm"
+                x + self._linear(y, f"{p}.attention.output.dense"),
+                f"{p}.attention.output.LayerNorm",
             )
             y = functional.gelu(self._linear(x, f"{p}.intermediate.dense"))
             x = self._norm(x + self._linear(y, f"{p}.output.dense"), f"{p}.output.LayerNorm")

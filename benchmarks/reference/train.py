@@ -65,9 +65,13 @@ class Texts:
 
     def features(self, model: MiniLM, tokens: list[list[int]]) -> torch.Tensor:
         ids, mask = padded(tokens)
-        return functional.normalize(pooled(model.states(ids, mask).float(), mask) - self.center, dim=-1)
+        return functional.normalize(
+            pooled(model.states(ids, mask).float(), mask) - self.center, dim=-1
+        )
 
-    def loss(self, model: MiniLM, head: dict[str, torch.Tensor], rows: list[int]) -> tuple[Any, dict[str, torch.Tensor]]:
+    def loss(
+        self, model: MiniLM, head: dict[str, torch.Tensor], rows: list[int]
+    ) -> tuple[Any, dict[str, torch.Tensor]]:
         """Summed loss, and the head's gradients per record."""
         f = self.features(model, [self.train[r] for r in rows])
         logits = f @ head["head.w"].T + head["head.b"]
@@ -83,7 +87,10 @@ class Texts:
         lengths = [len(t) for t in self.test]
         with torch.no_grad():
             for b in batches(lengths, list(range(len(lengths))), 1024):
-                logits = self.features(model, [self.test[r] for r in b]) @ head["head.w"].T + head["head.b"]
+                logits = (
+                    self.features(model, [self.test[r] for r in b]) @ head["head.w"].T
+                    + head["head.b"]
+                )
                 y = torch.tensor([self.y_test[r] for r in b])
                 right += int((logits.argmax(1) == y).sum())
                 loss += float(functional.cross_entropy(logits, y, reduction="sum"))
@@ -134,7 +141,9 @@ class Entities:
     def features(self, model: MiniLM, tokens: list[list[int]]) -> torch.Tensor:
         return self.scale * functional.normalize(model.states(*padded(tokens)).float(), dim=-1)
 
-    def loss(self, model: MiniLM, head: dict[str, torch.Tensor], rows: list[int]) -> tuple[Any, dict[str, torch.Tensor]]:
+    def loss(
+        self, model: MiniLM, head: dict[str, torch.Tensor], rows: list[int]
+    ) -> tuple[Any, dict[str, torch.Tensor]]:
         f = self.features(model, [self.train[r] for r in rows])
         width = f.shape[1]
         y = torch.tensor([self.y[r] + [IGNORED] * (width - len(self.y[r])) for r in rows])
@@ -146,7 +155,9 @@ class Entities:
             res -= functional.one_hot(y.clamp(min=0), 3)
             res = res * (real / count[:, None])[..., None]
             grads = {"head.w": res.transpose(1, 2) @ f, "head.b": 0.1 * res.sum(1)}
-        each = functional.cross_entropy(logits.transpose(1, 2), y, reduction="none", ignore_index=IGNORED)
+        each = functional.cross_entropy(
+            logits.transpose(1, 2), y, reduction="none", ignore_index=IGNORED
+        )
         return (each.sum(1) / count).sum(), grads
 
     @staticmethod
@@ -167,16 +178,24 @@ class Entities:
         lengths = [len(t) for t in self.test]
         with torch.no_grad():
             for b in batches(lengths, list(range(len(lengths))), 1024):
-                best = (self.features(model, [self.test[r] for r in b]) @ head["head.w"].T + head["head.b"]).argmax(2)
+                best = (
+                    self.features(model, [self.test[r] for r in b]) @ head["head.w"].T
+                    + head["head.b"]
+                ).argmax(2)
                 for place, r in enumerate(b):
-                    own = [t if y != IGNORED else IGNORED for t, y in zip(best[place].tolist(), self.y_test[r], strict=False)]
+                    own = [
+                        t if y != IGNORED else IGNORED
+                        for t, y in zip(best[place].tolist(), self.y_test[r], strict=False)
+                    ]
                     s, t = self.spans(own), self.spans(self.y_test[r])
                     hit, said, true = hit + len(s & t), said + len(s), true + len(t)
         return 2 * hit / max(1, said + true), 0.0
 
 
 @cache
-def sigma_of(epsilon: float, delta: float, q: float, steps: int, head_sigma: float, head_steps: int) -> float:
+def sigma_of(
+    epsilon: float, delta: float, q: float, steps: int, head_sigma: float, head_steps: int
+) -> float:
     """σ of ``steps`` Poisson-subsampled Gaussian steps beside ``head_steps`` of all records."""
     from dp_accounting import dp_event
     from dp_accounting.pld import PLDAccountant
@@ -186,7 +205,9 @@ def sigma_of(epsilon: float, delta: float, q: float, steps: int, head_sigma: flo
         accountant = PLDAccountant()
         accountant.compose(dp_event.SelfComposedDpEvent(one, steps))
         if head_steps:
-            accountant.compose(dp_event.SelfComposedDpEvent(dp_event.GaussianDpEvent(head_sigma), head_steps))
+            accountant.compose(
+                dp_event.SelfComposedDpEvent(dp_event.GaussianDpEvent(head_sigma), head_steps)
+            )
         return float(accountant.get_epsilon(delta))
 
     low, high = 0.3, 200.0
@@ -241,7 +262,9 @@ def main() -> None:
     p.add_argument("--head-rate", type=float, default=0.05)
     p.add_argument("--clip", type=float, default=0.3)
     p.add_argument("--head-clip", type=float, default=0.3)
-    p.add_argument("--head-steps", type=int, default=0, help="of all records on frozen features, before")
+    p.add_argument(
+        "--head-steps", type=int, default=0, help="of all records on frozen features, before"
+    )
     p.add_argument("--head-share", type=float, default=0.1, help="share of 1/σ² those get")
     p.add_argument("--first-rate", type=float, default=1.0)
     p.add_argument("--projections", default="qkvo")
@@ -268,7 +291,11 @@ def main() -> None:
         task = Entities(not a.test)
         task.scale = a.token_scale
     else:
-        folder, column = {"sst2": ("sst2", "label"), "banking77": ("banking77", "category"), "medical": ("medical_abstracts", "label")}[a.data]
+        folder, column = {
+            "sst2": ("sst2", "label"),
+            "banking77": ("banking77", "category"),
+            "medical": ("medical_abstracts", "label"),
+        }[a.data]
         task = Texts(folder, column, not a.test)
     n = len(task.train)
     lengths = [len(t) for t in task.train]
@@ -278,7 +305,9 @@ def main() -> None:
     sigma = head_sigma = 0.0
     if private:
         if a.head_steps:
-            head_sigma = sigma_of(a.epsilon, 1e-5, 1.0, 1, 0.0, 0) * math.sqrt(a.head_steps / a.head_share)
+            head_sigma = sigma_of(a.epsilon, 1e-5, 1.0, 1, 0.0, 0) * math.sqrt(
+                a.head_steps / a.head_share
+            )
         sigma = sigma_of(a.epsilon, 1e-5, a.q, a.steps, head_sigma, a.head_steps)
     torch.manual_seed(a.seed)
     rng = random.Random(a.seed)
@@ -305,7 +334,9 @@ def main() -> None:
             loss, own = task.loss(model, head, b)
             loss.backward()
             lost += float(loss)
-            grads = {k: g for k, g in model.gradients().items() if not (a.only_b and k.endswith(".a"))}
+            grads = {
+                k: g for k, g in model.gradients().items() if not (a.only_b and k.endswith(".a"))
+            }
             part, size = clip_sum(grads, a.clip)
             norms += size.tolist()
             high, _ = clip_sum(own, a.head_clip)
@@ -347,7 +378,9 @@ def main() -> None:
             x.copy_(now[k])
 
 
-def head_first(task: Any, model: MiniLM, head: dict[str, torch.Tensor], a: Any, noise: float) -> None:
+def head_first(
+    task: Any, model: MiniLM, head: dict[str, torch.Tensor], a: Any, noise: float
+) -> None:
     """Full-batch steps of the head on frozen features (texts with one label)."""
     lengths = [len(t) for t in task.train]
     path = Path(f"/tmp/reference-features-{a.data}-{len(lengths)}.pt")
@@ -372,7 +405,9 @@ def head_first(task: Any, model: MiniLM, head: dict[str, torch.Tensor], a: Any, 
             sums[k] = sums[k] + noise * torch.randn_like(sums[k])
         fall = 1 - 0.9 * step / max(1, a.head_steps - 1)
         for k, u in adam.along(sums, 0.0).items():
-            head[k] = head[k] - a.first_rate / math.sqrt(a.head_steps) * fall * u * (0.1 if k == "head.b" else 1.0)
+            head[k] = head[k] - a.first_rate / math.sqrt(a.head_steps) * fall * u * (
+                0.1 if k == "head.b" else 1.0
+            )
 
 
 if __name__ == "__main__":

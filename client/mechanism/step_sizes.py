@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lorica.common.plan import RunPlan
+from lorica.common.plan.stages import clip_share
 from lorica.common.plan.tensors import Part, part_of
 
 Parameters = Mapping[str, torch.nn.Parameter]
@@ -22,7 +23,7 @@ def parameter_groups(
     training, bound = plan.training, plan.privacy.clip_norm
     head = [p for name, p in trained.items() if part_of(name) is Part.HEAD]
     lora = [p for name, p in trained.items() if part_of(name) is not Part.HEAD]
-    share = training.lora_clip_share if lora else 0.0
+    share = clip_share(plan) if lora else 0.0
     groups = [
         (head, training.head_learning_rate, 1 - share),
         (lora, training.learning_rate, share),

@@ -38,8 +38,16 @@ from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.course import PARTS
-from lorica.common.plan.methods import is_personal, is_trained, step_turns
-from lorica.common.plan.stages import Stage, falling, returned, schedule, stage_of, trained
+from lorica.common.plan.methods import is_personal, step_turns
+from lorica.common.plan.stages import (
+    Stage,
+    ever_trained,
+    falling,
+    returned,
+    schedule,
+    stage_of,
+    trained,
+)
 from lorica.common.plan.tensors import factor_pairs
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.tasks import task_of
@@ -79,11 +87,8 @@ class Session:
         self._backbone = backbone
         self._cache_bytes = cache_bytes
         self._train_cache, self._train_targets = self._cache(self._train_rows)
-        self._trainable = {
-            name: parameter
-            for name, parameter in self._classifier.adapter_parameters.items()
-            if is_trained(plan.aggregation.method, name)
-        }
+        adapter = self._classifier.adapter_parameters
+        self._trainable = {name: adapter[name] for name in ever_trained(plan, adapter)}
         enable_per_sample_gradients(self._classifier, self._trainable.values())
         self._trained = self._trainable
         self._received: State = {}

@@ -15,6 +15,9 @@ from torch import nn
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan.subject import AdapterPlan
 
+GROUPS = frozenset({"attention", "feed-forward"})
+"""Names in ``adapter.target_modules`` that stand for several modules of every layer."""
+
 _PEFT_ADAPTER = "default"  # peft's name for the one adapter of a model
 
 
@@ -82,17 +85,18 @@ def lora_config(plan: AdapterPlan, encoder: Any) -> Any:
     """The peft ``LoraConfig`` of a plan for an encoder.
 
     Where the list of layers is at an encoder's top (GPT-2, Llama), peft cannot tell layers by
-    their numbers, and the modules are named in full.
+    their numbers, and the modules are named in full; so are those of a group.
     """
     from peft import LoraConfig, TaskType
 
     layers = layer_indices(plan, layer_count(encoder))
-    path = layer_list(encoder)
+    path = layer_list(encoder) if layer_count(encoder) else None
     modules, by_number = list(plan.target_modules), True
-    if path is not None and "." not in path:
-        above = tuple(f"{path}.{layer}." for layer in layers)
-        names = [name for name, _ in encoder.named_modules() if name.startswith(above)]
-        modules = [name for name in names if name.rpartition(".")[2] in plan.target_modules]
+    in_full = path is not None and "." not in path
+    if in_full or not GROUPS.isdisjoint(modules):
+        above = tuple(f"{path}.{layer}." for layer in layers) if path is not None else ""
+        linear = [name for name in linear_modules(encoder) if name.startswith(above)]
+        modules = [name for name in linear if not wanted_as(name).isdisjoint(plan.target_modules)]
         by_number = False
     return LoraConfig(
         task_type=TaskType.FEATURE_EXTRACTION,
@@ -115,20 +119,45 @@ def attach_lora(encoder: nn.Module, plan: AdapterPlan) -> nn.Module:
     from transformers.pytorch_utils import Conv1D
 
     config = lora_config(plan, encoder)
-    found = {
-        name.rpartition(".")[2]: module
-        for name, module in encoder.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-    }
-    missing = [name for name in plan.target_modules if name not in found]
+    found = linear_modules(encoder)
+    names = {name.rpartition(".")[2] for name in found}
+    known = names.union(*map(wanted_as, found))
+    missing = [name for name in plan.target_modules if name not in known]
     if missing:
+        what = (
+            f"module of its {missing[0]}"
+            if missing[0] in GROUPS
+            else f"module named {missing[0]!r}"
+        )
         raise LoricaError(
             Code.BACKBONE_UNSUPPORTED,
-            f"adapter.target_modules: the backbone has no linear module named {missing[0]!r}; "
-            f"it has {', '.join(sorted(found))}.",
+            f"adapter.target_modules: the backbone has no linear {what}; "
+            f"it has {', '.join(sorted(names))}.",
         )
-    config.fan_in_fan_out = any(isinstance(found[name], Conv1D) for name in plan.target_modules)
+    chosen = [m for n, m in found.items() if not wanted_as(n).isdisjoint(plan.target_modules)]
+    config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in chosen)
     return get_peft_model(encoder, config)
+
+
+def linear_modules(encoder: nn.Module) -> dict[str, nn.Module]:
+    """The linear modules of an encoder by path; of its list of layers, where it has one."""
+    from transformers.pytorch_utils import Conv1D
+
+    path = layer_list(encoder) if layer_count(encoder) else None
+    within = "" if path is None else f"{path}."
+    return {
+        name: module
+        for name, module in encoder.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and name.startswith(within)
+    }
+
+
+def wanted_as(name: str) -> set[str]:
+    """What ``adapter.target_modules`` may call the linear module at a path: its last part, or the
+    group it belongs to. Whatever lies in a module called after attention is attention's."""
+    *above, last = name.split(".")
+    attention = any("attention" in part or "attn" in part for part in above)
+    return {last, "attention" if attention else "feed-forward"}
 
 
 def lora_parameters(encoder: nn.Module) -> dict[str, nn.Parameter]:

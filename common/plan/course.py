@@ -31,17 +31,25 @@ class TrainingPlan(Section):
 
     lora: Literal["auto", "always", "never"] = "auto"
     """Mode "gradient", adapter kind "lora": whether the last rounds train LoRA factors. "auto":
-    without privacy always; with privacy only where sites evaluate (rounds.evaluate_every), and
-    the factors are kept only if the sites' noised accuracy rose by them. Noise leaves LoRA
-    little to gain on most data, and its rounds take most of a run's time."""
+    without privacy, and where features as they came tell the task little (entities), always; else
+    where the data's public size leaves LoRA a signal above the noise (rounds.expected_units), or
+    where sites evaluate (rounds.evaluate_every). What LoRA rounds came to is then judged, by
+    data.judge or by the sites' noised counts, and the best state is kept."""
 
-    lora_rounds: int = Field(12, ge=1)
+    lora_rounds: int = Field(60, ge=1)
     """Mode "gradient": how many of the last rounds train LoRA factors, and the head with them,
-    if any do; with "auto" at most a third of all rounds."""
+    if any do; with "auto" at most six tenths of all rounds (all, where the head has nothing to
+    learn from features as they came)."""
 
-    lora_sample_rate: float = Field(0.1, gt=0, le=1)
-    """Mode "gradient": probability of a unit to be in the batch of a LoRA round. At a given share
-    of the budget the noise falls with it as the sum does, so that a lower one costs time alone."""
+    lora_sample_rate: float = Field(0.0, ge=0, le=1)
+    """Mode "gradient": probability of a unit to be in the batch of a LoRA round. 0: 0.05 without
+    privacy, 0.1 with it, where many rounds of small batches would need noise that no longer falls
+    with them."""
+
+    gradient_clip_share: float = Field(0.5, gt=0, lt=1)
+    """Mode "gradient": share of privacy.clip_norm² that the gradient of LoRA factors gets in a LoRA
+    round: they are clipped to √share · C, the head's to √(1 - share) · C. Tasks without a head have
+    √share · C, and noise of that size."""
 
     local_steps: int = Field(4, ge=1, le=100_000)
     """Mode "local": DP-SGD steps each site takes per round."""
@@ -61,9 +69,9 @@ class TrainingPlan(Section):
     layer and the head have the whole. 1: all alike."""
 
     lora_clip_share: float = Field(0.1, gt=0, lt=1)
-    """Share of privacy.clip_norm² that LoRA gradients get: they are clipped to √share · C, the
-    head's gradients to √(1 - share) · C. Not used by kind "head", whose head gets all. Tasks
-    without a head have √share · C, and noise of that size."""
+    """Mode "local": share of privacy.clip_norm² that LoRA gradients get: they are clipped to
+    √share · C, the head's gradients to √(1 - share) · C. Not used by kind "head", whose head gets
+    all. Tasks without a head have √share · C, and noise of that size."""
 
     proximal: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Mode "local": μ of FedProx, per unit of weight; μ times the distance from the global
@@ -146,13 +154,24 @@ class ServerPlan(Section):
     distance that noise alone moves a weight over the whole stage, whatever the number of rounds
     and sites; with "momentum" a step is rate · gradient / clip_norm, summed over the sites."""
 
-    lora_rate: Positive = 0.1
-    """The same for the LoRA factors."""
+    lora_rate: Positive = 1e-3
+    """Step size of the LoRA factors in a run of 100 LoRA rounds, in units of their weights: about
+    what a weight moves in a round by Adam for each weight. In T rounds it is √(100 / T) times that,
+    at most twice."""
 
-    warm_rate: Positive = 0.3
-    """The same for the head in LoRA rounds, which finds itself trained, without privacy or without
-    head rounds. With both it goes on in LoRA rounds by head_rate, as far as their noise lets its
-    gradient count (weights by inverse variance)."""
+    lora_momentum: float = Field(0.9, ge=0, lt=1)
+    """Share of the last direction of the LoRA factors that is kept (Adam's β₁)."""
+
+    lora_warm_up: float = Field(0.1, ge=0, le=1)
+    """Share of the LoRA rounds in which their step size rises to its full height."""
+
+    warm_rate: Positive = 0.1
+    """The same for the head in LoRA rounds without privacy, which finds itself trained. With
+    privacy it goes on in LoRA rounds by head_rate, as far as their noise lets its gradient count
+    (weights by inverse variance)."""
+
+    cold_rate: Positive = 1.0
+    """The same for the head in LoRA rounds that no head rounds come before."""
 
     momentum: float = Field(0.0, ge=0, lt=1)
     """Share of the last direction that is kept (Adam's β₁)."""
@@ -185,28 +204,38 @@ class ServerPlan(Section):
 class RoundsPlan(Section):
     """The round loop at the coordinator."""
 
-    count: int = Field(43, ge=1, le=1_000_000)
+    count: int = Field(100, ge=1, le=1_000_000)
     """Number of rounds, the warm start included."""
 
     warm_start: float = Field(0.4, ge=0, lt=1)
     """Share of the training budget (of Σ 1/σ² over its rounds) that the first round spends on
     noised sums of every label's features, from which the coordinator computes a head in closed
-    form; 0: no such round, training starts from the label names."""
+    form; an eighth of it where there are LoRA rounds. 0: no such round, training starts from the
+    label names."""
 
-    lora_share: float = Field(0.05, gt=0, lt=1)
+    lora_share: float = Field(0.8, gt=0, lt=1)
     """Share of the rest of the training budget that LoRA rounds get; the head's rounds have what
     is left. Used by training.mode "gradient" when there are both."""
+
+    expected_units: int = Field(0, ge=0)
+    """How many units of privacy all sites together are expected to have, about; 0: not known. A
+    public figure, which training.lora "auto" decides by; a simulation fills it in."""
+
+    expected_sites: int = Field(0, ge=0)
+    """The same of sites, each of which adds noise of its own; 0: minimum_sites."""
 
     minimum_sites: int = Field(1, ge=1)
     """Fewest sites whose updates make a round; with fewer the run stops."""
 
     evaluate_every: int = Field(0, ge=0)
     """Sites evaluate the global adapter on records they set aside after every so many rounds and
-    after the last; 0: never (the coordinator's own test data cost no privacy)."""
+    after the last. 0: only where training.lora "auto" needs it and the coordinator has no data of
+    its own to judge by (data.judge): before, amid and after the LoRA rounds."""
 
-    test_every: int = Field(1, ge=1)
+    test_every: int = Field(0, ge=0)
     """The coordinator measures accuracy on its own test data after every so many rounds, before
-    the first and after the last."""
+    the first and after the last. 0: after every round of the head, whose features are computed
+    once, and about ten times in the other rounds."""
 
     timeout_seconds: Positive = 3600.0
     """Longest wait for one site's answer, in seconds: the deadline of a round."""

@@ -79,6 +79,16 @@ def methods_with(quality: Callable[[Method], object]) -> list[str]:
     return sorted(name for name, method in METHODS.items() if quality(method))
 
 
+def at_one_adapter(method: str) -> str:
+    """The method whose parts sites train where all of them differentiate at one common adapter
+    (training.mode "gradient").
+
+    There is no mean of products to correct there: "fedsvd", which trains B alone so that its mean
+    is exact, is "fedavg" then, which trains both factors.
+    """
+    return "fedavg" if method == "fedsvd" else method
+
+
 def is_trained(method: str, name: str, turn: int | None = None) -> bool:
     """Whether sites train the tensor ``name`` under ``method``.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lorica.common.plan.course import AggregationPlan, RoundsPlan, ServerPlan, TrainingPlan
+from lorica.common.plan.lora import telling
 from lorica.common.plan.methods import METHODS
 from lorica.common.plan.subject import AdapterPlan, BackbonePlan, DataPlan, PrivacyPlan, TaskPlan
 from lorica.common.plan.table import TablePlan
@@ -59,12 +60,12 @@ def check_task(
 def check_lora_trial(task: TaskPlan, privacy: PrivacyPlan) -> None:
     """Return if sites send what LoRA on trial is judged by; raise ValueError otherwise."""
     traits = TRAITS[task.kind]
-    enough = (*traits.headline_from, "loss")
+    enough = telling(task.kind)
     if not set(enough) & set(privacy.evaluation_metrics):
         named = " or ".join(f'"{name}"' for name in enough)
         raise ValueError(
-            'training.lora "auto" keeps LoRA rounds only if the sites\' noised '
-            f"{traits.headline} or loss is better by them: add {named} to "
+            'training.lora "auto" keeps what LoRA rounds came to only if the sites\' noised '
+            f"counts do not speak against it: add {named} to "
             'privacy.evaluation_metrics, or set training.lora to "always" or "never"'
         )
 

@@ -25,6 +25,7 @@ from lorica.common.plan.course import (
     TrainingPlan,
     WirePlan,
 )
+from lorica.common.plan.lora import decide, judged_after
 from lorica.common.plan.methods import METHODS, methods_with
 from lorica.common.plan.rules import (
     check_aggregation,
@@ -37,6 +38,8 @@ from lorica.common.plan.rules import (
 from lorica.common.plan.subject import AdapterPlan, BackbonePlan, DataPlan, PrivacyPlan, TaskPlan
 from lorica.common.plan.table import TablePlan
 from lorica.common.plan.traits import TRAITS
+
+_RATE_UNDER_NOISE, _RATE_WITHOUT_NOISE = 0.1, 0.05  # of a LoRA round, where the plan names none
 
 
 class RunPlan(Section):
@@ -75,13 +78,7 @@ class RunPlan(Section):
         check_table(self.table, self.task, self.data, self.unit_column)
         if not self.data.label and TRAITS[self.task.kind].labelled:
             raise ValueError(f'the task "{self.task.kind}" needs data.label')
-        needed = self.warm_rounds + self.lora_rounds
-        if self.rounds.count < needed:
-            raise ValueError(
-                f"rounds.count is {self.rounds.count}, but the warm start and the LoRA rounds "
-                f"(training.lora_rounds) alone are {needed}"
-            )
-        if self.lora_on_trial:
+        if self.lora_on_trial and not self.data.judge:
             check_lora_trial(self.task, self.privacy)
         check_quantised(self.backbone, self.adapter, self.aggregation)
         check_aggregation(self.aggregation, self.server, self.training, self.rounds)
@@ -144,34 +141,28 @@ class RunPlan(Section):
     @property
     def lora_rounds(self) -> int:
         """How many of the last rounds train LoRA factors on the coordinator's steps."""
-        training = self.training
-        if training.mode == "gradient" and not TRAITS[self.task.kind].head:
-            return self.rounds.count
-        if training.mode == "local" or self.adapter.kind == "head" or training.lora == "never":
-            return 0
-        if training.lora == "always":
-            return training.lora_rounds
-        if self.privacy.private and not self.rounds.evaluate_every:
-            return 0
-        return min(training.lora_rounds, self.rounds.count // 3)
+        return decide(self).rounds
 
     @property
     def lora_on_trial(self) -> bool:
-        """Whether LoRA rounds count only if the sites' noised score rises by them."""
-        return (
-            self.privacy.private
-            and self.training.lora == "auto"
-            and 0 < self.lora_rounds < self.rounds.count
-        )
+        """Whether LoRA rounds count only as far as whoever judges does not see them lose."""
+        return bool(judged_after(self))
+
+    @property
+    def lora_sample_rate(self) -> float:
+        """q of a LoRA round."""
+        asked = self.training.lora_sample_rate
+        return asked or (_RATE_UNDER_NOISE if self.privacy.private else _RATE_WITHOUT_NOISE)
 
     @property
     def evaluation_rounds(self) -> list[int]:
         """The rounds after which sites evaluate; among them the last before LoRA."""
         every, last = self.rounds.evaluate_every, self.rounds.count
+        judged = [] if self.data.judge else judged_after(self)
         if not every:
-            return []
+            return judged
         before_lora = {last - self.lora_rounds} if last > self.lora_rounds else set()
-        return sorted({*range(every, last + 1, every), *before_lora, last})
+        return sorted({*range(every, last + 1, every), *before_lora, *judged, last})
 
     def evaluations_until(self, round: int) -> int:
         """How many evaluations the rounds up to this one have, itself included.

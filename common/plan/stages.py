@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterable
 from enum import Enum
 
-from lorica.common.plan.methods import METHODS, is_personal, is_trained
+from lorica.common.plan.methods import METHODS, at_one_adapter, is_personal, is_trained
 from lorica.common.plan.run import RunPlan
 from lorica.common.plan.tensors import Part, part_of
 from lorica.common.plan.traits import TRAITS
@@ -38,6 +38,9 @@ class Stage(Enum):
     def on_frozen_features(self) -> bool:
         """Whether the encoder is the backbone as it came."""
         return self in (Stage.CLASS_SUMS, Stage.HEAD)
+
+
+_TESTS_IN_STAGE = 10
 
 
 def schedule(plan: RunPlan) -> list[tuple[Stage, int]]:
@@ -72,7 +75,24 @@ def unit_bound(plan: RunPlan, round: int) -> float:
     if stage_of(plan, round) is Stage.CLASS_SUMS:
         return 1.0
     whole = TRAITS[plan.task.kind].head
-    return plan.privacy.clip_norm * (1.0 if whole else math.sqrt(plan.training.lora_clip_share))
+    return plan.privacy.clip_norm * (1.0 if whole else math.sqrt(clip_share(plan)))
+
+
+def clip_share(plan: RunPlan) -> float:
+    """Share of C² that LoRA factors' gradients are clipped to where the head's have the rest."""
+    training = plan.training
+    return training.lora_clip_share if training.mode == "local" else training.gradient_clip_share
+
+
+def method_of(plan: RunPlan) -> str:
+    """The method whose parts the sites train."""
+    method = plan.aggregation.method
+    return method if plan.training.mode == "local" else at_one_adapter(method)
+
+
+def ever_trained(plan: RunPlan, names: Iterable[str]) -> list[str]:
+    """Which of an adapter's tensors any round trains, in their order."""
+    return [name for name in names if is_trained(method_of(plan), name)]
 
 
 def place_in_stage(plan: RunPlan, round: int) -> tuple[int, int]:
@@ -90,7 +110,7 @@ def place_of_tensor(plan: RunPlan, round: int, name: str) -> tuple[int, int]:
     number, rounds = place_in_stage(plan, round)
     if stage_of(plan, round).on_frozen_features:
         return number, rounds
-    turns = METHODS[plan.aggregation.method].turns
+    turns = METHODS[method_of(plan)].turns
     own = [turn for turn, parts in enumerate(turns) if part_of(name) in parts]
 
     def until(last: int) -> int:
@@ -107,6 +127,19 @@ def falling(plan: RunPlan, round: int, final: float) -> float:
     return 1.0 - (1.0 - final) * (number - 1) / (rounds - 1)
 
 
+def is_tested(plan: RunPlan, round: int) -> bool:
+    """Whether the coordinator measures the state after a round on its test data; 0 is the start.
+
+    Unless the plan says how often: always on frozen features, which are computed once, else about
+    ten times in a stage.
+    """
+    every, last = plan.rounds.test_every, plan.rounds.count
+    if every or round in (0, last) or stage_of(plan, round).on_frozen_features:
+        return not every or round % every == 0 or round == last
+    number, rounds = place_in_stage(plan, round)
+    return number % math.ceil(rounds / _TESTS_IN_STAGE) == 0
+
+
 def total_steps(plan: RunPlan) -> int:
     """Runs of the privacy mechanism in the whole training at one site."""
     each = {Stage.LOCAL: plan.training.local_steps}
@@ -121,7 +154,7 @@ def trained(plan: RunPlan, round: int, names: Iterable[str]) -> list[str]:
     if stage is Stage.HEAD:
         return [name for name in names if part_of(name) is Part.HEAD]
     turn = place_in_stage(plan, round)[0]
-    return [name for name in names if is_trained(plan.aggregation.method, name, turn)]
+    return [name for name in names if is_trained(method_of(plan), name, turn)]
 
 
 def returned(plan: RunPlan, round: int, names: Iterable[str]) -> list[str]:

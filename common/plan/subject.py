@@ -53,9 +53,10 @@ class AdapterPlan(Section):
     alpha: Positive = 16.0
     """LoRA scaling numerator: the adapted weight is W + (alpha / rank) · B·A. No unit."""
 
-    target_modules: list[str] = Field(default=["query", "value"], min_length=1)
-    """Names of the linear modules that get LoRA factors, as peft names them; kind "bitfit"
-    takes all."""
+    target_modules: list[str] = Field(default=["attention"], min_length=1)
+    """The linear modules that get LoRA factors: "attention" for the attention's projections,
+    whatever the backbone calls them, "feed-forward" for the other ones of its layers, or names as
+    peft knows them; kind "bitfit" takes all."""
 
     center: Literal["labels", "none"] = "labels"
     """What is taken from every feature before it is scaled to unit length again: the mean of the
@@ -68,7 +69,7 @@ class AdapterPlan(Section):
     put in their place a "fixed" scale and shift by the statistics of pre-training, which no record
     changes, or a "group" norm, which changes what the backbone computes."""
 
-    layers: list[int] = [-1]
+    layers: list[int] = []
     """Indices of the layers that are adapted (LoRA factors, biases), counted from 0, negative from
     the end; empty means all, as it must for networks that are no list of layers. Layers below the
     lowest adapted one stay frozen and are computed once."""
@@ -121,6 +122,10 @@ class DataPlan(Section):
     """Test data that the coordinator holds; empty: a simulation sets a fifth of the training
     data aside (records of one unit stay together)."""
 
+    judge: str = ""
+    """Validation data that the coordinator holds, a file like data.test: which state of LoRA rounds
+    is kept is judged by them, and no result is measured on them; empty: sites judge."""
+
     table: str = ""
     """Of a folder of images: a CSV or TSV file in it that names files, labels and what else is
     known of them; empty: every sub-folder's name is the label of what is in it."""
@@ -157,8 +162,8 @@ class DataPlan(Section):
     them apart. At a real site its own configuration decides."""
 
     validation: float = Field(0.1, gt=0, lt=1)
-    """Share of a site's units that is set aside for evaluation at the site; used only when
-    rounds.evaluate_every is above 0."""
+    """Share of a site's units that is set aside for evaluation at the site; used only when sites
+    evaluate (rounds.evaluate_every)."""
 
 
 class PrivacyPlan(Section):
@@ -183,8 +188,8 @@ class PrivacyPlan(Section):
     "record"."""
 
     evaluation_share: float = Field(0.05, gt=0, lt=1)
-    """Share of ε and δ that evaluation at the sites gets; used only when rounds.evaluate_every
-    is above 0."""
+    """Share of ε and δ that evaluation at the sites gets; used only when sites evaluate
+    (rounds.evaluate_every)."""
 
     evaluation_metrics: list[SiteMetric] = ["accuracy", "loss"]
     """What sites count, noise and send when they evaluate."""

@@ -34,6 +34,8 @@ class Traits:
     class_sums: bool = False
     """Whether a warm start from noised sums of every label's features exists. A plan's warm
     start is left out where it does not."""
+    head_first: bool = True
+    """Whether a head on features as they came is worth rounds of its own before LoRA rounds."""
     head: bool = True
     """Whether the adapter has a head of its own; without one, every round trains LoRA factors."""
     fewest_labels: int = 2
@@ -91,6 +93,7 @@ TRAITS: dict[TaskKind, Traits] = {
     "token-classification": Traits(
         "tokens.task",
         "TokenClassification",
+        head_first=False,
         fewest_labels=1,
         site_metrics=("accuracy", "loss", "f1"),
         headline="entity_f1",

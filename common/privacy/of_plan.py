@@ -13,6 +13,10 @@ from lorica.common.plan.stages import Stage, schedule, stage_of
 from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise
 from lorica.common.privacy.calibration import Part, noise_beside, share_budget
 
+_BEFORE_LORA = 0.125
+"""What of rounds.warm_start is left to the class sums of a run whose LoRA rounds stand above the
+noise: its sums do so by far, and LoRA rounds need the budget more."""
+
 
 @dataclass(frozen=True)
 class RunPrivacy:
@@ -149,7 +153,7 @@ def _rates(plan: RunPlan) -> dict[Stage | None, float]:
     return {
         Stage.CLASS_SUMS: 1.0,
         Stage.HEAD: plan.training.sample_rate,
-        Stage.LORA: plan.training.lora_sample_rate,
+        Stage.LORA: plan.lora_sample_rate,
     }
 
 
@@ -162,7 +166,8 @@ def _shares(plan: RunPlan) -> dict[Stage | None, float]:
         shares[None] = plan.privacy.evaluation_share
         left -= shares[None]
     if Stage.CLASS_SUMS in present and len(present) > 1:
-        shares[Stage.CLASS_SUMS] = left * plan.rounds.warm_start
+        before_lora = _BEFORE_LORA if Stage.LORA in present else 1.0
+        shares[Stage.CLASS_SUMS] = left * plan.rounds.warm_start * before_lora
         left -= shares[Stage.CLASS_SUMS]
     if Stage.HEAD in present and Stage.LORA in present:
         shares[Stage.LORA] = left * plan.rounds.lora_share

@@ -29,9 +29,26 @@ class RunData:
 
     train: Records
     test: Records
+    judge: Records | None = None
+    """The coordinator's validation data (data.judge), if it has any."""
 
 
 def load_data(plan: RunPlan) -> RunData:
+    """As :func:`_train_and_test`, with the file of data.judge."""
+    found = _train_and_test(plan)
+    return replace(found, judge=judge_data(plan)) if plan.data.judge else found
+
+
+def judge_data(plan: RunPlan) -> Records | None:
+    """The file of data.judge, which is read like test data; None where the plan names none.
+
+    Raises:
+        LoricaError: LOR-30x for data that are not what the plan says.
+    """
+    return _reader(plan)(plan.data.judge, test=True) if plan.data.judge else None
+
+
+def _train_and_test(plan: RunPlan) -> RunData:
     """Read a plan's training and test data; without test data, set a fifth of the units aside.
 
     The split depends on the plan's seed and the units' names alone, so every process of a

@@ -69,10 +69,14 @@ class RoundRecord:
     """Norm of what is not noise in the mean over that of the noise, both estimated."""
     exact: bool | None = None
     """Whether the rule's next product B·A equals the weighted mean of the sites' products."""
+    judged: float | None = None
+    """What decides whether the state after the round is kept, where LoRA is on trial: the headline
+    metric on the coordinator's validation data, or by the sites' noised counts."""
+    kept_round: int | None = None
+    """In the last round, where LoRA was on trial: the round after which the state was that the run
+    ends with. The coordinator's metrics are of that state, the sites' of the last one."""
     lora_dropped: bool = False
-    """The last round's LoRA factors were given up: the sites' noised score did not rise by
-    them, and the state before the LoRA rounds is the result. The coordinator's metrics are of
-    that state, the sites' of what was given up."""
+    """That state is the one before the LoRA rounds: they were given up."""
     bytes_up: int = 0
     """Update blobs received, bytes."""
     bytes_down: int = 0
@@ -112,6 +116,8 @@ class _Round(Protocol):
     """A round in a list or in the store."""
 
     @property
+    def round(self) -> int: ...
+    @property
     def stage(self) -> str: ...
     @property
     def lora_dropped(self) -> bool: ...
@@ -124,4 +130,7 @@ def measured_result(rounds: Sequence[_AnyRound]) -> list[_AnyRound]:
     """The rounds after which sites measured what the run ended with, or came from: all of them, or
     those before LoRA where LoRA was given up."""
     dropped = any(round.lora_dropped for round in rounds)
+    kept = next((k for r in rounds if (k := getattr(r, "kept_round", None)) is not None), None)
+    if kept is not None:
+        return [round for round in rounds if round.round <= kept]
     return [round for round in rounds if not dropped or round.stage != Stage.LORA.value]

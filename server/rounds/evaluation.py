@@ -33,6 +33,11 @@ class CentralEvaluator:
         self._cache = SHELF.get(self._model, encoded, backbone=backbone, states=later)
 
     @property
+    def records(self) -> int:
+        """How many test records there are."""
+        return len(self._strata)
+
+    @property
     def strata(self) -> list[str]:
         """The class of every test record, as the task divides them."""
         return self._strata

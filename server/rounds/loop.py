@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from flwr.serverapp import Grid
 
@@ -14,7 +14,7 @@ from lorica.common.adapter.state import State, pack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import log_context
 from lorica.common.plan import RunPlan
-from lorica.common.plan.stages import sent, stage_of
+from lorica.common.plan.stages import Stage, is_tested, sent, stage_of
 from lorica.common.plan.traits import TRAITS
 from lorica.common.tasks.base import Metrics
 from lorica.common.tasks.noised_metrics import believable, combine, vector_length
@@ -27,11 +27,25 @@ from lorica.server.results.observers import Observer
 from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.rounds.exchange import Answer
 from lorica.server.rounds.expected import ExpectedUpdates
-from lorica.server.rounds.lora_trial import LoraTrial
+from lorica.server.rounds.lora_trial import LoraTrial, Score, of_validation
 from lorica.server.rounds.measures import RoundMeasures
 from lorica.server.rounds.sites import Sites, Unanswered, shown
 
 Evaluator = Callable[[State], Metrics]
+
+
+class Judge(Protocol):
+    """An evaluator that says on how many records."""
+
+    @property
+    def records(self) -> int:
+        """How many."""
+        ...
+
+    def __call__(self, state: State) -> Metrics:
+        """Quality of a state."""
+        ...
+
 
 _log = logging.getLogger("lorica.coordinator")
 _MOST_TRIES = 3  # at asking a node whether it takes part
@@ -54,6 +68,7 @@ class RoundLoop:
         nodes: int = 1,
         wait_seconds: float = 0.0,
         stop: Callable[[], bool] = lambda: False,
+        judge: Judge | None = None,
     ) -> None:
         """
         Args:
@@ -69,7 +84,10 @@ class RoundLoop:
                 rounds.minimum_sites.
             wait_seconds: how long to wait for them.
             stop: whether an operator wants the run to end; asked between rounds and polls.
+            judge: quality of a state on validation data that the coordinator holds; without, sites
+                judge.
         """
+        self._judge = judge
         self._grid, self._plan, self._folder = grid, plan, folder
         self._run, self._start, self._evaluate = run, start, evaluate
         self._observer, self._key = observer, key
@@ -146,12 +164,26 @@ class RoundLoop:
         if round in self._plan.evaluation_rounds:
             record = self._evaluate_at_sites(record, state)
             phases["evaluate at sites"] = time.monotonic() - exchanged - phases["aggregate"]
-        self._memory = self._trial.keep(round, state, self._memory)
-        if self._trial.lost(record, self._folder.rounds):
-            record = replace(record, lora_dropped=True)
-            state = self._trial.before(state, self._memory)
+        if self._trial.judges(round):
+            at = time.monotonic()
+            score = self._score(record, state)
+            self._memory = self._trial.keep(round, state, score, self._memory)
+            record = replace(record, judged=score.value if score else None)
+            phases["judge"] = time.monotonic() - at
+        kept = self._trial.kept_round(round, self._memory)
+        if kept is not None:
+            dropped = stage_of(self._plan, kept) is not Stage.LORA
+            record = replace(record, kept_round=kept, lora_dropped=dropped)
+            state = self._trial.kept(state, self._memory)
         self._close(record, state, phases, begun)
         return state
+
+    def _score(self, record: RoundRecord, state: State) -> Score | None:
+        """What the judge makes of a state."""
+        if self._judge is not None:
+            return of_validation(self._judge(state).values.get(self._headline), self._judge.records)
+        declared = sum(self._sites.named(node).weight for node in self._sites.ready)
+        return self._trial.of_sites(record, declared * self._plan.data.validation)
 
     def _evaluate_at_sites(self, record: RoundRecord, state: State) -> RoundRecord:
         """The record with metrics from the noised counts of the sites that send any."""
@@ -186,8 +218,7 @@ class RoundLoop:
     ) -> None:
         """Evaluate, save, report."""
         at = time.monotonic()
-        rounds = self._plan.rounds
-        wanted = record.round % rounds.test_every == 0 or record.round == rounds.count
+        wanted = self._evaluate is not None and is_tested(self._plan, record.round)
         metrics = self._evaluate(state) if self._evaluate and wanted else None
         phases = phases | {"evaluate": time.monotonic() - at}
         record = replace(

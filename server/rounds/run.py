@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from flwr.serverapp import Grid
@@ -10,14 +11,23 @@ from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import backbone_of
 from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
+from lorica.common.plan.lora import lora_sentence
 from lorica.common.saved.folder import save_adapter
 from lorica.common.tasks import task_of
-from lorica.common.tasks.run_data import label_sources, load_data, test_data, with_labels
+from lorica.common.tasks.run_data import (
+    judge_data,
+    label_sources,
+    load_data,
+    test_data,
+    with_labels,
+)
 from lorica.common.wire.signing import key_from_environment
 from lorica.server.results.folder import ADAPTER, RunFolder
 from lorica.server.results.observers import Observer, Silent
 from lorica.server.rounds.evaluation import CentralEvaluator
 from lorica.server.rounds.loop import RoundLoop
+
+_log = logging.getLogger("lorica.coordinator")
 
 FOLDER_VARIABLE = "LORICA_RUN_FOLDER"
 """Environment variable: where a run started by ``flwr run`` writes its results."""
@@ -55,8 +65,10 @@ def run_plan(
         plan, test = with_labels(plan, *label_sources(plan, data)), data.test
     elif plan.data.test:
         test = test_data(plan)
+    judge = judge_data(plan)
     if not resume:
         folder.create(plan)
+    _log.info("%s", lora_sentence(plan))
     backbone = backbone_of(plan)
     loop = RoundLoop(
         grid,
@@ -69,6 +81,7 @@ def run_plan(
         key=key,
         wait_seconds=plan.rounds.timeout_seconds,
         stop=stop,
+        judge=CentralEvaluator(plan, backbone, judge) if judge else None,
     )
     state = loop.run()
     save_adapter(folder.path / ADAPTER, state, plan, backbone, folder.results())

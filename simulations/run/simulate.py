@@ -87,10 +87,15 @@ class Simulation:
         self.plan = with_labels(plan, *label_sources(plan, self._data))
         self._personal = out / PERSONAL_FOLDER
         self._trainers = make_trainers(self._data.train, self.plan, personal=self._personal)
+        if not self.plan.rounds.expected_units:
+            self.plan = _expecting(self.plan, *self._trainers.values())
+            self._trainers = make_trainers(self._data.train, self.plan, personal=self._personal)
         self._privacy = self._check_sites()
         self._backbone = backbone_of(self.plan)
         self._cut = share_cache(self.plan, self._backbone, self._data.train)
         self._evaluate = CentralEvaluator(self.plan, self._backbone, self._data.test)
+        judge = self._data.judge
+        self._judge = CentralEvaluator(self.plan, self._backbone, judge) if judge else None
 
     def run(
         self,
@@ -122,6 +127,8 @@ class Simulation:
         with ExitStack() as stack:
             workers = stack.enter_context(self._workers())  # before anything starts threads
             with self._keep.run(self.plan, self._folder.path, cost_of=self._cost_of) as kept:
+                if said := lora_sentence(self.plan):
+                    self._console.print(said, style="dim", highlight=False)
                 with LiveProgress(
                     self._console, self.plan.privacy.epsilon, self._spent
                 ) as progress:
@@ -211,6 +218,7 @@ class Simulation:
             evaluate=evaluate,
             observer=kept.observer,
             stop=kept.stop,
+            judge=self._judge,
             nodes=len(sites),
             wait_seconds=_NODES_SECONDS,
         ).run()
@@ -248,11 +256,13 @@ class Simulation:
         for number, (site, trainer) in enumerate(self._trainers.items(), 1):
             title = f"{site} alone ({number} of {len(self._trainers)})"
             path = root / f"{ALONE}-{number:02d}"
-            alone[site] = self._baseline(plan, path, trainer, title, parent)
+            own = _expecting(plan, trainer)
+            alone[site] = self._baseline(own, path, trainer, title, parent)
             trainer.close()
         found |= {"alone": alone, "alone_mean": sum(alone.values()) / len(alone)}
         plan = plan.replace(privacy={"epsilon": float("inf")})
         everything = make_trainer(POOLED, self._data.train, plan, personal=self._personal)
+        plan = _expecting(plan, everything)
         found["pooled_without_privacy"] = self._baseline(
             plan, root / POOLED, everything, "all data pooled, no privacy", parent
         )
@@ -305,6 +315,12 @@ class Simulation:
             write_report(self._folder.path / REPORT, self.plan, rounds, summary)
             picture(summary, rounds, self._folder.path / PICTURE, budget=self.plan.privacy.epsilon)
         return summary
+
+
+def _expecting(plan: RunPlan, *trainers: LocalTrainer) -> RunPlan:
+    """The plan with what a simulator knows of the sites' size."""
+    units = sum(trainer.sampling_units(plan) for trainer in trainers)
+    return plan.replace(rounds={"expected_units": units, "expected_sites": len(trainers)})
 
 
 def resumable(out: Path) -> RunPlan:

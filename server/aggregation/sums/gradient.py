@@ -8,13 +8,12 @@ from typing import ClassVar
 
 import torch
 
-from lorica.common.adapter.factors import refactorise
 from lorica.common.adapter.state import State
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import place_in_stage, place_of_tensor, unit_bound
-from lorica.common.plan.tensors import Part, factor_pairs, part_of
-from lorica.common.plan.traits import TRAITS
+from lorica.common.plan.tensors import Part, part_of
 from lorica.server.aggregation.sums.base import SumOfReleases
+from lorica.server.aggregation.sums.per_weight import PerWeightAdam
 from lorica.server.aggregation.sums.step_sizes import step_size
 
 _LEAST_SIGNAL = 0.1  # share of the noise's variance that "adam-corrected" divides by at least
@@ -39,19 +38,12 @@ class GradientStep(SumOfReleases):
     (:data:`~lorica.common.tasks.text_classification.BIAS_INPUT`): what sites release for it is
     that weight's gradient, and its step is scaled back.
 
-    In LoRA rounds u of the factors is multiplied by the share of the mean square that is signal, as
-    in James-Stein: s = max(0, 1 - K σ² C² / v) by the v of "adam", which counts everything.
-    Factors whose gradient drowns in noise then stay where they are, instead of walking at random
-    under a trained head; without privacy s = 1, and so for tasks without a head, whose factors are
-    all there is to learn: what is signal in each of many drowned steps adds up. For the same
-    reason s = 1 for the head, which goes on learning in LoRA rounds.
+    In LoRA rounds the factors have Adam for every weight instead, in which the noise is known
+    (:class:`lorica.server.aggregation.sums.per_weight.PerWeightAdam`).
 
     η is :func:`lorica.server.aggregation.sums.step_sizes.step_size`.
 
     **Exact**: all sites differentiate at one common (A, B), so there is no product of averages.
-    Under "fedsvd" the product B·A is re-factorised after the step, which leaves it as it is;
-    u is unchanged by that rotation, since v is a scalar and the step has no memory when β₁ = 0
-    (with β₁ > 0 the moments of A and B are kept in the old axes, an approximation).
 
     Bytes per site and round: up what is trained, down the same and, in LoRA rounds, A.
 
@@ -89,15 +81,13 @@ class GradientStep(SumOfReleases):
 
     def finish(self) -> State:
         self._enough()
+        own = {n: total for n, total in self._total.items() if part_of(n) is not Part.HEAD}
+        along = {n: self._along(n, t) for n, t in self._total.items() if n not in own}
+        along |= self._along_factors(own) if own else {}
         changed = {}
-        for name, total in self._total.items():
+        for name, u in along.items():
             size = step_size(self._plan, self._round, name, self._start)
-            changed[name] = self._start[name].double() - size * self._along(name, total)
-        if self._plan.aggregation.method == "fedsvd":
-            merged = {**self._start, **changed}
-            for name_a, name_b in factor_pairs(merged).values():
-                if name_b in changed:
-                    changed[name_a], changed[name_b] = refactorise(merged[name_a], merged[name_b])
+            changed[name] = self._start[name].double() - size * u
         if self._plan.server.averaging:
             changed |= self._averaged(changed)
         return self._next(changed)
@@ -114,8 +104,24 @@ class GradientStep(SumOfReleases):
                 self.memory[f"average.{name}"] = found[name]
         return found if number == rounds else {}
 
+    def _along_factors(self, totals: State) -> State:
+        """u of the LoRA factors (or biases); updates the memory."""
+        server, variance = self._plan.server, self._sites * self._noise**2
+        adam = PerWeightAdam(
+            self._before, momentum=server.lora_momentum, second_moment=server.second_moment
+        )
+        length = adam.length(
+            list(totals.values()), *place_in_stage(self._plan, self._round), variance
+        )
+        found = {}
+        for name, total in totals.items():
+            t = place_of_tensor(self._plan, self._round, name)[0]
+            found[name] = length * adam.along(name, total, t, variance)
+        self.memory.update(adam.memory)
+        return found
+
     def _along(self, name: str, total: torch.Tensor) -> torch.Tensor:
-        """u of one tensor; updates the memory."""
+        """u of one tensor of the head; updates the memory."""
         server, t = self._plan.server, place_of_tensor(self._plan, self._round, name)[0]
         first, noise = t == 1, self._sites * self._noise**2
         m = torch.zeros_like(total) if first else self._before[f"m.{name}"].double()
@@ -127,10 +133,8 @@ class GradientStep(SumOfReleases):
         v = beta * v + (1 - beta) * float(total.square().mean())
         self.memory[f"v.{name}"] = torch.tensor([v], dtype=torch.float64)
         v /= 1 - beta**t
-        under_a_head = part_of(name) is not Part.HEAD and TRAITS[self._plan.task.kind].head
-        signal = max(0.0, 1.0 - noise / v) if under_a_head and v > 0 else 1.0
         if server.optimizer == "momentum":
-            return signal * mean / self._bound
+            return mean / self._bound
         if server.optimizer == "adam-corrected":
             v = max(v - noise, _LEAST_SIGNAL * noise)
-        return signal * mean / math.sqrt(v) if v > 0 else torch.zeros_like(mean)
+        return mean / math.sqrt(v) if v > 0 else torch.zeros_like(mean)

@@ -12,18 +12,26 @@ from lorica.common.plan.tensors import Part, part_of
 from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.tasks.text_classification import BIAS_INPUT
 
+_FEWEST = 30  # rounds of a stage, as far as the head's steps are concerned
+_LORA_ROUNDS, _MOST_LORA = 100, 2.0
+
 
 def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> float:
     """η of one tensor in a round, in units of its weights where u has the length of its values.
 
-    rate / √(rounds of the stage that train the tensor), falling linearly over the stage to
-    ``server.final_rate``. With optimiser "adam" the noise alone then moves every weight by about
-    the rate over the stage (a random walk of T steps of rate / √T), whatever ε, the number of
-    rounds, records and sites.
+    The head's is rate / √(rounds of the stage that train the tensor), falling linearly over the
+    stage to ``server.final_rate``. With optimiser "adam" the noise alone then moves every weight by
+    about the rate over the stage (a random walk of T steps of rate / √T), whatever ε, the number of
+    rounds, records and sites. A stage of fewer than ``_FEWEST`` rounds has the steps of so many:
+    one step as long as a whole walk would undo what came before.
 
     The head's rate in its own rounds is ``head_rate``. In LoRA rounds it goes on from there: with
     privacy by :func:`weight_of_lora_rounds` times the step of its own rounds, without by
-    ``warm_rate``.
+    ``warm_rate``; without head rounds, by ``cold_rate``.
+
+    LoRA factors have a rate a round, for Adam of each weight: √(100 / T) times
+    ``server.lora_rate`` in T rounds, at most twice as much, rising in the first
+    ``server.lora_warm_up`` of them.
 
     Args:
         plan: the run.
@@ -31,18 +39,23 @@ def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> f
         name: a tensor that the round trains.
         names: all of the adapter's tensors.
     """
-    server = plan.server
-    rounds = place_of_tensor(plan, round, name)[1]
+    server, fall = plan.server, falling(plan, round, plan.server.final_rate)
+    number, rounds = place_of_tensor(plan, round, name)
     if part_of(name) is not Part.HEAD:
         rate = server.lora_rate * layer_factors(names, plan.training.layer_decay)[name]
-    else:
-        rate = server.head_rate
-        if stage_of(plan, round) is Stage.LORA:
-            weight, own = weight_of_lora_rounds(plan), dict(schedule(plan)).get(Stage.HEAD, 0)
-            rate = rate * weight * math.sqrt(rounds / own) if weight else server.warm_rate
-        if name == "head.bias":
-            rate *= BIAS_INPUT  # the step is that of b / BIAS_INPUT
-    return rate / math.sqrt(rounds) * falling(plan, round, server.final_rate)
+        few = min(_MOST_LORA, math.sqrt(_LORA_ROUNDS / rounds))
+        rise = min(1.0, number / (1.0 + math.floor(server.lora_warm_up * rounds)))
+        return rate * few * rise * fall
+    rate = server.head_rate
+    if stage_of(plan, round) is Stage.LORA:
+        weight, own = weight_of_lora_rounds(plan), dict(schedule(plan)).get(Stage.HEAD, 0)
+        if weight:
+            rate *= weight * math.sqrt(rounds / own)
+        else:
+            rate = server.warm_rate if own else server.cold_rate
+    if name == "head.bias":
+        rate *= BIAS_INPUT  # the step is that of b / BIAS_INPUT
+    return rate / math.sqrt(max(rounds, _FEWEST)) * fall
 
 
 def weight_of_lora_rounds(plan: RunPlan) -> float:
@@ -62,6 +75,8 @@ def weight_of_lora_rounds(plan: RunPlan) -> float:
     head, lora = rounds.get(Stage.HEAD), rounds.get(Stage.LORA)
     if head is None or lora is None or not plan.privacy.private:
         return 0.0
-    weight = math.sqrt(1.0 - plan.training.lora_clip_share) * lora.sample_rate / head.sample_rate
+    weight = (
+        math.sqrt(1.0 - plan.training.gradient_clip_share) * lora.sample_rate / head.sample_rate
+    )
     noise = lora.noise_multiplier / head.noise_multiplier
     return weight / (noise**2 if plan.server.optimizer == "momentum" else noise)

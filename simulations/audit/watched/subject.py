@@ -21,8 +21,8 @@ from lorica.common.backbone.loading import Backbone, backbone_of
 from lorica.common.data.records import PACKAGED, Records, read_records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.methods import alternates, is_trained
-from lorica.common.plan.stages import Stage, schedule
+from lorica.common.plan.methods import alternates
+from lorica.common.plan.stages import Stage, ever_trained, schedule
 from lorica.common.plan.tensors import Part, part_of
 from lorica.common.plan.traits import TaskKind
 from lorica.common.privacy.accountant import PrivacyEvent
@@ -135,9 +135,8 @@ class Subject:
     def group_sizes(self) -> list[int]:
         """Trained values of every clip group: the head's, and the LoRA factors' if any."""
         sizes = {True: 0, False: 0}
-        for name, tensor in self.start.items():
-            if is_trained(self.plan.aggregation.method, name):
-                sizes[part_of(name) is Part.HEAD] += tensor.numel()
+        for name in ever_trained(self.plan, self.start):
+            sizes[part_of(name) is Part.HEAD] += self.start[name].numel()
         return [size for size in sizes.values() if size]
 
     @property

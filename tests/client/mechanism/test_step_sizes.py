@@ -32,7 +32,7 @@ def test_the_noise_of_a_release_is_what_the_coordinator_takes_it_for(
         task={"kind": kind},
         data={"label": "" if kind == "masked-lm" else "label"},
         privacy={"clip_norm": 0.7},
-        training={"lora_clip_share": 0.2, "lora": "always"},
+        training={"gradient_clip_share": 0.2, "lora": "always"},
         rounds={"count": 20, "warm_start": 0},
     )
     groups = parameter_groups(plan, {n: torch.nn.Parameter(torch.zeros(4, 3)) for n in names})

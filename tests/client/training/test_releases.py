@@ -133,7 +133,7 @@ def by_hand(plan: RunPlan, round: int, records: Records) -> State:
     names = trained(plan, round, state)
     parameters = {name: classifier.adapter_parameters[name] for name in names}
     total = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in parameters.items()}
-    share = plan.training.lora_clip_share if round >= LORA else 0.0
+    share = plan.training.gradient_clip_share if round >= LORA else 0.0
     bound = plan.privacy.clip_norm
     for rows in units_of(plan, records):
         mean = {name: torch.zeros_like(value) for name, value in total.items()}
@@ -177,7 +177,7 @@ def test_a_release_without_noise_is_the_sum_of_clipped_gradients_one_by_one(
 def test_what_is_released_is_that_of_the_stage(plan: RunPlan, method: str) -> None:
     plan = plan.replace(aggregation={"method": method})
     state = moved(plan)
-    factors = {n for n in state if ".lora_B." in n or (method == "fedavg" and ".lora_A." in n)}
+    factors = {n for n in state if ".lora_B." in n or (method != "ffa" and ".lora_A." in n)}
     head = {"head.weight", "head.bias"}
     expected = {SUMS: {"head.weight"}, HEAD: head, LORA: factors | head, LAST: factors | head}
     trainer, _ = a_site()

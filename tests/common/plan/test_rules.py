@@ -289,10 +289,8 @@ def test_any_json_object_is_a_plan_or_a_coded_error(content: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("kind", "metrics", "named"),
     [
-        ("multi-label-classification", "accuracy", '"f1" or "loss"'),
-        ("multi-label-classification", "per_label", '"f1" or "loss"'),
+        ("multi-label-classification", "per_label", '"f1" or "accuracy" or "loss"'),
         ("text-regression", "mae", '"r2" or "loss"'),
-        ("token-classification", "accuracy", '"f1" or "loss"'),
         ("text-classification", "", '"accuracy" or "per_label" or "loss"'),
     ],
 )
@@ -306,7 +304,7 @@ def test_lora_is_not_tried_by_metrics_that_cannot_tell(
     ]
     detail = refuses(Code.PLAN_BAD_VALUE, lambda: load_plan(None, trial))
     assert f"add {named} to privacy.evaluation_metrics" in detail
-    for no_trial in ("training.lora=never", "training.lora=always", "privacy.epsilon=inf"):
+    for no_trial in ("training.lora=never", "training.lora=always", "data.judge=judge.csv"):
         load_plan(None, [*trial, no_trial])
     load_plan(None, [*trial, "training.mode=local"])
     load_plan(None, [*trial[:2], "rounds.evaluate_every=0"])

@@ -39,6 +39,8 @@ def another_value(dotted: str) -> Any:
         return ["sex = f | m"]
     if dotted == "simulation.ranks":
         return [4]
+    if dotted == "adapter.layers":
+        return [0, 1]
     if isinstance(default, list):
         return [0, 1] if default and isinstance(default[0], int) else ["another", "one more"]
     if isinstance(default, str):

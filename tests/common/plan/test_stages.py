@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorica.common.plan import RunPlan
+from lorica.common.plan.lora import lora_sentence, signal_of
 from lorica.common.plan.stages import (
     Stage,
     falling,
@@ -22,6 +23,7 @@ from lorica.common.plan.stages import (
     total_steps,
     trained,
 )
+from lorica.common.privacy.accountant import calibrate_noise
 
 LAYER = "base_model.model.encoder.layer.1.attention.self.query"
 A, B = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
@@ -100,22 +102,81 @@ def test_rates_fall_within_every_stage_anew(final: float) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-def test_too_few_rounds_for_the_stages_are_refused() -> None:
-    for plan in (plan_of(9, lora=8), plan_of(8, lora=8, warm=0)):
-        needed = plan.rounds.count
-        with pytest.raises(ValueError, match="warm start and the LoRA rounds"):
-            plan.replace(rounds={"count": needed - 1})
+def test_lora_rounds_leave_the_warm_start_its_round_and_no_more() -> None:
+    """Insisted on, they take what there is; decided on, at most six tenths of the run."""
+    for count, insisted in ((9, 8), (8, 7), (2, 1), (1, 0)):
+        plan = RunPlan().replace(training={"lora": "always"}, rounds={"count": count})
+        assert plan.lora_rounds == insisted
+        assert plan.replace(rounds={"warm_start": 0}).lora_rounds == count
+        assert schedule(plan)[0] == (SUMS, 1)
+    for count, decided in ((200, 60), (100, 60), (43, 26), (10, 6), (5, 3), (2, 1), (1, 0)):
+        plan = RunPlan().replace(privacy={"epsilon": "inf"}, rounds={"count": count})
+        assert plan.lora_rounds == decided
+    entities = plan.replace(task={"kind": "token-classification"}, rounds={"count": 70})
+    assert entities.lora_rounds == 70
+
+
+PUBLIC = [  # units, sites, ε, labels, whether LoRA is worth its noise
+    (6920, 1, 8.0, 2, True),
+    (6920, 1, 3.0, 2, True),
+    (6920, 1, 1.0, 2, False),
+    (6920, 10, 8.0, 2, False),
+    (100_000, 10, 8.0, 2, True),
+    (10_003, 1, 8.0, 77, False),
+    (0, 0, 8.0, 2, False),
+]
+
+
+@pytest.mark.parametrize(("units", "sites", "epsilon", "labels", "worth"), PUBLIC)
+def test_auto_decides_by_public_figures_and_says_why(
+    units: int, sites: int, epsilon: float, labels: int, worth: bool
+) -> None:
+    plan = RunPlan().replace(
+        task={"labels": [f"label {number}" for number in range(labels)]},
+        privacy={"epsilon": epsilon},
+        rounds={"expected_units": units, "expected_sites": sites},
+    )
+    assert bool(plan.lora_rounds) is worth
+    assert ("60 of 100 rounds train" in lora_sentence(plan)) is worth
+    if not worth:
+        assert lora_sentence(plan).startswith("No round trains LoRA factors: ")
+        assert plan.evaluation_rounds == [] and not plan.lora_on_trial
+        asked = plan.replace(training={"lora": "never"})
+        assert schedule(plan) == schedule(asked)
+    elif not plan.data.judge:
+        assert plan.evaluation_rounds == [40, 60, 80, 100]
+        assert plan.replace(data={"judge": "judge.csv"}).evaluation_rounds == []
+
+
+def test_where_nobody_would_judge_the_plan_says_what_it_lacks() -> None:
+    said = lora_sentence(RunPlan())
+    for key in ("rounds.expected_units", "rounds.evaluate_every", "data.judge", "always"):
+        assert key in said
+    for change in ({"rounds": {"evaluate_every": 5}}, {"data": {"judge": "judge.csv"}}):
+        assert RunPlan().replace(**change).lora_rounds == 60
+
+
+def test_the_signal_is_what_the_gaussian_mechanism_leaves() -> None:
+    """μ against its exact value, by the mechanism's own curve: within a third, and in order."""
+    found = []
+    for epsilon in (0.5, 1.0, 3.0, 8.0):
+        plan = RunPlan().replace(privacy={"epsilon": epsilon}, rounds={"expected_units": 1})
+        exact = 1.0 / calibrate_noise(epsilon, plan.privacy.delta, 1.0, 1)
+        found.append(signal_of(plan))
+        assert found[-1] == pytest.approx(exact, rel=0.34)
+    assert found == sorted(found)
 
 
 @pytest.mark.parametrize("method", ["fedavg", "ffa", "fedsvd"])
 def test_what_is_trained_is_that_of_the_stage_and_never_the_center(method: str) -> None:
     plan = plan_of(9, lora=3).replace(aggregation={"method": method})
-    factors = [A, B] if method == "fedavg" else [B]
+    factors = [B] if method == "ffa" else [A, B]  # at one adapter "fedsvd" has no mean to correct
     head = ["head.weight", "head.bias"]
     assert trained(plan, 1, NAMES) == ["head.weight"]
     assert all(trained(plan, round, NAMES) == head for round in range(2, 7))
     assert all(trained(plan, round, NAMES) == [*factors, *head] for round in (7, 8, 9))
     local = plan.replace(training={"mode": "local"})
+    factors = [A, B] if method == "fedavg" else [B]
     assert trained(local, 1, NAMES) == ["head.weight"]
     assert all(trained(local, round, NAMES) == [*factors, *head] for round in range(2, 10))
 

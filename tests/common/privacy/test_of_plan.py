@@ -112,7 +112,7 @@ def test_every_stage_has_its_share_and_all_together_the_budget(head_rate: float)
     total = sum(shares.values())
     found = {part: share / total for part, share in shares.items()}
     assert found == pytest.approx(
-        {"evaluation": 0.2, "sums": 0.8 * 0.4, "lora": 0.8 * 0.6 * 0.25, "head": 0.8 * 0.6 * 0.75}
+        {"evaluation": 0.2, "sums": 0.8 * 0.05, "lora": 0.76 * 0.25, "head": 0.76 * 0.75}
     )
     if head_rate == 1.0:
         assert total == pytest.approx(whole_precision(plan), rel=1e-3)

@@ -237,7 +237,8 @@ def test_exact_counts_give_the_metrics_of_the_coordinator(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_gives_the_headline_gives_it_alone_and_nothing_else_does(kind: str) -> None:
     for name in TRAITS[kind].site_metrics:
-        plan = every_metric(kind).replace(privacy={"evaluation_metrics": [name]})
+        changes = {"privacy": {"evaluation_metrics": [name]}, "training": {"lora": "never"}}
+        plan = every_metric(kind).replace(**changes)
         found = combine(plan, [[100.0] * vector_length(plan)])
         assert found is not None
         assert (found.score is not None) is (name in TRAITS[kind].headline_from), name

@@ -40,7 +40,7 @@ def plan_of(kind: str, folder: Path, model: str, **sections: dict[str, Any]) -> 
     content: dict[str, dict[str, Any]] = {
         "task": {"kind": kind},
         "backbone": {"source": str(folder)},
-        "adapter": {"target_modules": TARGETS[model], "rank": 4, "alpha": 8.0},
+        "adapter": {"target_modules": TARGETS[model], "rank": 4, "alpha": 8.0, "layers": [-1]},
         "training": {"mode": "local", "max_length": 32},
     }
     for name, values in sections.items():

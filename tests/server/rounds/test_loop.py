@@ -701,7 +701,7 @@ def test_a_bad_evaluation_leaves_metrics_and_aggregate_as_the_others_make_them(
 
 ON_TRIAL = PLAN.replace(
     task={"kind": "multi-label-classification"},
-    training={"mode": "gradient"},
+    training={"mode": "gradient", "lora_rounds": 1},
     privacy={"evaluation_metrics": ["accuracy", "loss", "f1"]},
     rounds={"count": 3, "evaluate_every": 3},
 )  # two rounds of the head, one of LoRA

@@ -1,0 +1,140 @@
+"""Whether a run trains LoRA factors, in how many rounds, and who judges what they came to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lorica.common.plan.traits import TRAITS, SiteMetric, TaskKind
+
+if TYPE_CHECKING:
+    from lorica.common.plan.run import RunPlan
+
+MOST_OF_RUN = 0.6
+"""Share of all rounds that training.lora "auto" gives to LoRA at most, where head rounds come
+first."""
+
+LEAST_SIGNAL = 4000.0
+"""Units of privacy times μ (below) over the square root of the sites, from which LoRA gains by
+more than noise costs it: measured on SST-2, where a single holder of 6,920 records gains 1 point
+at ε = 3 (4,080) and ten sites lose at ε = 8 (3,160)."""
+
+LEAST_SIGNAL_OF_LABEL = 1000.0
+"""The same over the number of labels: with less, the head itself is short of signal, and the share
+of the budget that LoRA rounds take costs more than they bring (Banking77, 77 labels)."""
+
+
+@dataclass(frozen=True)
+class LoraDecision:
+    """What a plan comes to."""
+
+    rounds: int
+    """LoRA rounds, the last of the run; 0: none."""
+    why: str
+    """In half a sentence, for people."""
+
+
+def decide(plan: RunPlan) -> LoraDecision:
+    """How many of a plan's rounds train LoRA factors (or biases), from public figures alone."""
+    training, traits = plan.training, TRAITS[plan.task.kind]
+    if training.mode == "local":
+        return LoraDecision(0, "local steps train all of the adapter in every round")
+    if not traits.head:
+        return LoraDecision(
+            plan.rounds.count, "the task has no head: LoRA is all there is to train"
+        )
+    if plan.adapter.kind == "head":
+        return LoraDecision(0, 'adapter.kind is "head"')
+    if training.lora == "never":
+        return LoraDecision(0, 'training.lora is "never"')
+    if training.lora == "always":
+        return LoraDecision(_most(plan, 1.0), 'training.lora is "always"')
+    rounds, unless = _most(plan, MOST_OF_RUN), 'training.lora "always" insists'
+    if not plan.privacy.private:
+        return LoraDecision(rounds, "there is no noise")
+    if not traits.head_first:
+        return LoraDecision(rounds, "the task needs more than a head on features as they came")
+    if plan.rounds.expected_units:
+        signal = signal_of(plan)
+        if signal < LEAST_SIGNAL:
+            return LoraDecision(
+                0,
+                f"noise would drown it: {signal:,.0f} of the {LEAST_SIGNAL:,.0f} units' worth of "
+                f"signal that it takes ({unless})",
+            )
+        own = signal / max(1, len(plan.task.labels))
+        if own < LEAST_SIGNAL_OF_LABEL:
+            return LoraDecision(
+                0,
+                f"the head needs the budget: {own:,.0f} of {LEAST_SIGNAL_OF_LABEL:,.0f} units' "
+                f"worth of signal for a label ({unless})",
+            )
+        return LoraDecision(
+            rounds, f"its signal stands above the noise ({signal:,.0f} units' worth)"
+        )
+    if plan.rounds.evaluate_every or plan.data.judge:
+        return LoraDecision(rounds, "its rounds are judged, and kept only if they gain")
+    return LoraDecision(
+        0,
+        "nothing tells whether it would gain: name rounds.expected_units, have sites evaluate "
+        f"(rounds.evaluate_every) or name data.judge ({unless})",
+    )
+
+
+def lora_sentence(plan: RunPlan) -> str:
+    """What a plan decides, in a sentence; empty where there is nothing to decide."""
+    found, part = decide(plan), "LoRA factors" if plan.adapter.kind != "bitfit" else "biases"
+    if plan.training.mode == "local" or plan.adapter.kind == "head":
+        return ""
+    if not found.rounds:
+        return f"No round trains {part}: {found.why}."
+    whose = "the coordinator's validation data" if plan.data.judge else "the sites' noised counts"
+    judged = f"; {whose} judge which state is kept" if judged_after(plan) else ""
+    return f"{found.rounds} of {plan.rounds.count} rounds train {part}: {found.why}{judged}."
+
+
+def signal_of(plan: RunPlan) -> float:
+    """How many units' gradients, pointing one way, the run's noise leaves visible: n·μ/√K.
+
+    n units at K sites, each with noise of its own; μ is about that of the Gaussian mechanism which
+    has the plan's (ε, δ), by the tail bound: μ = √(2 (ln 1/δ + ε)) - √(2 ln 1/δ). In all rounds
+    together a sum over n units has then n·μ/√K times the noise of one of its coordinates.
+    """
+    tail = -math.log(plan.privacy.delta)
+    mu = math.sqrt(2 * (tail + plan.privacy.epsilon)) - math.sqrt(2 * tail)
+    sites = plan.rounds.expected_sites or plan.rounds.minimum_sites
+    return plan.rounds.expected_units * mu / math.sqrt(sites)
+
+
+def judged_after(plan: RunPlan) -> list[int]:
+    """The rounds whose states are held against each other: before, amid and after LoRA rounds."""
+    if plan.training.lora != "auto" or plan.training.mode == "local":
+        return []
+    lora, last = plan.lora_rounds, plan.rounds.count
+    if not lora or not (plan.data.judge or plan.rounds.evaluate_every or can_tell(plan)):
+        return []
+    before = last - lora
+    amid = {before + math.ceil(part * lora / 3) for part in (1, 2)}
+    return sorted(({before} if before else set()) | amid | {last})
+
+
+def can_tell(plan: RunPlan) -> bool:
+    """Whether what sites count tells good states from bad."""
+    return not set(telling(plan.task.kind)).isdisjoint(plan.privacy.evaluation_metrics)
+
+
+def telling(kind: TaskKind) -> list[SiteMetric]:
+    """The site metrics that tell good states from bad, best first."""
+    traits = TRAITS[kind]
+    others: list[SiteMetric] = ["accuracy", "loss"]
+    found = [*traits.headline_from, *(name for name in others if name in traits.site_metrics)]
+    return list(dict.fromkeys(found))
+
+
+def _most(plan: RunPlan, share: float) -> int:
+    """LoRA rounds where they have at most this share of the run."""
+    left = plan.rounds.count - plan.warm_rounds
+    if not TRAITS[plan.task.kind].head_first:
+        return left
+    return max(0, min(plan.training.lora_rounds, left, math.ceil(share * plan.rounds.count)))

@@ -87,7 +87,7 @@ class Simulation:
         self.plan = with_labels(plan, *label_sources(plan, self._data))
         self._personal = out / PERSONAL_FOLDER
         self._trainers = make_trainers(self._data.train, self.plan, personal=self._personal)
-        if not self.plan.rounds.expected_units:
+        if _asks_for_size(self.plan):
             self.plan = _expecting(self.plan, *self._trainers.values())
             self._trainers = make_trainers(self._data.train, self.plan, personal=self._personal)
         self._privacy = self._check_sites()
@@ -256,13 +256,13 @@ class Simulation:
         for number, (site, trainer) in enumerate(self._trainers.items(), 1):
             title = f"{site} alone ({number} of {len(self._trainers)})"
             path = root / f"{ALONE}-{number:02d}"
-            own = _expecting(plan, trainer)
+            own = _expecting(plan, trainer) if plan.rounds.expected_units else plan
             alone[site] = self._baseline(own, path, trainer, title, parent)
             trainer.close()
         found |= {"alone": alone, "alone_mean": sum(alone.values()) / len(alone)}
         plan = plan.replace(privacy={"epsilon": float("inf")})
         everything = make_trainer(POOLED, self._data.train, plan, personal=self._personal)
-        plan = _expecting(plan, everything)
+        plan = _expecting(plan, everything) if plan.rounds.expected_units else plan
         found["pooled_without_privacy"] = self._baseline(
             plan, root / POOLED, everything, "all data pooled, no privacy", parent
         )
@@ -315,6 +315,12 @@ class Simulation:
             write_report(self._folder.path / REPORT, self.plan, rounds, summary)
             picture(summary, rounds, self._folder.path / PICTURE, budget=self.plan.privacy.epsilon)
         return summary
+
+
+def _asks_for_size(plan: RunPlan) -> bool:
+    """Whether the sites' size decides something that the plan does not say."""
+    asks = plan.training.mode == "gradient" and plan.training.lora == "auto"
+    return asks and plan.adapter.kind != "head" and not plan.rounds.expected_units
 
 
 def _expecting(plan: RunPlan, *trainers: LocalTrainer) -> RunPlan:

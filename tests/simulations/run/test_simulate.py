@@ -128,7 +128,9 @@ def test_the_results_folder_is_complete(plan: RunPlan, finished: Path) -> None:
     assert {"plan.toml", "rounds.jsonl", "summary.json", "report.html", "adapter"} <= names
     assert not [name for name in names if name.endswith(".tmp") or name.startswith(".")]
     stored = load_plan(finished / "plan.toml")
-    assert stored == plan.replace(task={"labels": ["health", "money"]})
+    size = {name: getattr(stored.rounds, name) for name in ("expected_units", "expected_sites")}
+    assert stored == plan.replace(task={"labels": ["health", "money"]}, rounds=size)
+    assert bool(size["expected_units"]) is (plan.training.mode == "gradient")
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert page.lower().startswith("<!doctype html>")
     assert "site-02" in page
@@ -165,7 +167,7 @@ def test_the_stated_epsilon_is_right(plan: RunPlan, finished: Path) -> None:
     events = figures["events"]
     assert [event["stage"] for event in events] == [stage.value for stage in stages]
     assert figures["steps"] == total_steps(plan) == sum(event["steps"] for event in events)
-    rates = [8 / figures["records"]] if local else [1.0, 1.0, plan.training.lora_sample_rate]
+    rates = [8 / figures["records"]] if local else [1.0, 1.0, plan.lora_sample_rate]
     assert [event["sample_rate"] for event in events] == rates
     for round, stated in enumerate(figures["epsilon_by_round"], 1):
         reference = PRVAccountant()

@@ -1,6 +1,6 @@
 """The embedded MiniLM with LoRA on every attention projection, in plain PyTorch.
 
-Nothing here is Lorica's but the place of the model's files. A linear layer with LoRA is one
+The place of the model's files is all that is Lorica's. A linear layer with LoRA is one
 ``autograd.Function`` whose backward pass leaves the gradient of A and B of every record apart.
 """
 

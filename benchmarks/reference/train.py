@@ -1,4 +1,4 @@
-"""LoRA and a head under per-record clipping and noise in plain PyTorch: what a page of code reaches.
+"""LoRA and a head under per-record clipping and noise, in plain PyTorch: what a page of code does.
 
     python benchmarks/reference/train.py sst2 --epsilon inf
     python benchmarks/reference/train.py ncbi --epsilon 8 --rate 3e-3
@@ -17,6 +17,7 @@ import math
 import os
 import random
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,23 @@ SCALE = 16.0  # of the label-name start
 IGNORED = -100
 
 
+def rows_of(folder: str) -> Callable[[str], list[dict[str, str]]]:
+    """Reads the parts of a data set in CSV."""
+
+    def read(part: str) -> list[dict[str, str]]:
+        with (DATA / folder / f"{part}.csv").open(encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    return read
+
+
 class Texts:
     """Texts with one label each; a head on the centred unit mean of token states."""
 
     name = "accuracy"
 
     def __init__(self, folder: str, column: str, validation: bool) -> None:
-        read = lambda part: list(csv.DictReader(open(DATA / folder / f"{part}.csv")))  # noqa
+        read = rows_of(folder)
         train, test = read("train"), read("test")
         if validation:
             if (DATA / folder / "dev.csv").exists():
@@ -107,7 +118,8 @@ class Entities:
 
         def read(part: str) -> tuple[list[list[int]], list[list[int]]]:
             tokens, tags = [], []
-            for line in open(DATA / "ncbi_disease" / f"{part}.jsonl"):
+            path = DATA / "ncbi_disease" / f"{part}.jsonl"
+            for line in path.read_text(encoding="utf-8").splitlines():
                 row = json.loads(line)
                 text, spans, place, inside = " ".join(row["tokens"]), [], 0, False
                 for word, tag in zip(row["tokens"], row["tags"], strict=True):
@@ -279,6 +291,7 @@ def main() -> None:
     p.add_argument("--warm", type=int, default=5)
     p.add_argument("--final", type=float, default=0.1)
     p.add_argument("--average", type=float, default=0.0)
+    p.add_argument("--temper", type=float, default=1.0, help="the head is scaled by it before LoRA")
     p.add_argument("--token-scale", type=float, default=1.0)
     p.add_argument("--sites", type=int, default=1, help="so many times the noise's variance")
     p.add_argument("--every", type=int, default=20)
@@ -316,12 +329,13 @@ def main() -> None:
     if a.head_steps:
         head_first(task, model, head, a, head_sigma * root * a.head_clip)
         print("head first", task.score(model, head), f"{time.time() - begun:.0f} s", flush=True)
+    for k in head:
+        head[k] = a.temper * head[k]
     expected = a.proxy or a.q * n
     bound = math.hypot(a.clip, a.head_clip)
     noise = sigma * bound * root * (expected / (a.q * n))  # of the sum
     lora, top = Adam(a.b1, a.b2, a.floor, a.tensor), Adam(a.b1, a.b2, a.floor, a.tensor)
     mean: dict[str, torch.Tensor] = {}
-    best = 0.0
     for step in range(1, a.steps + 1):
         if a.proxy:
             rows = rng.sample(range(n), a.proxy)
@@ -333,7 +347,7 @@ def main() -> None:
         for b in batches(lengths, rows, 1024):
             loss, own = task.loss(model, head, b)
             loss.backward()
-            lost += float(loss)
+            lost += float(loss.detach())
             grads = {
                 k: g for k, g in model.gradients().items() if not (a.only_b and k.endswith(".a"))
             }
@@ -344,7 +358,6 @@ def main() -> None:
                 for k, g in found.items():
                     sums[k] = sums.get(k, 0.0) + g
         signal = math.sqrt(sum(float(g.square().sum()) for g in total.values()))
-        width = sum(g.numel() for g in total.values())
         if noise:
             for sums in (total, tall):
                 for k in sums:
@@ -362,11 +375,12 @@ def main() -> None:
         if step % a.every == 0 or step == a.steps:
             norms.sort()
             score = task.score(model, head)
-            best = max(best, score[0])
+            median, width = norms[len(norms) // 2], sum(g.numel() for g in total.values())
+            ratio = signal / (noise * math.sqrt(width)) if noise else math.inf
             print(
-                f"step {step} {task.name} {score[0]:.4f} loss {score[1]:.4f} train {lost / len(rows):.4f}"
-                f" norm median {norms[len(norms) // 2]:.3f} signal/noise {signal / (noise * math.sqrt(width)) if noise else 0:.3f}"
-                f" aligned {signal / (a.clip * len(rows)):.3f} {time.time() - begun:.0f} s",
+                f"step {step} {task.name} {score[0]:.4f} loss {score[1]:.4f} "
+                f"train {lost / len(rows):.4f} norm median {median:.3f} "
+                f"signal/noise {ratio:.3f} {time.time() - begun:.0f} s",
                 flush=True,
             )
     if a.average:

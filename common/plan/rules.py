@@ -59,7 +59,6 @@ def check_task(
 
 def check_lora_trial(task: TaskPlan, privacy: PrivacyPlan) -> None:
     """Return if sites send what LoRA on trial is judged by; raise ValueError otherwise."""
-    traits = TRAITS[task.kind]
     enough = telling(task.kind)
     if not set(enough) & set(privacy.evaluation_metrics):
         named = " or ".join(f'"{name}"' for name in enough)

@@ -20,6 +20,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.plan import RunPlan
 from lorica.common.plan.course import PARTS
+from lorica.common.plan.lora import lora_sentence
 from lorica.common.plan.methods import METHODS
 from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
 from lorica.common.saved.folder import save_adapter

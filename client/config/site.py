@@ -114,6 +114,16 @@ class Policy(Section):
     maximum_rank: int = Field(64, ge=1)
     """Largest LoRA rank; under the methods "flexlora" and "flora" the rank that the site trains
     at if a plan has a larger one."""
+    adapter_entry: Limit = 100.0
+    """Largest number (absolute) in a LoRA factor, bias or residual of a global adapter. This bound
+    and the next three are far above what training makes; adapters that are built to amplify a
+    record's influence exceed them, and are refused before anything is charged."""
+    adapter_product: Limit = 1000.0
+    """Largest Frobenius norm of a module's change B·A, before the plan's scaling alpha / rank."""
+    adapter_center: Limit = 10.0
+    """Largest norm of the head's center; features have length 1."""
+    adapter_head: Limit = 10_000.0
+    """Largest norm of a tensor of the head."""
     maximum_labels: int = Field(1000, ge=2)
     """Largest number of labels."""
     maximum_rounds: int = Field(1000, ge=1)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from lorica.client.admission.adapter_bounds import check_adapter
 from lorica.client.admission.consent import Consent
 from lorica.client.admission.gate import Admission
 from lorica.client.admission.policy import check_noise, check_records, site_rank
@@ -232,7 +233,10 @@ class LocalTrainer:
         assert event is not None
         session = self._open(plan)
         own = own_state(self._personal, request, kind)
-        session.load(unpack_state(request.blob), stage_of(plan, request.round), own)
+        sent = unpack_state(request.blob)
+        session.load(sent, stage_of(plan, request.round), own)
+        if self._config is not None:
+            check_adapter(sent, self._config.policy)
         ledger.charge(
             Charge(
                 run=request.run,

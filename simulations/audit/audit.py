@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lorica.common.plan import RunPlan
+from lorica.simulations.audit.attacks.adapter import adapter_audit
 from lorica.simulations.audit.attacks.gradient import gradient_audit
 from lorica.simulations.audit.attacks.membership import membership_audit
 from lorica.simulations.audit.attacks.release import release_audit
@@ -12,7 +13,7 @@ from lorica.simulations.audit.attacks.update import update_audit
 from lorica.simulations.audit.evidence.findings import Audit, Check, Finding, Scatter
 from lorica.simulations.audit.watched.subject import Subject
 
-METHODS = ("release", "gradient", "update", "membership")
+METHODS = ("adapter", "release", "gradient", "update", "membership")
 
 
 def run_audit(
@@ -30,7 +31,9 @@ def run_audit(
     training.mode "gradient" without LoRA rounds makes; of others it audits the nearest such plan
     (:attr:`Subject.in_releases`). "gradient" and "update" audit local DP-SGD steps: they run the
     plan with training.mode "local" and no warm start. "membership" attacks the adapter that the
-    plan as it is makes. What was audited is in the audit's fact "audited".
+    plan as it is makes. "adapter" makes no training run: it measures sums before noise under
+    crafted adapters (:mod:`lorica.simulations.audit.attacks.adapter`). What was audited is in the
+    audit's fact "audited".
 
     Args:
         plan: what to audit; ε must be finite.
@@ -51,6 +54,13 @@ def run_audit(
     findings: list[Finding] = []
     checks: list[Check] = []
     scatters: list[Scatter] = []
+    if "adapter" in methods:
+        tell(f"sending crafted adapters to {subject.site}")
+        adapter, found_checks = adapter_audit(
+            subject.plan, subject.backbone, subject.records.texts, seed=seed
+        )
+        findings.append(adapter)
+        checks += found_checks
     for method, attack, attacked, what in (
         ("release", release_audit, releases, "canaries in its releases"),
         ("gradient", gradient_audit, steps, "gradient-space canaries"),
@@ -94,6 +104,8 @@ def run_audit(
 def _audited(method: str, subject: Subject) -> str:
     """In words, which training a method attacked."""
     plan = subject.plan
+    if method == "adapter":
+        return "the sums of every stage, before noise, under crafted adapters"
     if method == "membership":
         return "the plan as it is"
     if method == "release":

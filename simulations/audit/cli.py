@@ -24,6 +24,7 @@ class Method(StrEnum):
     GRADIENT = "gradient"
     UPDATE = "update"
     MEMBERSHIP = "membership"
+    ADAPTER = "adapter"
     ALL = "all"
 
 
@@ -54,7 +55,8 @@ def audit(
     Method "release" audits what a site sends under the default recipe: noised label sums and
     gradient sums on frozen features. "gradient" and "update" audit local DP-SGD steps: they set
     training.mode to "local" and rounds.warm_start to 0. The membership attack is on the adapter
-    of the plan as it is.
+    of the plan as it is. "adapter" sends adapters and heads that are built to amplify one record's
+    influence, and fails when one record changes a sum by more than the clip norm.
     """
     if not 0.5 <= confidence < 1:
         raise typer.BadParameter(f"--confidence must lie in [0.5, 1), got {confidence}.")

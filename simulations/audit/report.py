@@ -152,6 +152,9 @@ def _asides(details: dict[str, Any]) -> list[str]:
             f"estimate (no bound) ε ≈ {number(details['estimate'])}, interval {number(low)} to "
             f"{number(high)}"
         )
+    if "largest_change" in details:
+        found = ", ".join(f"{name} {x:.6f}" for name, x in details["largest_change"].items())
+        lines.append(f"one record changes a sum, in units of C, by: {found}")
     if "auc" in details:
         rates = ", ".join(
             f"{tpr:.1%} at {float(fpr):.1%}" for fpr, tpr in details["tpr_at_fpr"].items()

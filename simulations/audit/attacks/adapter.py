@@ -46,7 +46,7 @@ TOLERANCE = 1e-9
 """Of C; above it, a change is one that should not be."""
 
 _EVENT = PrivacyEvent(1.0, 1.0, 1)
-_SHORT = 40  # records that neighbouring data sets share
+_SHORT = 24  # texts of records that neighbouring data sets share
 
 
 class Recording(SeededNoise):
@@ -170,8 +170,7 @@ def attacked_plan(plan: RunPlan, attack: Attack) -> RunPlan:
     drawn, and the stage that is attacked."""
     mode = "local" if attack.where == "local" else "gradient"
     rounds: dict[str, Any] = {"count": 3, "evaluate_every": 1}
-    if mode == "local":
-        rounds["warm_start"] = 0.0
+    rounds["warm_start"] = 0.0 if mode == "local" else RunPlan().rounds.warm_start
     adapter: dict[str, Any] = {"kind": "lora", "layers": []}
     if attack.modules:
         adapter["target_modules"] = list(attack.modules)
@@ -179,6 +178,8 @@ def attacked_plan(plan: RunPlan, attack: Attack) -> RunPlan:
         adapter=adapter,
         rounds=rounds,
         training={"mode": mode, "lora": "always", "lora_rounds": 1, "augmentations": 1},
+        server={"local_optimizer": "none"},
+        aggregation={"method": RunPlan().aggregation.method},
         privacy={"unit": "record"},
     )
 
@@ -192,14 +193,15 @@ def largest_change(
         attack: what to send and ask for.
         plan: with labels; changed as the attack needs.
         backbone: the plan's.
-        texts: short ones, of several lengths.
+        texts: of several lengths; the shortest are taken.
         seed: of the made-up numbers.
     """
     plan = attacked_plan(plan, attack)
     random = np.random.default_rng(seed)
     labels = plan.task.labels
-    longest = max(texts[:_SHORT], key=len)
-    shared = [*texts[:_SHORT], *[longest] * (_SHORT // 2)]
+    chosen = sorted(set(texts), key=lambda text: (len(text), text))[:_SHORT]
+    longest = chosen[-1]
+    shared = [*chosen, *[longest] * (_SHORT // 2)]
     others = [(" ".join([longest] * 40), labels[0]), (longest, labels[-1])]
     start = task_of(plan).start(backbone)
     sent = attack.craft(start, plan, backbone, random, longest)

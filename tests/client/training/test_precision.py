@@ -209,9 +209,10 @@ def test_a_site_trains_in_bf16_almost_what_it_trains_in_float32(
 
 
 def test_what_a_site_releases_in_bf16_is_a_sum_over_records(units: None, plan: RunPlan) -> None:
-    """All records, less all but one of them, are that one alone: none is padded otherwise, and so
-    rounded otherwise, because another comes or goes. (The packaged backbone, with texts padded
-    together, is off by 0.004 C.)
+    """All records, less all but one of them, are that one alone, to what float32 keeps of a sum of
+    24 (it is what leaves; the sum itself is in float64): no record is computed otherwise because
+    another comes or goes. A record alone once made a product of one row, which a processor's tiles
+    of bfloat16 add in another order than many (4e-5 on amx_bf16); it is one of four now.
     """
     run = in_bf16(plan).replace(
         training={"mode": "gradient", "lora": "always", "lora_rounds": 1, "lora_sample_rate": 1.0},
@@ -229,7 +230,7 @@ def test_what_a_site_releases_in_bf16_is_a_sum_over_records(units: None, plan: R
     whole, bound = released(everyone), run.privacy.clip_norm
     for row in (0, 4, 7, 11, 14, 19):
         rest = released([other for other in everyone if other != row])
-        assert float((whole - rest - released([row])).norm()) < 1e-4 * bound
+        assert float((whole - rest - released([row])).norm()) < 5e-6 * bound
 
 
 def test_judgements_in_bf16_do_not_hang_on_who_else_is_judged(units: None, plan: RunPlan) -> None:
@@ -242,7 +243,7 @@ def test_judgements_in_bf16_do_not_hang_on_who_else_is_judged(units: None, plan:
     everyone = judgements(task, model, cache, targets)
     for rows in (np.arange(0, 40, 7), np.arange(1, 40, 7), np.arange(0, 40, 9)):
         some = judgements(task, model, cache, targets, rows)
-        assert torch.allclose(some, everyone[rows], rtol=0, atol=3e-6)
+        assert torch.equal(some, everyone[rows])
 
 
 def test_states_of_one_number_format_do_not_serve_the_other(units: None, plan: RunPlan) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from lorica.client.cli.options import SITE_TOML, ConfigOption
+from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
 from lorica.common.display.wording import epsilon_text, left_text
 from lorica.common.errors import Code, LoricaError

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from lorica.client.cli.options import SITE_TOML, ConfigOption
 from lorica.common.cli.options import PlanArgument, SetOption
+from lorica.common.display.tables import Table
 from lorica.common.display.wording import epsilon_text, left_text
 from lorica.common.errors import Code, LoricaError
 from lorica.common.privacy.accountant import PrivacyEvent

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from lorica.client.cli.options import SITE_TOML, ConfigOption
+from lorica.common.display.tables import Table
 from lorica.common.display.wording import epsilon_text
 from lorica.common.errors import Code, LoricaError
 

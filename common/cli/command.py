@@ -21,6 +21,7 @@ from lorica.common.cli.evaluate import evaluate
 from lorica.common.cli.plan import plan_app
 from lorica.common.cli.predict import predict
 from lorica.common.cli.serve import serve
+from lorica.common.display.terminal import prepare
 from lorica.common.errors import Code, LoricaError
 from lorica.common.version import __version__
 
@@ -91,6 +92,7 @@ def run() -> None:
     # Read when torch is loaded, later. Waiting threads that spin cost up to fourfold where other
     # processes want the cores, too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare()
     try:
         build()()
     except LoricaError as error:

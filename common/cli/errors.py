@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
+from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
 from lorica.common.errors import CATALOGUE, Code, LoricaError
 from lorica.common.machine.home import home

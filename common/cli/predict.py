@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
 from lorica.common.display.wording import metric_name, metric_text
 from lorica.common.errors import Code, LoricaError
@@ -81,6 +82,7 @@ def predict(
     if file is not None and (values or texts):
         raise typer.BadParameter("texts and --value go without --file, which has its columns.")
     if file is None:
+        texts = [os.fsencode(item).decode(errors="surrogateescape") for item in texts or []]
         listed = texts or _lines_of_stdin()
         predictor = Predictor(adapter, backbone)
         name = text or "text"
@@ -101,6 +103,7 @@ def predict(
     else:
         lines = as_csv(given.rows, predictions, "\t" if kind == "tsv" else ",")
     if output is None:
+        _as_data(sys.stdout)
         sys.stdout.writelines(lines)
     else:
         write_atomically(output, "".join(lines))
@@ -178,6 +181,13 @@ def _show(texts: Sequence[str], predictions: Sequence[Prediction | None]) -> Non
     Console().print(table)
 
 
+def _as_data(stream: TextIO) -> None:
+    """Rows in a pipe or a file are data: UTF-8 whatever the terminal's letters are."""
+    change = getattr(stream, "reconfigure", None)
+    if change is not None and not stream.isatty():
+        change(encoding="utf-8", errors="surrogateescape")
+
+
 def _value(setting: str) -> tuple[str, str]:
     name, equals, cell = setting.partition("=")
     if not equals or not name.strip():
@@ -186,7 +196,10 @@ def _value(setting: str) -> tuple[str, str]:
 
 
 def _lines_of_stdin() -> list[str]:
-    """Every line, blank ones too: the answers are in their order."""
+    """Every line, blank ones too: the answers are in their order. UTF-8, as files are."""
+    change = getattr(sys.stdin, "reconfigure", None)
+    if change is not None:
+        change(encoding="utf-8", errors="strict")
     try:
         return [line.rstrip("\r\n") for line in sys.stdin]
     except UnicodeDecodeError as error:

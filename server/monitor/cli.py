@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from lorica.common.display.tables import Table
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:

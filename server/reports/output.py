@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
 from lorica.common.display.wording import duration, epsilon_text, human_bytes, percent
 from lorica.server.reports.export import run_content, whole_run

@@ -11,9 +11,9 @@ from typing import Any, Literal
 from rich.bar import Bar
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
 from lorica.common.display.wording import (
     NO_PRIVACY,

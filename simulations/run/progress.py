@@ -12,9 +12,9 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
-from rich.table import Table
 from rich.text import Text
 
+from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
 from lorica.common.display.wording import (
     NO_PRIVACY,

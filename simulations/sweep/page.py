@@ -6,10 +6,9 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.table import Table
-
 from lorica.common.display.colours import INK
 from lorica.common.display.figures import new_figure, short
+from lorica.common.display.tables import Table
 from lorica.common.display.wording import (
     capitalise,
     change_text,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from lorica.client.data.check.overview import NOTICE, Overview
 from lorica.client.data.check.tallies import Groups
 from lorica.common.data.names.alike import shown_spelling
+from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
 
 _SHOWN = 25

@@ -8,10 +8,10 @@ from datetime import datetime
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from lorica.client.ledger.reports.summary import Point, Summary
+from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
 from lorica.common.display.wording import epsilon_text, left_text
 

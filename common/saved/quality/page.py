@@ -8,12 +8,12 @@ from typing import Any
 
 from markupsafe import Markup
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from lorica.common.display.colours import BLUE, GREY, ORANGE
 from lorica.common.display.figures import new_figure, short, svg_text
 from lorica.common.display.pages import page_environment
+from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
 from lorica.common.machine.files import write_atomically
 from lorica.common.saved.quality.judged import Judged

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from lorica.common.display.tables import Table
 from lorica.common.errors import Code, LoricaError
 from lorica.server.coordinator.cli.run import HomeOption
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from lorica.common.cli.options import SetOption
+from lorica.common.display.tables import Table
 from lorica.common.display.wording import metric_name, metric_text
 from lorica.common.errors import Code, LoricaError
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from lorica.common.cli.options import PlanArgument, SetOption
 from lorica.common.errors import Code, LoricaError
@@ -170,6 +171,7 @@ def _simulate(
                 mend="pip install 'lorica[simulation,embedded]'",
             ) from error
         from lorica.simulations.reports.tables import closing_table, comparison_table
+        from lorica.simulations.reports.verdict import verdict
 
         keep = Keep(store_of(store, no_store), trackers=track or [])
         simulation = Simulation(plan, out, console, keep=keep)
@@ -189,3 +191,5 @@ def _simulate(
         raise
     console.print(comparison_table(summary))
     console.print(closing_table(summary, out))
+    if said := verdict(summary):
+        console.print(Text(said, style="bold yellow"))

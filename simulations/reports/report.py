@@ -38,6 +38,7 @@ from lorica.simulations.reports.tables import (
     headline,
     noise_text,
 )
+from lorica.simulations.reports.verdict import verdict
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def write_report(
         plan=plan,
         trained=what_was_trained(plan, summary),
         worth=worth(summary),
+        verdict=verdict(summary),
         private=math.isfinite(budget) and _all_finite(summary),
         site_count=len(epsilons(summary)) or plan.simulation.sites,
         rounds=rounds,

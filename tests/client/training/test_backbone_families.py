@@ -17,10 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
+from lorica.client.ledger import MemoryLedger
 from lorica.client.mechanism.gradient_trial import require_right_gradients
 from lorica.client.mechanism.noise import SeededNoise
 from lorica.client.training.session import Session
-from lorica.common.adapter.state import State
+from lorica.client.training.trainer import LocalTrainer
+from lorica.common.adapter.state import State, pack_state
 from lorica.common.backbone.loading import Backbone, backbone_of, load_backbone
 from lorica.common.cache.prefix import PrefixCache, predict_logits
 from lorica.common.data.records import Records
@@ -31,6 +33,7 @@ from lorica.common.plan.subject import BackbonePlan
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.saved.folder import load_adapter, save_adapter
 from lorica.common.tasks import task_of
+from lorica.common.wire.messages import Request
 from tests.families import (
     IMAGES,
     SIDE,
@@ -178,6 +181,34 @@ def test_a_layer_that_runs_twice_is_refused_by_name_when_the_model_is_made(
     with pytest.raises(LoricaError, match=f"layer.1.attention.self.{module}.* runs 2") as caught:
         task_of(plan).model(backbone)
     assert caught.value.code is Code.PRIVACY_UNSAFE_MODEL
+
+
+@pytest.mark.parametrize(
+    ("family", "module"), [("deberta-v2", "query_proj"), ("albert", "query"), ("xlnet", "layer_1")]
+)
+def test_nothing_is_charged_for_a_run_whose_lora_rounds_could_not_be(
+    tmp_path: Path, family: str, module: str
+) -> None:
+    """The first rounds train the head alone, which these backbones bear."""
+    changes = {"share_att_key": True} if family == "deberta-v2" else {}
+    folder = make_family(tmp_path / family, family, **changes)
+    plan = plan_for(
+        folder,
+        family,
+        adapter={"target_modules": [module]},
+        training={"mode": "gradient", "lora": "always", "lora_rounds": 1},
+        rounds={"count": 8, "warm_start": 0.25},
+    )
+    head = plan.replace(adapter={"kind": "head"})
+    blob = pack_state(task_of(head).start(load_backbone(head.backbone)))
+    ledger = MemoryLedger(plan.privacy.delta, unit="record")
+    site = LocalTrainer(
+        "a", records(12), noise=lambda run, round: SeededNoise(run, round), ledger=ledger
+    )
+    with pytest.raises(LoricaError) as caught:
+        site.train(Request(plan, "r", 1, blob))
+    assert caught.value.code is Code.PRIVACY_UNSAFE_MODEL
+    assert ledger.spending().lifetime == 0
 
 
 @pytest.mark.parametrize("keep", ["head", "tail", "both"])

@@ -105,6 +105,6 @@ def _compare(
             Code.PRIVACY_UNSAFE_MODEL,
             f"The gradient of {name} cannot be told record by record in this backbone: what a "
             "record gives in a batch is not what it gives alone.",
-            mend='Leave the module out of adapter.target_modules, or set adapter.kind to "head"; '
-            "`lorica backbone check` lists what can be adapted.",
+            mend="Name in adapter.target_modules what can be adapted (`lorica backbone check "
+            'SOURCE` lists it), or set adapter.kind to "head".',
         )

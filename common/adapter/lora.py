@@ -156,7 +156,7 @@ def wanted_as(name: str) -> set[str]:
     """What ``adapter.target_modules`` may call the linear module at a path: its last part, or the
     group it belongs to. Whatever lies in a module called after attention is attention's."""
     *above, last = name.split(".")
-    attention = any("attention" in part or "attn" in part for part in above)
+    attention = any(word in part.lower() for part in above for word in ("attention", "attn"))
     return {last, "attention" if attention else "feed-forward"}
 
 

@@ -7,7 +7,7 @@ that depend on padding, on chance, or on what was read before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -130,7 +130,7 @@ def require_single_use(
     adapted: Sequence[str],
     inputs: dict[str, torch.Tensor],
     *,
-    named: bool = True,
+    named: Collection[str] = (),
 ) -> None:
     """Return if every adapted module runs once in a pass, on one input per record.
 
@@ -141,7 +141,7 @@ def require_single_use(
         encoder: with its adapter.
         adapted: paths in it of the modules whose input is the adapter's.
         inputs: of its forward pass, made up.
-        named: whether somebody chose the modules by name, and means every name.
+        named: last names of modules that somebody asked for; each is to run.
 
     Raises:
         LoricaError: LOR-204, LOR-404 naming the module.
@@ -171,7 +171,9 @@ def require_single_use(
         last = name.rpartition(".")[2]
         kinds[last] = kinds.get(last, 0) + len(seen)
     idle = [last for last, count in kinds.items() if not count]
-    if idle and (named or len(idle) == len(kinds)):
+    every = len(idle) == len(kinds)
+    idle = [last for last in idle if every or last in named]
+    if idle:
         raise _unsafe(
             f"No layer {idle[0]} of the backbone runs in a forward pass: it would never be trained."
         )
@@ -192,8 +194,8 @@ def _unsafe(what: str) -> LoricaError:
     return LoricaError(
         Code.PRIVACY_UNSAFE_MODEL,
         what,
-        mend='Leave it out of adapter.target_modules, or set adapter.kind to "head"; '
-        "`lorica backbone check` lists what can be adapted.",
+        mend="Name in adapter.target_modules what can be adapted (`lorica backbone check SOURCE` "
+        'lists it), or set adapter.kind to "head".',
     )
 
 

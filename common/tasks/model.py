@@ -96,7 +96,12 @@ class AdaptedModel(nn.Module):
         if not adapted or key in _SINGLE_USE:
             return
         inputs = made_up_inputs(backbone)
-        require_single_use(self.encoder, sorted(set(adapted)), inputs, named=bool(self._lora))
+        require_single_use(
+            self.encoder,
+            sorted(set(adapted)),
+            inputs,
+            named=plan.adapter.target_modules if self._lora else (),
+        )
         _SINGLE_USE.add(key)
 
     @property

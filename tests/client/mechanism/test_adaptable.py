@@ -8,10 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from lorica.client.cli.backbone import app
-from lorica.client.mechanism.adaptable import adaptable, batch_norms
+from lorica.client.mechanism.adaptable import adaptable, batch_norms, trial_plan
+from lorica.client.mechanism.gradient_trial import require_right_gradients
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import RunPlan
 from lorica.common.plan.subject import BackbonePlan
+from lorica.common.tasks import task_of
 from tests.families import make_family, make_image_family
 
 
@@ -40,6 +43,20 @@ def test_of_a_model_with_tokens_first_only_what_has_records_first_is_offered(
     assert "record first" in rows["query"] and "record first" in rows["value"]
     assert "never be trained" in rows["query_global"]  # there is no global attention
     assert not rows["dense"]
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["bert", "distilbert", "mpnet", "modernbert", "t5", "bart", "gpt2", "llama", "gemma3", "bloom"],
+)
+def test_the_attention_of_every_layer_can_be_adapted(tmp_path: Path, family: str) -> None:
+    """The adapter that a plan has by itself."""
+    backbone = load_backbone(BackbonePlan(source=str(make_family(tmp_path / family, family))))
+    plan = trial_plan(backbone, kind="lora", target_modules=RunPlan().adapter.target_modules)
+    model = task_of(plan).model(backbone)
+    layers = {name.partition(".lora_")[0] for name in model.adapter_parameters if ".lora_" in name}
+    assert len(layers) >= backbone.layers
+    require_right_gradients(plan, backbone)
 
 
 def test_batch_norms_are_counted(tmp_path: Path) -> None:

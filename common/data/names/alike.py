@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from lorica.common.data.names.normal import BLANKS, alike_key, label_form
+from lorica.common.data.names.normal import BLANKS, alike_key, label_form, tidy
 from lorica.common.errors import Code, LoricaError
 
 Alike = Literal["refuse", "merge", "keep"]
@@ -102,14 +102,15 @@ def one_spelling(names: Iterable[str], columns: Sequence[Sequence[str]]) -> dict
 
     Args:
         names: spellings that go first, as the plan's own labels.
-        columns: else the most frequent in them is taken; of equally frequent ones the first in
-            the order of characters.
+        columns: else the most frequent in them is taken, without what cannot be seen; of equally
+            frequent ones the first in the order of characters.
     """
-    counts = Counter(cell for column in columns for cell in column)
+    spellings = {cell for column in columns for cell in column}
+    counts = Counter(tidy(cell) for column in columns for cell in column)
     chosen = {alike_key(name): name for name in names}
     for text in sorted(counts, key=lambda cell: (-counts[cell], cell)):
         chosen.setdefault(alike_key(text), text)
-    return {text: chosen[alike_key(text)] for text in counts}
+    return {text: chosen[alike_key(text)] for text in spellings}
 
 
 def refuse_alike(names: Iterable[str], what: str, setting: str) -> None:

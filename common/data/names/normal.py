@@ -105,6 +105,11 @@ def alike_key(text: str) -> str:
     return number_form(bare)
 
 
+def tidy(text: str) -> str:
+    """The text as people would write it: composed, nothing invisible, single blanks."""
+    return " ".join(_visible(unicodedata.normalize("NFC", text)).split())
+
+
 def forms(cells: Iterable[str], form: Callable[[str], str]) -> list[str]:
     """``form`` of every cell, each distinct one computed once."""
     known: dict[str, str] = {}

@@ -66,6 +66,17 @@ def test_merged_spellings_are_one_label_the_most_frequent(
     assert len(with_labels(plan, *label_sources(plan, data)).task.labels) == 2
 
 
+def test_what_cannot_be_seen_is_in_no_merged_name(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "d.csv", ["billing\u00a0", "ship\u200bping", "billing\u00a0", "Shipping"]
+    )
+    data = load_data(plan_of(path, alike="merge"))
+    found = {*data.train.labels, *data.test.labels}
+    assert "billing" in found
+    assert found - {"billing"} <= {"shipping", "Shipping"}
+    assert len(found) == 2
+
+
 def test_the_plans_own_spelling_stands_for_all(tmp_path: Path) -> None:
     path = write(tmp_path / "d.csv", ["billing", "billing", "BILLING", "x"] * 3)
     plan = plan_of(path, alike="merge").replace(task={"labels": ["Billing", "X"]})

@@ -73,7 +73,7 @@ def furthest_weight(run: Path, other: Path) -> float:
     0 where every sum was added in the same order. One last bit of a feature can move a noised sum
     to the next point of the noise's grid, which is 1e-4 and more of a weight at a few hundred
     records; features are therefore the same to the bit whatever they are computed with
-    (lorica.common.cache.batching.equal_batches). What the optimiser remembers is left out: it is in
+    (lorica.common.cache.batching). What the optimiser remembers is left out: it is in
     other units.
     """
     first, second = (

@@ -44,6 +44,10 @@ class SiteLedger(Section):
 
     path: str = "ledger.sqlite"
     """Path of the ledger, from the folder that site.toml is in; one per data set."""
+    witness: str = ""
+    """Path of a file that holds the ledger's newest head, from the folder that site.toml is in: on
+    another disk or machine, so that an older copy of the ledger that is put back is seen. Empty:
+    the coordinator and what people print (`lorica site ledger verify --head`) are the witnesses."""
     delta: float = Field(1e-5, ge=1e-9, lt=1)
     """δ at which the ledger states the total ε, a probability below 1 / number of units."""
     lifetime_epsilon: Limit = 20.0

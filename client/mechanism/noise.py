@@ -1,7 +1,8 @@
 """The randomness of the DP mechanism: Gaussian noise and Poisson batches.
 
-:class:`SecureNoise` is what real sites use, :class:`SeededNoise` what simulations may use. Both
-are the same arithmetic on an AES-256-CTR stream; they differ only in where the key comes from.
+:class:`DerivedNoise` is what real sites use, :class:`SecureNoise` what has no secret of its own,
+:class:`SeededNoise` what simulations may use. All are the same arithmetic on an AES-256-CTR stream;
+they differ only in where the key comes from.
 So a simulation runs exactly the mechanism that a site runs.
 
 What touches private sums is :meth:`NoiseSource.add_noise`, never ``total + gaussian(...)``.
@@ -12,7 +13,8 @@ std alone, so that no low bits leave; nor does the sign of a zero.
 
 Formal guarantee:
     Neighbouring: one unit added or removed. Sensitivity: ``total`` moves by at most C in L2
-    norm, which the caller ensures by clipping. Mechanism: SecureNoise.add_noise.
+    norm, which the caller ensures by clipping. Mechanism: add_noise of SecureNoise, and of
+    DerivedNoise as said there.
 
     *Ideal*: round(total + Z) with Z ~ N(0, std²·I) over the reals, rounded to a grid fixed by
     std. That is post-processing of the Gaussian mechanism: it has exactly the privacy of
@@ -47,11 +49,13 @@ Formal guarantee:
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -197,6 +201,94 @@ class SecureNoise(_AesNoise):
 
     def _words(self, blocks: int) -> npt.NDArray[np.int64]:
         return aes_ctr(os.urandom(32), os.urandom(BLOCK_BYTES), blocks)
+
+
+class DerivedNoise(_AesNoise):
+    """Noise that follows from a secret of the site and from what is asked: for private data.
+
+    A ledger that is put back from a copy has forgotten replies. With noise of the moment, the same
+    request would then get a second reply with other noise, and the mean of many has none. Here the
+    second reply is the first, to the bit.
+
+    Formal guarantee:
+        Every call draws from AES-256-CTR under a key of its own,
+
+            HMAC-SHA256(secret, (request, number of the call, what is drawn, H(total), std)),
+
+        where H(total) is SHA-256 over the very numbers that the noise is added to. Against whoever
+        does not hold the secret and cannot tell HMAC-SHA256 and AES from random functions:
+
+        * calls that differ in any of these get independent noise. So different requests compose
+          as with fresh noise, and *no two different totals ever share noise*: other records, code,
+          models or rounding under the same request give independent noise, never a difference
+          that is bare;
+        * calls that are equal in all of these give equal results, which tell nothing new.
+
+        For fixed records, each distinct request is thus the mechanism of :class:`SecureNoise`,
+        and asking again, however often and after whatever was restored, is post-processing.
+
+        *Batches* follow from secret, request and number of the call alone. Where records changed
+        between two answers to one request (after a ledger was put back), the two share who is
+        drawn: each is the sampled mechanism, their composition is bounded by that of unsampled
+        steps. A ledger that is not put back answers a request once.
+
+    *Beyond that*: whoever gets the secret can subtract the noise of replies that they have; with
+    :class:`SecureNoise` nobody can. It lies beside the records, which are worth more.
+
+    Args:
+        secret: 32 bytes or more, the site's own.
+        request: what is asked: everything that tells one request from another.
+
+    Raises:
+        ValueError: a secret of fewer than 32 bytes.
+    """
+
+    kind: Literal["secure", "seeded"] = "secure"
+
+    def __init__(self, secret: bytes, *request: int | str) -> None:
+        if len(secret) < 32:
+            raise ValueError("A secret that noise is derived from has 32 bytes or more.")
+        self._secret, self._request = secret, request
+        self._calls = 0
+        self._key = b""
+        self._position = 0
+
+    def add_noise(self, total: torch.Tensor, std: float) -> torch.Tensor:
+        values = total.detach().cpu().contiguous().numpy()
+        content = hashlib.sha256(values.tobytes()).hexdigest()
+        self._begin("sum", str(total.dtype), str(tuple(total.shape)), float(std).hex(), content)
+        return super().add_noise(total, std)
+
+    def gaussian(self, shape: Sequence[int] | torch.Size, std: float) -> torch.Tensor:
+        self._begin("gaussian", str(tuple(shape)), float(std).hex())
+        return super().gaussian(shape, std)
+
+    def poisson_mask(self, count: int, rate: float) -> torch.Tensor:
+        self._begin("batch", str(count), float(rate).hex())
+        return super().poisson_mask(count, rate)
+
+    def _begin(self, *drawn: str) -> None:
+        self._calls += 1
+        words = ["lorica noise of a request", *self._request, self._calls, *drawn]
+        self._key = hmac.digest(self._secret, json.dumps(words).encode(), "sha256")
+        self._position = 0
+
+    def _words(self, blocks: int) -> npt.NDArray[np.int64]:
+        counter = self._position.to_bytes(BLOCK_BYTES)
+        self._position += blocks
+        return aes_ctr(self._key, counter, blocks)
+
+
+@dataclass(frozen=True)
+class RequestNoise:
+    """The noise of a site's answers, each from its request."""
+
+    secret: bytes = field(repr=False)
+    """The site's own, 32 bytes or more."""
+
+    def of(self, *request: int | str) -> DerivedNoise:
+        """The noise of one answer; ``request``: all that tells its request from another."""
+        return DerivedNoise(self.secret, *request)
 
 
 class SeededNoise(_AesNoise):

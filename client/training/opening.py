@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import stat
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +15,10 @@ from lorica.client.admission.questions import Questions
 from lorica.client.config.site import SiteConfig
 from lorica.client.data.fetched import Fetched
 from lorica.client.ledger import Budgets, FileLedger
+from lorica.client.ledger.head import Witness
 from lorica.client.training.personal import FolderPersonal
 from lorica.common.errors import Code, LoricaError
+from lorica.common.machine.files import create_atomically, storage_errors
 
 if TYPE_CHECKING:
     from lorica.client.ledger import Ledger
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
 SEEDED_VARIABLE, SEEDED_WORDS = "LORICA_SEEDED_NOISE", "protects nothing"
 """Environment variable, and its one value, without which policy.noise = "seeded" is refused."""
+
+_SECRET_BYTES = 32
 
 _log = logging.getLogger("lorica.site")
 
@@ -72,6 +78,33 @@ def open_ledger(config: SiteConfig, folder: Path, *, create: bool = False) -> Fi
     )
 
 
+def site_secret(config: SiteConfig, folder: Path) -> bytes:
+    """The site's secret, which its noise follows from and which seals its ledger's heads; made
+    when it is absent, for the trainer's own user alone.
+
+    Raises:
+        LoricaError: LOR-409 others may read it, or it is not what was made; LOR-60x.
+    """
+    path = _beside_ledger(config, folder, "noise.key")
+    create_atomically(path, secrets.token_bytes(_SECRET_BYTES), mode=0o600)
+    with storage_errors(path), path.open("rb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        found = file.read(_SECRET_BYTES + 1)
+    if mode & 0o077:
+        raise LoricaError(
+            Code.SITE_CONFIG,
+            f"{path} has mode {mode:04o}: who reads it can take the noise off what the site sent.",
+            mend=f"chmod 600 {path}",
+        )
+    if len(found) != _SECRET_BYTES:
+        raise LoricaError(
+            Code.SITE_CONFIG,
+            f"{path} has not the {_SECRET_BYTES} bytes that were made.",
+            mend="Put it back from the copy that belongs to the ledger beside it.",
+        )
+    return found
+
+
 def site_consent(config: SiteConfig, folder: Path) -> Consent | None:
     """People's decisions about runs, beside the ledger; None where the policy needs none."""
     if config.policy.consent == "none":
@@ -111,7 +144,7 @@ def open_trainer(
     """
     from lorica.client.data.changes import require_unchanged
     from lorica.client.data.reading import read_records
-    from lorica.client.mechanism.noise import SecureNoise, SeededNoise
+    from lorica.client.mechanism.noise import RequestNoise, SeededNoise
     from lorica.client.training.opening import (
         open_ledger,
         personal_store,
@@ -122,9 +155,7 @@ def open_trainer(
     from lorica.common.cache.files import CacheFolder
     from lorica.common.cache.shelf import SHELF
 
-    def noise(stream: str, round: int) -> NoiseSource:
-        if config.policy.noise == "secure":
-            return SecureNoise()
+    def seeded(stream: str, round: int) -> NoiseSource:
         return SeededNoise(0, stream, config.site.name, round)
 
     require_noise(config)
@@ -136,18 +167,24 @@ def open_trainer(
         if config.data.cache:
             most = int(config.data.cache_gigabytes * 1e9)
             SHELF.keep_in(CacheFolder(root / config.data.cache, most))
+        secret = site_secret(config, root)
+        witness = Witness(root / config.ledger.witness, secret) if config.ledger.witness else None
+        if witness is not None:
+            witness.check(ledger.history())
         records = read_records(config, root, fetched)
         require_unchanged(records, data_file(config, root), accept=config.data.changed == "accept")
         trainer = LocalTrainer(
             config.site.name,
             records,
-            noise=noise,
+            noise=RequestNoise(secret) if config.policy.noise == "secure" else seeded,
             config=config,
             ledger=ledger,
             personal=personal_store(config, root),
             root=root,
             consent=site_consent(config, root),
             questions=site_questions(config, root),
+            secret=secret,
+            witness=witness,
         )
         undo.pop_all()
     return trainer, ledger

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from lorica.client.admission.policy import check_noise, check_records, site_rank
 from lorica.client.admission.questions import Questions
 from lorica.client.config.site import SiteConfig
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
-from lorica.client.mechanism.noise import NoiseSource
+from lorica.client.ledger.head import Head, Witness
+from lorica.client.mechanism.noise import NoiseSource, RequestNoise
 from lorica.client.training.personal import MemoryPersonal, PersonalStore, has_own, own_state
 from lorica.client.training.session import Session
 from lorica.common.adapter.state import State, pack_state, unpack_state
@@ -45,7 +47,8 @@ from lorica.common.wire.rounding import encode
 
 NoiseFactory = Callable[[str, int], NoiseSource]
 """(stream, round) -> the source of one answer's sampling and noise. The stream is the run's id
-for training and that id with "/evaluate" for evaluation."""
+for training and that id with "/evaluate" for evaluation. For simulations and tests; a site gives
+its :class:`~lorica.client.mechanism.noise.RequestNoise`."""
 
 _log = logging.getLogger("lorica.site")
 
@@ -77,7 +80,7 @@ class LocalTrainer:
         site: str,
         records: Records,
         *,
-        noise: NoiseFactory,
+        noise: NoiseFactory | RequestNoise,
         config: SiteConfig | None = None,
         ledger: Ledger | None = None,
         personal: PersonalStore | None = None,
@@ -87,6 +90,8 @@ class LocalTrainer:
         root: Path = Path(),
         consent: Consent | None = None,
         questions: Questions | None = None,
+        secret: bytes = b"",
+        witness: Witness | None = None,
     ) -> None:
         """
         Args:
@@ -106,6 +111,8 @@ class LocalTrainer:
             root: the folder that paths in ``config`` start from.
             consent: where people's decisions about runs are; None needs none.
             questions: bounds what plans may ask of the records; None has no bound.
+            secret: seals the ledger's head, which every reply then carries; empty: none does.
+            witness: where a copy of the head is kept.
 
         Raises:
             LoricaError: LOR-615 the ledger protects another unit than the policy.
@@ -126,6 +133,7 @@ class LocalTrainer:
         self._declared, self._rank = declared_records, rank
         self._cache_bytes = cache_bytes
         self._admission = Admission(config, root, consent, questions)
+        self._secret, self._witness = secret, witness
         self._session: Session | None = None
         self._checked = ""  # fingerprint of the plan that the records were last checked for
         self._units_by_name = len(set(records.units))
@@ -137,8 +145,10 @@ class LocalTrainer:
             LoricaError: why it does not.
         """
         self._admission.authenticate(request, CAPABILITIES)
+        self._require_newest(request)
         self._allow(request)
-        return replace(self._reply(request), version=__version__, budget=self._budget())
+        reply = replace(self._reply(request), version=__version__, budget=self._budget())
+        return self._headed(reply)
 
     def train(self, request: Request) -> Reply:
         """Train for one round from the request's global adapter and return the update.
@@ -161,7 +171,7 @@ class LocalTrainer:
             )
 
         def run(session: Session, event: PrivacyEvent) -> tuple[Reply, State]:
-            update = session.train(request.round, event, self._noise(request.run, request.round))
+            update = session.train(request.round, event, self._source(request, TRAIN))
             own = session.personal if has_own(plan, request.round) else {}
             seed = request.run, request.round, self.site
             blob = pack_state(encode(update, plan.wire.update, *seed))
@@ -183,7 +193,7 @@ class LocalTrainer:
             )
 
         def run(session: Session, event: PrivacyEvent) -> tuple[Reply, State]:
-            noise = self._noise(f"{request.run}/{EVALUATE}", request.round)
+            noise = self._source(request, EVALUATE)
             return self._reply(request, counts=session.evaluate(event, noise)), {}
 
         return self._answer(request, EVALUATE, lambda privacy: privacy.evaluation, run)
@@ -225,9 +235,10 @@ class LocalTrainer:
         """
         plan = request.plan
         ledger = self._ledger_of(plan)
+        self._require_newest(request)
         stored = ledger.stored(request.run, request.round, kind, fingerprint=plan.fingerprint)
         if stored is not None:
-            return reply_from_bytes(stored)
+            return self._headed(reply_from_bytes(stored))
         privacy = self._allow(request)
         event = part(privacy)
         assert event is not None
@@ -266,7 +277,40 @@ class LocalTrainer:
             if kept:
                 self._personal.save(request.run, plan, request.round, kept)
 
-        return reply_from_bytes(ledger.store(request.run, request.round, kind, packed, beside=keep))
+        leaves = ledger.store(request.run, request.round, kind, packed, beside=keep)
+        if self._witness is not None:
+            self._witness.keep(ledger.history())
+        return self._headed(reply_from_bytes(leaves))
+
+    def _source(self, request: Request, kind: Kind) -> NoiseSource:
+        """Sampling and noise of the answer to a request."""
+        if isinstance(self._noise, RequestNoise):
+            blob = hashlib.sha256(request.blob).hexdigest()
+            what = request.plan.fingerprint, blob
+            return self._noise.of(self.site, request.run, request.round, kind, *what)
+        stream = request.run if kind == TRAIN else f"{request.run}/{kind}"
+        return self._noise(stream, request.round)
+
+    def _require_newest(self, request: Request) -> None:
+        """Return unless somebody holds a head of this ledger that it does not contain.
+
+        Raises:
+            LoricaError: LOR-613 it is older than what left.
+        """
+        if self._ledger is None or not self._secret:
+            return
+        history = self._ledger.history()
+        if self._witness is not None:
+            self._witness.check(history)
+        head = Head.read(request.head, self._secret)
+        if head is not None:
+            head.require_in(history, "The coordinator")
+
+    def _headed(self, reply: Reply) -> Reply:
+        """The reply with the ledger's head."""
+        if self._ledger is None or not self._secret:
+            return reply
+        return replace(reply, head=Head.of(self._ledger.history()).sealed(self._secret))
 
     def _refusal(self, request: Request, error: Exception) -> Reply:
         """A refusal with ``error``'s public reason, and nothing else of it."""

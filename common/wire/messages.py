@@ -16,7 +16,8 @@ train        plan, fingerprint, round, adapter          round, weight, adapter (
 evaluate     plan, fingerprint, round, adapter          round, weight, counts (noised)
 ========== =========================================== ===================================
 
-Every request also has ``coordinator``, ``signature`` and ``time``
+A reply also has ``head`` and a request the ``head`` that the site's last reply had, where the site
+keeps a ledger in a file. Every request also has ``coordinator``, ``signature`` and ``time``
 (:mod:`lorica.common.wire.signing`), empty or 0 when the coordinator has no key. Every reply also
 has ``status`` ("ok" or "refused"), the fingerprint, and, when refused, ``reason``: a code and a
 title from the error catalogue, nothing else.
@@ -62,6 +63,7 @@ EVALUATE: Kind = "evaluate"
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MOST_ROUND = 1_000_000
+_MOST_HEAD = 300  # characters
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,9 @@ class Request:
     """Its signature (:mod:`lorica.common.wire.signing`), 128 hex digits; empty when unsigned."""
     time: int = 0
     """When it was signed, seconds since 1970 in UTC; 0 when unsigned."""
+    head: str = field(default="", repr=False)
+    """The newest head of the site's ledger that the coordinator holds; the site's own seal is on
+    it, so no signature covers it. Empty when it holds none."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,9 @@ class Reply:
     """Version of Lorica at the site; empty when it does not say."""
     budget: tuple[float, float] | None = None
     """The lifetime budget of the site's data, ε, and what is left of it, if it declares them."""
+    head: str = field(default="", repr=False)
+    """The head of the site's ledger, sealed by the site, for the coordinator to keep and return
+    (:mod:`lorica.client.ledger.head`)."""
 
 
 def pack_request(request: Request) -> RecordDict:
@@ -118,7 +126,17 @@ def pack_request(request: Request) -> RecordDict:
         "signature": request.signature,
         "time": request.time,
     }
+    if request.head:
+        fields["head"] = request.head
     return _pack(fields, request.blob)
+
+
+def with_head(packed: RecordDict, head: str) -> RecordDict:
+    """A packed request with the head that one site is to see; the adapter is shared."""
+    if not head:
+        return packed
+    fields = ConfigRecord({**fields_of(packed), "head": head})
+    return RecordDict({**packed, CONFIG: fields})
 
 
 def unpack_request(record: RecordDict) -> Request:
@@ -145,6 +163,7 @@ def unpack_request(record: RecordDict) -> Request:
         text_of(fields, "coordinator", default=""),
         text_of(fields, "signature", default=""),
         count_of(fields, "time", default=0),
+        head=text_of(fields, "head", default="")[:_MOST_HEAD],
     )
 
 
@@ -164,6 +183,8 @@ def pack_reply(reply: Reply) -> RecordDict:
         fields["version"] = reply.version
     if reply.budget is not None:
         fields["budget"], fields["budget_left"] = reply.budget
+    if reply.head:
+        fields["head"] = reply.head
     record = _pack(fields, reply.blob)
     if reply.counts:
         record[COUNTS] = MetricRecord({COUNTS: list(reply.counts)})
@@ -195,6 +216,7 @@ def unpack_reply(record: RecordDict, *, fingerprint: str, round: int) -> Reply:
         counts=counts_of(record),
         version=printable(text_of(fields, "version", default="")[:50]),
         budget=budget_of(fields),
+        head=printable(text_of(fields, "head", default="")[:_MOST_HEAD]),
     )
     if reply.fingerprint != fingerprint and reply.status == "ok":
         raise LoricaError(Code.PLAN_MISMATCH, "A reply belongs to another plan.")

@@ -61,6 +61,7 @@ def exchange(
     reconnect: float = 0.0,
     unavailable: Callable[[RecordDict], bool] = lambda reply: False,
     stop: Callable[[], None] = lambda: None,
+    content_of: Callable[[int], RecordDict] | None = None,
 ) -> Iterator[Answer]:
     """One message with the same content to every node; answers as they arrive.
 
@@ -78,8 +79,11 @@ def exchange(
         unavailable: whether a reply says that the site cannot answer for the moment; such a node
             counts as one whose connection broke.
         stop: called between polls; what it raises ends the exchange.
+        content_of: the request as one node is to have it, where nodes differ in small fields.
     """
-    return _Exchange(grid, content, kind, timeout, group, reconnect, unavailable, stop).run(nodes)
+    found = _Exchange(grid, content, kind, timeout, group, reconnect, unavailable, stop)
+    found.content_of = content_of or found.content_of
+    return found.run(nodes)
 
 
 class _Exchange:
@@ -94,7 +98,8 @@ class _Exchange:
         unavailable: Callable[[RecordDict], bool],
         stop: Callable[[], None],
     ) -> None:
-        self._grid, self._content, self._kind = grid, content, kind
+        self._grid, self._kind = grid, kind
+        self.content_of: Callable[[int], RecordDict] = lambda node: content
         self._timeout, self._group, self._reconnect = timeout, group, reconnect
         self._unavailable, self._stop = unavailable, stop
         self._waiting: dict[int, _Node] = {}
@@ -136,7 +141,7 @@ class _Exchange:
 
     def _send(self, node: int) -> None:
         left = max(self._timeout - self._seconds, 1.0) if self._seconds > 1 else self._timeout
-        message = Message(self._content, node, self._kind, ttl=left, group_id=self._group)
+        message = Message(self.content_of(node), node, self._kind, ttl=left, group_id=self._group)
         identity = next(iter(self._grid.push_messages([message])), "")
         if identity:
             self._asked[identity] = node

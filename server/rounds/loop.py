@@ -27,6 +27,7 @@ from lorica.server.results.observers import Observer
 from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.rounds.exchange import Answer
 from lorica.server.rounds.expected import ExpectedUpdates
+from lorica.server.rounds.heads import FILE, Heads
 from lorica.server.rounds.lora_trial import LoraTrial, Score, of_validation
 from lorica.server.rounds.measures import RoundMeasures
 from lorica.server.rounds.sites import Sites, Unanswered, shown
@@ -109,7 +110,14 @@ class RoundLoop:
         else:
             state, done, self._run = checkpoint.state, checkpoint.round, checkpoint.run
             self._memory = checkpoint.memory
-        self._sites = Sites(self._grid, self._plan, self._run, self._key, self._stop)
+        self._sites = Sites(
+            self._grid,
+            self._plan,
+            self._run,
+            self._key,
+            self._stop,
+            Heads(self._folder.path.parent / FILE),
+        )
         wanted = max(self._nodes, self._plan.rounds.minimum_sites)
         selected = self._sites.select(wanted, self._wait_seconds)
         self._observer.started(self._plan, selected, max(done + 1, 1))

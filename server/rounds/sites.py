@@ -20,10 +20,12 @@ from lorica.common.wire.messages import (
     Request,
     pack_request,
     unpack_reply,
+    with_head,
 )
 from lorica.common.wire.signing import CoordinatorKey
 from lorica.server.results.round import SiteRound, SiteStatus
 from lorica.server.rounds.exchange import Answer, exchange
+from lorica.server.rounds.heads import Heads
 from lorica.server.rounds.selection import Selection, select
 
 _NODE_POLL_SECONDS = 1.0
@@ -54,6 +56,7 @@ class Sites:
         run: str,
         key: CoordinatorKey | None,
         stop: Callable[[], bool] = lambda: False,
+        heads: Heads | None = None,
     ) -> None:
         """
         Args:
@@ -62,7 +65,9 @@ class Sites:
             run: Lorica's run id.
             key: signs every request; None sends them unsigned, which sites may refuse.
             stop: whether an operator wants the run to end; asked between polls.
+            heads: the newest head of every site's ledger; None keeps them for this run alone.
         """
+        self._heads = heads or Heads(None)
         self._grid, self._plan, self._run, self._key = grid, plan, run, key
         self._stop = stop
         self._tries: Counter[int] = Counter()
@@ -139,11 +144,18 @@ class Sites:
     ) -> Iterator[Answer]:
         """Ask all ``nodes`` the same, signed when there is a key."""
         request = Request(self._plan, self._run, round, blob)
+        packed = pack_request(self._key.sign(request, kind) if self._key else request)
+
+        def content_of(node: int) -> RecordDict:
+            site = self._ready.get(node)
+            return with_head(packed, self._heads.newest(site.name) if site else "")
+
         return exchange(
             self._grid,
             nodes,
-            pack_request(self._key.sign(request, kind) if self._key else request),
+            packed,
             kind,
+            content_of=content_of,
             timeout=self._plan.rounds.timeout_seconds,
             group=str(round),
             reconnect=self._plan.rounds.reconnect_seconds,
@@ -180,6 +192,8 @@ class Sites:
         reply = unpack_reply(answer.content, fingerprint=self._plan.fingerprint, round=round)
         if reply.status == "refused":
             raise Unanswered("refused", reply.reason, reply.site)
+        site = self._ready.get(answer.node)
+        self._heads.keep(site.name if site else reply.site, reply.head)
         return reply
 
     def enough(self, sites: list[SiteRound], when: str, sufficient: int = 0) -> None:

@@ -24,6 +24,7 @@ from scipy import stats
 
 from lorica.client.mechanism.noise import (
     GRID_BITS,
+    DerivedNoise,
     NoiseSource,
     SecureNoise,
     SeededNoise,
@@ -461,3 +462,45 @@ def test_a_seeded_copy_continues_where_its_original_stood(clone) -> None:  # typ
 
 def test_sources_say_what_they_are() -> None:
     assert [source.kind for source in _sources()] == ["secure", "seeded"]
+
+
+def test_noise_of_a_request_repeats_for_it_and_for_no_other_and_for_no_other_total() -> None:
+    secret, total = bytes(range(32)), torch.arange(50, dtype=torch.float32)
+
+    def draw(*request: int | str, total: torch.Tensor = total, std: float = 2.0) -> torch.Tensor:
+        return DerivedNoise(secret, *request).add_noise(total, std) - total
+
+    before = draw("run", 1, "train")
+    assert torch.equal(before, draw("run", 1, "train"))
+    changed = total.clone()
+    changed[7] = torch.nextafter(changed[7], torch.tensor(9e9))  # by one bit
+    others = [
+        draw("run", 2, "train"),
+        draw("other", 1, "train"),
+        draw("run", 1, "train", total=changed),
+        draw("run", 1, "train", std=2.0000001),
+        DerivedNoise(bytes(32), "run", 1, "train").add_noise(total, 2.0) - total,
+    ]
+    for other in others:
+        assert (before - other).abs().min() < (before - other).abs().max()
+        assert (before != other).float().mean() > 0.9
+
+
+def test_two_empty_batches_of_one_request_get_different_noise() -> None:
+    source = DerivedNoise(bytes(32), "run", 1)
+    zeros = torch.zeros(100)
+    assert not torch.equal(source.add_noise(zeros, 1.0), source.add_noise(zeros, 1.0))
+    assert not torch.equal(source.poisson_mask(100, 0.5), source.poisson_mask(100, 0.5))
+
+
+def test_noise_of_requests_is_gaussian() -> None:
+    """Over requests, as an observer sees it: Kolmogorov and Smirnov against the normal."""
+    draws = torch.cat(
+        [DerivedNoise(bytes(32), "run", n).add_noise(torch.zeros(200), 3.0) for n in range(100)]
+    )
+    assert stats.kstest(draws.numpy() / 3.0, "norm").pvalue > 1e-3
+
+
+def test_a_short_secret_is_refused() -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        DerivedNoise(b"short", "run")

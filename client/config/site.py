@@ -97,7 +97,7 @@ class Policy(Section):
     maximum_delta: float = Field(1e-5, gt=0, lt=1)
     """Largest δ a plan may ask for. With ``sampling_units`` fixed, 1 / (100 · sampling_units) is
     the limit where that is less; below 1e-9 no δ is taken."""
-    minimum_noise: float = Field(0.5, ge=0)
+    minimum_noise: float = Field(0.3, ge=0)
     """Least noise multiplier σ of any step: whom a step draws is hidden by no more than that."""
     minimum_sample_rate: float = Field(1e-6, ge=0, le=1)
     """Least sample rate q of any step."""

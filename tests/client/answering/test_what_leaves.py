@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_to_proto
 
+from lorica.client.ledger import MemoryLedger
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.plan import RunPlan
@@ -76,6 +78,9 @@ def sent_by_sites(plan: RunPlan, folder: Path) -> list[Message]:
     from lorica.client.answering.endpoint import make_client_app
 
     trainers = list(make_trainers(load_data(plan).train, plan).values())
+    for trainer in trainers:  # as sites of their own, whose ledgers' heads travel
+        trainer._ledger = MemoryLedger(plan.privacy.delta, unit=plan.privacy.unit)
+        trainer._secret = bytes(32)
 
     def trainer_of(context: Context) -> object:
         node = int(context.node_config["partition-id"])
@@ -115,6 +120,7 @@ def test_every_field_that_a_site_sends_is_on_the_page(plan: RunPlan, tmp_path: P
         seen.setdefault(reply.metadata.message_type, set()).update(fields_of(reply))
     assert set(seen) == {"query.capabilities", "train", "evaluate"}
     assert listed >= DECLARED
+    assert len(json.loads((tmp_path / "heads.json").read_text())) == 3, "one for every site"
     assert set().union(*seen.values()) == listed - DECLARED, "page and messages must say the same"
     assert "adapter.adapter" not in seen["evaluate"] | seen["query.capabilities"]
     assert "counts.counts" not in seen["train"] | seen["query.capabilities"]

@@ -130,7 +130,8 @@ def test_the_results_folder_is_complete(plan: RunPlan, finished: Path) -> None:
     stored = load_plan(finished / "plan.toml")
     size = {name: getattr(stored.rounds, name) for name in ("expected_units", "expected_sites")}
     assert stored == plan.replace(task={"labels": ["health", "money"]}, rounds=size)
-    assert bool(size["expected_units"]) is (plan.training.mode == "gradient")
+    decides = plan.training.mode == "gradient" and plan.training.lora == "auto"
+    assert bool(size["expected_units"]) is decides
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert page.lower().startswith("<!doctype html>")
     assert "site-02" in page

@@ -24,8 +24,8 @@ from lorica.common.plan import RunPlan
 from lorica.common.tasks.base import Metrics, Released, SiteMetrics, Task, TensorTargets
 from lorica.common.tasks.inputs import Encoded, Inputs, encode_pooled
 from lorica.common.tasks.labels import labels_of
+from lorica.common.tasks.noised_metrics import f1_of, ratio
 from lorica.common.tasks.predictions import LabelSetPrediction
-from lorica.common.tasks.scores import f1_of, ratio
 from lorica.common.tasks.targets import bad_target, label_set
 from lorica.common.tasks.text_classification import TextClassifier, pooled_about, starting_state
 from lorica.common.tasks.usage import usage_of_pooled

@@ -27,8 +27,8 @@ from lorica.common.tasks.classes import LOSS_BOUND
 from lorica.common.tasks.inputs import Encoded, Inputs, encode_with_offsets
 from lorica.common.tasks.labels import labels_of
 from lorica.common.tasks.model import AdaptedModel, starting_factors
+from lorica.common.tasks.noised_metrics import f1_of, ratio
 from lorica.common.tasks.predictions import EntitiesPrediction, Entity
-from lorica.common.tasks.scores import f1_of, ratio
 from lorica.common.tasks.targets import bad_target
 from lorica.common.tasks.tokens.entities import IGNORED, Note, entities_of, read_note, tags_of
 from lorica.common.tasks.usage import usage_of_tokens

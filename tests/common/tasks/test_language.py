@@ -239,7 +239,7 @@ def test_records_with_the_same_tokens_and_other_answers_share_no_cache(tmp_path:
     assert isinstance(inputs, AskedTokens)
     earlier = AskedTokens(inputs.tokens, [places - 1 for places in inputs.positions])
     fewer = AskedTokens(inputs.tokens, [places[1:] for places in inputs.positions])
-    again = AskedTokens(inputs.tokens, inputs.positions)
+    again = AskedTokens(inputs.tokens, inputs.positions, limit=inputs.limit)
     assert len({found.digest() for found in (inputs, earlier, fewer)}) == 3
     assert again.digest() == inputs.digest()
     shelf, model, rows = CacheShelf(), task.model(backbone), np.arange(3)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lorica.client.config.site import Policy, SiteConfig
+from lorica.common.display.wording import epsilon_text
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import METHODS
@@ -46,6 +47,7 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
             plan.privacy.epsilon <= policy.maximum_epsilon,
             f"privacy.epsilon is {plan.privacy.epsilon:g}, the ceiling {policy.maximum_epsilon:g}",
         ),
+        *_of_sums(plan, config),
         (
             plan.privacy.delta <= policy.maximum_delta,
             f"privacy.delta is {plan.privacy.delta:g}, the ceiling {policy.maximum_delta:g}",
@@ -143,6 +145,27 @@ def check_noise(privacy: RunPrivacy, policy: Policy) -> None:
         else:
             continue
         raise LoricaError(Code.POLICY_REFUSED, f"The site's policy refuses: {what}.")
+
+
+def _of_sums(plan: RunPlan, config: SiteConfig) -> list[tuple[bool, str]]:
+    """What a plan with sealed sums must keep beside its own ε."""
+    if not plan.sealed:
+        return []
+    from lorica.common.privacy.sealed import run_figures  # loads numpy
+
+    found, policy = run_figures(plan), config.policy
+    sums, alone = policy.maximum_epsilon_sums, policy.maximum_epsilon_alone
+    return [
+        (
+            found.sums <= sums,
+            f"epsilon against who sees sums is {epsilon_text(found.sums, 3)}, the ceiling {sums:g}",
+        ),
+        (
+            found.alone <= alone,
+            "epsilon if all other sites collude is "
+            f"{epsilon_text(found.alone, 3)}, the ceiling {alone:g}",
+        ),
+    ]
 
 
 def _unnamed(plan: RunPlan, config: SiteConfig) -> str:

@@ -11,6 +11,7 @@ from lorica.client.cli.approve import site_approve, site_fab_check, site_withdra
 from lorica.client.cli.consent import site_approve_run, site_deny_run, site_pending
 from lorica.client.cli.data import data_app
 from lorica.client.cli.ledger import ledger_app
+from lorica.client.cli.peers import peers_app
 from lorica.client.cli.plan import site_backbone, site_config, site_plan
 from lorica.client.cli.start import site_check, site_init, site_start
 from lorica.client.cli.trainer import ledger_create, site_status, site_trainer
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(data_app, name="data")
+app.add_typer(peers_app, name="peers")
 app.command("config")(site_config)
 app.command("plan")(site_plan)
 app.command("adapter")(site_adapter)

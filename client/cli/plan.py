@@ -15,6 +15,7 @@ from lorica.common.cli.options import PlanArgument, SetOption
 from lorica.common.display.tables import Table
 from lorica.common.display.wording import epsilon_text, left_text
 from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import RunPlan
 from lorica.common.privacy.accountant import PrivacyEvent
 
 _REFUSED = 14
@@ -71,6 +72,7 @@ def site_plan(
         ("evaluations", str(len(loaded.evaluation_rounds)) if evaluation else "none"),
         ("signal to noise of a step", f"{cost.signal_to_noise:.1f} (expected batch / σ)"),
         ("ε of the run", f"{epsilon_text(cost.run_epsilon, 3)} at δ = {loaded.privacy.delta:g}"),
+        *_of_sums(loaded),
         ("ε of this data set now", f"{epsilon_text(cost.spent, 3)} at δ = {site.ledger.delta:g}"),
         ("ε after the run", epsilon_text(cost.after, 3)),
         (
@@ -105,6 +107,25 @@ def site_backbone(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _of_sums(plan: RunPlan) -> list[tuple[str, str]]:
+    """Rows with the three figures of a plan with sealed sums."""
+    if not plan.sealed:
+        return []
+    from lorica.common.privacy.sealed import run_figures, shared_noise
+
+    found, shared = run_figures(plan), shared_noise(plan)
+    most = shared.threshold - shared.honest
+    return [
+        ("ε, if no other site colludes", epsilon_text(found.sums, 3)),
+        (
+            f"ε, if at least {shared.honest} sites of every sum are honest",
+            f"{epsilon_text(found.colluding, 3)} (the plan's; {most} of the "
+            f"{shared.threshold} in the smallest sum may collude)",
+        ),
+        ("ε, if all other sites collude", epsilon_text(found.alone, 3)),
+    ]
 
 
 def _event_text(event: PrivacyEvent) -> str:

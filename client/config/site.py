@@ -94,6 +94,19 @@ class Policy(Section):
     With consent "per-run" people decide instead."""
     maximum_epsilon: Limit = 8.0
     """Largest ε a plan may ask for."""
+    maximum_epsilon_alone: Limit = 100.0
+    """Largest ε of a plan with privacy.trust "sum" against an observer with whom all other sites
+    collude, in nats: this site's own share of the noise, alone. maximum_epsilon holds for as many
+    colluders as the plan says, and so for fewer."""
+    maximum_epsilon_sums: Limit = 8.0
+    """The same if no site colludes: against the coordinator, and all who see what comes of the
+    sums."""
+    peers: dict[str, str] = {}
+    """Sites that are known here, for sealed sums: name -> fingerprint of its key, as `lorica site
+    peers show` prints it there. `lorica site peers confirm` adds to them."""
+    fewest_peers: int = Field(2, ge=1)
+    """A sealed sum needs so many other sites that are known here, at least: a coordinator can
+    invent the rest."""
     maximum_delta: float = Field(1e-5, gt=0, lt=1)
     """Largest δ a plan may ask for. With ``sampling_units`` fixed, 1 / (100 · sampling_units) is
     the limit where that is less; below 1e-9 no δ is taken."""

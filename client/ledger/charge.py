@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.shared_noise import OWN_NOISE, SharedNoise
 
 Period = Literal["month", "quarter", "year"]
 """Calendar periods, in UTC."""
@@ -50,6 +51,10 @@ class Charge:
     """All that the run will do, as its plan fixes it, ``events`` included; empty when that is not
     known. A run that does not fit the budgets as a whole is not begun."""
 
+    shared: SharedNoise = OWN_NOISE
+    """Among how many sites the events' noise is shared: they are stated for ``honest`` sites'. 1 of
+    1: it is all this site's own."""
+
     def __post_init__(self) -> None:
         for name in (self.run, self.kind):
             if not 0 < len(name) <= MAX_NAME:
@@ -70,11 +75,15 @@ class Charge:
 
     def same_work(self, other: Charge) -> bool:
         """Whether both run the very same mechanisms under the same plan."""
-        return (self.events, self.fingerprint) == (other.events, other.fingerprint)
+        mine, others = (self.events, self.shared), (other.events, other.shared)
+        return (mine, self.fingerprint) == (others, other.fingerprint)
 
     def as_json(self) -> dict[str, Any]:
         """The charge as the chain keeps it."""
+        honest, threshold = self.shared.honest, self.shared.threshold
+        shared = {"honest": honest, "threshold": threshold} if threshold > 1 else {}
         return {
+            **shared,
             "run": self.run,
             "round": self.round,
             "kind": self.kind,
@@ -100,6 +109,7 @@ class Charge:
             run_epsilon=number_in(body["run_epsilon"]),
             run_delta=body["run_delta"],
             whole=_events_in(body.get("whole", ())),  # ledgers of before have none
+            shared=SharedNoise(int(body.get("honest", 1)), int(body.get("threshold", 1))),
         )
 
 

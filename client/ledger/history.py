@@ -24,6 +24,7 @@ from lorica.client.ledger.charge import Budgets, Charge, Period, Spending, numbe
 from lorica.common.errors import Code, LoricaError
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.privacy.filter import Tally
+from lorica.common.privacy.shared_noise import Observer
 
 _IMPOSSIBLE = (
     KeyError,
@@ -157,6 +158,15 @@ class History:
             event
             for charged in (self.charges if run is None else self._of_run.get(run, []))
             if within is None or period_of(charged.time, within[0]) == within[1]
+            for event in charged.charge.events
+        ]
+
+    def observed(self, observer: Observer) -> list[PrivacyEvent]:
+        """All events charged, with the noise that was left for an observer of sealed sums; those
+        whose noise was this site's own are the same for all."""
+        return [
+            charged.charge.shared.seen_by(observer, event)
+            for charged in self.charges
             for event in charged.charge.events
         ]
 

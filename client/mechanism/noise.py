@@ -63,6 +63,7 @@ import numpy.typing as npt
 import torch
 
 from lorica.client.mechanism.secure_random import BLOCK_BYTES, CHUNK, aes_ctr, standard_normal
+from lorica.common.secure_sum.discrete_gaussian import discrete_gaussian
 
 GRID_BITS = 10
 """The grid of noisy sums has at least 2^GRID_BITS steps per std. Rounding to it adds less than
@@ -108,6 +109,15 @@ class NoiseSource(Protocol):
 
         Raises:
             ValueError: std is negative, not finite, or outside :data:`STD_RANGE` and not 0.
+        """
+        ...
+
+    def discrete(self, count: int, variance: int) -> npt.NDArray[np.int64]:
+        """Exact draws of the discrete Gaussian N_Z(0, variance), shape (count,)
+        (:mod:`lorica.common.secure_sum.discrete_gaussian`).
+
+        Raises:
+            ValueError: count or variance are out of range.
         """
         ...
 
@@ -172,6 +182,13 @@ class _AesNoise(ABC):
             for part in _chunks(flat.size):
                 flat[part] = standard_normal(self._words(flat[part].size)) * std
         return torch.from_numpy(draws)
+
+    def discrete(self, count: int, variance: int) -> npt.NDArray[np.int64]:
+        def words(wanted: int) -> npt.NDArray[np.uint64]:
+            parts = [self._words(-(-part // 2))[:part] for part in _sizes(wanted, 2 * CHUNK)]
+            return np.concatenate(parts).view(np.uint64)
+
+        return discrete_gaussian(count, variance, words)
 
     def poisson_mask(self, count: int, rate: float) -> torch.Tensor:
         if count < 0:
@@ -324,6 +341,11 @@ class SeededNoise(_AesNoise):
 
 def _chunks(count: int) -> Iterator[slice]:
     return (slice(start, start + CHUNK) for start in range(0, count, CHUNK))
+
+
+def _sizes(count: int, most: int) -> Iterator[int]:
+    """Sizes of the parts that ``count`` things are made in, at most ``most`` each."""
+    return (min(most, count - start) for start in range(0, count, most))
 
 
 def _checked(std: float) -> float:

@@ -16,6 +16,7 @@ from lorica.client.config.site import SiteConfig
 from lorica.client.data.fetched import Fetched
 from lorica.client.ledger import Budgets, FileLedger
 from lorica.client.ledger.head import Witness
+from lorica.client.secure_sum.peers import Peers
 from lorica.client.training.personal import FolderPersonal
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import create_atomically, storage_errors
@@ -23,6 +24,7 @@ from lorica.common.machine.files import create_atomically, storage_errors
 if TYPE_CHECKING:
     from lorica.client.ledger import Ledger
     from lorica.client.mechanism.noise import NoiseSource
+    from lorica.client.training.sealing import Sealing
     from lorica.client.training.trainer import LocalTrainer
 
 SEEDED_VARIABLE, SEEDED_WORDS = "LORICA_SEEDED_NOISE", "protects nothing"
@@ -124,6 +126,24 @@ def data_file(config: SiteConfig, folder: Path) -> Path:
     return (folder / config.ledger.path).with_suffix(".data.json")
 
 
+def site_peers(config: SiteConfig, folder: Path) -> Peers:
+    """Whom the site hides among in sealed sums, and its own key for them, beside the ledger."""
+    return Peers(_beside_ledger(config, folder, "peers"), config.policy.peers)
+
+
+def site_sealing(config: SiteConfig, folder: Path) -> Sealing:
+    """The site in sealed sums."""
+    from lorica.client.secure_sum.memory import KeptInFolder
+    from lorica.client.training.sealing import Sealing
+
+    return Sealing(
+        config.site.name,
+        peers=site_peers(config, folder),
+        fewest_peers=config.policy.fewest_peers,
+        memory=KeptInFolder(_beside_ledger(config, folder, "sums")),
+    )
+
+
 def _beside_ledger(config: SiteConfig, folder: Path, name: str) -> Path:
     return (folder / config.ledger.path).parent / name
 
@@ -150,6 +170,7 @@ def open_trainer(
         personal_store,
         site_consent,
         site_questions,
+        site_sealing,
     )
     from lorica.client.training.trainer import LocalTrainer
     from lorica.common.cache.files import CacheFolder
@@ -185,6 +206,7 @@ def open_trainer(
             questions=site_questions(config, root),
             secret=secret,
             witness=witness,
+            sealing=site_sealing(config, root),
         )
         undo.pop_all()
     return trainer, ledger

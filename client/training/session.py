@@ -22,6 +22,7 @@ from lorica.client.mechanism.frozen_features import (
     noised_sum,
 )
 from lorica.client.mechanism.gradient_trial import require_right_gradients
+from lorica.client.mechanism.grid_noise import GridNoise
 from lorica.client.mechanism.independence import require_independence
 from lorica.client.mechanism.noise import NoiseSource
 from lorica.client.mechanism.per_sample import enable_per_sample_gradients
@@ -143,7 +144,8 @@ class Session:
         }
 
     def train(self, round: int, event: PrivacyEvent, noise: NoiseSource) -> State:
-        """What the round's stage asks for, from the loaded state; all of it noised."""
+        """What the round's stage asks for, from the loaded state; all of it noised. For a sealed
+        sum (a :class:`~lorica.client.mechanism.grid_noise.GridNoise`) its integers, int64."""
         stage = stage_of(self._plan, round)
         self._choose(round)
         if stage is Stage.LOCAL:
@@ -153,6 +155,8 @@ class Session:
             return self._gradient_sum(event, noise)
         rows, owner = joined(self._units.draw(noise, event.sample_rate))
         noised = noised_sum(self._contributions(stage, rows), owner, event, noise)
+        if isinstance(noise, GridNoise):
+            noised = noise.released[-1]
         return {"head.weight": noised} if stage is Stage.CLASS_SUMS else head_tensors(noised)
 
     def _contributions(self, stage: Stage, rows: np.ndarray) -> Contributions:
@@ -209,6 +213,10 @@ class Session:
         """The noised sum of the drawn units' clipped gradients."""
         inner = KeepGradient(parameter_groups(self._plan, self._trained))
         self._dp_steps(inner, event, noise, batch=1)
+        if isinstance(noise, GridNoise):
+            names = {parameter: name for name, parameter in self._trained.items()}
+            order = [names[p] for group in inner.param_groups for p in group["params"]]
+            return dict(zip(order, noise.released, strict=True))
         return {name: inner.kept[parameter] for name, parameter in self._trained.items()}
 
     def _dp_steps(

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from lorica.client.admission.adapter_bounds import check_adapter
@@ -19,6 +20,7 @@ from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.ledger.head import Head, Witness
 from lorica.client.mechanism.noise import NoiseSource, RequestNoise
 from lorica.client.training.personal import MemoryPersonal, PersonalStore, has_own, own_state
+from lorica.client.training.sealing import SealedAnswer, Sealing
 from lorica.client.training.session import Session
 from lorica.common.adapter.state import State, pack_state, unpack_state
 from lorica.common.backbone.precision import number_format
@@ -30,6 +32,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import stage_of
 from lorica.common.privacy.accountant import PrivacyEvent
 from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
+from lorica.common.privacy.shared_noise import OWN_NOISE
 from lorica.common.tasks import task_of
 from lorica.common.version import __version__
 from lorica.common.wire.messages import (
@@ -92,6 +95,7 @@ class LocalTrainer:
         questions: Questions | None = None,
         secret: bytes = b"",
         witness: Witness | None = None,
+        sealing: Sealing | None = None,
     ) -> None:
         """
         Args:
@@ -113,6 +117,7 @@ class LocalTrainer:
             questions: bounds what plans may ask of the records; None has no bound.
             secret: seals the ledger's head, which every reply then carries; empty: none does.
             witness: where a copy of the head is kept.
+            sealing: the site's identity and peers; without it the site is in no sealed sum.
 
         Raises:
             LoricaError: LOR-615 the ledger protects another unit than the policy.
@@ -134,6 +139,7 @@ class LocalTrainer:
         self._cache_bytes = cache_bytes
         self._admission = Admission(config, root, consent, questions)
         self._secret, self._witness = secret, witness
+        self._sealing = sealing or Sealing(site)
         self._session: Session | None = None
         self._checked = ""  # fingerprint of the plan that the records were last checked for
         self._units_by_name = len(set(records.units))
@@ -147,8 +153,9 @@ class LocalTrainer:
         self._admission.authenticate(request, CAPABILITIES)
         self._require_newest(request)
         self._allow(request)
-        reply = replace(self._reply(request), version=__version__, budget=self._budget())
-        return self._headed(reply)
+        card = self._sealing.card(request) if request.plan.sealed else b""
+        reply = self._reply(request, sealed=card)
+        return self._headed(replace(reply, version=__version__, budget=self._budget()))
 
     def train(self, request: Request) -> Reply:
         """Train for one round from the request's global adapter and return the update.
@@ -171,13 +178,19 @@ class LocalTrainer:
             )
 
         def run(session: Session, event: PrivacyEvent) -> tuple[Reply, State]:
-            update = session.train(request.round, event, self._source(request, TRAIN))
+            noise = self._source(request, TRAIN)
+            if sealed is not None:
+                vector = sealed.vector(noise, lambda n: session.train(request.round, event, n))
+                return self._reply(request, sealed=vector), {}
+            update = session.train(request.round, event, noise)
             own = session.personal if has_own(plan, request.round) else {}
             seed = request.run, request.round, self.site
             blob = pack_state(encode(update, plan.wire.update, *seed))
             return self._reply(request, blob=blob), own
 
-        return self._answer(request, TRAIN, lambda privacy: privacy.of_round(request.round), run)
+        sealed = self._sealing.training(request) if plan.sealed else None
+        part = partial(RunPrivacy.of_round, round=request.round)
+        return self._answer(request, TRAIN, part, run, sealed)
 
     def evaluate(self, request: Request) -> Reply:
         """Noised counts of the request's global adapter on records set aside at the site.
@@ -194,9 +207,13 @@ class LocalTrainer:
 
         def run(session: Session, event: PrivacyEvent) -> tuple[Reply, State]:
             noise = self._source(request, EVALUATE)
+            if sealed is not None:
+                vector = sealed.vector(noise, lambda n: session.evaluate(event, n))
+                return self._reply(request, sealed=vector), {}
             return self._reply(request, counts=session.evaluate(event, noise)), {}
 
-        return self._answer(request, EVALUATE, lambda privacy: privacy.evaluation, run)
+        sealed = self._sealing.evaluation(request) if request.plan.sealed else None
+        return self._answer(request, EVALUATE, lambda privacy: privacy.evaluation, run, sealed)
 
     @property
     def labels(self) -> list[str]:
@@ -226,9 +243,10 @@ class LocalTrainer:
         kind: Kind,
         part: Callable[[RunPrivacy], PrivacyEvent | None],
         run: Callable[[Session, PrivacyEvent], tuple[Reply, State]],
+        sealed: SealedAnswer | None,
     ) -> Reply:
-        """Stored reply, or: check, charge, run, store. Only stored replies leave, and only the
-        personal tensors that ``run`` gave with them are kept.
+        """Stored reply, or: check, charge, run, store. Only stored replies leave (masked, in a
+        sealed sum), and only the personal tensors that ``run`` gave with them are kept.
 
         A private step that fails leaves no second chance: its refusal is the round's reply. Were
         it tried again, whether and how often it fails could tell of the records, unaccounted.
@@ -238,10 +256,13 @@ class LocalTrainer:
         self._require_newest(request)
         stored = ledger.stored(request.run, request.round, kind, fingerprint=plan.fingerprint)
         if stored is not None:
-            return self._headed(reply_from_bytes(stored))
+            kept_reply = reply_from_bytes(stored)
+            return self._headed(kept_reply if sealed is None else sealed.leaving(kept_reply))
         privacy = self._allow(request)
         event = part(privacy)
         assert event is not None
+        if sealed is not None:
+            sealed.begin()
         session = self._open(plan)
         own = own_state(self._personal, request, kind)
         sent = unpack_state(request.blob)
@@ -259,6 +280,7 @@ class LocalTrainer:
                 run_epsilon=plan.privacy.epsilon,
                 run_delta=plan.privacy.delta,
                 whole=tuple(privacy.events(plan.rounds.count, len(plan.evaluation_rounds))),
+                shared=OWN_NOISE if sealed is None else sealed.shared,
             )
         )
         kept: State = {}
@@ -280,7 +302,8 @@ class LocalTrainer:
         leaves = ledger.store(request.run, request.round, kind, packed, beside=keep)
         if self._witness is not None:
             self._witness.keep(ledger.history())
-        return self._headed(reply_from_bytes(leaves))
+        reply = reply_from_bytes(leaves)
+        return self._headed(reply if sealed is None else sealed.leaving(reply))
 
     def _source(self, request: Request, kind: Kind) -> NoiseSource:
         """Sampling and noise of the answer to a request."""
@@ -333,7 +356,12 @@ class LocalTrainer:
         return privacy
 
     def _reply(
-        self, request: Request, *, blob: bytes = b"", counts: tuple[float, ...] = ()
+        self,
+        request: Request,
+        *,
+        blob: bytes = b"",
+        counts: tuple[float, ...] = (),
+        sealed: bytes = b"",
     ) -> Reply:
         if self._config is not None:
             weight = self._config.policy.declared_units
@@ -346,6 +374,7 @@ class LocalTrainer:
             weight=weight,
             blob=blob,
             counts=counts,
+            sealed=sealed,
         )
 
     def _budget(self) -> tuple[float, float] | None:

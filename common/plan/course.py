@@ -300,6 +300,11 @@ class SimulationPlan(Section):
     """"seeded" makes noise reproducible (and so not private); "secure" draws it from the
     operating system's generator, as real sites do."""
 
+    sealing: Literal["auto", "protocol", "stand-in"] = "auto"
+    """privacy.trust "sum": whether the virtual sites run the real protocol of sealed sums, or give
+    their vectors, noise and all, to be added up as they are, which gives the same sum to the bit
+    in less time. "auto": the protocol for up to 32 sites."""
+
     ranks: list[Annotated[int, Field(ge=1)]] = []
     """LoRA ranks of the sites, in turn: the first site trains at the first, and so on, again from
     the first after the last. Methods "flora" and "flexlora"; empty: all at adapter.rank."""

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from lorica.common.plan.course import AggregationPlan, RoundsPlan, ServerPlan, TrainingPlan
+from lorica.common.plan.course import (
+    AggregationPlan,
+    RoundsPlan,
+    ServerPlan,
+    TrainingPlan,
+    WirePlan,
+)
 from lorica.common.plan.lora import telling
 from lorica.common.plan.methods import METHODS
 from lorica.common.plan.subject import AdapterPlan, BackbonePlan, DataPlan, PrivacyPlan, TaskPlan
@@ -84,6 +90,36 @@ def check_quantised(backbone: BackbonePlan, adapter: AdapterPlan, rule: Aggregat
             f'aggregation.method "{rule.method}" adds residuals to the backbone\'s weights, '
             f'which backbone.quantize "{backbone.quantize}" keeps in fewer bits: set '
             'backbone.quantize to "none" or use another method, such as "flexlora"'
+        )
+
+
+def check_trust(
+    privacy: PrivacyPlan, training: TrainingPlan, rounds: RoundsPlan, wire: WirePlan
+) -> None:
+    """Return if sites can be seen as their sum alone; raise ValueError with what is against it."""
+    if privacy.trust != "sum":
+        if privacy.honest_sites:
+            raise ValueError('privacy.honest_sites is for privacy.trust "sum"')
+        return
+    if training.mode != "gradient":
+        raise ValueError('privacy.trust "sum" needs training.mode "gradient": sums of releases')
+    if (privacy.honest_sites or rounds.minimum_sites) < 2:
+        raise ValueError(
+            'privacy.trust "sum" hides a site among others: set privacy.honest_sites, or '
+            "rounds.minimum_sites, to at least 2"
+        )
+    for key, asked in (
+        ("fraction", rounds.fraction < 1),
+        ("over_provision", rounds.over_provision),
+    ):
+        if asked:
+            raise ValueError(
+                f'privacy.trust "sum" asks all sites in every round: leave rounds.{key} at its '
+                "default"
+            )
+    if wire.update != "float32":
+        raise ValueError(
+            'privacy.trust "sum" sends integers of its own length: leave wire.update at "float32"'
         )
 
 

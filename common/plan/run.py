@@ -33,6 +33,7 @@ from lorica.common.plan.rules import (
     check_quantised,
     check_table,
     check_task,
+    check_trust,
     robust_minimum,
 )
 from lorica.common.plan.subject import AdapterPlan, BackbonePlan, DataPlan, PrivacyPlan, TaskPlan
@@ -82,6 +83,7 @@ class RunPlan(Section):
             check_lora_trial(self.task, self.privacy)
         check_quantised(self.backbone, self.adapter, self.aggregation)
         check_aggregation(self.aggregation, self.server, self.training, self.rounds)
+        check_trust(self.privacy, self.training, self.rounds, self.wire)
         if METHODS[self.aggregation.method].personal and self.adapter.kind == "head":
             raise ValueError(
                 f'aggregation.method "{self.aggregation.method}" shares LoRA factors alone: '
@@ -118,8 +120,23 @@ class RunPlan(Section):
         return robust_minimum(self.aggregation)
 
     def for_one_site(self) -> RunPlan:
-        """The same run with a single site: no minimum of sites, no rule that needs several."""
-        return self.replace(rounds={"minimum_sites": 1}, aggregation={"robust": "none"})
+        """The same run with a single site: no minimum of sites, no rule that needs several, and
+        nobody to hide among."""
+        return self.replace(
+            rounds={"minimum_sites": 1},
+            aggregation={"robust": "none"},
+            privacy={"trust": "none", "honest_sites": 0},
+        )
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the coordinator sees sums over sites alone."""
+        return self.privacy.trust == "sum"
+
+    @property
+    def honest_sites(self) -> int:
+        """How many honest sites have the noise that the plan promises; 1 where each has it."""
+        return (self.privacy.honest_sites or self.rounds.minimum_sites) if self.sealed else 1
 
     @property
     def unit_column(self) -> str:

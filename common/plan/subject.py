@@ -187,6 +187,16 @@ class PrivacyPlan(Section):
     """Most records that one unit brings to one step, chosen at random; not used by unit
     "record"."""
 
+    trust: Literal["none", "sum"] = "none"
+    """"none": every site adds noise enough by itself and trusts nobody. "sum": the coordinator sees
+    the sum over the sites alone, so that together they need the noise of one holder of all records;
+    training.mode "gradient"."""
+
+    honest_sites: int = Field(0, ge=0, le=10_000)
+    """Trust "sum": so many honest sites, at least 2, have the noise together that ε asks for; n
+    sites have √(n / honest_sites) times that of one holder of all records. The more of the sites
+    must be honest, the less noise there is. 0: as many as rounds.minimum_sites."""
+
     evaluation_share: float = Field(0.05, gt=0, lt=1)
     """Share of ε and δ that evaluation at the sites gets; used only when sites evaluate
     (rounds.evaluate_every)."""

@@ -12,6 +12,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage, schedule, stage_of
 from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise
 from lorica.common.privacy.calibration import Part, noise_beside, share_budget
+from lorica.common.privacy.shared_noise import accounted
 
 _BEFORE_LORA = 0.125
 """What of rounds.warm_start is left to the class sums of a run whose LoRA rounds stand above the
@@ -25,7 +26,9 @@ class RunPrivacy:
     Formal guarantee:
         All rounds of all stages and all evaluations together are (ε, δ)-DP for the plan's ε and
         δ. Which share each stage has is the plan's choice. The noise multipliers are
-        calibrated jointly (:mod:`lorica.common.privacy.calibration`).
+        calibrated jointly (:mod:`lorica.common.privacy.calibration`). With ``privacy.trust`` "sum"
+        they are those against an observer of sums for whom the noise of ``privacy.honest_sites``
+        sites is left (:mod:`lorica.common.privacy.shared_noise`).
     """
 
     plan: RunPlan
@@ -128,8 +131,10 @@ def _jointly(plan: RunPlan) -> dict[Stage | None, float]:
     }
     if plan.evaluation_rounds:
         parts[None] = Part(1.0, len(plan.evaluation_rounds), shares[None])
-    sigmas = share_budget(plan.privacy.epsilon, plan.privacy.delta, list(parts.values()))
-    return dict(zip(parts, sigmas, strict=True))
+    budget = plan.privacy.epsilon, plan.privacy.delta
+    if plan.sealed:
+        budget = accounted(*budget)
+    return dict(zip(parts, share_budget(*budget, list(parts.values())), strict=True))
 
 
 def _apart(plan: RunPlan, local_rate: float | None) -> dict[Stage | None, float]:

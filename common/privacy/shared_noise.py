@@ -82,6 +82,10 @@ class SharedNoise:
         return PrivacyEvent(sigma, event.sample_rate, event.steps)
 
 
+OWN_NOISE = SharedNoise(1, 1)
+"""Noise that is all a site's own: the same for every observer."""
+
+
 @dataclass(frozen=True)
 class Figures:
     """ε in nats, at one δ, for the three observers."""

@@ -66,21 +66,14 @@ class Grid:
     bits: int
     """Of the modulus 2^bits, a multiple of 8."""
 
-    @property
-    def noise_shares(self) -> float:
-        """h again: a sum over s sites has s/h times the variance that the plan promises."""
-        return float(self.honest)
-
     def integers(self, total: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-        """A site's sum, shape (d,), on the grid; not private.
+        """A site's sum, or some of its values in a row, on the grid; not private.
 
         Raises:
-            ValueError: another shape, or a value that is not finite.
+            ValueError: more values than there are, or one that is not finite.
         """
-        if total.shape != (self.values,) or not np.isfinite(total).all():
-            raise ValueError(
-                "The sum to be sealed has another shape or a value that is not finite."
-            )
+        if total.ndim != 1 or len(total) > self.values or not np.isfinite(total).all():
+            raise ValueError("The sum to be sealed has more values, or one that is not finite.")
         most = MOST_UNITS * self.bound
         return np.rint(np.clip(total, -most, most) / self.step).astype(np.int64)
 

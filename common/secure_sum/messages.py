@@ -33,6 +33,31 @@ _AGREED, _OPENED = 0, 1
 
 
 @dataclass(frozen=True)
+class SumRequest:
+    """What the coordinator asks of a site for a sum: a masked vector, or to open the sum."""
+
+    roster: bytes
+    """:meth:`lorica.common.secure_sum.roster.Roster.as_bytes`."""
+    opening: bytes = b""
+    """:class:`Opening`; empty in the first request."""
+
+    def to_bytes(self) -> bytes:
+        """The request as it travels."""
+        return _count(len(self.roster)) + self.roster + self.opening
+
+    @staticmethod
+    def from_bytes(content: bytes) -> SumRequest:
+        """The inverse.
+
+        Raises:
+            LoricaError: LOR-501 malformed.
+        """
+        reader = _Reader(content)
+        (length,) = struct.unpack("<I", reader.take(4))
+        return SumRequest(reader.take(length), content[4 + length :])
+
+
+@dataclass(frozen=True)
 class Parcel:
     """What one site sends to a neighbour by way of the coordinator."""
 

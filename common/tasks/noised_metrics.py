@@ -57,7 +57,18 @@ def combine(plan: RunPlan, vectors: Sequence[Sequence[float]]) -> SiteMetrics | 
     """
     sane = [vector for vector in vectors if max(map(abs, vector)) <= MOST_UNITS]
     total = np.sum(np.array(sane, dtype=np.float64), axis=0) if sane else np.zeros(1)
-    count, noise = float(total[0]), _noise_std(plan) * math.sqrt(len(sane))
+    return of_total(plan, total, float(len(sane)))
+
+
+def of_total(plan: RunPlan, total: np.ndarray, shares: float) -> SiteMetrics | None:
+    """The same from the vectors' sum.
+
+    Args:
+        plan: the run.
+        total: shape (:func:`vector_length`,).
+        shares: the variance of its noise, in units of one release's that the plan promises.
+    """
+    count, noise = float(total[0]), _noise_std(plan) * math.sqrt(shares)
     if count < max(1.0, 3.0 * noise):
         return None
     task, parts, place = task_of(plan), {}, 1

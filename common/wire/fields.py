@@ -15,7 +15,7 @@ the plan (LOR-102, LOR-104) before anything is computed."""
 
 MAX_BLOB_BYTES = 2_000_000_000
 
-CONFIG, ADAPTER, COUNTS = "lorica", "adapter", "counts"
+CONFIG, ADAPTER, COUNTS, SEALED = "lorica", "adapter", "counts", "sealed"
 """Names of a message's records."""
 
 
@@ -68,17 +68,25 @@ def budget_of(fields: ConfigRecord) -> tuple[float, float] | None:
     return whole, left
 
 
-def blob_of(record: RecordDict) -> bytes:
-    """The adapter's bytes; empty where none travels. Raises LOR-501."""
-    if ADAPTER not in record:
+STYPES = {ADAPTER: "safetensors", SEALED: "bytes"}
+"""Number format of the one array in each of these records."""
+
+
+def blob_of(record: RecordDict, name: str = ADAPTER) -> bytes:
+    """The bytes of the adapter, or of a part in a sealed sum; empty where none travel. Raises
+    LOR-501."""
+    if name not in record:
         return b""
-    arrays = record[ADAPTER]
-    if not isinstance(arrays, ArrayRecord) or list(arrays) != [ADAPTER]:
-        raise LoricaError(Code.MESSAGE_MALFORMED, "A message holds more arrays than the adapter.")
-    array = arrays[ADAPTER]
-    if array.stype != "safetensors" or len(array.data) > MAX_BLOB_BYTES:
+    arrays = record[name]
+    if not isinstance(arrays, ArrayRecord) or list(arrays) != [name]:
         raise LoricaError(
-            Code.MESSAGE_MALFORMED, "A message's adapter is not one safetensors blob in bounds."
+            Code.MESSAGE_MALFORMED, f"A message holds more arrays than the one of '{name}'."
+        )
+    array = arrays[name]
+    if array.stype != STYPES[name] or len(array.data) > MAX_BLOB_BYTES:
+        raise LoricaError(
+            Code.MESSAGE_MALFORMED,
+            f"A message's '{name}' is not one blob of {STYPES[name]} in bounds.",
         )
     return bytes(array.data)
 

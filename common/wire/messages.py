@@ -4,7 +4,8 @@ Every message is a Flower ``RecordDict`` with one ``ConfigRecord`` "lorica" (sma
 fields) and, where an adapter travels, one ``ArrayRecord`` "adapter" with one array: the
 safetensors blob of :mod:`lorica.common.adapter.lora`; an evaluation's reply has one
 ``MetricRecord``
-"counts". This module needs neither torch nor data: the thin ClientApp
+"counts". Sealed sums (``privacy.trust = "sum"``) have an ``ArrayRecord`` "sealed" of one array
+in either direction. This module needs neither torch nor data: the thin ClientApp
 forwards what it packs.
 
 ========== =========================================== ===================================
@@ -43,6 +44,8 @@ from lorica.common.wire.fields import (
     CONFIG,
     COUNTS,
     PROTOCOL,
+    SEALED,
+    STYPES,
     blob_of,
     budget_of,
     count_of,
@@ -86,6 +89,8 @@ class Request:
     head: str = field(default="", repr=False)
     """The newest head of the site's ledger that the coordinator holds; the site's own seal is on
     it, so no signature covers it. Empty when it holds none."""
+    sealed: bytes = field(default=b"", repr=False)
+    """What a sealed sum asks for (:mod:`lorica.common.secure_sum.messages`); else empty."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,8 @@ class Reply:
     head: str = field(default="", repr=False)
     """The head of the site's ledger, sealed by the site, for the coordinator to keep and return
     (:mod:`lorica.client.ledger.head`)."""
+    sealed: bytes = field(default=b"", repr=False)
+    """The site's part in a sealed sum, or its card for one; else empty."""
 
 
 def pack_request(request: Request) -> RecordDict:
@@ -128,7 +135,7 @@ def pack_request(request: Request) -> RecordDict:
     }
     if request.head:
         fields["head"] = request.head
-    return _pack(fields, request.blob)
+    return _pack(fields, request.blob, request.sealed)
 
 
 def with_head(packed: RecordDict, head: str) -> RecordDict:
@@ -164,6 +171,7 @@ def unpack_request(record: RecordDict) -> Request:
         text_of(fields, "signature", default=""),
         count_of(fields, "time", default=0),
         head=text_of(fields, "head", default="")[:_MOST_HEAD],
+        sealed=blob_of(record, SEALED),
     )
 
 
@@ -185,7 +193,7 @@ def pack_reply(reply: Reply) -> RecordDict:
         fields["budget"], fields["budget_left"] = reply.budget
     if reply.head:
         fields["head"] = reply.head
-    record = _pack(fields, reply.blob)
+    record = _pack(fields, reply.blob, reply.sealed)
     if reply.counts:
         record[COUNTS] = MetricRecord({COUNTS: list(reply.counts)})
     return record
@@ -217,6 +225,7 @@ def unpack_reply(record: RecordDict, *, fingerprint: str, round: int) -> Reply:
         version=printable(text_of(fields, "version", default="")[:50]),
         budget=budget_of(fields),
         head=printable(text_of(fields, "head", default="")[:_MOST_HEAD]),
+        sealed=blob_of(record, SEALED),
     )
     if reply.fingerprint != fingerprint and reply.status == "ok":
         raise LoricaError(Code.PLAN_MISMATCH, "A reply belongs to another plan.")
@@ -278,9 +287,11 @@ def named_in(record: RecordDict) -> tuple[str, int]:
     return fingerprint, round if counts else 0
 
 
-def _pack(fields: Mapping[str, str | int | float], blob: bytes) -> RecordDict:
+def _pack(fields: Mapping[str, str | int | float], blob: bytes, sealed: bytes) -> RecordDict:
     record = RecordDict({CONFIG: ConfigRecord(dict(fields))})
-    if blob:
-        array = Array(dtype="uint8", shape=(len(blob),), stype="safetensors", data=blob)
-        record[ADAPTER] = ArrayRecord({ADAPTER: array})
+    for name, content in ((ADAPTER, blob), (SEALED, sealed)):
+        if content:
+            size = (len(content),)
+            array = Array(dtype="uint8", shape=size, stype=STYPES[name], data=content)
+            record[name] = ArrayRecord({name: array})
     return record

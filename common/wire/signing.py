@@ -6,11 +6,12 @@ that it answers in ``policy.coordinators``.
 Formal guarantee:
     *Claim.* A request that :func:`verify` lets pass was signed by the holder of one of the site's
     allowed keys, for exactly this protocol version, kind of request, run id, round, plan, adapter
-    blob and time, and that time is at most ``hours`` away from this machine's clock (Ed25519, RFC
-    8032; existential unforgeability under chosen messages, and the collision resistance of
-    SHA-256). The signed bytes are a JSON list that begins with a constant of this module, so they
-    are no other protocol's, and no two different requests have the same. The plan is bound by the
-    fingerprint that is computed from the plan at hand, never by one that came with the message.
+    blob, part in a sealed sum and time, and that time is at most ``hours`` away from this machine's
+    clock (Ed25519, RFC 8032; existential unforgeability under chosen messages, and the collision
+    resistance of SHA-256). The signed bytes are a JSON list that begins with a constant of this
+    module, so they are no other protocol's, and no two different requests have the same. The plan
+    is bound by the fingerprint that is computed from the plan at hand, never by one that came with
+    the message.
 
     *Where it holds.* The trainer verifies, in the process that holds the records, and it takes
     the kind from the method that is called: whoever controls the site's network process cannot
@@ -185,6 +186,7 @@ def verify(
 def _signed(request: Request, kind: Kind) -> bytes:
     """What is signed: another byte string for every other request or kind."""
     blob = hashlib.sha256(request.blob).hexdigest()
-    what = [kind, request.run, request.round, request.plan.fingerprint, blob, request.time]
+    sealed = hashlib.sha256(request.sealed).hexdigest()
+    what = [kind, request.run, request.round, request.plan.fingerprint, blob, sealed, request.time]
     fields = [_DOMAIN, PROTOCOL, *what]
     return json.dumps(fields, separators=(",", ":")).encode("ascii")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -24,6 +25,7 @@ from lorica.server.results.round import RoundRecord, measured_result
 
 _MEMORY = "optimizer/"  # prefix of its tensors in a checkpoint
 PLAN, ROUNDS, CHECKPOINT = "plan.toml", "rounds.jsonl", "checkpoint.safetensors"
+SUM = "sealed-sum.json"
 SUMMARY, REPORT, PICTURE, ADAPTER = "summary.json", "report.html", "picture.png", "adapter"
 
 
@@ -123,6 +125,22 @@ class RunFolder:
             )
         self._keep_rounds(found.round)
         return found
+
+    def begun_sum(self, round: int, kind: str) -> dict[str, Any] | None:
+        """What was noted of a round's sealed sum when it was begun; None when it was not."""
+        path = self.path / SUM
+        if not path.exists():
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise LoricaError(Code.RUN_NOT_RESUMABLE, f"{path} is damaged: {error}.") from error
+        return found if (found["round"], found["kind"]) == (round, kind) else None
+
+    def note_sum(self, round: int, kind: str, content: dict[str, Any]) -> None:
+        """Note, durably, who is in a round's sealed sum: before anybody is asked for more."""
+        note = {"round": round, "kind": kind, **content}
+        write_atomically(self.path / SUM, json.dumps(note))
 
     def rounds(self) -> list[RoundRecord]:
         """All records written so far, in order; round 0 is the start's evaluation."""

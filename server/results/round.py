@@ -75,6 +75,9 @@ class RoundRecord:
     kept_round: int | None = None
     """In the last round, where LoRA was on trial: the round after which the state was that the run
     ends with. The coordinator's metrics are of that state, the sites' of the last one."""
+    sealed: int = 0
+    """Over so many sites the coordinator saw a sum alone, nothing of a single site: their norms and
+    agreement are sealed. 0: it saw every site's release."""
     lora_dropped: bool = False
     """That state is the one before the LoRA rounds: they were given up."""
     bytes_up: int = 0

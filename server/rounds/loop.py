@@ -14,14 +14,22 @@ from lorica.common.adapter.state import State, pack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import log_context
 from lorica.common.plan import RunPlan
-from lorica.common.plan.stages import Stage, is_tested, sent, stage_of
+from lorica.common.plan.stages import Stage, is_tested, returned, sent, stage_of
 from lorica.common.plan.traits import TRAITS
-from lorica.common.tasks.base import Metrics
-from lorica.common.tasks.noised_metrics import believable, combine, vector_length
+from lorica.common.privacy.sealed import evaluation_grid, training_grid
+from lorica.common.tasks.base import Metrics, SiteMetrics
+from lorica.common.tasks.noised_metrics import (
+    believable,
+    combine,
+    of_total,
+    sensitivity,
+    vector_length,
+)
 from lorica.common.wire.messages import EVALUATE, TRAIN
 from lorica.common.wire.signing import CoordinatorKey
 from lorica.server.aggregation import Aggregator
 from lorica.server.aggregation.choose import rule_of_round
+from lorica.server.aggregation.sums.base import SumOfReleases
 from lorica.server.results.folder import RunFolder
 from lorica.server.results.observers import Observer
 from lorica.server.results.round import RoundRecord, SiteRound
@@ -30,6 +38,7 @@ from lorica.server.rounds.expected import ExpectedUpdates
 from lorica.server.rounds.heads import FILE, Heads
 from lorica.server.rounds.lora_trial import LoraTrial, Score, of_validation
 from lorica.server.rounds.measures import RoundMeasures
+from lorica.server.rounds.sealed import SealedSums, split
 from lorica.server.rounds.sites import Sites, Unanswered, shown
 
 Evaluator = Callable[[State], Metrics]
@@ -70,6 +79,7 @@ class RoundLoop:
         wait_seconds: float = 0.0,
         stop: Callable[[], bool] = lambda: False,
         judge: Judge | None = None,
+        stand_in: bool = False,
     ) -> None:
         """
         Args:
@@ -87,12 +97,14 @@ class RoundLoop:
             stop: whether an operator wants the run to end; asked between rounds and polls.
             judge: quality of a state on validation data that the coordinator holds; without, sites
                 judge.
+            stand_in: sealed sums are added up in the open (simulations of many sites).
         """
         self._judge = judge
         self._grid, self._plan, self._folder = grid, plan, folder
         self._run, self._start, self._evaluate = run, start, evaluate
         self._observer, self._key = observer, key
         self._nodes, self._wait_seconds, self._stop = nodes, wait_seconds, stop
+        self._stand_in = stand_in
         self._memory: State = {}
         self._trial = LoraTrial(plan)
         self._headline = TRAITS[plan.task.kind].headline
@@ -120,6 +132,14 @@ class RoundLoop:
         )
         wanted = max(self._nodes, self._plan.rounds.minimum_sites)
         selected = self._sites.select(wanted, self._wait_seconds)
+        self._sums = SealedSums(
+            self._sites,
+            self._plan,
+            self._folder,
+            self._run,
+            heard=self._observer.site_answered,
+            stand_in=self._stand_in,
+        )
         self._observer.started(self._plan, selected, max(done + 1, 1))
         if done < 0:
             start = RoundRecord(0, headline=self._headline)
@@ -135,6 +155,8 @@ class RoundLoop:
     def _one_round(self, round: int, state: State) -> State:
         begun = time.monotonic()
         rule = rule_of_round(self._plan, round, state, self._memory)
+        if self._plan.sealed:
+            return self._sealed_round(round, state, rule, begun)
         expected = ExpectedUpdates(self._plan, round, state)
         blob = self._packed(state, round)
         chosen = self._sites.selection(round)
@@ -168,6 +190,11 @@ class RoundLoop:
             bytes_up=sum(site.bytes_up for site in sites),
             bytes_down=len(blob) * len(sites),
         )
+        return self._end(record, state, begun, exchanged)
+
+    def _end(self, record: RoundRecord, state: State, begun: float, exchanged: float) -> State:
+        """Evaluate at sites, put LoRA on trial, and close the round; the state that counts."""
+        round = record.round
         phases = {"sites": exchanged - begun, "aggregate": time.monotonic() - exchanged}
         if round in self._plan.evaluation_rounds:
             record = self._evaluate_at_sites(record, state)
@@ -193,9 +220,51 @@ class RoundLoop:
         declared = sum(self._sites.named(node).weight for node in self._sites.ready)
         return self._trial.of_sites(record, declared * self._plan.data.validation)
 
+    def _sealed_round(self, round: int, state: State, rule: Aggregator, begun: float) -> State:
+        """The same where the sites' sum is all that is seen."""
+        assert isinstance(rule, SumOfReleases)
+        plan, blob = self._plan, self._packed(state, round)
+        shapes = {name: state[name].shape for name in sorted(returned(plan, round, state))}
+        values = sum(shape.numel() for shape in shapes.values())
+        found = self._sums.make(
+            TRAIN, round, blob, lambda sites: training_grid(plan, round, values, sites)
+        )
+        exchanged = time.monotonic()
+        total = split(found.values, shapes)
+        rule.add_sum(total, shares=found.shares, units=found.units)
+        measures = RoundMeasures(plan, round, 1)
+        measures.add_sum(total, sites=found.survivors, shares=found.shares)
+        measured = measures.finish()
+        state = rule.finish()
+        self._memory = rule.memory
+        record = RoundRecord(
+            round,
+            sorted(found.sites, key=lambda site: site.site),
+            headline=self._headline,
+            stage=stage_of(plan, round).value,
+            mean_norm=measured.mean_norm,
+            noise_norm=measured.noise_norm,
+            signal_to_noise=measured.signal_to_noise,
+            exact=rule.exact,
+            sealed=found.survivors,
+            bytes_up=sum(site.bytes_up for site in found.sites),
+            bytes_down=len(blob) * len(found.sites),
+        )
+        return self._end(record, state, begun, exchanged)
+
     def _evaluate_at_sites(self, record: RoundRecord, state: State) -> RoundRecord:
         """The record with metrics from the noised counts of the sites that send any."""
         blob = self._packed(state, record.round)
+        if self._plan.sealed:
+            plan, bound = self._plan, sensitivity(self._plan)
+            whole = self._sums.make(
+                EVALUATE,
+                record.round,
+                blob,
+                lambda sites: evaluation_grid(plan, vector_length(plan), bound, sites),
+            )
+            metrics = of_total(plan, whole.values, whole.shares)
+            return self._with_metrics(record, metrics, len(blob) * len(whole.sites))
         vectors, asked = [], self._sites.ready
         for answer in self._sites.exchange(asked, EVALUATE, record.round, blob):
             site = self._sites.of(answer)
@@ -208,7 +277,12 @@ class RoundLoop:
                 _log.warning("%s counts more than it can have; left out", site.name)
             elif len(counts) == vector_length(self._plan):
                 vectors.append(counts)
-        found = combine(self._plan, vectors)
+        return self._with_metrics(record, combine(self._plan, vectors), len(blob) * len(asked))
+
+    @staticmethod
+    def _with_metrics(
+        record: RoundRecord, found: SiteMetrics | None, bytes_down: int
+    ) -> RoundRecord:
         if found is None:
             return record
         return replace(
@@ -218,7 +292,7 @@ class RoundLoop:
             site_accuracy_band=found.accuracy_band,
             site_loss=found.loss,
             site_accuracy_by_label=found.per_label,
-            bytes_down=record.bytes_down + len(blob) * len(asked),
+            bytes_down=record.bytes_down + bytes_down,
         )
 
     def _close(

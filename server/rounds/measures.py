@@ -59,6 +59,7 @@ class RoundMeasures:
         self._sums = stage_of(plan, round) is not Stage.LOCAL
         self._total: torch.Tensor | None = None
         self._weight = 0.0
+        self._shares = 0.0  # of a sealed sum
         self._sites = sites
         self._weights: dict[str, float] = {}
         self._sketches: torch.Tensor | None = None  # (sites, k): many small ones would scatter
@@ -77,6 +78,12 @@ class RoundMeasures:
         self._sketches[len(self._weights)] = self._sketch(flat)
         self._weights[site] = weight
 
+    def add_sum(self, total: State, *, sites: int, shares: float) -> None:
+        """Take a sealed sum over so many sites, with so many times the noise of one release that
+        the plan promises; nothing of a single site is known."""
+        flat = torch.cat([tensor.detach().float().flatten() for tensor in total.values()])
+        self._total, self._weight, self._shares = flat, float(sites), shares
+
     def finish(self) -> Measured:
         """What can be said of all updates taken."""
         if self._total is None or self._weight <= 0:
@@ -94,6 +101,8 @@ class RoundMeasures:
             return None
         sigma = public_privacy(plan).of_round(self._round).noise_multiplier
         deviation = sigma * unit_bound(plan, self._round)
+        if self._shares:
+            return deviation * math.sqrt(values * self._shares) / self._weight
         return deviation * math.sqrt(values / len(self._weights))
 
     def _agreements(self) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from flwr.app import RecordDict
@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
+from lorica.common.secure_sum.roster import Card
 from lorica.common.wire.messages import (
     CAPABILITIES,
     Kind,
@@ -44,6 +45,8 @@ class Site:
     name: str
     weight: int
     """Its declared, public number of units; 0 when it declares none."""
+    card: Card | None = None
+    """How it introduced itself for sealed sums; None where there are none."""
 
 
 class Sites:
@@ -140,20 +143,32 @@ class Sites:
         return self._tries[node] < tries
 
     def exchange(
-        self, nodes: list[int], kind: Kind, round: int, blob: bytes = b""
+        self,
+        nodes: list[int],
+        kind: Kind,
+        round: int,
+        blob: bytes = b"",
+        sealed: Mapping[int, bytes] | None = None,
     ) -> Iterator[Answer]:
-        """Ask all ``nodes`` the same, signed when there is a key."""
-        request = Request(self._plan, self._run, round, blob)
-        packed = pack_request(self._key.sign(request, kind) if self._key else request)
+        """Ask all ``nodes``, signed when there is a key: the same, but for what each is asked for
+        in a sealed sum."""
+        packed: dict[bytes, RecordDict] = {}
+
+        def asked(what: bytes) -> RecordDict:
+            if what not in packed:
+                request = Request(self._plan, self._run, round, blob, sealed=what)
+                packed[what] = pack_request(self._key.sign(request, kind) if self._key else request)
+            return packed[what]
 
         def content_of(node: int) -> RecordDict:
             site = self._ready.get(node)
-            return with_head(packed, self._heads.newest(site.name) if site else "")
+            head = self._heads.newest(site.name) if site else ""
+            return with_head(asked(sealed[node] if sealed else b""), head)
 
         return exchange(
             self._grid,
             nodes,
-            packed,
+            asked(b"") if sealed is None else RecordDict(),
             kind,
             content_of=content_of,
             timeout=self._plan.rounds.timeout_seconds,
@@ -217,6 +232,15 @@ class Sites:
                 f"{reasons or 'No node is online.'}",
             )
 
+    def _card(self, reply: Reply) -> Card:
+        """How a site introduced itself for sealed sums; raises LOR-501, LOR-531."""
+        card = Card.from_json(reply.sealed.decode("utf-8", "replace"))
+        if card.name != reply.site or not card.genuine(self._run, self._plan.fingerprint):
+            raise LoricaError(
+                Code.ROSTER_INVALID, f"Site {reply.site} did not sign its key for this run."
+            )
+        return card
+
     def _admit(self, answer: Answer) -> SiteRound:
         unnamed = f"node {answer.node}"
         try:
@@ -227,6 +251,7 @@ class Sites:
                 raise LoricaError(
                     Code.MESSAGE_MALFORMED, f"Two nodes say that they are site {reply.site}."
                 )
+            card = self._card(reply) if self._plan.sealed else None
         except Unanswered as problem:
             unnamed = problem.site or unnamed
             self._awaiting.pop(answer.node, None)
@@ -238,7 +263,7 @@ class Sites:
         except LoricaError as error:
             return SiteRound(unnamed, "failed", shown(error), seconds=answer.seconds)
         self._awaiting.pop(answer.node, None)
-        self._ready[answer.node] = Site(answer.node, reply.site, reply.weight)
+        self._ready[answer.node] = Site(answer.node, reply.site, reply.weight, card)
         return SiteRound(
             reply.site,
             "ok",

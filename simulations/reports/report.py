@@ -37,6 +37,7 @@ from lorica.simulations.reports.tables import (
     epsilons,
     headline,
     noise_text,
+    sums_rows,
 )
 from lorica.simulations.reports.verdict import verdict
 
@@ -239,6 +240,7 @@ def _environment() -> Environment:
         bar_share=bar_share,
         values_of=values_of,
         noise_text=noise_text,
+        sums_rows=sums_rows,
         epsilon_span=lambda summary: epsilon_span(list(epsilons(summary).values())),
     )
     return environment

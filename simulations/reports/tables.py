@@ -155,6 +155,8 @@ def closing_table(summary: Summary, folder: Path) -> Table:
     table.add_row("noise", Text(noise_text(summary), style="bold yellow" if seeded else ""))
     if cut_text(summary):
         table.add_row("long texts", Text(cut_text(summary), style="bold yellow"))
+    for name, text in sums_rows(summary):
+        table.add_row(name, Text(text))
     table.add_row("results", Text(printable(str(folder))))
     return table
 
@@ -195,6 +197,21 @@ def privacy_text(values: list[float]) -> str:
 def noise_text(summary: Summary) -> str:
     """The kind of noise, with the warning that belongs to it."""
     return SEEDED if summary.get("noise") == "seeded" else SECURE
+
+
+def sums_rows(summary: Summary) -> list[tuple[str, str]]:
+    """What is said of a run whose coordinator sees sums alone; nothing of others."""
+    found = summary.get("sums")
+    if found is None:
+        return []
+    how = "the protocol was run" if found["protocol"] == "run" else found["protocol"]
+    figures = (
+        f"{epsilon_text(float(found['epsilon_sums']), 2)} to who sees sums, "
+        f"{epsilon_text(float(found['epsilon_colluding']), 2)} with "
+        f"{found['honest_sites']} honest sites, "
+        f"{epsilon_text(float(found['epsilon_alone']), 2)} if all other sites collude"
+    )
+    return [("sealed", f"the coordinator saw sums over sites alone ({how})"), ("ε", figures)]
 
 
 def _finite(values: list[float]) -> bool:

@@ -44,7 +44,13 @@ from lorica.simulations.run.at_sites import AtSite, PersonalEvaluator, at_site
 from lorica.simulations.run.engines import Main, run_in_process, run_on_ray, virtual_nodes
 from lorica.simulations.run.keep import Keep
 from lorica.simulations.run.progress import LiveProgress
-from lorica.simulations.run.sites import PERSONAL_VARIABLE, make_trainer, make_trainers, share_cache
+from lorica.simulations.run.sites import (
+    PERSONAL_VARIABLE,
+    make_trainer,
+    make_trainers,
+    share_cache,
+    stands_in,
+)
 from lorica.simulations.run.summary import FEDERATION, epsilon_after, summarise
 from lorica.simulations.run.workers import SiteWorkers, site_workers, worker_count
 
@@ -222,6 +228,7 @@ class Simulation:
             judge=self._judge,
             nodes=len(sites),
             wait_seconds=_NODES_SECONDS,
+            stand_in=stands_in(plan),
         ).run()
 
     def _evaluator(self, plan: RunPlan, run: str, sites: list[str]) -> Evaluator:
@@ -251,7 +258,7 @@ class Simulation:
             return found
         root = self._folder.path / BASELINES
         plan = self.plan
-        if plan.rounds.minimum_sites > 1:
+        if plan.rounds.minimum_sites > 1 or plan.sealed:
             plan = plan.for_one_site()
         alone = {}
         for number, (site, trainer) in enumerate(self._trainers.items(), 1):

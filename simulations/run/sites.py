@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import os
@@ -13,6 +14,7 @@ from flwr.app import Context
 
 from lorica.client.mechanism.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.training.personal import FolderPersonal
+from lorica.client.training.sealing import Sealing
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.backbone.loading import Backbone
 from lorica.common.cache.prefix import CACHE_BYTES
@@ -21,6 +23,8 @@ from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import schedule
+from lorica.common.secure_sum.identity import Identity
+from lorica.common.secure_sum.terms import COMPLETE
 from lorica.common.tasks import task_of
 from lorica.common.tasks.inputs import cut_share
 from lorica.common.tasks.run_data import load_data
@@ -72,7 +76,23 @@ def make_trainer(
         personal=kept,
         rank=rank,
         cache_bytes=cache_bytes,
+        sealing=_sealing(site, plan),
     )
+
+
+def _sealing(site: str, plan: RunPlan) -> Sealing | None:
+    """A virtual site's identity, the same for the same seed."""
+    if not plan.sealed:
+        return None
+    seed = hashlib.sha256(f"simulated site/{plan.simulation.seed}/{site}".encode()).digest()
+    return Sealing(site, Identity.from_seed(seed), stand_in=stands_in(plan))
+
+
+def stands_in(plan: RunPlan) -> bool:
+    """Whether vectors are added up as they are, in place of the protocol of sealed sums: the sum is
+    the same, to the bit."""
+    wanted = plan.simulation.sealing
+    return wanted == "stand-in" or (wanted == "auto" and plan.simulation.sites > COMPLETE)
 
 
 def _rounded(units: int) -> int:

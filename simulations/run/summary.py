@@ -7,6 +7,7 @@ import resource
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from statistics import fmean
 from typing import Any
@@ -16,9 +17,11 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import METHODS
 from lorica.common.privacy.accountant import epsilon
 from lorica.common.privacy.of_plan import RunPrivacy
+from lorica.common.privacy.sealed import run_figures, sum_terms
 from lorica.common.tasks.run_data import RunData
 from lorica.server.results.round import RoundRecord
 from lorica.simulations.run.at_sites import AtSite
+from lorica.simulations.run.sites import stands_in
 
 FEDERATION = "federation"
 """Run id of a simulation's federation at its sites."""
@@ -60,6 +63,8 @@ def summarise(
         "seed": plan.simulation.seed,
         "noise": plan.simulation.noise,
         "engine": plan.simulation.engine,
+        "trust": plan.privacy.trust,
+        **({"sums": _sums(plan, trained, len(trainers))} if plan.sealed else {}),
         "test_records": len(data.test),
         "label_counts": {
             site: dict(sorted(Counter(trainer.strata(plan)).items()))
@@ -67,6 +72,20 @@ def summarise(
         },
         "versions": versions(),
         "plan_fingerprint": plan.fingerprint,
+    }
+
+
+def _sums(plan: RunPlan, trained: list[RoundRecord], sites: int) -> dict[str, Any]:
+    """What the coordinator saw of sealed sums, and the three ε of the whole run."""
+    found = run_figures(plan, sum_terms(plan, sites))
+    return {
+        "honest_sites": plan.honest_sites,
+        "sites_by_round": [record.sealed for record in trained],
+        "protocol": "stand-in: vectors were added up in the open" if stands_in(plan) else "run",
+        **{
+            f"epsilon_{name}": value if math.isfinite(value) else "inf"
+            for name, value in asdict(found).items()
+        },
     }
 
 

@@ -11,6 +11,7 @@ from lorica.client.ledger.composer import Composer
 from lorica.client.ledger.history import History, Refused
 from lorica.client.ledger.limits import Limits
 from lorica.common.privacy.renyi import renyi_epsilon
+from lorica.common.privacy.shared_noise import OBSERVERS, Figures
 
 MOST_RDP = 200
 """Distinct (σ, q) beyond which Rényi accounting is left out of quick views: 30 ms each."""
@@ -68,6 +69,8 @@ class Summary:
     """Of the lifetime's budget, as :mod:`lorica.client.ledger.limits` counts."""
     rdp: float | None
     """By Rényi accounting; None when it was left out."""
+    observers: Figures | None
+    """``epsilon`` for each observer of sealed sums; None where there were none."""
     period: str | None
     """The current period's name, when a budget holds for one."""
     period_epsilon: float | None
@@ -107,6 +110,7 @@ def summarise(
         epsilon=composer.record(events),
         counted=spent.lifetime,
         rdp=renyi_epsilon(events, history.delta) if with_rdp else None,
+        observers=_observers(history, composer),
         period=period,
         period_epsilon=spent.period,
         runs=[_run_row(history, composer, run, with_rdp) for run in history.runs()],
@@ -116,6 +120,12 @@ def summarise(
         count=history.count,
         head=history.head,
     )
+
+
+def _observers(history: History, composer: Composer) -> Figures | None:
+    if all(charged.charge.shared.threshold == 1 for charged in history.charges):
+        return None
+    return Figures(*(composer.record(history.observed(observer)) for observer in OBSERVERS))
 
 
 def _run_row(history: History, composer: Composer, run: str, with_rdp: bool) -> RunRow:

@@ -89,6 +89,14 @@ def _totals(summary: Summary) -> RenderableType:
     table.add_row("spent in all", Text(total, style="bold"))
     rdp = epsilon_text(summary.rdp, DIGITS)
     table.add_row("by RDP", Text(f"ε = {rdp} (looser; for comparison)"))
+    if summary.observers is not None:
+        found = summary.observers
+        for what, value in (
+            ("to who sees sums", found.sums),
+            ("and plans' colluders", found.colluding),
+            ("if all others collude", found.alone),
+        ):
+            table.add_row(what, Text(f"ε = {epsilon_text(value, DIGITS)}"))
     if budgets is not None:
         counted = epsilon_text(summary.counted, DIGITS)
         counted += _of(summary.counted, budgets.lifetime)

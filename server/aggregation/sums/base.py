@@ -27,13 +27,24 @@ class SumOfReleases(Aggregator):
         """``names``: the tensors that the sites release; ``start`` as in :class:`Aggregator`."""
         self._start = start
         self._total = {name: torch.zeros(start[name].shape, dtype=torch.float64) for name in names}
-        self._sites = 0
+        self._sites = 0.0
 
     def add(self, update: State, weight: float) -> None:
         check_form(update, self._start, self._total)
         for name, total in self._total.items():
             total += update[name].detach().to(total)
         self._sites += 1
+
+    def add_sum(self, total: State, *, shares: float, units: float) -> None:
+        """Take a sealed sum over sites in place of their releases one by one.
+
+        Args:
+            total: what they release, added up.
+            shares: the variance of the noise in it, in units of one site's that the plan promises.
+            units: what the sites declare, added up.
+        """
+        self.add(total, units)
+        self._sites += shares - 1.0
 
     def _enough(self) -> None:
         if not self._sites:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import ks_2samp
-from secure_sums import PLAN, RUN, Federation, run_keys
 
 from lorica.client.secure_sum.memory import KeptInFolder, KeptInMemory
 from lorica.client.secure_sum.part import PartInSum
@@ -27,6 +26,7 @@ from lorica.common.secure_sum.roster import Card, Roster, make_card
 from lorica.common.secure_sum.shamir import element_from_bytes, element_to_bytes, secret
 from lorica.common.secure_sum.terms import terms
 from lorica.server.secure_sum.collector import SumCollector
+from tests.secure_sums import PLAN, RUN, Federation, run_keys
 
 
 def _begun(sites: int = 5, honest: int = 3, answered: int | None = None) -> tuple:

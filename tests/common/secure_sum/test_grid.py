@@ -63,7 +63,7 @@ def test_the_largest_sums_come_through_the_modulus_unharmed() -> None:
 
 def test_a_sum_that_is_not_finite_or_of_another_length_is_refused() -> None:
     found = grid(2, 1.0, 1.0, honest=2, sites=2)
-    for bad in ([np.nan, 0], [np.inf, 0], [0], [0, 0, 0]):
+    for bad in ([np.nan, 0], [np.inf, 0], [0, 0, 0], [[0, 0]]):
         with pytest.raises(ValueError, match="sealed"):
             found.integers(np.array(bad, dtype=np.float64))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from secure_sums import Federation
 
 from lorica.client.secure_sum.memory import KeptInMemory
 from lorica.common.errors import Code, LoricaError
 from lorica.server.secure_sum.collector import SumCollector
+from tests.secure_sums import Federation
 
 
 def _drops(federation: Federation) -> list[tuple[frozenset[int], frozenset[int]]]:

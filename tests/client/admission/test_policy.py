@@ -178,14 +178,9 @@ def test_cost_agrees_with_the_accountant_and_counts_what_the_ledger_holds(
     ledger.close()
     after = run_cost(plan, config, tmp_path)
     assert after.spent == pytest.approx(before.run_epsilon)
-    ledger = open_ledger(config, tmp_path)
-    ledger.charge(
-        Charge("new", 1, "train", tuple(events), "patient", "f" * 64, whole=tuple(events))
-    )
     # Of two runs the second may have been chosen after the first: counted by the filter, above PLD.
-    assert after.after == pytest.approx(ledger.spending().lifetime)
-    assert after.after >= epsilon(events * 2, 1e-5)
-    ledger.close()
+    assert epsilon(events * 2, 1e-5) <= after.after < 2 * before.run_epsilon
+    assert "period" in after.refusals[0]
 
 
 def test_a_trainer_with_a_ledger_on_disk_answers_the_same_after_a_restart(

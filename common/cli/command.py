@@ -65,7 +65,10 @@ def export(
     console = Console()
     with console.status("merging"):
         merged = export_merged(adapter, out, backbone)
-    console.print(f"Wrote {out}: {merged.changed} of its tensors changed.", highlight=False)
+    changed = f"{merged.changed} of its tensors changed"
+    if not merged.changed:
+        changed = "the backbone as it was, with the head that the run trained beside it"
+    console.print(f"Wrote {out}: {changed}.", highlight=False)
     if merged.rounded:
         console.print(
             f"The run's backbone was kept in fewer bits: {merged.rounded} matrices are written as "

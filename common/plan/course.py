@@ -170,7 +170,7 @@ class ServerPlan(Section):
     privacy it goes on in LoRA rounds by head_rate, as far as their noise lets its gradient count
     (weights by inverse variance)."""
 
-    cold_rate: Positive = 1.0
+    cold_rate: Positive = 0.3
     """The same for the head in LoRA rounds that no head rounds come before."""
 
     momentum: float = Field(0.0, ge=0, lt=1)
@@ -234,8 +234,8 @@ class RoundsPlan(Section):
 
     test_every: int = Field(0, ge=0)
     """The coordinator measures accuracy on its own test data after every so many rounds, before
-    the first and after the last. 0: after every round of the head, whose features are computed
-    once, and about ten times in the other rounds."""
+    the first and after the last. 0: after every round but those of LoRA, in which about ten times,
+    and not more often than after every fifth."""
 
     timeout_seconds: Positive = 3600.0
     """Longest wait for one site's answer, in seconds: the deadline of a round."""

@@ -40,7 +40,7 @@ class Stage(Enum):
         return self in (Stage.CLASS_SUMS, Stage.HEAD)
 
 
-_TESTS_IN_STAGE = 10
+_TESTS_IN_STAGE, _LEAST_APART = 10, 5
 
 
 def schedule(plan: RunPlan) -> list[tuple[Stage, int]]:
@@ -130,14 +130,14 @@ def falling(plan: RunPlan, round: int, final: float) -> float:
 def is_tested(plan: RunPlan, round: int) -> bool:
     """Whether the coordinator measures the state after a round on its test data; 0 is the start.
 
-    Unless the plan says how often: always on frozen features, which are computed once, else about
-    ten times in a stage.
+    Unless the plan says how often: always, but in LoRA rounds, of which there are many, about ten
+    times, and not more often than after every fifth.
     """
     every, last = plan.rounds.test_every, plan.rounds.count
-    if every or round in (0, last) or stage_of(plan, round).on_frozen_features:
+    if every or round in (0, last) or stage_of(plan, round) is not Stage.LORA:
         return not every or round % every == 0 or round == last
     number, rounds = place_in_stage(plan, round)
-    return number % math.ceil(rounds / _TESTS_IN_STAGE) == 0
+    return number % max(_LEAST_APART, math.ceil(rounds / _TESTS_IN_STAGE)) == 0
 
 
 def total_steps(plan: RunPlan) -> int:

@@ -18,8 +18,10 @@ from typing import Any
 from lorica.common.backbone.loading import Backbone
 from lorica.common.display.text import printable
 from lorica.common.plan import RunPlan
+from lorica.common.plan.lora import lora_sentence
 from lorica.common.plan.stages import schedule
 from lorica.common.plan.subject import DEMO_DATA
+from lorica.common.saved.trained import adapting_rounds, what_is_trained
 from lorica.common.tasks import task_of
 from lorica.common.tasks.fusion.usage import usual_row
 from lorica.common.version import __version__
@@ -35,6 +37,10 @@ class CardResults:
     """By the sites' own noised counts."""
     sites: int = 0
     """That took part; 0 when not known."""
+    kept_round: int | None = None
+    """The round after which the state was that the run ended with; None: the last."""
+    judged: Mapping[int, float] = field(default_factory=dict)
+    """Round -> what the judge made of the state after it, where LoRA was on trial."""
 
 
 def model_card(
@@ -54,7 +60,7 @@ def model_card(
         f"# Adapter for {task.subject}",
         _details(plan, source, results),
         _use(plan),
-        _training(plan),
+        _training(plan, results),
         _evaluation(plan, results),
         _how(plan, backbone, source, revision),
     ]
@@ -70,7 +76,7 @@ def _metadata(plan: RunPlan, source: str, results: CardResults) -> str:
         "pipeline_tag": task.pipeline_tag,
         "tags": [
             "lorica",
-            *([] if plan.adapter.kind == "head" else [plan.adapter.kind]),
+            *([plan.adapter.kind] if adapting_rounds(plan, results.kept_round) else []),
             "federated-learning",
             *(["differential-privacy"] if plan.privacy.private else []),
         ],
@@ -100,12 +106,11 @@ def _metadata(plan: RunPlan, source: str, results: CardResults) -> str:
 
 
 def _details(plan: RunPlan, source: str, results: CardResults) -> str:
-    part = "a task head"
-    if plan.adapter.kind == "lora":
-        modules = ", ".join(plan.adapter.target_modules)
-        part = f"LoRA factors of rank {plan.adapter.rank} on {modules}, and a task head"
-    if plan.adapter.kind == "bitfit":
-        part = "biases of linear modules, and a task head"
+    part = what_is_trained(plan, results.kept_round)
+    if plan.adapter.kind != "head" and not adapting_rounds(plan, results.kept_round):
+        part += (
+            f" (the {'LoRA factors' if plan.adapter.kind == 'lora' else 'biases'} change nothing)"
+        )
     labels = ""
     if plan.task.labels:
         shown = ", ".join(f"`{printable(label)}`" for label in plan.task.labels[:20])
@@ -139,7 +144,7 @@ been measured on what is named under *Evaluation* and on nothing else: a site or
 rare in the training data may be served worse. {private}"""
 
 
-def _training(plan: RunPlan) -> str:
+def _training(plan: RunPlan, results: CardResults) -> str:
     privacy = plan.privacy
     if privacy.private:
         clip = f"clip norm {privacy.clip_norm:g}"
@@ -155,7 +160,16 @@ def _training(plan: RunPlan) -> str:
 - **Data:** {_data_name(plan)}; it never left the sites
 - **Differential privacy:** {guarantee}
 - **Rounds:** {stages}
-- **Mode:** {plan.training.mode}"""
+- **Mode:** {plan.training.mode}{_kept(plan, results)}"""
+
+
+def _kept(plan: RunPlan, results: CardResults) -> str:
+    """What was decided, tried and kept, as items of a list."""
+    found = [lora_sentence(plan)]
+    if results.judged:
+        tried = ", ".join(f"{score:.4f} after round {n}" for n, score in results.judged.items())
+        found.append(f"Judged: {tried}; kept the state after round {results.kept_round}.")
+    return "".join(f"\n- **LoRA:** {sentence}" for sentence in found if sentence)
 
 
 def _evaluation(plan: RunPlan, results: CardResults) -> str:

@@ -50,9 +50,10 @@ class Merged:
 def export_merged(adapter: Path, out: Path, backbone_source: str = "") -> Merged:
     """Write the adapter's backbone, with the adapter merged into it, as a folder of its own.
 
-    The task's head is not part of a backbone and is left out. Weights that the adapter does not
-    change, config and tokenizer are those of the backbone, as the run had them: rounded, where its
-    plan asks for that, and written in float32.
+    The task's head is not part of a backbone: it lies beside it in ``head.safetensors``. Weights
+    that the adapter does not change, config and tokenizer are those of the backbone, as the run had
+    them: rounded, where its plan asks for that, and written in float32. Of a run that trained the
+    head alone, that is all of them.
 
     Args:
         adapter: an adapter folder, as a run leaves it.
@@ -61,16 +62,10 @@ def export_merged(adapter: Path, out: Path, backbone_source: str = "") -> Merged
 
     Raises:
         LoricaError: LOR-205 another backbone than the adapter's, or an adapter that changes nothing
-            in it, LOR-206 no adapter, LOR-603 ``out`` exists, LOR-20x the backbone cannot be
-            loaded, LOR-601, LOR-602.
+            in it and has no head, LOR-206 no adapter, LOR-603 ``out`` exists, LOR-20x the backbone
+            cannot be loaded, LOR-601, LOR-602.
     """
     saved = load_adapter(adapter)
-    if saved.plan.adapter.kind == "head":
-        raise LoricaError(
-            Code.ADAPTER_MISMATCH,
-            f"{adapter} holds a head alone: there is nothing to merge into the backbone.",
-            mend='Export the adapter of a run whose adapter.kind is "lora" or "bitfit".',
-        )
     if out.exists():
         raise LoricaError(
             Code.RUN_FOLDER_EXISTS, f"{out} exists already.", mend="Name a new folder."
@@ -79,7 +74,8 @@ def export_merged(adapter: Path, out: Path, backbone_source: str = "") -> Merged
     backbone, rounded = _plain(saved, backbone)
     own = backbone.model.state_dict() | rounded
     merged = _merged(saved, backbone, own)
-    if not merged:
+    head = {name: tensor for name, tensor in saved.state.items() if name.startswith("head.")}
+    if not merged and (not head or METHODS[saved.plan.aggregation.method].personal):
         raise _nothing(adapter, saved)
     weights = read_weights(backbone.folder)
     with storage_errors(out):
@@ -96,6 +92,8 @@ def export_merged(adapter: Path, out: Path, backbone_source: str = "") -> Merged
             blob = safetensors.torch.save(weights, metadata={"format": "pt"})
             (new / "model.safetensors").write_bytes(blob)
             found = weights_sha256(new)
+            if head:
+                (new / "head.safetensors").write_bytes(safetensors.torch.save(head))
             (new / "README.md").write_text(_readme(saved, backbone, found), encoding="utf-8")
             new.replace(out)
         finally:
@@ -109,11 +107,8 @@ def _nothing(adapter: Path, saved: SavedAdapter) -> LoricaError:
         why = f"with {method} every site keeps what would change it."
         mend = "Export the folder that lorica site adapter writes at a site."
     else:
-        why = "its run trained the head alone."
-        mend = (
-            'Set training.lora to "always" in the run that is to be exported: with "auto", private '
-            "rounds train the head alone, unless sites evaluate."
-        )
+        why = "its factors are as at the start, and its task has no head."
+        mend = "Export the adapter of a run that trained something."
     return LoricaError(
         Code.ADAPTER_MISMATCH, f"{adapter} changes nothing in the backbone: {why}", mend=mend
     )

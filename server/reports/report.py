@@ -18,6 +18,7 @@ from lorica.common.display.pages import page_environment
 from lorica.common.display.text import printable
 from lorica.common.display.wording import percent
 from lorica.common.machine.files import write_atomically
+from lorica.common.plan.stages import Stage
 from lorica.common.plan.subject import DEMO_DATA
 from lorica.common.version import __version__
 from lorica.server.reports.charts import line_chart
@@ -74,7 +75,7 @@ def report_html(store: Queries, run: Run) -> str:
     by_label, by_site = label_changes(rounds), site_changes(full)
     return template.render(
         run=full,
-        what=what_was_trained(full, plan),
+        what=what_was_trained(full, plan, rounds),
         private=full.epsilon is not None,
         seeded=full.kind != "federation" and plan.get("simulation.noise") == "seeded",
         meaning=meaning(full),
@@ -101,15 +102,23 @@ def report_html(store: Queries, run: Run) -> str:
     )
 
 
-def what_was_trained(run: Run, plan: Mapping[str, Any]) -> str:
-    """The run in one sentence."""
+_ADAPTING = (Stage.LORA.value, Stage.LOCAL.value)
+
+
+def what_was_trained(run: Run, plan: Mapping[str, Any], rounds: Sequence[Round]) -> str:
+    """The run in one sentence: what its rounds trained, not what its plan might have."""
     embedded = run.backbone == "embedded"
     backbone = "all-MiniLM-L6-v2" if embedded else Path(run.backbone).name or run.backbone
     part = "a task head"
-    if plan.get("adapter.kind") == "lora":
-        part = f"LoRA adapters of rank {plan.get('adapter.rank')} and a task head"
-    elif plan.get("adapter.kind") == "bitfit":
-        part = "biases and a task head"
+    adapting = [row for row in measured_result(rounds) if row.stage in _ADAPTING]
+    if not rounds or adapting:
+        many = f" (in {len(adapting)} rounds)" if adapting else ""
+        if plan.get("adapter.kind") == "lora":
+            part = f"LoRA adapters of rank {plan.get('adapter.rank')}{many} and a task head"
+        elif plan.get("adapter.kind") == "bitfit":
+            part = f"biases{many} and a task head"
+    elif plan.get("adapter.kind") != "head":
+        part = "a task head alone"
     data = str(plan.get("data.train", ""))
     source = "synthetic clinic notes" if data == DEMO_DATA else "the sites' own records"
     labels = plan.get("task.labels") or []

@@ -157,7 +157,11 @@ class RunFolder:
         at_sites = [found.site_metrics for found in measured_result(records) if found.site_metrics]
         names = {site.site for record in records for site in record.sites if site.status == "ok"}
         return CardResults(
-            measured[-1] if measured else {}, at_sites[-1] if at_sites else {}, len(names)
+            measured[-1] if measured else {},
+            at_sites[-1] if at_sites else {},
+            len(names),
+            records[-1].kept_round if records else None,
+            {record.round: record.judged for record in records if record.judged is not None},
         )
 
     def _keep_rounds(self, last: int) -> None:

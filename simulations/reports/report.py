@@ -25,7 +25,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
 from lorica.common.plan.stages import schedule
 from lorica.common.plan.subject import DEMO_DATA
-from lorica.common.plan.traits import TRAITS
+from lorica.common.saved.trained import what_is_trained
 from lorica.server.results.round import RoundRecord, SiteStatus
 from lorica.simulations.reports import plots
 from lorica.simulations.reports.tables import (
@@ -114,19 +114,10 @@ def what_was_trained(plan: RunPlan, summary: Summary) -> str:
     backbone = "all-MiniLM-L6-v2" if embedded else plan.backbone.source
     data = "synthetic clinic notes" if plan.data.train == DEMO_DATA else Path(plan.data.train).name
     sites = len(epsilons(summary)) or plan.simulation.sites
-    if plan.adapter.kind == "lora":
-        modules = " and ".join(plan.adapter.target_modules)
-        part = f"LoRA adapters of rank {plan.adapter.rank} on {modules}"
-    elif plan.adapter.kind == "bitfit":
-        part = "biases"
-    else:
-        part = ""
-    if TRAITS[plan.task.kind].head:
-        part = (
-            f"{part}, and a head for {plan.task.kind}" if part else f"a head for {plan.task.kind}"
-        )
+    part = (summary.get("trained") or {}).get("what") or what_is_trained(plan)
+    part = part.replace("a task head", f"a head for {plan.task.kind}")
     labels = f" of {len(plan.task.labels)} labels" if plan.task.labels else ""
-    verb = "was" if plan.adapter.kind == "head" else "were"
+    verb = "was" if part.startswith("a head") else "were"
     count = plan.rounds.count
     stages = ", ".join(f"{rounds} of {stage.value}" for stage, rounds in schedule(plan))
     return (

@@ -18,6 +18,7 @@ from lorica.common.plan.methods import METHODS
 from lorica.common.privacy.accountant import epsilon
 from lorica.common.privacy.of_plan import RunPrivacy
 from lorica.common.privacy.sealed import run_figures, sum_terms
+from lorica.common.saved.trained import trained_summary
 from lorica.common.tasks.run_data import RunData
 from lorica.server.results.round import RoundRecord
 from lorica.simulations.run.at_sites import AtSite
@@ -51,6 +52,11 @@ def summarise(
         "run": FEDERATION,
         "method": plan.aggregation.method,
         **_quality(plan, last, at_sites),
+        "trained": trained_summary(
+            plan,
+            last.kept_round,
+            {record.round: record.judged for record in rounds if record.judged is not None},
+        ),
         "score_at_sites": {site: found.score for site, found in at_sites.items()},
         "score_at_sites_mean": fmean(found.score for found in at_sites.values()),
         "baselines": baselines,

@@ -14,6 +14,7 @@ from lorica.common.tasks.text_classification import BIAS_INPUT
 
 _FEWEST = 30  # rounds of a stage, as far as the head's steps are concerned
 _LORA_ROUNDS, _MOST_LORA = 100, 2.0
+_COLD = 2.0  # times the rate of LoRA factors where no trained head is there to be undone
 
 
 def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> float:
@@ -31,7 +32,8 @@ def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> f
 
     LoRA factors have a rate a round, for Adam of each weight: √(100 / T) times
     ``server.lora_rate`` in T rounds, at most twice as much, rising in the first
-    ``server.lora_warm_up`` of them.
+    ``server.lora_warm_up`` of them; all twice as large where no head rounds come first, whose head
+    a large step could undo.
 
     Args:
         plan: the run.
@@ -45,7 +47,8 @@ def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> f
         rate = server.lora_rate * layer_factors(names, plan.training.layer_decay)[name]
         few = min(_MOST_LORA, math.sqrt(_LORA_ROUNDS / rounds))
         rise = min(1.0, number / (1.0 + math.floor(server.lora_warm_up * rounds)))
-        return rate * few * rise * fall
+        cold = 1.0 if Stage.HEAD in dict(schedule(plan)) else _COLD
+        return rate * few * cold * rise * fall
     rate = server.head_rate
     if stage_of(plan, round) is Stage.LORA:
         weight, own = weight_of_lora_rounds(plan), dict(schedule(plan)).get(Stage.HEAD, 0)

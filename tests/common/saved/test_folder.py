@@ -344,7 +344,8 @@ def test_a_model_card_names_the_library_that_reads_the_folder(
     """Parsed by huggingface_hub; a run without privacy has no tag that says otherwise."""
     from huggingface_hub import ModelCard
 
-    data = ModelCard.load(save(adapter={"kind": kind}) / "README.md").data
+    training = {"lora": "always"}
+    data = ModelCard.load(save(adapter={"kind": kind}, training=training) / "README.md").data
     assert data.library_name == library
     assert data.get("base_model_relation") == relation
     assert ("lora" in data.tags, "bitfit" in data.tags) == (kind == "lora", kind == "bitfit")

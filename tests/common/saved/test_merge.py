@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from transformers import AutoModel
 
@@ -94,18 +95,29 @@ def test_biases_find_their_tensors_where_files_put_a_prefix_before_them(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("adapter", "moved", "says"),
-    [
-        ({"kind": "head"}, True, "holds a head alone"),
-        ({"kind": "bitfit"}, False, "trained the head alone"),
-        ({"kind": "lora"}, False, "trained the head alone"),
-    ],
+    ("adapter", "moved"),
+    [({"kind": "head"}, True), ({"kind": "bitfit"}, False), ({"kind": "lora"}, False)],
 )
-def test_an_adapter_that_changes_nothing_is_refused_and_nothing_is_written(
-    small_backbone: Path, tmp_path: Path, adapter: dict[str, Any], moved: bool, says: str
+def test_of_a_head_alone_the_backbone_is_written_as_it_is_with_the_head_beside_it(
+    small_backbone: Path, tmp_path: Path, adapter: dict[str, Any], moved: bool
 ) -> None:
-    saved(tmp_path / "adapter", text_plan(small_backbone, **adapter), moved=moved)
-    with pytest.raises(LoricaError, match=says) as refused:
+    state = saved(tmp_path / "adapter", text_plan(small_backbone, **adapter), moved=moved)
+    found = export_merged(tmp_path / "adapter", tmp_path / "merged")
+    assert found.changed == 0
+    before, after = read_weights(small_backbone), read_weights(tmp_path / "merged")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    head = safetensors.torch.load((tmp_path / "merged" / "head.safetensors").read_bytes())
+    assert {n for n in state if n.startswith("head.")} == head.keys()
+    assert all(torch.equal(head[name], state[name]) for name in head)
+
+
+def test_an_adapter_that_changes_nothing_and_has_no_head_is_refused(tmp_path: Path) -> None:
+    """And nothing is written."""
+    folder = make_language_model(tmp_path / "backbone", "bert")
+    plan = text_plan(folder).replace(task={"kind": "masked-lm", "labels": []}, data={"label": ""})
+    saved(tmp_path / "adapter", plan, moved=False)
+    with pytest.raises(LoricaError, match="has no head") as refused:
         export_merged(tmp_path / "adapter", tmp_path / "merged")
     assert refused.value.code is Code.ADAPTER_MISMATCH
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["adapter", "backbone"]

@@ -292,7 +292,10 @@ def test_the_factors_rate_rises_falls_and_fits_the_number_of_rounds() -> None:
         found = [step_size(plan, round, B, SHAPES) for round in range(2, rounds + 2)]
         rise = np.minimum(1, np.arange(1, rounds + 1) / (1 + rounds // 10))
         fall = np.linspace(1.0, 0.2, rounds) if rounds > 1 else np.ones(1)
-        np.testing.assert_allclose(found, 0.01 * height * rise * fall, rtol=1e-12)
+        np.testing.assert_allclose(found, 2 * 0.01 * height * rise * fall, rtol=1e-12)
+        led = plan.replace(rounds={"count": rounds + 2})
+        warm = [step_size(led, round, B, SHAPES) for round in range(3, rounds + 3)]
+        np.testing.assert_allclose(found, 2 * np.array(warm), rtol=1e-12)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

@@ -180,7 +180,7 @@ def test_the_stated_epsilon_is_right(plan: RunPlan, finished: Path) -> None:
                 history = (event["noise_multiplier"], event["sample_rate"], done)
                 reference.history.append(history)
         independent = reference.get_epsilon(figures["delta"], eps_error=5e-3)
-        assert stated == pytest.approx(independent, rel=0.01)
+        assert stated == pytest.approx(independent, rel=0.01, abs=6e-3)
     for spent in summary["epsilon"].values():
         assert spent == figures["epsilon_by_round"][-1]
         assert 0.98 * 8.0 <= spent <= 8.0, "the budget is used, and kept"

@@ -15,7 +15,7 @@ and every other length in the smallest batch, with and without padding. Kernels 
 matrix products of layers, and what works value by value) know a batch by its number of tokens
 alone, and kernels that see texts (attention, gradients per record) by length and number, so each
 kind is tried at its extremes. The *thorough* trial takes every length in every row count;
-``lorica audit --method adapter`` and the tests run it.
+the tests run it.
 """
 
 from __future__ import annotations

@@ -279,6 +279,7 @@ class DPTrainer:
 
     def _empty_step(self, active: Parameters) -> None:
         """A step whose batch is empty: noise alone, accounted like any other."""
+        self._optimizer.counted = None  # of the batch before
         for parameter in active.values():
             parameter.grad_sample = torch.zeros(0, *parameter.shape)  # type: ignore[attr-defined]
             parameter.grad = torch.zeros_like(parameter)

@@ -296,6 +296,24 @@ def test_an_empty_batch_takes_a_step_of_noise_alone(records: int) -> None:
         assert value.abs().min() > 0
 
 
+@pytest.mark.parametrize("units", [None, ["a", "a", "b"]])
+def test_an_empty_batch_after_one_that_was_not_is_a_step_like_any_other(
+    units: list[str] | None,
+) -> None:
+    """A step that fails is answered with a refusal, which nothing is charged for: it would tell
+    that nobody was drawn. Of 60 steps about 13 are empty, and most follow one that is not."""
+    problem = Regression(3)
+    trainer = problem.trainer(
+        rate=0.4,
+        sigma=1.0,
+        noise=SeededNoise("now and then"),
+        units=None if units is None else Units(units, most=2),
+    )
+    trainer.run(60, (steps := []).append)
+    assert len(steps) == 60
+    assert 10 < len(problem.seen) < 55  # batches: some steps were empty, and some were not
+
+
 @pytest.mark.parametrize("records", [0, 3])
 @pytest.mark.parametrize(("sigma", "clip_norm", "batch"), [(1.3, 0.5, 32), (40.0, 2.0, 7)])
 def test_the_noise_has_the_standard_deviation_of_the_guarantee(

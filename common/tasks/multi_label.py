@@ -113,15 +113,18 @@ class MultiLabelClassification(Task):
     def losses(
         self, outputs: torch.Tensor, targets: TensorTargets, rows: np.ndarray
     ) -> torch.Tensor:
+        # By log-sigmoids: torch computes a plain sigmoid, and the cross-entropy made of it, in
+        # another way where a tensor's last few values fill no vector register, so that a record's
+        # loss would depend on its row and on how many rows there are.
         wanted = targets.of(rows).to(outputs.dtype)
-        found = functional.binary_cross_entropy_with_logits(outputs, wanted, reduction="none")
-        return found.sum(1)
+        there, not_there = functional.logsigmoid(outputs), functional.logsigmoid(-outputs)
+        return -torch.where(wanted > 0, there, not_there).sum(1)
 
     def residuals(
         self, outputs: torch.Tensor, targets: TensorTargets, rows: np.ndarray
     ) -> torch.Tensor:
         """sigmoid(outputs) - y."""
-        return torch.sigmoid(outputs) - targets.of(rows).to(outputs.dtype)
+        return functional.logsigmoid(outputs).exp() - targets.of(rows).to(outputs.dtype)
 
     def judge(
         self, outputs: torch.Tensor, targets: TensorTargets, rows: np.ndarray

@@ -268,6 +268,38 @@ def test_regression_metrics_equal_scikit_learn() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_records_loss_and_judgement_depend_on_no_other_record_to_the_bit(
+    made: Any, kind: str
+) -> None:
+    """Of any outputs, in every row of batches of any size. torch computes some functions (sigmoid,
+    softplus) otherwise where a tensor's last values fill no vector register; one bit is enough for
+    an adapter whose large factors make a whole gradient of it."""
+    plan, task, _, inputs, targets = made(kind)
+    model = task.model(load_backbone(plan.backbone))
+    everything = np.arange(len(inputs))
+    with torch.no_grad():
+        pooled = model.pooled_of_ids(*inputs.collate(everything))
+        shape = model.outputs(model.features(pooled), inputs, everything).shape
+    given = 6 * torch.randn(shape, generator=torch.Generator().manual_seed(5))
+
+    def of(rows: np.ndarray) -> list[torch.Tensor]:
+        outputs = given[torch.from_numpy(rows)].requires_grad_(True)
+        task.loss_sum(outputs, targets, rows).backward()
+        found = [outputs.grad, task.judge(outputs.detach(), targets, rows)]
+        if task.closed_head:
+            found.append(task.residuals(outputs.detach().double(), targets, rows))
+        return found
+
+    alone = [of(np.array([row])) for row in everything]
+    for count in (4, 8, 11, 16, 64):
+        for first in range(0, len(inputs), 3):
+            rows = (first + np.arange(count)) % len(inputs)
+            for place, values in enumerate(of(rows)):
+                for row, value in zip(rows, values, strict=True):
+                    assert torch.equal(value, alone[row][place][0]), (place, count, row)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_record_at_all_has_judgements_of_the_right_width(made: Any, kind: str) -> None:
     plan, task, records, _, _ = made(kind)
     backbone = load_backbone(plan.backbone)

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from lorica.client.mechanism.grid_noise import GridNoise
 from lorica.client.mechanism.noise import NoiseSource
+from lorica.client.secure_sum.grid_noise import GridNoise
 from lorica.client.secure_sum.memory import KeptInMemory, SumMemory
 from lorica.client.secure_sum.part import PartInSum
 from lorica.client.secure_sum.peers import Peers

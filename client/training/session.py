@@ -22,12 +22,12 @@ from lorica.client.mechanism.frozen_features import (
     noised_sum,
 )
 from lorica.client.mechanism.gradient_trial import require_right_gradients
-from lorica.client.mechanism.grid_noise import GridNoise
 from lorica.client.mechanism.independence import require_independence
 from lorica.client.mechanism.noise import NoiseSource
 from lorica.client.mechanism.per_sample import enable_per_sample_gradients
 from lorica.client.mechanism.step_sizes import layerwise_adam, parameter_groups
 from lorica.client.mechanism.units import Units, joined
+from lorica.client.secure_sum.grid_noise import GridNoise
 from lorica.common.adapter.factors import cut_factors, filled_up
 from lorica.common.adapter.layer_rates import layer_factors
 from lorica.common.adapter.state import State, check_shapes
@@ -145,7 +145,7 @@ class Session:
 
     def train(self, round: int, event: PrivacyEvent, noise: NoiseSource) -> State:
         """What the round's stage asks for, from the loaded state; all of it noised. For a sealed
-        sum (a :class:`~lorica.client.mechanism.grid_noise.GridNoise`) its integers, int64."""
+        sum (a :class:`~lorica.client.secure_sum.grid_noise.GridNoise`) its integers, int64."""
         stage = stage_of(self._plan, round)
         self._choose(round)
         if stage is Stage.LOCAL:

@@ -125,6 +125,7 @@ def settings_of(dataset: DataSet, run: Run) -> dict[str, Any]:
     settings = dataset.settings | (dataset.local if method.kind == "local" else {})
     settings |= method.settings | (method.trials[run.trial] if run.trial >= 0 else {})
     settings |= {"privacy.epsilon": run.epsilon, "simulation.seed": run.seed}
+    settings |= {"rounds.seed": run.seed}
     plan = _plan(settings)
     if plan.training.mode == "gradient" and not plan.lora_rounds:
         settings["training.lora"] = "never"  # whatever "auto" said: the same run

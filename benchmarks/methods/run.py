@@ -113,8 +113,7 @@ def commit() -> str:
 
 def make(dataset: DataSet, run: Run, at: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Make one run; what came of it, and the versions it was made with."""
-    from rich.console import Console
-
+    from lorica.common.display.console import Console
     from lorica.simulations.run.simulate import SUMMARY
     from lorica.simulations.sweep.run import Cell, read_result, run_cell
 

@@ -19,10 +19,10 @@ import sys
 import time
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from lorica.common.adapter.state import State, pack_state, unpack_state
+from lorica.common.display.console import Console
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import trained
 from lorica.server.aggregation.choose import rule_of_round

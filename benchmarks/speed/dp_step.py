@@ -27,7 +27,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from lorica.client.mechanism.dp_sgd import NoisyOptimizer
@@ -35,6 +34,7 @@ from lorica.client.mechanism.noise import SecureNoise
 from lorica.client.mechanism.per_sample import enable_per_sample_gradients
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.batching import unit_batches
+from lorica.common.display.console import Console
 from lorica.common.plan import RunPlan
 from lorica.common.plan.tensors import Part, part_of
 from lorica.common.tasks.shapes import padded

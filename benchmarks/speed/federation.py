@@ -32,8 +32,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+
+from lorica.common.display.console import Console
 
 HERE = Path(__file__).resolve().parent
 BANKING = HERE.parents[2] / "shared" / "data" / "banking77"

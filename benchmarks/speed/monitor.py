@@ -30,9 +30,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import psutil
-from rich.console import Console
 from rich.table import Table
 
+from lorica.common.display.console import Console
 from lorica.server.store import RunStore
 
 fill = runpy.run_path(str(Path(__file__).with_name("store.py")))["fill"]

@@ -23,8 +23,9 @@ import time
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
+
+from lorica.common.display.console import Console
 
 FORMATS = ("none", "int8", "int4")
 BATCH, LENGTH = 32, 32

@@ -19,11 +19,11 @@ import sys
 import time
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from lorica.client.secure_sum.memory import KeptInMemory
 from lorica.client.secure_sum.part import PartInSum
+from lorica.common.display.console import Console
 from lorica.common.secure_sum.discrete_gaussian import discrete_gaussian
 from lorica.common.secure_sum.grid import grid
 from lorica.common.secure_sum.identity import Identity

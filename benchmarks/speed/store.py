@@ -19,10 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from sqlalchemy import insert, text
 
+from lorica.common.display.console import Console
 from lorica.common.plan import RunPlan
 from lorica.server.reports.alerts import alerts
 from lorica.server.results.round import RoundRecord

@@ -27,9 +27,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from lorica.common.display.console import Console
 from lorica.simulations.examples.reuse import source_then_target
 from lorica.simulations.examples.task_plans import DELTA, SITES, TASKS, reuse_plans
 from lorica.simulations.examples.task_runs import Scores, run_tasks

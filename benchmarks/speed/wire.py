@@ -19,11 +19,11 @@ import time
 from typing import get_args
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from lorica.client.mechanism.noise import SeededNoise
 from lorica.common.adapter.state import State, pack_state, unpack_state
+from lorica.common.display.console import Console
 from lorica.common.wire.rounding import Format, decode, encode
 
 STD = 1.7

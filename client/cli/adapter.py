@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from lorica.client.cli.options import SITE_TOML, ConfigOption
+from lorica.common.display.console import Console
 from lorica.common.errors import Code, LoricaError
 
 

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from lorica.client.cli.options import SITE_TOML, ConfigOption
+from lorica.common.display.console import Console
 from lorica.common.display.tables import Table
-from lorica.common.display.text import printable
+from lorica.common.display.text import plain
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
 
 if TYPE_CHECKING:
     from lorica.client.node.fab import Bundle
 
-_MOST_LINES = 200  # of a file's differences
+_MOST_LINES, _MOST_LINE = 200, 2000  # of a file's differences; characters of a line
 
 
 def site_approve(
@@ -93,7 +93,7 @@ def site_fab_check(config: ConfigOption = SITE_TOML) -> None:
     home = prepare(loaded, root)
     console = Console()
     for bundle in approved(root):
-        line = Text.assemble(("✓ ", "bold green"), f"{bundle.sha256}  {_named(bundle)}")
+        line = Text.assemble(("✓ ", "bold green"), f"{bundle.sha256}  {plain(_named(bundle))}")
         console.print(line, soft_wrap=True)
     console.print(f"  installed in {home}", highlight=False, soft_wrap=True)
 
@@ -104,10 +104,10 @@ def _show(bundle: Bundle, own: Bundle, console: Console) -> None:
         same = own.files.get(path)
         verdict = "as installed here" if same == data else "DIFFERS" if same is not None else "NEW"
         digest = hashlib.sha256(data).hexdigest()[:16]
-        table.add_row(printable(path), f"{len(data):,}", digest, verdict)
-    console.print(Text.assemble((_named(bundle), "bold"), f"  SHA-256 {bundle.sha256}"))
-    console.print(f"  app at sites         {printable(bundle.clientapp)}", highlight=False)
-    console.print(f"  app at coordinator   {printable(bundle.serverapp)}", highlight=False)
+        table.add_row(plain(path), f"{len(data):,}", digest, verdict)
+    console.print(Text.assemble((plain(_named(bundle)), "bold"), f"  SHA-256 {bundle.sha256}"))
+    console.print(f"  app at sites         {plain(bundle.clientapp)}", highlight=False)
+    console.print(f"  app at coordinator   {plain(bundle.serverapp)}", highlight=False)
     console.print(table)
     if bundle.sha256 == own.sha256:
         console.print("It is this installation's own bundle, byte for byte.", style="green")
@@ -123,7 +123,7 @@ def _show_difference(path: str, own: bytes, other: bytes, console: Console) -> N
     lines = list(difflib.unified_diff(before, after, "installed here", path, lineterm=""))
     for line in lines[:_MOST_LINES]:
         style = {"+": "green", "-": "red"}.get(line[:1], "dim")
-        console.print(Text(printable(line), style=style), soft_wrap=True)
+        console.print(Text(plain(line, _MOST_LINE), style=style), soft_wrap=True)
     if len(lines) > _MOST_LINES:
         console.print(f"… and {len(lines) - _MOST_LINES} lines more: read the file itself.")
 

@@ -7,9 +7,10 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from lorica.common.display.console import Console
 
 app = typer.Typer(
     name="backbone",

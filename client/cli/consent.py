@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from lorica.client.cli.options import SITE_TOML, ConfigOption
+from lorica.common.display.console import Console
 from lorica.common.display.tables import Table
-from lorica.common.display.text import printable
+from lorica.common.display.text import plain
 from lorica.common.display.wording import epsilon_text, left_text
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
     from lorica.client.admission.consent import Consent, Decision, Pending
     from lorica.client.config.site import SiteConfig
+
+_LABEL, _SENTENCE = 40, 1000  # characters that are shown
 
 RunArgument = Annotated[str, typer.Argument(help="Lorica's run id, as `lorica site pending` says.")]
 PlanOption = Annotated[
@@ -36,7 +38,7 @@ def site_pending(config: ConfigOption = SITE_TOML) -> None:
         console.print("No run awaits a decision.")
     for past in consent.decided():
         said = f"{past.decision} by {past.by}, {past.time}"
-        console.print(f"{printable(past.run)}  {said}", style="dim", soft_wrap=True)
+        console.print(f"{plain(past.run)}  {said}", style="dim", soft_wrap=True)
 
 
 def site_approve_run(
@@ -57,7 +59,7 @@ def _decide(run: str, decision: Decision, fingerprint: str, config: Path) -> Non
     _, consent = _opened(config)
     made = consent.decide(run, decision, fingerprint)
     Console().print(
-        f"Run {printable(made.run)}, plan {made.fingerprint[:12]}: {decision}.", soft_wrap=True
+        f"Run {plain(made.run)}, plan {made.fingerprint[:12]}: {decision}.", soft_wrap=True
     )
 
 
@@ -80,20 +82,20 @@ def _show(item: Pending, config: SiteConfig, folder: Path, console: Console) -> 
     from lorica.client.site.cost import run_cost
 
     plan = item.plan
-    labels = ", ".join(printable(label) for label in plan.task.labels[:8])
+    labels = ", ".join(plain(label, _LABEL) for label in plan.task.labels[:8])
     more = f" and {len(plan.task.labels) - 8} more" if len(plan.task.labels) > 8 else ""
     rows = [
         ("asked since", item.asked),
-        ("by the coordinator", item.coordinator or "anybody: the request was not signed"),
+        ("by the coordinator", plain(item.coordinator)),
         ("plan", plan.fingerprint),
         ("task", f"{plan.task.kind}: {labels}{more}"),
-        ("model", printable(plan.backbone.source)),
+        ("model", plain(plan.backbone.source)),
         ("rounds", f"{plan.rounds.count}, {len(plan.evaluation_rounds)} with evaluation here"),
     ]
     try:
         cost = run_cost(plan, config, folder)
     except LoricaError as error:
-        rows.append(("cost", f"cannot be told: {error}"))
+        rows.append(("cost", plain(f"cannot be told: {error}", _SENTENCE)))
         refusals = []
     else:
         rows += [
@@ -108,11 +110,12 @@ def _show(item: Pending, config: SiteConfig, folder: Path, console: Console) -> 
             ),
         ]
         refusals = cost.refusals
-    table = Table(box=None, show_header=False, title=f"Run {printable(item.run)}")
+    table = Table(box=None, show_header=False, title=f"Run {plain(item.run)}")
     table.add_column(style="dim")
     table.add_column()
     for row in rows:
         table.add_row(*row)
     console.print(table)
     for reason in refusals:
-        console.print(Text.assemble(("would be refused  ", "bold red"), reason), soft_wrap=True)
+        why = plain(reason, _SENTENCE)
+        console.print(Text.assemble(("would be refused  ", "bold red"), why), soft_wrap=True)

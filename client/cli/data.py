@@ -7,9 +7,9 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from lorica.client.cli.options import SITE_TOML, ConfigOption
+from lorica.common.display.console import Console
 
 if TYPE_CHECKING:
     from lorica.client.data.check.overview import Tokenize

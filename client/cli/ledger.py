@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from lorica.client.cli.options import SITE_TOML, ConfigOption, LedgerOption, ledger_file
+from lorica.common.display.console import Console
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:  # the ledger's modules need numpy; `lorica --help` should not wait for it

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from lorica.client.cli.options import SITE_TOML, ConfigOption
 from lorica.common.cli.options import PlanArgument, SetOption
+from lorica.common.display.console import Console
 from lorica.common.display.tables import Table
 from lorica.common.display.wording import epsilon_text, left_text
 from lorica.common.errors import Code, LoricaError
@@ -62,7 +62,10 @@ def site_plan(
     table.add_column()
     known = site.policy.coordinators
     rows = [
-        ("coordinators answered", f"{len(known)} by key" if known else "ANY: none is listed"),
+        (
+            "coordinators answered",
+            f"{len(known)} by key" if known else "NONE: the site does not start",
+        ),
         ("unit of privacy", loaded.privacy.unit),
         ("units that rates are computed from", f"{cost.units:,}"),
         *(

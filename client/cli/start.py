@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from lorica.client.cli.options import SITE_TOML, ConfigOption
+from lorica.common.display.console import Console
 from lorica.common.errors import Code, LoricaError
 from lorica.common.wire.invitation import TOKEN_PREFIX
 
@@ -43,7 +43,7 @@ def site_init(
     joined = join(config.resolve().parent, _token(token))
     invitation = joined.invitation
     console = Console(stderr=True, highlight=False)
-    kept = config.exists()
+    kept, folder = config.exists(), config.resolve().parent
     if kept:
         console.print(
             f"{config} is kept as it is. It needs these:\n[federation]\n"
@@ -53,18 +53,31 @@ def site_init(
             soft_wrap=True,
         )
     else:
-        write_atomically(
-            config,
-            documented_site(
+
+        def write(units: int) -> None:
+            content = documented_site(
                 invitation.site,
-                _from(config.resolve().parent, data),
+                _from(folder, data),
                 coordinator=invitation.coordinator,
                 address=invitation.address,
+                units=units,
                 text=text,
                 label=label,
-            ),
-        )
-        config.chmod(0o600)
+            )
+            write_atomically(config, content)
+            config.chmod(0o600)
+
+        write(0)
+        figure = _figure(config)
+        if figure:
+            write(figure)
+            console.print(
+                f"policy.sampling_units = {figure:,} is suggested: the number of units, rounded "
+                "down. It counts in place of the true number, and coordinators can find it out; "
+                "lower it if that is too near.",
+                markup=False,
+                soft_wrap=True,
+            )
     console.print(
         f"Site {invitation.site}. Key: {key_fingerprint(joined.registration.public_key)}\n"
         f"Send {joined.request} to the coordinator's operators; it is no secret. They admit it "
@@ -123,6 +136,19 @@ def _token(given: str) -> str:
             Code.INVITATION_INVALID,
             f"{given:.200} is neither an invitation nor a file that holds one.",
         ) from error
+
+
+def _figure(config: Path) -> int:
+    """A rounded figure for the number of the site's units; 0 where the data cannot be read."""
+    from lorica.client.admission.readiness import count_units, rounded_units
+    from lorica.client.config.site import load_site
+    from lorica.client.data.reading import read_records
+
+    site = load_site(config)
+    try:
+        return rounded_units(count_units(read_records(site, config.resolve().parent), site))
+    except LoricaError:
+        return 0  # the check below says what is wrong
 
 
 def _from(folder: Path, source: str) -> str:

@@ -8,10 +8,11 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from lorica.client.cli.options import SITE_TOML, ConfigOption
+from lorica.common.display.console import Console
 from lorica.common.display.tables import Table
+from lorica.common.display.text import plain
 from lorica.common.display.wording import epsilon_text
 from lorica.common.errors import Code, LoricaError
 
@@ -70,9 +71,8 @@ def site_status(config: ConfigOption = SITE_TOML) -> None:
                 Code.TRAINER_DOWN, f"No trainer answers at {path}: {error.code().name}."
             ) from None
     answered = ", ".join(f"{count} {name}" for name, count in sorted(found.answered.items()))
-    working = (
-        f"{found.method} of run {found.run}, round {found.round}, for {found.working_seconds:.0f} s"
-    )
+    run = plain(found.run)
+    working = f"{found.method} of run {run}, round {found.round}, for {found.working_seconds:.0f} s"
     table = Table(box=None, show_header=False, title=f"The trainer of {found.site}")
     table.add_column(style="dim")
     table.add_column()
@@ -94,13 +94,21 @@ def site_status(config: ConfigOption = SITE_TOML) -> None:
 
 
 def ledger_create(config: ConfigOption = SITE_TOML) -> None:
-    """Make the ledger of a data set that was never used before; does nothing if there is one."""
+    """Make the ledger of a data set that was never used before; does nothing if there is one.
+
+    The site's figure for the number of its units (policy.sampling_units) must be fixed by then:
+    without one the records are counted, and a rounded figure is suggested.
+    """
+    from lorica.client.admission.readiness import count_units, require_figure
     from lorica.client.config.site import load_site
+    from lorica.client.data.reading import read_records
     from lorica.client.training.opening import open_ledger
 
     loaded, folder = load_site(config), config.absolute().parent
     path = folder / loaded.ledger.path
     existed = path.exists()
+    if not existed:
+        require_figure(loaded, count_units(read_records(loaded, folder), loaded))
     open_ledger(loaded, folder, create=True).close()
     said = "is there already and sound" if existed else "begins, with nothing spent"
     Console().print(f"The ledger {path} {said}.", highlight=False, soft_wrap=True)

@@ -44,9 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         set_up_logging()
         return _run(given.config, given.isolate, given.grace)
     except LoricaError as error:
-        from rich.console import Console
-
         from lorica.common.cli.errors import print_error
+        from lorica.common.display.console import Console
 
         print_error(error, Console(stderr=True))
         return error.exit_status

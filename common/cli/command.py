@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from lorica.common.cli.added import LazyCommands
 from lorica.common.cli.errors import explain, print_error, unforeseen
@@ -21,6 +20,7 @@ from lorica.common.cli.evaluate import evaluate
 from lorica.common.cli.plan import plan_app
 from lorica.common.cli.predict import predict
 from lorica.common.cli.serve import serve
+from lorica.common.display.console import Console
 from lorica.common.display.terminal import prepare
 from lorica.common.errors import Code, LoricaError
 from lorica.common.version import __version__

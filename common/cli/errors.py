@@ -9,15 +9,16 @@ import traceback
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.panel import Panel
 from rich.text import Text
 
+from lorica.common.display.console import Console
 from lorica.common.display.tables import Table
-from lorica.common.display.text import printable
+from lorica.common.display.text import plain
 from lorica.common.errors import CATALOGUE, Code, LoricaError
 from lorica.common.machine.home import home
 from lorica.common.version import __version__
+
+_MOST_SHOWN = 4000  # characters of a line of an error
 
 
 def explain(
@@ -39,15 +40,11 @@ def explain(
             f"There is no error code {code}; `lorica explain` lists all."
         ) from None
     console.print(
-        Panel(
-            Text.assemble(
-                (entry.title, "bold"),
-                f"\n\n{entry.meaning}\n\n",
-                ("How to mend it: ", "bold"),
-                entry.mend,
-            ),
-            title=wanted,
-            title_align="left",
+        Text.assemble(
+            (f"{wanted}  {entry.title}", "bold"),
+            f"\n\n{entry.meaning}\n\n",
+            ("How to mend it: ", "bold"),
+            entry.mend,
         )
     )
 
@@ -66,7 +63,7 @@ def print_error(error: LoricaError, console: Console) -> None:
 
 
 def _shown(text: str) -> str:
-    return "\n".join(printable(line) for line in text.splitlines())
+    return "\n".join(plain(line, _MOST_SHOWN) for line in text.splitlines())
 
 
 def unforeseen(error: Exception) -> str:

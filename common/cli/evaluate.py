@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from lorica.common.display.console import Console
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from lorica.common.display.console import Console
 from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
 from lorica.common.display.wording import metric_name, metric_text

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from lorica.common.display.console import Console
 from lorica.common.errors import Code, LoricaError
 
 TOKEN_VARIABLE = "LORICA_SERVE_TOKEN"

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import (
+    Console,  # noqa: TID251 - what rich itself gives
+    ConsoleOptions,
+    RenderResult,
+)
 from rich.measure import Measurement
 from rich.segment import Segment
 from rich.table import Table as RichTable
@@ -44,8 +48,8 @@ class Table(RichTable):
             yield Segment.line()
 
     def _line(self, header: Any, cell: Any) -> RenderResult:
-        shown = Text.from_markup(cell) if isinstance(cell, str) else cell
-        name = Text.from_markup(header) if isinstance(header, str) else header
+        shown = Text(cell) if isinstance(cell, str) else cell
+        name = Text(header) if isinstance(header, str) else header
         if not isinstance(shown, Text):
             yield shown
         elif shown.plain.strip():

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
+from lorica.common.display.console import Console
 from lorica.common.errors import Code, LoricaError
 from lorica.common.version import __version__
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import copy
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from lorica.common.display.text import harmless, printable
 from lorica.common.errors import Code, LoricaError
 
 LOG_VARIABLE, LEVEL_VARIABLE = "LORICA_LOG", "LORICA_LOG_LEVEL"
@@ -73,6 +75,16 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(content, default=str)
 
 
+class PlainFormatter(logging.Formatter):
+    """Lines in which no text from outside steers the terminal or feigns a line of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's message in one line; a traceback in several."""
+        said = copy.copy(record)
+        said.msg, said.args = printable(record.getMessage()), None
+        return harmless(super().format(said))
+
+
 def set_up_logging() -> None:
     """Send the package's log to standard error in the form that LORICA_LOG asks for.
 
@@ -105,11 +117,12 @@ def _handler(form: str) -> logging.Handler:
     if form == "json":
         handler.setFormatter(JsonFormatter())
         return handler
-    from rich.console import Console
     from rich.logging import RichHandler
+
+    from lorica.common.display.console import Console
 
     console = Console(stderr=True)
     if console.is_terminal:
-        return RichHandler(console=console, show_path=False)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        return RichHandler(console=console, show_path=False, markup=False)
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler

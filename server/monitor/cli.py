@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from lorica.common.display.console import Console
 from lorica.common.display.tables import Table
 from lorica.common.errors import Code, LoricaError
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
+from lorica.common.display.console import Console
 from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
 from lorica.common.display.wording import duration, epsilon_text, human_bytes, percent

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from rich.console import Console
 from rich.text import Text
 
 from lorica.common.display.colours import BLUE, GREY, ORANGE, RED
+from lorica.common.display.console import Console
 from lorica.common.display.figures import new_figure, svg_text
 from lorica.common.display.tables import Table
 from lorica.common.machine.files import storage_errors, write_atomically

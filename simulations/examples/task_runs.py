@@ -10,8 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
+from lorica.common.display.console import Console
 from lorica.common.plan import RunPlan
 from lorica.simulations.examples.task_plans import TASKS
 from lorica.simulations.run.workers import cores

@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.text import Text
 
+from lorica.common.display.console import Console
 from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
 from lorica.common.display.wording import (

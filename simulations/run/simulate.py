@@ -9,13 +9,12 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from lorica.client.training.personal import FolderPersonal
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import backbone_of
 from lorica.common.data.fingerprint import fingerprint
+from lorica.common.display.console import Console
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.plan import RunPlan

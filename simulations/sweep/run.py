@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from rich.console import Console
 
+from lorica.common.display.console import Console
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.plan import RunPlan

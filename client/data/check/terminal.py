@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from lorica.client.data.check.overview import NOTICE, Overview
 from lorica.client.data.check.tallies import Groups
 from lorica.common.data.names.alike import shown_spelling
+from lorica.common.display.console import Console
 from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
 

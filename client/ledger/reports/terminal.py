@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from lorica.client.ledger.reports.summary import Point, Summary
+from lorica.common.display.console import Console
 from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
 from lorica.common.display.wording import epsilon_text, left_text

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from rich.console import Console
 from rich.text import Text
 
 from lorica.common.display.colours import BLUE, GREY, ORANGE
+from lorica.common.display.console import Console
 from lorica.common.display.figures import new_figure, short, svg_text
 from lorica.common.display.pages import page_environment
 from lorica.common.display.tables import Table

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from lorica.common.display.console import Console
 from lorica.common.display.tables import Table
 from lorica.common.errors import Code, LoricaError
 from lorica.server.coordinator.cli.run import HomeOption

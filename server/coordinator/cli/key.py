@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from lorica.common.display.console import Console
 from lorica.server.coordinator.cli.coordinator import add_commands
 
 app = typer.Typer(

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
 from lorica.common.cli.options import SetOption
+from lorica.common.display.console import Console
 from lorica.common.display.tables import Table
+from lorica.common.display.text import plain
 from lorica.common.display.wording import metric_name, metric_text
 from lorica.common.errors import Code, LoricaError
 
@@ -90,7 +92,7 @@ def run_list(home: HomeOption = None) -> None:
             f"{last.get('round', 0)}/{count}",
             _result(place, RoundRecord.from_dict(last)) if last else "",
             f"{order.submitted:%Y-%m-%d %H:%M}",
-            Text(order.reason[:80]),
+            Text(plain(order.reason, 80)),
         )
     Console().print(table)
 
@@ -191,7 +193,7 @@ def _view(place: RunPlace) -> Group:
     )
     parts: list[object] = [head]
     if order.reason:
-        parts.append(Text(order.reason))
+        parts.append(Text(plain(order.reason, 1000)))
     if records:
         table = Table("round", "sites", "score", "loss", "seconds", "received", box=None)
         for record in records[-8:]:
@@ -209,7 +211,9 @@ def _view(place: RunPlace) -> Group:
         sites = Table("site", "last answer", "seconds", "", box=None)
         for site in last.sites:
             state = Text(site.status, _COLOURS.get(site.status, "red"))
-            sites.add_row(Text(site.site), state, f"{site.seconds:.1f}", Text(site.reason[:90]))
+            sites.add_row(
+                Text(plain(site.site)), state, f"{site.seconds:.1f}", Text(plain(site.reason, 90))
+            )
         parts.append(sites)
     return Group(*parts)  # type: ignore[arg-type]
 

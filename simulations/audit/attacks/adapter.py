@@ -266,7 +266,8 @@ def _total(
     """What a site with these records adds noise to, in float64, in one vector."""
     names = [str(row) for row in range(len(texts))]
     records = Records(list(texts), list(labels), names, [""] * len(texts))
-    session = _Everything(plan, backbone, records, cache_bytes=2**28)
+    session = _Everything(plan, backbone, records, cache_bytes=2**28, secret=b"unused")
+    session.read()
     noise = Recording()
     if attack.where == "evaluation":
         session.load(sent, Stage.LORA)

@@ -11,13 +11,13 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
-    load_ssh_private_key,
 )
 
 from lorica.client.config.federation import SiteFederation
-from lorica.common.errors import Code, LoricaError
+from lorica.common.errors import LoricaError
 from lorica.common.machine.files import create_atomically, storage_errors, write_atomically
 from lorica.common.wire.invitation import Invitation, Registration
+from lorica.common.wire.sealing import load_site_key
 
 REQUEST = "registration.json"
 
@@ -85,22 +85,4 @@ def site_key(path: Path) -> ec.EllipticCurvePrivateKey:
             public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
             write_atomically(path.with_suffix(".pub"), public + b"\n")
             return key
-    with storage_errors(path):
-        mode = path.stat().st_mode & 0o777
-        content = path.read_bytes()
-    if mode & 0o077:
-        raise LoricaError(
-            Code.FEDERATION_MISSING,
-            f"{path} has mode {mode:04o}: others than its owner may use the site's key.",
-            mend=f"chmod 600 {path}; if somebody may have read it, remove it and ask for a new "
-            "invitation.",
-        )
-    try:
-        key = load_ssh_private_key(content, password=None)  # type: ignore[assignment]
-    except ValueError as error:
-        raise LoricaError(
-            Code.FEDERATION_MISSING, f"{path} holds no private key in OpenSSH form."
-        ) from error
-    if not (isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == "secp384r1"):
-        raise LoricaError(Code.FEDERATION_MISSING, f"The key in {path} is not an EC P-384 key.")
-    return key
+    return load_site_key(path)

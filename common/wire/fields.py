@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from lorica.common.errors import Code, LoricaError
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the wire format; a peer with another one is refused. The number format of updates is
 part of the plan (``wire.update``), not of this number: a peer that does not know the key refuses
 the plan (LOR-102, LOR-104) before anything is computed."""

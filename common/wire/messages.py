@@ -18,10 +18,11 @@ evaluate     plan, fingerprint, round, adapter          round, weight, counts (n
 ========== =========================================== ===================================
 
 A reply also has ``head`` and a request the ``head`` that the site's last reply had, where the site
-keeps a ledger in a file. Every request also has ``coordinator``, ``signature`` and ``time``
-(:mod:`lorica.common.wire.signing`), empty or 0 when the coordinator has no key. Every reply also
-has ``status`` ("ok" or "refused"), the fingerprint, and, when refused, ``reason``: a code and a
-title from the error catalogue, nothing else.
+keeps a ledger in a file. Every request also has ``coordinator``, ``signature``, ``time``, ``site``
+and ``nonce`` (:mod:`lorica.common.wire.signing`), empty or 0 when the coordinator has no key. Every reply of a
+site that is part of a federation has ``signature`` (:mod:`lorica.common.wire.sealing`). Every reply
+also has ``status`` ("ok" or "refused"), the fingerprint, and, when refused, ``code``: a code of the
+error catalogue, nothing else. The sentence that people read is the receiver's own.
 """
 
 from __future__ import annotations
@@ -65,8 +66,11 @@ TRAIN: Kind = "train"
 EVALUATE: Kind = "evaluate"
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_CODE = re.compile(r"LOR-[0-9]{3}")
+_KNOWN = frozenset(code.value for code in Code)
 _MOST_ROUND = 1_000_000
 _MOST_HEAD = 300  # characters
+_MOST_SIGNATURE = 400  # hex digits
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,10 @@ class Request:
     """Its signature (:mod:`lorica.common.wire.signing`), 128 hex digits; empty when unsigned."""
     time: int = 0
     """When it was signed, seconds since 1970 in UTC; 0 when unsigned."""
+    site: str = ""
+    """Name of the site that it is for; empty when unsigned, or before the name is known."""
+    nonce: str = ""
+    """Drawn for every request that is signed, 32 hex digits; empty when unsigned."""
     head: str = field(default="", repr=False)
     """The newest head of the site's ledger that the coordinator holds; the site's own seal is on
     it, so no signature covers it. Empty when it holds none."""
@@ -100,8 +108,8 @@ class Reply:
     fingerprint: str
     round: int = 0
     status: Literal["ok", "refused"] = "ok"
-    reason: str = ""
-    """Public reason of a refusal (code and title), empty when ok."""
+    code: str = ""
+    """Why it refuses, a code such as "LOR-408"; empty when ok."""
     site: str = ""
     """The site's public name."""
     weight: int = 0
@@ -119,6 +127,15 @@ class Reply:
     (:mod:`lorica.client.ledger.head`)."""
     sealed: bytes = field(default=b"", repr=False)
     """The site's part in a sealed sum, or its card for one; else empty."""
+    signature: str = field(default="", repr=False)
+    """The site's (:mod:`lorica.common.wire.sealing`), hex; empty where it has no key."""
+
+    @property
+    def reason(self) -> str:
+        """Why it refuses, code and title in this installation's own words; empty when ok."""
+        if self.code and self.code not in _KNOWN:
+            return f"{self.code}: a reason that this version of Lorica does not know."
+        return Code(self.code).public_reason if self.code else ""
 
 
 def pack_request(request: Request) -> RecordDict:
@@ -132,6 +149,8 @@ def pack_request(request: Request) -> RecordDict:
         "coordinator": request.coordinator,
         "signature": request.signature,
         "time": request.time,
+        "site": request.site,
+        "nonce": request.nonce,
     }
     if request.head:
         fields["head"] = request.head
@@ -170,6 +189,8 @@ def unpack_request(record: RecordDict) -> Request:
         text_of(fields, "coordinator", default=""),
         text_of(fields, "signature", default=""),
         count_of(fields, "time", default=0),
+        site=text_of(fields, "site", default=""),
+        nonce=text_of(fields, "nonce", default=""),
         head=text_of(fields, "head", default="")[:_MOST_HEAD],
         sealed=blob_of(record, SEALED),
     )
@@ -185,10 +206,12 @@ def pack_reply(reply: Reply) -> RecordDict:
         "site": reply.site,
         "weight": reply.weight,
     }
-    if reply.reason:
-        fields["reason"] = reply.reason
+    if reply.code:
+        fields["code"] = reply.code
     if reply.version:
         fields["version"] = reply.version
+    if reply.signature:
+        fields["signature"] = reply.signature
     if reply.budget is not None:
         fields["budget"], fields["budget_left"] = reply.budget
     if reply.head:
@@ -202,31 +225,14 @@ def pack_reply(reply: Reply) -> RecordDict:
 def unpack_reply(record: RecordDict, *, fingerprint: str, round: int) -> Reply:
     """The reply in a Flower record, checked against the request it answers.
 
-    Name and reason come from the site and end on operators' screens: what could steer a terminal
-    is replaced.
+    The name comes from the site and ends on operators' screens: what could steer a terminal is
+    replaced.
 
     Raises:
         LoricaError: LOR-501 malformed or of another round, LOR-104 of another plan.
     """
-    fields = fields_of(record)
-    same_protocol(fields)
-    status = text_of(fields, "status")
-    if status not in ("ok", "refused"):
-        raise LoricaError(Code.MESSAGE_MALFORMED, "A reply's status is neither ok nor refused.")
-    reply = Reply(
-        fingerprint=text_of(fields, "fingerprint"),
-        round=count_of(fields, "round"),
-        status="ok" if status == "ok" else "refused",
-        reason=printable(text_of(fields, "reason", default="")[:500]),
-        site=printable(text_of(fields, "site")[:200]),
-        weight=count_of(fields, "weight"),
-        blob=blob_of(record),
-        counts=counts_of(record),
-        version=printable(text_of(fields, "version", default="")[:50]),
-        budget=budget_of(fields),
-        head=printable(text_of(fields, "head", default="")[:_MOST_HEAD]),
-        sealed=blob_of(record, SEALED),
-    )
+    same_protocol(fields_of(record))
+    reply = _reply_in(record)
     if reply.fingerprint != fingerprint and reply.status == "ok":
         raise LoricaError(Code.PLAN_MISMATCH, "A reply belongs to another plan.")
     if reply.round != round and reply.status == "ok":
@@ -234,6 +240,35 @@ def unpack_reply(record: RecordDict, *, fingerprint: str, round: int) -> Reply:
             Code.MESSAGE_MALFORMED, f"A reply belongs to round {reply.round}, not {round}."
         )
     return reply
+
+
+def _reply_in(record: RecordDict) -> Reply:
+    """The reply in a record, whose parts have the types and bounds that they must."""
+    fields = fields_of(record)
+    status = text_of(fields, "status")
+    if status not in ("ok", "refused"):
+        raise LoricaError(Code.MESSAGE_MALFORMED, "A reply's status is neither ok nor refused.")
+    code = text_of(fields, "code", default="")
+    if bool(code) != (status == "refused") or (code and not _CODE.fullmatch(code)):
+        raise LoricaError(
+            Code.MESSAGE_MALFORMED,
+            "A refusal has no code, or another reply has one.",
+        )
+    return Reply(
+        fingerprint=text_of(fields, "fingerprint"),
+        round=count_of(fields, "round"),
+        status="ok" if status == "ok" else "refused",
+        code=code,
+        site=printable(text_of(fields, "site")[:200]),
+        weight=count_of(fields, "weight"),
+        blob=blob_of(record),
+        counts=counts_of(record),
+        version=printable(text_of(fields, "version", default="")[:50]),
+        budget=budget_of(fields),
+        signature=text_of(fields, "signature", default="")[:_MOST_SIGNATURE],
+        head=printable(text_of(fields, "head", default="")[:_MOST_HEAD]),
+        sealed=blob_of(record, SEALED),
+    )
 
 
 def record_to_bytes(record: RecordDict) -> bytes:
@@ -252,26 +287,29 @@ def reply_to_bytes(reply: Reply) -> bytes:
 
 
 def reply_from_bytes(content: bytes) -> Reply:
-    """The inverse of :func:`reply_to_bytes`."""
-    record = record_from_bytes(content)
-    fields = fields_of(record)
-    return unpack_reply(
-        record, fingerprint=text_of(fields, "fingerprint"), round=count_of(fields, "round")
-    )
+    """The inverse of :func:`reply_to_bytes`, whichever version of the wire format kept it."""
+    return _reply_in(record_from_bytes(content))
 
 
 def refusal(
     error: BaseException, *, fingerprint: str = "", round: int = 0, site: str = ""
 ) -> Reply:
-    """The reply that refuses because of ``error``; carries its public reason alone."""
-    known = error if isinstance(error, LoricaError) else LoricaError(Code.UNEXPECTED, "")
-    return Reply(fingerprint, round, "refused", known.public_reason, site)
+    """The reply that refuses because of ``error``; carries its code alone."""
+    code = error.code if isinstance(error, LoricaError) else Code.UNEXPECTED
+    return Reply(fingerprint, round, "refused", code.value, site)
 
 
 def is_refusal(record: RecordDict) -> bool:
     """Whether a packed reply refuses."""
     fields = record.get(CONFIG)
     return isinstance(fields, ConfigRecord) and fields.get("status") == "refused"
+
+
+def refusal_code(record: RecordDict) -> str:
+    """The code of a packed refusal, unchecked; empty for anything else."""
+    fields = record.get(CONFIG)
+    code = fields.get("code") if isinstance(fields, ConfigRecord) else None
+    return code if is_refusal(record) and isinstance(code, str) else ""
 
 
 def named_in(record: RecordDict) -> tuple[str, int]:

@@ -5,9 +5,10 @@ that it answers in ``policy.coordinators``.
 
 Formal guarantee:
     *Claim.* A request that :func:`verify` lets pass was signed by the holder of one of the site's
-    allowed keys, for exactly this protocol version, kind of request, run id, round, plan, adapter
-    blob, part in a sealed sum and time, and that time is at most ``hours`` away from this machine's
-    clock (Ed25519, RFC 8032; existential unforgeability under chosen messages, and the collision
+    allowed keys, for exactly this site, protocol version, kind of request, run id, round, plan,
+    adapter blob, part in a sealed sum, time and nonce, and that time is at most ``hours`` away from
+    this machine's clock (Ed25519, RFC 8032; existential unforgeability under chosen messages, and
+    the collision
     resistance of SHA-256). The signed bytes are a JSON list that begins with a constant of this
     module, so they are no other protocol's, and no two different requests have the same. The plan
     is bound by the fingerprint that is computed from the plan at hand, never by one that came with
@@ -17,19 +18,22 @@ Formal guarantee:
     the kind from the method that is called: whoever controls the site's network process cannot
     turn one kind of request into another.
 
-    *Not claimed.* A signature names no site. Within those hours a recorded request can be sent
-    again, to any site that allows its coordinator: it asks for what that coordinator did ask for,
-    is charged once in all, and its answer is the stored one. Later it is refused, so a request of
-    a run that ended, or that never arrived, cannot be kept to spend a budget with. Signatures hide
-    nothing, and do not hold off a
-    coordinator that is allowed and malicious: that is what differential privacy is for.
+    *Replays.* A request to one site is none to another; one that was answered is refused when it
+    comes again (:mod:`lorica.client.admission.answered`); one that never arrived is worth nothing
+    after those hours.
+
+    *Not claimed.* Signatures hide nothing, and do not hold off a coordinator that is allowed and
+    malicious: that is what differential privacy is for.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
+import re
+import secrets
 import stat
 import time
 from collections.abc import Callable, Collection
@@ -55,6 +59,8 @@ KEY_VARIABLE = "LORICA_COORDINATOR_KEY"
 
 _DOMAIN = "lorica request to a site"
 _SIGNATURE_BYTES = 64
+NONCE_BYTES = 16
+_NONCE = re.compile(rf"[0-9a-f]{{{2 * NONCE_BYTES}}}")
 _MOST_BYTES = 10_000  # of a key file
 
 
@@ -114,8 +120,10 @@ class CoordinatorKey:
         return self._key.public_key().public_bytes_raw().hex()
 
     def sign(self, request: Request, kind: Kind) -> Request:
-        """The request with this coordinator's public key and signature for one kind."""
-        timed = replace(request, time=int(time.time()))
+        """The request with this coordinator's public key and signature for one kind: good for one
+        answer of the site that it names, so that it is signed anew whenever it is sent."""
+        nonce = secrets.token_hex(NONCE_BYTES)
+        timed = replace(request, time=int(time.time()), nonce=nonce)
         signature = self._key.sign(_signed(timed, kind)).hex()
         return replace(timed, coordinator=self.public, signature=signature)
 
@@ -135,6 +143,7 @@ def verify(
     kind: Kind,
     allowed: Collection[str],
     *,
+    site: str,
     hours: float = 24.0,
     clock: Callable[[], float] = time.time,
 ) -> None:
@@ -144,12 +153,13 @@ def verify(
         request: as it came.
         kind: of the method that was called.
         allowed: public keys, 64 hex digits each.
+        site: the name of the site that looks at it.
         hours: how far its time may be from the clock's.
         clock: seconds since 1970 in UTC.
 
     Raises:
         LoricaError: LOR-507 not signed, LOR-509 signed by another key, LOR-508 bad signature,
-            LOR-710 signed at another time.
+            LOR-512 signed for another site, LOR-710 at another time.
     """
     if not (request.coordinator and request.signature):
         raise LoricaError(
@@ -173,6 +183,12 @@ def verify(
             f"The signature of a request ({kind}, run {request.run!r:.50}, round {request.round}) "
             "does not fit what the request says.",
         ) from error
+    if request.site != site or not _NONCE.fullmatch(request.nonce):
+        raise LoricaError(
+            Code.REQUEST_MISADDRESSED,
+            f"A request ({kind}, run {request.run!r:.50}, round {request.round}) is signed for "
+            f"{repr(request.site)[:70] if request.site else 'no site'}; this is {site!r:.70}.",
+        )
     away = (clock() - request.time) / 3600
     if abs(away) > hours:
         raise LoricaError(
@@ -185,8 +201,13 @@ def verify(
 
 def _signed(request: Request, kind: Kind) -> bytes:
     """What is signed: another byte string for every other request or kind."""
-    blob = hashlib.sha256(request.blob).hexdigest()
     sealed = hashlib.sha256(request.sealed).hexdigest()
-    what = [kind, request.run, request.round, request.plan.fingerprint, blob, sealed, request.time]
-    fields = [_DOMAIN, PROTOCOL, *what]
+    what = [kind, request.run, request.round, request.plan.fingerprint, _sha256(request.blob)]
+    fields = [_DOMAIN, PROTOCOL, *what, sealed, request.time, request.site, request.nonce]
     return json.dumps(fields, separators=(",", ":")).encode("ascii")
+
+
+@functools.lru_cache(maxsize=1)
+def _sha256(blob: bytes) -> str:
+    """Of an adapter, which a coordinator signs anew for every site."""
+    return hashlib.sha256(blob).hexdigest()

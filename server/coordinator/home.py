@@ -49,6 +49,8 @@ class CoordinatorConfig(Section):
     """Port of the SuperLink on 127.0.0.1: whoever reaches it controls the federation."""
     largest_message: int = Field(2048, ge=1, le=100_000)
     """Largest message that is taken from a site, MiB."""
+    most_units: int = Field(10_000_000, ge=1)
+    """Units that a site is believed to have at most; one that declares more takes no part."""
     monitor: Literal["yes", "no"] = Field("yes")
     """Whether `lorica coordinator start` starts `lorica monitor`, too, where it is installed."""
     monitor_host: str = Field("127.0.0.1", min_length=1)

@@ -12,9 +12,11 @@ from flwr.serverapp import Grid
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.lock import only_one
+from lorica.server.coordinator.directory import RegisterDirectory
 from lorica.server.coordinator.home import HOME_VARIABLE, CoordinatorHome
 from lorica.server.coordinator.noting import watching
 from lorica.server.coordinator.orders import LOCK, RunPlace
+from lorica.server.coordinator.register import Register
 from lorica.server.rounds.run import run_plan
 
 _LOCK_SECONDS = 60.0
@@ -29,7 +31,8 @@ def serve_run(grid: Grid, run: str, flower_run: int) -> None:
     Raises:
         LoricaError: what ended the run; LOR-725 another ServerApp works on it.
     """
-    place = RunPlace(CoordinatorHome(Path(os.environ[HOME_VARIABLE])).runs, run)
+    home = CoordinatorHome(Path(os.environ[HOME_VARIABLE]))
+    place = RunPlace(home.runs, run)
     with only_one(place.path / LOCK, f"A ServerApp of run {run}", wait=_LOCK_SECONDS):
         order = place.order()
         if order.over or flower_run in order.flower_runs[:-1]:
@@ -47,6 +50,8 @@ def serve_run(grid: Grid, run: str, flower_run: int) -> None:
                     observer=observer,
                     stop=_stop(place, stop_asked),
                     resume=True,
+                    directory=RegisterDirectory(grid, Register(home.register)),
+                    most_units=home.config().most_units,
                 )
         except LoricaError as error:
             stopped = error.code is Code.RUN_STOPPED

@@ -53,7 +53,7 @@ class _Node:
 def exchange(
     grid: Grid,
     nodes: list[int],
-    content: RecordDict,
+    content: Callable[[int], RecordDict],
     kind: str,
     *,
     timeout: float,
@@ -61,9 +61,8 @@ def exchange(
     reconnect: float = 0.0,
     unavailable: Callable[[RecordDict], bool] = lambda reply: False,
     stop: Callable[[], None] = lambda: None,
-    content_of: Callable[[int], RecordDict] | None = None,
 ) -> Iterator[Answer]:
-    """One message with the same content to every node; answers as they arrive.
+    """One message to every node; answers as they arrive.
 
     Every node is answered for exactly once. Answers that come after the deadline, or after the
     caller took as many as it wanted, are never pulled: their message ids are forgotten.
@@ -71,7 +70,8 @@ def exchange(
     Args:
         grid: Flower's grid.
         nodes: ids of the nodes.
-        content: the packed request.
+        content: makes the packed request to a node; called whenever one is sent, for a signed
+            request is good for one answer.
         kind: Flower message type, such as "train" or "query.capabilities".
         timeout: seconds to wait for each node, and the messages' time to live.
         group: Flower's group id, such as the round.
@@ -79,18 +79,15 @@ def exchange(
         unavailable: whether a reply says that the site cannot answer for the moment; such a node
             counts as one whose connection broke.
         stop: called between polls; what it raises ends the exchange.
-        content_of: the request as one node is to have it, where nodes differ in small fields.
     """
-    found = _Exchange(grid, content, kind, timeout, group, reconnect, unavailable, stop)
-    found.content_of = content_of or found.content_of
-    return found.run(nodes)
+    return _Exchange(grid, content, kind, timeout, group, reconnect, unavailable, stop).run(nodes)
 
 
 class _Exchange:
     def __init__(
         self,
         grid: Grid,
-        content: RecordDict,
+        content: Callable[[int], RecordDict],
         kind: str,
         timeout: float,
         group: str,
@@ -99,7 +96,6 @@ class _Exchange:
         stop: Callable[[], None],
     ) -> None:
         self._grid, self._kind = grid, kind
-        self.content_of: Callable[[int], RecordDict] = lambda node: content
         self._timeout, self._group, self._reconnect = timeout, group, reconnect
         self._unavailable, self._stop = unavailable, stop
         self._waiting: dict[int, _Node] = {}
@@ -141,7 +137,7 @@ class _Exchange:
 
     def _send(self, node: int) -> None:
         left = max(self._timeout - self._seconds, 1.0) if self._seconds > 1 else self._timeout
-        message = Message(self.content_of(node), node, self._kind, ttl=left, group_id=self._group)
+        message = Message(self._content(node), node, self._kind, ttl=left, group_id=self._group)
         identity = next(iter(self._grid.push_messages([message])), "")
         if identity:
             self._asked[identity] = node

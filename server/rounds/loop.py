@@ -36,6 +36,7 @@ from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.rounds.exchange import Answer
 from lorica.server.rounds.expected import ExpectedUpdates
 from lorica.server.rounds.heads import FILE, Heads
+from lorica.server.rounds.known import MOST_UNITS, Directory
 from lorica.server.rounds.lora_trial import LoraTrial, Score, of_validation
 from lorica.server.rounds.measures import RoundMeasures
 from lorica.server.rounds.sealed import SealedSums, split
@@ -80,6 +81,8 @@ class RoundLoop:
         stop: Callable[[], bool] = lambda: False,
         judge: Judge | None = None,
         stand_in: bool = False,
+        directory: Directory | None = None,
+        most_units: int = MOST_UNITS,
     ) -> None:
         """
         Args:
@@ -98,8 +101,11 @@ class RoundLoop:
             judge: quality of a state on validation data that the coordinator holds; without, sites
                 judge.
             stand_in: sealed sums are added up in the open (simulations of many sites).
+            directory: binds nodes to registered sites; None takes sites' word for their names.
+            most_units: a site that declares more takes no part.
         """
         self._judge = judge
+        self._directory, self._most_units = directory, most_units
         self._grid, self._plan, self._folder = grid, plan, folder
         self._run, self._start, self._evaluate = run, start, evaluate
         self._observer, self._key = observer, key
@@ -129,6 +135,8 @@ class RoundLoop:
             self._key,
             self._stop,
             Heads(self._folder.path.parent / FILE),
+            self._directory,
+            self._most_units,
         )
         wanted = max(self._nodes, self._plan.rounds.minimum_sites)
         selected = self._sites.select(wanted, self._wait_seconds)
@@ -269,7 +277,7 @@ class RoundLoop:
         for answer in self._sites.exchange(asked, EVALUATE, record.round, blob):
             site = self._sites.of(answer)
             try:
-                counts = self._sites.reply(answer, record.round).counts
+                counts = self._sites.reply(answer, record.round, EVALUATE).counts
             except (Unanswered, LoricaError) as problem:
                 _log.warning("no evaluation from %s: %s", site.name, problem)
                 continue
@@ -324,7 +332,7 @@ class RoundLoop:
         site = self._sites.of(answer)
         size, norm = 0, None
         try:
-            reply = self._sites.reply(answer, round)
+            reply = self._sites.reply(answer, round, TRAIN)
             if reply.site != site.name or reply.weight != site.weight:
                 raise LoricaError(
                     Code.UPDATE_REFUSED, f"Site {site.name} answers as another site or weight."

@@ -25,6 +25,7 @@ from lorica.common.wire.signing import key_from_environment
 from lorica.server.results.folder import ADAPTER, RunFolder
 from lorica.server.results.observers import Observer, Silent
 from lorica.server.rounds.evaluation import CentralEvaluator
+from lorica.server.rounds.known import MOST_UNITS, Directory
 from lorica.server.rounds.loop import RoundLoop
 
 _log = logging.getLogger("lorica.coordinator")
@@ -42,6 +43,8 @@ def run_plan(
     observer: Observer | None = None,
     stop: Callable[[], bool] = lambda: False,
     resume: bool = False,
+    directory: Directory | None = None,
+    most_units: int = MOST_UNITS,
 ) -> State:
     """Run a plan over a grid, with the data the coordinator has, and save the adapter.
 
@@ -57,6 +60,8 @@ def run_plan(
         observer: hears of progress.
         stop: whether an operator wants the run to end.
         resume: go on in a folder that was created before.
+        directory: binds nodes to registered sites; None takes sites' word for their names.
+        most_units: a site that declares more units takes no part.
     """
     key = key_from_environment()
     test: Records | None = None
@@ -82,6 +87,8 @@ def run_plan(
         wait_seconds=plan.rounds.timeout_seconds,
         stop=stop,
         judge=CentralEvaluator(plan, backbone, judge) if judge else None,
+        directory=directory,
+        most_units=most_units,
     )
     state = loop.run()
     save_adapter(folder.path / ADAPTER, state, plan, backbone, folder.results())

@@ -150,7 +150,7 @@ class SealedSums:
             site = self._sites.of(answer)
             outcome = SiteRound(site.name, "ok", "", site.weight, seconds=answer.seconds)
             try:
-                reply = self._sites.reply(answer, round)
+                reply = self._sites.reply(answer, round, kind)
                 collector.add(position[answer.node], reply.sealed)
                 outcome = replace(outcome, bytes_up=len(reply.sealed))
             except Unanswered as problem:
@@ -183,7 +183,7 @@ class SealedSums:
             for answer in self._sites.exchange(list(asked), kind, round, b"", asked):
                 name = self._sites.of(answer).name
                 try:
-                    reply = self._sites.reply(answer, round)
+                    reply = self._sites.reply(answer, round, kind)
                     collector.take(position[answer.node], reply.sealed)
                 except (Unanswered, LoricaError) as problem:
                     _log.warning("%s does not open round %d's sum: %s", name, round, problem)

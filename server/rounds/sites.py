@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
@@ -20,20 +20,25 @@ from lorica.common.wire.messages import (
     Reply,
     Request,
     pack_request,
+    refusal_code,
     unpack_reply,
     with_head,
 )
+from lorica.common.wire.sealing import verify_reply
 from lorica.common.wire.signing import CoordinatorKey
 from lorica.server.results.round import SiteRound, SiteStatus
 from lorica.server.rounds.exchange import Answer, exchange
 from lorica.server.rounds.heads import Heads
+from lorica.server.rounds.known import MOST_UNITS, Directory, KnownSite
 from lorica.server.rounds.selection import Selection, select
 
 _NODE_POLL_SECONDS = 1.0
 _MOST_SHOWN = 500
 _AWAIT_SECONDS = 5.0  # before a site that waits for a person is asked again
-_PASSING = (Code.TRAINER_DOWN.value, Code.TRAINER_BUSY.value)
-"""Codes of refusals that pass by themselves."""
+_PASSING = frozenset(
+    {Code.TRAINER_DOWN.value, Code.TRAINER_BUSY.value, Code.REQUEST_REPLAYED.value}
+)
+"""Codes of refusals that pass by themselves: a request whose answer was lost is signed anew."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Sites:
         key: CoordinatorKey | None,
         stop: Callable[[], bool] = lambda: False,
         heads: Heads | None = None,
+        directory: Directory | None = None,
+        most_units: int = MOST_UNITS,
     ) -> None:
         """
         Args:
@@ -69,8 +76,15 @@ class Sites:
             key: signs every request; None sends them unsigned, which sites may refuse.
             stop: whether an operator wants the run to end; asked between polls.
             heads: the newest head of every site's ledger; None keeps them for this run alone.
+            directory: binds nodes to registered sites, whose replies must be signed; None takes
+                every site's word for its name (simulations).
+            most_units: a site that declares more takes no part.
         """
         self._heads = heads or Heads(None)
+        self._directory, self._most_units = directory, most_units
+        self._known: dict[int, KnownSite] = {}
+        self._called: dict[int, str] = {}  # node -> how it calls itself, where no register says
+        self._sent: dict[int, list[Request]] = {}  # node -> what it was sent in this exchange
         self._grid, self._plan, self._run, self._key = grid, plan, run, key
         self._stop = stop
         self._tries: Counter[int] = Counter()
@@ -135,7 +149,39 @@ class Sites:
         if not nodes:
             return []
         self._tries.update(nodes)
-        return [self._admit(answer) for answer in self.exchange(nodes, CAPABILITIES, 0)]
+        if self._directory is not None:
+            self._known |= self._directory.sites()  # who is offline now may yet answer
+            strangers = [node for node in nodes if node not in self._known]
+            nodes = [node for node in nodes if node in self._known]
+            unknown = [self._stranger(node) for node in strangers]
+        else:
+            unknown = []
+        found, renamed = [], []
+        for answer in self.exchange(nodes, CAPABILITIES, 0):
+            if self._calls_itself_otherwise(answer):
+                renamed.append(answer.node)
+            else:
+                found.append(self._admit(answer))
+        found += [self._admit(answer) for answer in self.exchange(renamed, CAPABILITIES, 0)]
+        return found + unknown
+
+    def _stranger(self, node: int) -> SiteRound:
+        """A node whose key is no admitted site's is asked nothing."""
+        return SiteRound(f"node {node}", "failed", Code.SITE_UNKNOWN.public_reason)
+
+    def _calls_itself_otherwise(self, answer: Answer) -> bool:
+        """Whether a site refused because the request did not name it, and what it calls itself is
+        news: without a register that is the only way to learn a name to sign for."""
+        if self._directory is not None or self._key is None or answer.content is None:
+            return False
+        if refusal_code(answer.content) != Code.REQUEST_MISADDRESSED.value:
+            return False
+        fields = answer.content.config_records.get("lorica", {})
+        name = str(fields.get("site", ""))
+        if not name or self._called.get(answer.node) == name:
+            return False
+        self._called[answer.node] = name
+        return True
 
     def _due(self, node: int, tries: int) -> bool:
         if node in self._awaiting:
@@ -150,33 +196,40 @@ class Sites:
         blob: bytes = b"",
         sealed: Mapping[int, bytes] | None = None,
     ) -> Iterator[Answer]:
-        """Ask all ``nodes``, signed when there is a key: the same, but for what each is asked for
-        in a sealed sum."""
-        packed: dict[bytes, RecordDict] = {}
+        """Ask all ``nodes``, signed for each when there is a key: the same, but for what each is
+        asked for in a sealed sum."""
+        unsigned: dict[bytes, RecordDict] = {}
+        self._sent = {}
 
-        def asked(what: bytes) -> RecordDict:
-            if what not in packed:
-                request = Request(self._plan, self._run, round, blob, sealed=what)
-                packed[what] = pack_request(self._key.sign(request, kind) if self._key else request)
-            return packed[what]
-
-        def content_of(node: int) -> RecordDict:
-            site = self._ready.get(node)
-            head = self._heads.newest(site.name) if site else ""
-            return with_head(asked(sealed[node] if sealed else b""), head)
+        def content(node: int) -> RecordDict:
+            what, name = sealed[node] if sealed else b"", self._name(node)
+            request = Request(self._plan, self._run, round, blob, sealed=what)
+            if self._key is not None:
+                request = self._key.sign(replace(request, site=name), kind)
+            self._sent.setdefault(node, []).append(request)
+            if self._key is not None:
+                return with_head(pack_request(request), self._heads.newest(name))
+            if what not in unsigned:
+                unsigned[what] = pack_request(request)
+            return with_head(unsigned[what], self._heads.newest(name))
 
         return exchange(
             self._grid,
             nodes,
-            asked(b"") if sealed is None else RecordDict(),
+            content,
             kind,
-            content_of=content_of,
             timeout=self._plan.rounds.timeout_seconds,
             group=str(round),
             reconnect=self._plan.rounds.reconnect_seconds,
             unavailable=self._unavailable,
             stop=self.check_stop,
         )
+
+    def _name(self, node: int) -> str:
+        """The site that a request to a node is for; empty before its name is known."""
+        if node in self._known:
+            return self._known[node].name
+        return self._ready[node].name if node in self._ready else self._called.get(node, "")
 
     def check_stop(self) -> None:
         """Raise LOR-743 when an operator wants the run to end."""
@@ -186,16 +239,15 @@ class Sites:
     @staticmethod
     def _unavailable(content: RecordDict) -> bool:
         """Whether a site says that its trainer cannot be reached for the moment."""
-        record = content.config_records.get("lorica")
-        reason = str(record.get("reason", "")) if record is not None else ""
-        return reason.startswith(_PASSING)
+        return refusal_code(content) in _PASSING
 
-    def reply(self, answer: Answer, round: int) -> Reply:
-        """The reply in an answer.
+    def reply(self, answer: Answer, round: int, kind: Kind) -> Reply:
+        """The reply in an answer; of a registered site one that it signed, or a refusal.
 
         Raises:
             Unanswered: there is none that holds what was asked for.
-            LoricaError: LOR-501, LOR-104 it cannot be read, or belongs to something else.
+            LoricaError: LOR-501, LOR-104 it cannot be read, or belongs to something else; LOR-514
+                it is not the registered site's.
         """
         if answer.kind == "late":
             seconds = self._plan.rounds.timeout_seconds
@@ -205,8 +257,22 @@ class Sites:
         if answer.kind == "error" or answer.content is None:
             raise Unanswered("failed", f"the node answered with Flower's error {answer.error}")
         reply = unpack_reply(answer.content, fingerprint=self._plan.fingerprint, round=round)
+        known = self._known.get(answer.node)
+        if known is None and self._directory is not None:
+            raise LoricaError(
+                Code.REPLY_FORGED, f"Node {answer.node} holds no admitted site's key."
+            )
+        if known is not None:
+            if reply.status == "ok" or reply.signature:
+                verify_reply(answer.content, self._sent[answer.node], kind, known.public_key)
+            if reply.status == "ok" and reply.site != known.name:
+                raise LoricaError(
+                    Code.REPLY_FORGED,
+                    f"The registered site {known.name} calls itself {reply.site!r:.70}.",
+                )
+            reply = replace(reply, site=known.name)
         if reply.status == "refused":
-            raise Unanswered("refused", reply.reason, reply.site)
+            raise Unanswered("refused", reply.reason, reply.site, reply.code)
         site = self._ready.get(answer.node)
         self._heads.keep(site.name if site else reply.site, reply.head)
         return reply
@@ -242,20 +308,26 @@ class Sites:
         return card
 
     def _admit(self, answer: Answer) -> SiteRound:
-        unnamed = f"node {answer.node}"
+        unnamed = self._name(answer.node) if self._known else f"node {answer.node}"
         try:
-            reply = self.reply(answer, 0)
+            reply = self.reply(answer, 0, CAPABILITIES)
             if not reply.site:
                 raise LoricaError(Code.MESSAGE_MALFORMED, "A site gave no name.")
             if any(site.name == reply.site for site in self._ready.values()):
                 raise LoricaError(
                     Code.MESSAGE_MALFORMED, f"Two nodes say that they are site {reply.site}."
                 )
+            if reply.weight > self._most_units:
+                raise LoricaError(
+                    Code.SITE_TOO_LARGE,
+                    f"Site {reply.site} declares {reply.weight:,} units; at most "
+                    f"{self._most_units:,} are believed.",
+                )
             card = self._card(reply) if self._plan.sealed else None
         except Unanswered as problem:
             unnamed = problem.site or unnamed
             self._awaiting.pop(answer.node, None)
-            if problem.reason.startswith(Code.AWAITING_APPROVAL.value):
+            if problem.code == Code.AWAITING_APPROVAL.value:
                 self._awaiting[answer.node] = time.monotonic()
             elif problem.status == "refused":
                 self._refused.add(answer.node)
@@ -283,6 +355,6 @@ def shown(error: LoricaError) -> str:
 class Unanswered(Exception):  # noqa: N818 - control flow between this module and the round loop
     """A site's answer that does not hold what was asked for."""
 
-    def __init__(self, status: SiteStatus, reason: str, site: str = "") -> None:
+    def __init__(self, status: SiteStatus, reason: str, site: str = "", code: str = "") -> None:
         super().__init__(reason)
-        self.status, self.reason, self.site = status, reason, site
+        self.status, self.reason, self.site, self.code = status, reason, site, code

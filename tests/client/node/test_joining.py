@@ -125,7 +125,8 @@ def test_data_that_cannot_be_read_are_told_at_once_and_nothing_is_lost(tmp_path:
 def test_an_existing_site_toml_is_kept(tmp_path: Path) -> None:
     config, data = tmp_path / "site.toml", tmp_path / "r.csv"
     data.write_text("text,label\n" + "a,x\nb,y\n" * 60)
-    config.write_text('[site]\nname = "north"\n[data]\nsource = "r.csv"\n')
+    text = '[site]\nname = "north"\n[data]\nsource = "r.csv"\n[policy]\nsampling_units = 100\n'
+    config.write_text(text)
     before = config.read_text()
     done = CliRunner().invoke(
         build(),
@@ -185,12 +186,14 @@ def test_the_next_steps_are_named_in_order_and_are_all_there_are(tmp_path: Path)
     steps = ["ledger create", "approve", "check", "start"]
     places = [done.output.index(f"lorica site {step}") for step in steps]
     assert places == sorted(places)
+    assert load_site(config).policy.sampling_units == 100, "of 120 units, rounded down"
 
 
 def test_a_missing_ledger_is_not_ok_and_the_check_says_how_one_is_made(tmp_path: Path) -> None:
     config = tmp_path / "site.toml"
     (tmp_path / "r.csv").write_text("text,label\n" + "a,x\nb,y\n" * 60)
-    config.write_text('[site]\nname = "north"\n[data]\nsource = "r.csv"\n')
+    text = '[site]\nname = "north"\n[data]\nsource = "r.csv"\n'
+    config.write_text(text)
 
     def ledger() -> Finding:
         return next(found for found in check_site(config) if found.name == "ledger")
@@ -199,6 +202,10 @@ def test_a_missing_ledger_is_not_ok_and_the_check_says_how_one_is_made(tmp_path:
     assert not found.ok and "LOR-614" in found.text
     assert f"`lorica site ledger create --config {config}`" in found.text
     made = ["site", "ledger", "create", "--config", str(config)]
+    unsettled = CliRunner().invoke(build(), made).exception
+    assert isinstance(unsettled, LoricaError) and unsettled.code is Code.SITE_CONFIG
+    assert "sampling_units = 100" in unsettled.mend and not ledger().ok
+    config.write_text(text + "[policy]\nsampling_units = 100\n")
     assert CliRunner().invoke(build(), made).exit_code == 0
     assert ledger().ok
     config.write_text(config.read_text() + "[ledger]\ndelta = 1e-7\n")

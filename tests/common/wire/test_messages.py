@@ -29,6 +29,7 @@ from lorica.common.wire.messages import (
     pack_reply,
     pack_request,
     refusal,
+    refusal_code,
     reply_from_bytes,
     reply_to_bytes,
     unpack_reply,
@@ -304,18 +305,46 @@ def test_a_refusal_is_read_even_when_the_site_could_not_read_the_plan_or_round()
 
 
 def test_long_texts_from_a_site_are_cut() -> None:
-    reply = open_reply(changed(pack_reply(REPLY), reason="r" * 10_000, site="s" * 10_000))
-    assert (len(reply.reason), len(reply.site)) == (500, 200)
+    reply = open_reply(changed(pack_reply(REPLY), site="s" * 10_000))
+    assert len(reply.site) == 200
 
 
 def test_the_blob_is_kept_out_of_printed_replies() -> None:
     assert "update" not in repr(REPLY)
 
 
-def test_name_and_reason_of_a_site_cannot_steer_a_terminal() -> None:
+def test_the_name_of_a_site_cannot_steer_a_terminal() -> None:
     hostile = "\x1b[2J\x1b]0;owned\x07\r\n\u202eward\x9b"
-    reply = replace(REPLY, status="refused", reason=hostile, site=hostile)
+    reply = replace(REPLY, site=hostile)
     received = unpack_reply(pack_reply(reply), fingerprint=reply.fingerprint, round=reply.round)
-    for text in (received.site, received.reason):
-        assert text.isprintable()
-        assert "ward" in text
+    assert received.site.isprintable()
+    assert "ward" in received.site
+
+
+@pytest.mark.parametrize(
+    "code", ["LOR-901: x", "LOR-9", "lor-901", "\x1b[2J", "", "LOR-901\n", 901]
+)
+def test_a_refusal_whose_code_is_none_is_malformed(code: object, refuses: Refuses) -> None:
+    record = changed(pack_reply(refusal(ValueError("x"), round=3)), code=code)
+    refuses(Code.MESSAGE_MALFORMED, lambda: open_reply(record))
+
+
+def test_an_update_with_a_code_is_malformed(refuses: Refuses) -> None:
+    record = changed(pack_reply(REPLY), code="LOR-901")
+    refuses(Code.MESSAGE_MALFORMED, lambda: open_reply(record))
+
+
+def test_a_code_of_a_newer_version_is_told_without_its_sentence() -> None:
+    record = changed(pack_reply(refusal(ValueError("x"), round=3)), code="LOR-999")
+    assert open_reply(record).reason.startswith("LOR-999: a reason that this version")
+    assert refusal_code(record) == "LOR-999"
+    assert refusal_code(pack_reply(REPLY)) == refusal_code(RecordDict()) == ""
+
+
+def test_what_is_refused_is_told_by_the_code_and_never_by_words(refuses: Refuses) -> None:
+    """A reason in words, as version 1 had it, is neither sent nor read."""
+    reply = refusal(LoricaError(Code.TRAINER_DOWN, "x"), round=3)
+    record = pack_reply(reply)
+    assert dict(record["lorica"])["code"] == "LOR-711" and "reason" not in record["lorica"]
+    old = changed(record, code=None, reason="LOR-711: The site's trainer is not running.")
+    refuses(Code.MESSAGE_MALFORMED, lambda: open_reply(old))

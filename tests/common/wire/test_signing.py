@@ -35,7 +35,7 @@ from lorica.common.wire.messages import (
 from lorica.common.wire.signing import KEY_VARIABLE, CoordinatorKey, key_from_environment, verify
 
 PLAN = RunPlan().replace(task={"labels": ["a", "b"]})
-REQUEST = Request(PLAN, "run-1", 3, b"an adapter")
+REQUEST = Request(PLAN, "run-1", 3, b"an adapter", site="north")
 KINDS: list[Kind] = [CAPABILITIES, TRAIN, EVALUATE]
 
 
@@ -46,14 +46,14 @@ def key(tmp_path: Path) -> CoordinatorKey:
 
 def refused(request: Request, kind: Kind, allowed: list[str]) -> Code:
     with pytest.raises(LoricaError) as caught:
-        verify(request, kind, allowed)
+        verify(request, kind, allowed, site="north")
     return caught.value.code
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_signed_request_passes_the_wire_and_is_known(key: CoordinatorKey, kind: Kind) -> None:
     received = unpack_request(pack_request(key.sign(REQUEST, kind)))
-    verify(received, kind, ["0" * 64, key.public])
+    verify(received, kind, ["0" * 64, key.public], site="north")
     assert (received.plan, received.run, received.blob) == (PLAN, "run-1", b"an adapter")
 
 
@@ -62,6 +62,10 @@ CHANGES: dict[str, Callable[[Request], Request]] = {
     "another adapter": lambda r: replace(r, blob=b"an adaptor"),
     "no adapter": lambda r: replace(r, blob=b""),
     "another round": lambda r: replace(r, round=4),
+    "another site": lambda r: replace(r, site="south"),
+    "another nonce": lambda r: replace(r, nonce="0" * 32),
+    "no nonce": lambda r: replace(r, nonce=""),
+    "another time": lambda r: replace(r, time=r.time + 1),
     "another run": lambda r: replace(r, run="run-2"),
     "a byte of the signature": lambda r: replace(r, signature="00" + r.signature[2:]),
     "a longer signature": lambda r: replace(r, signature=r.signature + "00"),
@@ -81,7 +85,7 @@ def test_a_request_that_is_not_the_signed_one_is_refused(key: CoordinatorKey, na
 def test_a_signature_holds_for_one_kind(key: CoordinatorKey, kind: Kind, other: Kind) -> None:
     signed = key.sign(REQUEST, kind)
     if kind == other:
-        verify(signed, other, [key.public])
+        verify(signed, other, [key.public], site="north")
     else:
         assert refused(signed, other, [key.public]) is Code.SIGNATURE_INVALID
 
@@ -92,6 +96,14 @@ def test_a_signature_holds_for_one_version_of_the_protocol(
     signed = key.sign(REQUEST, TRAIN)
     monkeypatch.setattr(signing, "PROTOCOL", signing.PROTOCOL + 1)
     assert refused(signed, TRAIN, [key.public]) is Code.SIGNATURE_INVALID
+
+
+def test_every_signature_is_for_one_site_and_has_a_nonce_of_its_own(key: CoordinatorKey) -> None:
+    first, second = key.sign(REQUEST, TRAIN), key.sign(REQUEST, TRAIN)
+    assert first.nonce != second.nonce and first.signature != second.signature
+    with pytest.raises(LoricaError, match="signed for 'north'; this is 'south'") as caught:
+        verify(first, TRAIN, [key.public], site="south")
+    assert caught.value.code is Code.REQUEST_MISADDRESSED
 
 
 def test_a_stripped_signature_or_key_is_an_unsigned_request(key: CoordinatorKey) -> None:

@@ -14,17 +14,21 @@ from flwr.app import Context
 from lorica.client.answering.endpoint import make_client_app
 from lorica.client.config.site import load_site
 from lorica.client.ledger import Ledger
+from lorica.client.node.joining import site_key
 from lorica.client.training.opening import open_ledger, open_trainer
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.saved.folder import load_adapter
+from lorica.common.wire.sealing import load_site_key
+from lorica.common.wire.signing import KEY_VARIABLE, CoordinatorKey
 from lorica.server.coordinator.home import HOME_VARIABLE, CoordinatorConfig, CoordinatorHome
+from lorica.server.coordinator.register import Register
 from lorica.server.coordinator.serve import serve_run
 from lorica.server.coordinator.submit import submit
-from lorica.simulations.run.grid import InProcessGrid
 from tests.language_models import TARGETS, make_language_model, questions
+from tests.server.coordinator.registered import RegisteredGrid, admitted
 from tests.tasks import SECTIONS, plan_of, rows_of, write_rows
 
 SITES = ["north", "south"]
@@ -47,6 +51,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CoordinatorHome:
     home.create(CoordinatorConfig())
     monkeypatch.setenv("LORICA_STORE", f"sqlite:///{tmp_path / 'runs.sqlite'}")
     monkeypatch.setenv(HOME_VARIABLE, str(home.path))
+    CoordinatorKey.create(home.signing_key)
+    monkeypatch.setenv(KEY_VARIABLE, str(home.signing_key))
     return home
 
 
@@ -72,7 +78,7 @@ def planned(kind: str, folder: Path, small_backbone: Path) -> RunPlan:
     """A plan whose training data are nowhere: sites have their own, the coordinator none."""
     sections: dict[str, Any] = {
         "data": {"train": "at-the-sites-alone.jsonl"},
-        "privacy": {"epsilon": 2.0, "delta": 1e-3, "evaluation_metrics": METRICS[kind]},
+        "privacy": {"epsilon": 2.0, "delta": 5e-5, "evaluation_metrics": METRICS[kind]},
         "training": {"mode": "local", "local_steps": 1, "expected_batch_size": 8},
         "aggregation": {"method": "fedavg"},
         "rounds": {"count": 1, "evaluate_every": 1, "minimum_sites": 2},
@@ -91,7 +97,7 @@ def planned(kind: str, folder: Path, small_backbone: Path) -> RunPlan:
 
 
 def site_of(
-    name: str, folder: Path, plan: RunPlan, opened: ExitStack
+    name: str, folder: Path, plan: RunPlan, opened: ExitStack, coordinator: str
 ) -> tuple[LocalTrainer, Ledger]:
     """The trainer and the ledger of a site.toml, with its policy and its records."""
     kind, home = plan.task.kind, folder / name
@@ -104,7 +110,10 @@ def site_of(
         f"metrics = {json.dumps(METRICS[kind])}\n"
         f"backbones = {json.dumps([backbone_sha256(Path(backbone))])}\n"
         f"backbone_folders = {json.dumps([backbone])}\n"
+        f'sampling_units = 120\ncoordinators = ["{coordinator}"]\n'
+        '[federation]\naddress = "localhost:8443"\n'
     )
+    site_key(home / "node.key")
     config = load_site(home / "site.toml")
     open_ledger(config, home, create=True).close()
     trainer, ledger = open_trainer(config, home)
@@ -129,14 +138,17 @@ def test_a_run_of_every_task_is_submitted_and_finished(
     plan = planned(kind, tmp_path, small_backbone)
     if tested:
         plan = plan.replace(data={"test": str(write_rows(tmp_path / "t.jsonl", rows(kind, 40, 9)))})
-    sites = [site_of(name, tmp_path, plan, opened) for name in SITES]
+    public = CoordinatorKey.load(home.signing_key).public
+    sites = [site_of(name, tmp_path, plan, opened, public) for name in SITES]
 
     def trainer_of(context: Context) -> LocalTrainer:
         return sites[int(context.node_config["partition-id"])][0]
 
+    register = Register(home.register)
+    keys = [admitted(register, n, load_site_key(tmp_path / n / "node.key")) for n in SITES]
     place = submit(home, plan, run="a")
     place.change(flower_runs=[1])
-    serve_run(InProcessGrid(make_client_app(trainer_of), len(sites)), "a", 1)
+    serve_run(RegisteredGrid(make_client_app(trainer_of), keys), "a", 1)
     assert place.order().state == "finished"
     last = place.folder.rounds()[-1]
     assert [(site.site, site.status) for site in last.sites] == [(n, "ok") for n in SITES]

@@ -91,7 +91,9 @@ def content(text: str) -> RecordDict:
 
 def run(grid: Grid, timeout: float = 0.3, nodes: list[int] | None = None) -> list[Answer]:
     asked = NODES if nodes is None else nodes
-    return list(exchange(grid, asked, content("ask"), "train", timeout=timeout, group="4"))
+    return list(
+        exchange(grid, asked, lambda node: content("ask"), "train", timeout=timeout, group="4")
+    )
 
 
 def brief(answers: list[Answer]) -> list[tuple[int, str]]:
@@ -152,7 +154,7 @@ def test_answers_that_nobody_asked_for_are_ignored() -> None:
 def test_answers_are_handed_on_before_more_are_pulled() -> None:
     grid = ScriptedGrid([12], [13], [11])
     pulls = []
-    for answer in exchange(grid, NODES, content("ask"), "train", timeout=5, group="1"):
+    for answer in exchange(grid, NODES, lambda node: content("ask"), "train", timeout=5, group="1"):
         pulls.append((answer.node, len(grid.asked)))
     assert pulls == [(12, 1), (13, 2), (11, 3)]
     assert grid.asked == [["to-11", "to-12", "to-13"], ["to-11", "to-13"], ["to-11"]]
@@ -205,7 +207,7 @@ class BreakingGrid(ScriptedGrid):
 
 def patiently(grid: Grid, **options: object) -> list[Answer]:
     settings: dict[str, object] = {"timeout": 20.0, "reconnect": 10.0} | options
-    found = exchange(grid, NODES, content("ask"), "train", group="4", **settings)  # type: ignore[arg-type]
+    found = exchange(grid, NODES, lambda node: content("ask"), "train", group="4", **settings)  # type: ignore[arg-type]
     return list(found)
 
 

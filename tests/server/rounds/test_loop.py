@@ -258,7 +258,7 @@ def refuse(reply: Reply) -> Reply:
 FAULTS: dict[str, tuple[Callable[[Reply], Reply | RecordDict], str, str]] = {
     "refuses": (refuse, "refused", "LOR-403"),
     "refuses without saying which round": (
-        lambda reply: Reply("", 0, "refused", "LOR-901: x"), "refused", "LOR-901",
+        lambda reply: Reply("", 0, "refused", "LOR-901"), "refused", "LOR-901",
     ),
     "crashes": (crash, "failed", "Flower's error"),
     "sends nothing": (lambda reply: RecordDict(), "failed", "LOR-501"),
@@ -540,7 +540,8 @@ def test_nothing_that_a_site_sends_steers_the_operators_terminal(tmp_path: Path)
 
     class Escaping(Unable):
         def handle(self, kind: str, content: RecordDict) -> RecordDict:
-            reply = Reply(unpack_request(content).plan.fingerprint, 0, "refused", escape, escape)
+            fingerprint = unpack_request(content).plan.fingerprint
+            reply = Reply(fingerprint, 0, "refused", "LOR-901", escape)
             return pack_reply(reply)
 
     strange = Faulty(lambda reply: replace(reply, blob=pack_state({escape: torch.ones(2)})))

@@ -64,6 +64,7 @@ class Code(Enum):
     DATA_ALIKE = "LOR-332"
     DATA_CHANGED = "LOR-333"
     OUTPUT_KIND = "LOR-334"
+    DATA_UNFIT = "LOR-335"
 
     PRIVACY_EPSILON = "LOR-401"
     PRIVACY_DELTA = "LOR-402"
@@ -89,6 +90,10 @@ class Code(Enum):
     COORDINATOR_UNKNOWN = "LOR-509"
     COORDINATOR_KEY = "LOR-510"
     WORKER_DIED = "LOR-511"
+    REQUEST_MISADDRESSED = "LOR-512"
+    REQUEST_REPLAYED = "LOR-513"
+    REPLY_FORGED = "LOR-514"
+    SITE_TOO_LARGE = "LOR-515"
 
     ROSTER_INVALID = "LOR-531"
     PEERS_UNCONFIRMED = "LOR-532"
@@ -130,6 +135,7 @@ class Code(Enum):
     CHECK_FAILED = "LOR-729"
     PORT_TAKEN = "LOR-730"
     COORDINATOR_CONFIG = "LOR-731"
+    TOO_MANY_PENDING = "LOR-732"
 
     RUN_UNKNOWN = "LOR-740"
     RUN_STATE = "LOR-741"
@@ -164,6 +170,11 @@ class Code(Enum):
     def entry(self) -> Entry:
         """The catalogue's page on this code."""
         return CATALOGUE[self]
+
+    @property
+    def public_reason(self) -> str:
+        """Code and title, in one line."""
+        return f"{self.value}: {self.entry.title}"
 
 
 @dataclass(frozen=True)
@@ -419,6 +430,14 @@ CATALOGUE: dict[Code, Entry] = {
         "read.",
         "Give --output a name of its own that ends in .csv, .tsv or .jsonl.",
     ),
+    Code.DATA_UNFIT: Entry(
+        "The site cannot answer this plan with its records.",
+        "Something about the records keeps the site from it: a label or a target that the plan "
+        "lacks, or a record that the work failed on. All of it has this one code, so that a "
+        "coordinator cannot tell from it what the records are like.",
+        "The site's own log says what it is. Let its operators look at it and correct the plan or "
+        "the records; `lorica site data check` shows them what is there.",
+    ),
     Code.PRIVACY_EPSILON: Entry(
         "The privacy budget epsilon cannot be used.",
         "Epsilon must be above 0; inf means no privacy and must be written out.",
@@ -588,6 +607,31 @@ CATALOGUE: dict[Code, Entry] = {
         "single site was seen.",
         "Bring the sites back and resume the run: they answer the same round again at no cost. "
         "If the message names a site that cheats, go on without it.",
+    ),
+    Code.REQUEST_MISADDRESSED: Entry(
+        "The request is signed for another site.",
+        "A signature names the site that it is for, so that a request to one site is none to "
+        "another. The name is the one that the coordinator's register has for this site's key.",
+        "Set site.name in site.toml to the name of the invitation; `lorica coordinator sites` "
+        "lists the names.",
+    ),
+    Code.REQUEST_REPLAYED: Entry(
+        "The request was answered already.",
+        "Every signed request is good for one answer. This one came again: it was recorded, or "
+        "its answer was lost on the way.",
+        "Nothing needs to be done: the coordinator signs anew when it asks again.",
+    ),
+    Code.REPLY_FORGED: Entry(
+        "A reply does not come from the site in whose name it was sent.",
+        "It lacks the signature of the key that the coordinator's register has for that site, or "
+        "was changed on its way, or answers another request.",
+        "Look at the site that the message names: its version, its node.key and its name.",
+    ),
+    Code.SITE_TOO_LARGE: Entry(
+        "A site declares more units than it is believed to have.",
+        "The weight of a site follows from what it declares, and how large a sum is believed; one "
+        "absurd figure would drown all others.",
+        "If the site is so large, raise most_units in coordinator.toml.",
     ),
     Code.STORAGE_FULL: Entry(
         "The disk is full.",
@@ -768,6 +812,12 @@ CATALOGUE: dict[Code, Entry] = {
         "or value that cannot be.",
         "Correct what the message names; the comments in coordinator.toml say what each key means.",
     ),
+    Code.TOO_MANY_PENDING: Entry(
+        "Too many runs of this coordinator await the site's decision.",
+        "A site keeps so many undecided requests of one coordinator and no more, so that junk "
+        "neither fills its disk nor pushes out what somebody is to decide about.",
+        "At the site, decide about what `lorica site pending` lists; the coordinator asks again.",
+    ),
     Code.RUN_UNKNOWN: Entry(
         "There is no such run.",
         "The id is not in the run store, or among the coordinator's runs.",
@@ -922,7 +972,7 @@ class LoricaError(Exception):
     @property
     def public_reason(self) -> str:
         """Code and title: all that may leave a site."""
-        return f"{self.code.value}: {self.code.entry.title}"
+        return self.code.public_reason
 
     @property
     def exit_status(self) -> int:

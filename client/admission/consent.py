@@ -2,8 +2,9 @@
 
 With ``policy.consent = "per-run"`` a run is refused with LOR-717 until somebody at the site has
 looked at it and decided. The refused request is noted, so that the person sees what is asked and
-what it would cost; the coordinator asks again by itself. Only plans that the policy admits are
-noted.
+what it would cost; the coordinator asks again by itself. Only signed requests are noted, of plans
+that the policy admits, and so many of each coordinator: a newer one never takes an older one's
+place, and one coordinator's never another's.
 
 A decision holds for one run id under one plan (its fingerprint): the same run id under another
 plan awaits a decision of its own. Requests and decisions are files of their own, each written
@@ -27,8 +28,8 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.io import from_canonical
 from lorica.common.wire.messages import Request
 
-MOST_PENDING = 50
-"""Requests that are kept waiting; a newer one takes the oldest's place."""
+MOST_PENDING = 20
+"""Undecided requests of one coordinator that are kept; further ones are refused."""
 
 Decision = Literal["approved", "denied"]
 
@@ -40,7 +41,7 @@ class Pending:
     run: str
     plan: RunPlan
     coordinator: str
-    """Public key of whoever signed the request; empty when it was unsigned."""
+    """Public key of whoever signed the request."""
     asked: str
     """When it was asked first, ISO 8601 in UTC."""
 
@@ -67,9 +68,18 @@ class Consent:
     def check(self, request: Request) -> None:
         """Return if the request's run is approved; note it when nobody has decided.
 
+        Args:
+            request: whose signature was verified.
+
         Raises:
-            LoricaError: LOR-717 nobody has decided, LOR-718 it was denied, LOR-60x.
+            LoricaError: LOR-717 nobody has decided, LOR-718 it was denied, LOR-507 it is not
+                signed, LOR-732 too many of its coordinator's await a decision, LOR-60x.
         """
+        if not request.coordinator:
+            raise LoricaError(
+                Code.REQUEST_UNSIGNED,
+                f"Run {request.run!r:.100} is asked for by nobody: people cannot decide about it.",
+            )
         key = _key(request.run, request.plan.fingerprint)
         decided = self._decision(key)
         if decided is None:
@@ -132,10 +142,13 @@ class Consent:
         path = self._pending / f"{key}.json"
         if path.exists():
             return
-        with storage_errors(self._pending):
-            waiting = sorted(_files(self._pending), key=lambda found: found.stat().st_mtime)
-            for old in waiting[: max(0, len(waiting) - MOST_PENDING + 1)]:
-                old.unlink(missing_ok=True)
+        waiting = sum(item.coordinator == request.coordinator for item in self.pending())
+        if waiting >= MOST_PENDING:
+            raise LoricaError(
+                Code.TOO_MANY_PENDING,
+                f"{waiting} runs of the coordinator {request.coordinator[:16]}… await a decision; "
+                "no further one is noted.",
+            )
         _write(
             path,
             {

@@ -36,7 +36,8 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
         config: the site's configuration.
         backbone_sha256: hash of what the plan's backbone really is here, with its number format,
             as of :func:`lorica.client.admission.backbones.site_backbone`.
-        units: number of units in the site's data; compared, never told.
+        units: the site's fixed figure for its number of units, never the true count: what a plan
+            is refused for must tell nothing of the records.
 
     Raises:
         LoricaError: LOR-408 with the first thing that the policy does not allow.
@@ -107,7 +108,10 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
             not (missing := _unnamed(plan, config)),
             f"task.labels lacks {missing!r}, which data.classes maps to",
         ),
-        (units >= policy.minimum_units, "the data have fewer units than the policy's minimum"),
+        (
+            units >= policy.minimum_units,
+            f"policy.sampling_units is {units}, below policy.minimum_units",
+        ),
     ):
         if not allowed:
             raise LoricaError(Code.POLICY_REFUSED, f"The site's policy refuses: {what}.")
@@ -176,22 +180,24 @@ def _unnamed(plan: RunPlan, config: SiteConfig) -> str:
     return min(set(config.data.classes.values()) - set(plan.task.labels), default="")
 
 
-def check_records(plan: RunPlan, records: Records, *, where: str) -> None:
-    """Return if the records are what the plan's task needs.
-
-    Raises:
-        LoricaError: LOR-307 the plan names too few labels, LOR-306 or LOR-311 a record's target
-            is none of the plan's.
-    """
-    from lorica.common.tasks import task_of
-
-    task = task_of(plan)
+def require_labels(plan: RunPlan) -> None:
+    """Return if the plan names what its task needs to be named. Raises LOR-307."""
     if plan.task.lacks_labels:
         raise LoricaError(
             Code.DATA_TOO_FEW_LABELS,
             f"task.labels names {len(plan.task.labels)} label(s); a site needs them all.",
         )
-    task.check(records, where=where)
+
+
+def check_records(plan: RunPlan, records: Records, *, where: str) -> None:
+    """Return if the records are what the plan's task needs.
+
+    Raises:
+        LoricaError: LOR-306, LOR-311 or LOR-312 a record is not.
+    """
+    from lorica.common.tasks import task_of
+
+    task_of(plan).check(records, where=where)
 
 
 def site_rank(plan: RunPlan, config: SiteConfig | None, most: int | None = None) -> int:

@@ -80,11 +80,10 @@ class Policy(Section):
 
     coordinators: list[PublicKey] = []
     """Public keys of the coordinators that are answered, 64 hex digits each, as `lorica
-    coordinator key` prints them. Empty: requests need no signature and ANY coordinator that
-    reaches the site is answered, within the limits below."""
+    coordinator key` prints them. Required: empty, and the site does not start."""
     request_hours: Limit = 24.0
-    """How old a signed request may be, hours (inf: any age): a recorded one is worth nothing
-    later. Clocks of coordinator and site may differ by as much."""
+    """How old a signed request may be, hours (inf: any age); it is good for one answer, and so
+    long it is kept which were answered. Clocks of coordinator and site may differ by as much."""
     consent: Literal["none", "per-run"] = "none"
     """"per-run": a run waits until a person of the site has approved it (`lorica site pending`,
     `approve-run`, `deny-run`); "none": what the policy admits is answered at once."""
@@ -148,12 +147,14 @@ class Policy(Section):
     maximum_steps: int = Field(100_000, ge=1)
     """Largest number of DP-SGD steps in a run."""
     minimum_units: int = Field(100, ge=1)
-    """Fewest units the data must have for the site to take part in anything."""
+    """Fewest units the data must have: with fewer the site does not start; and the least figure
+    (sampling_units) that it takes part with."""
     metrics: list[SiteMetric] = ["accuracy", "loss"]
     """Metrics that may leave, noised and charged; empty: none."""
     sampling_units: int = Field(0, ge=0)
-    """The figure from which sample rates are computed: the number of units, rounded down by hand
-    and fixed here, so that noise and sampling depend on no private count. 0: the true count."""
+    """The site's figure for its number of units, rounded down and fixed here when its ledger is
+    made. Sample rates, noise, and whether a plan is for so few units are computed from it, never
+    from the true count, which stays private. Required: 0, and the site does not start."""
     declared_units: int = Field(0, ge=0)
     """The rounded number of units that may be told the coordinator as the site's weight. 0:
     nothing is told, and the site counts like any other that tells nothing."""
@@ -210,7 +211,13 @@ def load_site(path: Path) -> SiteConfig:
 
 
 def documented_site(
-    name: str, source: str, *, coordinator: str = "", address: str = "", **data: str
+    name: str,
+    source: str,
+    *,
+    coordinator: str = "",
+    address: str = "",
+    units: int = 0,
+    **data: str,
 ) -> str:
     """A site.toml with every field and its meaning above it.
 
@@ -219,12 +226,13 @@ def documented_site(
         source: where the records are.
         coordinator: public key of the only coordinator that is answered; empty: any is.
         address: where the coordinator is, host:port.
+        units: the figure for the number of units (policy.sampling_units); 0: none yet.
         data: further fields of [data], such as the columns' names.
     """
     config = SiteConfig(
         site=SiteIdentity(name=name),
         data=SiteData(source=source, **data),
-        policy=Policy(coordinators=[coordinator] if coordinator else []),
+        policy=Policy(coordinators=[coordinator] if coordinator else [], sampling_units=units),
         federation=SiteFederation(address=address),
     )
     lines: list[str] = []

@@ -5,21 +5,20 @@ Formal guarantee:
     aside of vectors of L2 norm at most Δ (:func:`lorica.common.tasks.noised_metrics.sensitivity`),
     plus N(0, σ²Δ² I): the Gaussian mechanism with noise multiplier σ. Whether a unit is set
     aside depends on its own name (for records without a unit column, on the record's own text)
-    and the plan's seed alone, never on a position in the data, so neighbouring data sets agree
-    on all other units. The evaluation is charged with its own share of the budget. *Numbers*: a
-    record's judgement depends on that record alone, to the bit
-    (:func:`lorica.common.cache.prefix.judgements`), and so do a unit's vector, its norm and what
-    it is cut to, in blocks of one shape; the vectors are added on a grid, exactly
-    (:mod:`lorica.client.mechanism.clipping`).
+    and a secret of the site alone, never on a position in the data, so neighbouring data sets
+    agree on all other units; and nobody else can tell from a plan which units it trains on. The
+    evaluation is charged with its own share of the budget. *Numbers*: a record's judgement depends
+    on that record alone, to the bit (:func:`lorica.common.cache.prefix.judgements`), and so do a
+    unit's vector, its norm and what it is cut to, in blocks of one shape; the vectors are added on
+    a grid, exactly (:mod:`lorica.client.mechanism.clipping`).
 """
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import torch
 
+from lorica.client.ledger.secret import derived
 from lorica.client.mechanism.clipping import blocks, factors_of, row_norms, scaled_sum
 from lorica.client.mechanism.noise import NoiseSource
 from lorica.common.data.records import UNNAMED, Records
@@ -27,16 +26,22 @@ from lorica.common.plan import RunPlan
 from lorica.common.tasks.noised_metrics import sensitivity, vector_length
 
 
-def set_aside(records: Records, plan: RunPlan) -> np.ndarray:
-    """Which records are for evaluation: bool (N,); none when the plan has no evaluation."""
+def set_aside(records: Records, plan: RunPlan, secret: bytes) -> np.ndarray:
+    """Which records are for evaluation: bool (N,); none when the plan has no evaluation.
+
+    Args:
+        records: the site's.
+        plan: says how large a share is.
+        secret: the site's own; of the plan nothing else has a say.
+    """
     if not plan.evaluation_rounds:
         return np.zeros(len(records), dtype=np.bool_)
-    bound, seed = int(plan.data.validation * 2**64), plan.simulation.seed
+    bound = int(plan.data.validation * 2**64)
     keys = (
         text if unit.startswith(UNNAMED) else unit
         for unit, text in zip(records.units, records.texts, strict=True)
     )
-    return np.array([_hashed(seed, key) < bound for key in keys], dtype=np.bool_)
+    return np.array([_hashed(secret, key) < bound for key in keys], dtype=np.bool_)
 
 
 def counts_by_unit(values: torch.Tensor, units: list[str]) -> torch.Tensor:
@@ -67,6 +72,5 @@ def noised_counts(
     return tuple(noise.add_noise(total, sigma * bound).tolist())
 
 
-def _hashed(seed: int, unit: str) -> int:
-    digest = hashlib.sha256(f"{seed}\x00{unit}".encode()).digest()
-    return int.from_bytes(digest[:8], "big")
+def _hashed(secret: bytes, unit: str) -> int:
+    return int.from_bytes(derived(secret, "set aside", unit)[:8], "big")

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from lorica.client.admission.readiness import (
+    count_units,
+    require_coordinators,
+    require_figure,
+    require_records,
+)
 from lorica.client.config.site import SiteConfig, load_site
 from lorica.client.node.link import NodeLink
 from lorica.common.errors import Code, LoricaError
@@ -75,12 +81,9 @@ def _data(config: SiteConfig, root: Path) -> str:
     from lorica.client.data.reading import read_records
 
     records = read_records(config, root)
-    units = len(set(records.units))
-    if units < config.policy.minimum_units:
-        raise LoricaError(
-            Code.DATA_TOO_FEW_RECORDS,
-            f"The data have {units} units, policy.minimum_units is {config.policy.minimum_units}.",
-        )
+    units = count_units(records, config)
+    require_records(config, records)
+    require_figure(config, units)
     return f"{len(records):,} records of {units:,} units, {len(records.label_names)} labels"
 
 
@@ -109,12 +112,7 @@ def _policy(config: SiteConfig) -> str:
             'policy.noise is "seeded": answers are not private.',
             mend='Set it to "secure" wherever real records are.',
         )
-    if not config.policy.coordinators:
-        raise LoricaError(
-            Code.SITE_CONFIG,
-            "policy.coordinators is empty: any coordinator is answered.",
-            mend="List the coordinator's public key, as its invitation does.",
-        )
+    require_coordinators(config)
     return f"{len(config.policy.coordinators)} coordinator(s) answered, ε at most " + (
         f"{config.policy.maximum_epsilon:g}"
     )

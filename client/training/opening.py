@@ -10,12 +10,20 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorica.client.admission.answered import Answered
 from lorica.client.admission.consent import Consent
 from lorica.client.admission.questions import Questions
+from lorica.client.admission.readiness import (
+    count_units,
+    require_coordinators,
+    require_figure,
+    require_records,
+)
 from lorica.client.config.site import SiteConfig
 from lorica.client.data.fetched import Fetched
 from lorica.client.ledger import Budgets, FileLedger
 from lorica.client.ledger.head import Witness
+from lorica.client.ledger.secret import derived
 from lorica.client.secure_sum.peers import Peers
 from lorica.client.training.personal import FolderPersonal
 from lorica.common.errors import Code, LoricaError
@@ -159,22 +167,16 @@ def open_trainer(
         fetched: the source's rows, where they came over a network.
 
     Raises:
-        LoricaError: LOR-30x the data, LOR-333 they have changed, LOR-61x the ledger, LOR-207 a
-            package is missing.
+        LoricaError: LOR-409 something that a real site must have settled is not, LOR-30x the
+            data, LOR-333 they have changed, LOR-61x the ledger, LOR-207 a package is missing.
     """
     from lorica.client.data.changes import require_unchanged
     from lorica.client.data.reading import read_records
     from lorica.client.mechanism.noise import RequestNoise, SeededNoise
-    from lorica.client.training.opening import (
-        open_ledger,
-        personal_store,
-        site_consent,
-        site_questions,
-        site_sealing,
-    )
     from lorica.client.training.trainer import LocalTrainer
     from lorica.common.cache.files import CacheFolder
     from lorica.common.cache.shelf import SHELF
+    from lorica.common.wire.sealing import load_site_key
 
     def seeded(stream: str, round: int) -> NoiseSource:
         return SeededNoise(0, stream, config.site.name, round)
@@ -188,12 +190,15 @@ def open_trainer(
         if config.data.cache:
             most = int(config.data.cache_gigabytes * 1e9)
             SHELF.keep_in(CacheFolder(root / config.data.cache, most))
+        require_coordinators(config)
         secret = site_secret(config, root)
         witness = Witness(root / config.ledger.witness, secret) if config.ledger.witness else None
         if witness is not None:
             witness.check(ledger.history())
         records = read_records(config, root, fetched)
         require_unchanged(records, data_file(config, root), accept=config.data.changed == "accept")
+        require_figure(config, count_units(records, config))
+        require_records(config, records)
         trainer = LocalTrainer(
             config.site.name,
             records,
@@ -207,6 +212,11 @@ def open_trainer(
             secret=secret,
             witness=witness,
             sealing=site_sealing(config, root),
+            aside=derived(secret, "aside"),
+            answered=Answered(
+                _beside_ledger(config, root, "answered"), config.policy.request_hours
+            ),
+            key=load_site_key(root / config.federation.key) if config.federation.address else None,
         )
         undo.pop_all()
     return trainer, ledger

@@ -69,25 +69,26 @@ class Session:
         records: Records,
         *,
         cache_bytes: int,
+        secret: bytes,
         rank: int | None = None,
     ) -> None:
-        """
+        """Build the model; of the records nothing is looked at before :meth:`read`.
+
         Args:
             plan: the run.
             backbone: loaded, shared.
             records: all of the site's records, checked by the plan's task.
             cache_bytes: memory for cached token states, bytes.
+            secret: the site's own, which decides what is set aside for evaluation.
             rank: the LoRA rank to train at, at most the plan's; the plan's when omitted.
         """
         self._plan = plan
         self._rank = rank or plan.adapter.rank
         self._task = task_of(plan)
         self._classifier = task_of(_at_rank(plan, self._rank)).model(backbone).eval()
-        self._train_rows, self._test_rows = self._divide(records, plan)
-        self._records = records
+        self._records, self._secret = records, secret
         self._backbone = backbone
         self._cache_bytes = cache_bytes
-        self._train_cache, self._train_targets = self._cache(self._train_rows)
         adapter = self._classifier.adapter_parameters
         self._trainable = {name: adapter[name] for name in ever_trained(plan, adapter)}
         enable_per_sample_gradients(self._classifier, self._trainable.values())
@@ -96,18 +97,31 @@ class Session:
         self._views = plan.training.augmentations
         require_independence(self._classifier.pooled_of_ids, backbone)
         require_right_gradients(plan, backbone)
-        require_exact(self._classifier, backbone, self._train_cache.encoded)
-        self._units = self._units_of(self._train_rows)
         self._test: tuple[PrefixCache, Any] | None = None
+        self._ready = False
 
     def _divide(self, records: Records, plan: RunPlan) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on, and rows set aside."""
-        aside = set_aside(records, plan)
+        aside = set_aside(records, plan, self._secret)
         return np.flatnonzero(~aside), np.flatnonzero(aside)
 
     def serves(self, plan: RunPlan) -> bool:
         """Whether this session was made for exactly this plan."""
         return plan.fingerprint == self._plan.fingerprint
+
+    def read(self) -> None:
+        """Set aside, encode and group the records as the plan says; once.
+
+        Not before the answer is charged: whatever fails here may depend on a single record, and
+        that it does must not be a question that costs nothing.
+        """
+        if self._ready:
+            return
+        self._train_rows, self._test_rows = self._divide(self._records, self._plan)
+        self._train_cache, self._train_targets = self._cache(self._train_rows)
+        require_exact(self._classifier, self._backbone, self._train_cache.encoded)
+        self._units = self._units_of(self._train_rows)
+        self._ready = True
 
     def load(self, state: State, stage: Stage, own: State | None = None) -> None:
         """Take over a global adapter state: all of it, or what a stage on frozen features needs.

@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from lorica.client.admission.adapter_bounds import check_adapter
+from lorica.client.admission.answered import Answered
 from lorica.client.admission.consent import Consent
 from lorica.client.admission.gate import Admission
-from lorica.client.admission.policy import check_noise, check_records, site_rank
+from lorica.client.admission.policy import check_noise, site_rank
 from lorica.client.admission.questions import Questions
+from lorica.client.admission.readiness import require_figure
 from lorica.client.config.site import SiteConfig
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.ledger.head import Head, Witness
+from lorica.client.ledger.secret import SECRET_BYTES
 from lorica.client.mechanism.noise import NoiseSource, RequestNoise
 from lorica.client.training.personal import MemoryPersonal, PersonalStore, has_own, own_state
 from lorica.client.training.sealing import SealedAnswer, Sealing
@@ -47,6 +53,7 @@ from lorica.common.wire.messages import (
     reply_to_bytes,
 )
 from lorica.common.wire.rounding import encode
+from lorica.common.wire.sealing import sign_reply
 
 NoiseFactory = Callable[[str, int], NoiseSource]
 """(stream, round) -> the source of one answer's sampling and noise. The stream is the run's id
@@ -69,13 +76,14 @@ class LocalTrainer:
         the site's name, its declared number of units (public by the site's decision, or 0), and,
         when refused, a reason from the error catalogue.
 
-        σ and q follow from the plan and the figure ``sampling_units``. When the site fixes that
-        figure by hand, they reveal nothing; when it is the true count, the guarantee is the usual
-        one of DP-SGD, in which the number of units is known.
+        σ and q follow from the plan and the figure ``sampling_units``, which a real site fixes
+        by hand; so they reveal nothing of the records. Without a config (simulations) it is the
+        true count, unless another is declared, and the guarantee is the usual one of DP-SGD, in
+        which the number of units is known.
 
-        Not covered: the time an answer takes, and whether a site refuses a plan because of its
-        data: a label or value that the plan lacks, a target outside its bounds, too few units.
-        Each plan that asks anew tells such a fact; ``questions`` bounds how many there are.
+        Not covered: the time an answer takes, and whether a site refuses a plan because its
+        records do not fit it: one bit for each plan that asks anew, and ``questions`` bounds how
+        many there are. That a private step fails is told, too, once for each charge.
     """
 
     def __init__(
@@ -96,6 +104,9 @@ class LocalTrainer:
         secret: bytes = b"",
         witness: Witness | None = None,
         sealing: Sealing | None = None,
+        aside: bytes | None = None,
+        answered: Answered | None = None,
+        key: ec.EllipticCurvePrivateKey | None = None,
     ) -> None:
         """
         Args:
@@ -118,10 +129,18 @@ class LocalTrainer:
             secret: seals the ledger's head, which every reply then carries; empty: none does.
             witness: where a copy of the head is kept.
             sealing: the site's identity and peers; without it the site is in no sealed sum.
+            aside: the site's secret that decides which units are set aside for evaluation; None
+                draws one for this process's lifetime.
+            answered: which signed requests were answered already; None keeps it for this
+                process's lifetime.
+            key: signs replies, that of the site's registration; None leaves them unsigned.
 
         Raises:
-            LoricaError: LOR-615 the ledger protects another unit than the policy.
+            LoricaError: LOR-615 the ledger protects another unit than the policy, LOR-409 the
+                policy has no figure for the number of units.
         """
+        if config is not None:
+            require_figure(config)
         if config is not None and ledger is not None and ledger.unit != config.policy.unit:
             raise LoricaError(
                 Code.LEDGER_MISMATCH,
@@ -136,12 +155,11 @@ class LocalTrainer:
         self._personal = personal or MemoryPersonal()
         self._ledgers: dict[tuple[str, float], Ledger] = {}
         self._declared, self._rank = declared_records, rank
-        self._cache_bytes = cache_bytes
-        self._admission = Admission(config, root, consent, questions)
-        self._secret, self._witness = secret, witness
+        self._cache_bytes, self._aside = cache_bytes, aside or os.urandom(SECRET_BYTES)
+        self._admission = Admission(config, root, consent, questions, answered)
+        self._secret, self._witness, self._key = secret, witness, key
         self._sealing = sealing or Sealing(site)
         self._session: Session | None = None
-        self._checked = ""  # fingerprint of the plan that the records were last checked for
         self._units_by_name = len(set(records.units))
 
     def capabilities(self, request: Request) -> Reply:
@@ -150,12 +168,13 @@ class LocalTrainer:
         Raises:
             LoricaError: why it does not.
         """
-        self._admission.authenticate(request, CAPABILITIES)
-        self._require_newest(request)
-        self._allow(request)
-        card = self._sealing.card(request) if request.plan.sealed else b""
-        reply = self._reply(request, sealed=card)
-        return self._headed(replace(reply, version=__version__, budget=self._budget()))
+        with self._admission.answering(request, CAPABILITIES):
+            self._require_newest(request)
+            self._allow(request)
+            card = self._sealing.card(request) if request.plan.sealed else b""
+            reply = self._reply(request, sealed=card)
+            told = replace(reply, version=__version__, budget=self._budget())
+            return self._signed(self._headed(told), request, CAPABILITIES)
 
     def train(self, request: Request) -> Reply:
         """Train for one round from the request's global adapter and return the update.
@@ -169,7 +188,10 @@ class LocalTrainer:
             LoricaError: why the site refuses; once the round is charged, a step that fails is
                 answered with a refusal instead, and so is the request if it comes again.
         """
-        self._admission.authenticate(request, TRAIN)
+        with self._admission.answering(request, TRAIN):
+            return self._signed(self._train(request), request, TRAIN)
+
+    def _train(self, request: Request) -> Reply:
         plan = request.plan
         if not 1 <= request.round <= plan.rounds.count:
             raise LoricaError(
@@ -198,7 +220,10 @@ class LocalTrainer:
         Raises:
             LoricaError: as of :meth:`train`.
         """
-        self._admission.authenticate(request, EVALUATE)
+        with self._admission.answering(request, EVALUATE):
+            return self._signed(self._evaluate(request), request, EVALUATE)
+
+    def _evaluate(self, request: Request) -> Reply:
         if request.round not in request.plan.evaluation_rounds:
             raise LoricaError(
                 Code.PRIVACY_BUDGET,
@@ -229,9 +254,11 @@ class LocalTrainer:
         return len(self._records) if plan.privacy.unit == "record" else self._units_by_name
 
     def sampling_units(self, plan: RunPlan) -> int:
-        """The figure that sample rates and noise are computed from."""
-        fixed = self._config.policy.sampling_units if self._config else self._declared
-        return fixed or self.units(plan)
+        """The figure that sample rates and noise are computed from: of a real site the one that
+        its policy fixes, never the true count."""
+        if self._config is not None:
+            return self._config.policy.sampling_units
+        return self._declared or self.units(plan)
 
     def close(self) -> None:
         """Free the model and the cached states; the next request builds them anew."""
@@ -285,6 +312,7 @@ class LocalTrainer:
         )
         kept: State = {}
         try:
+            session.read()
             reply, kept = run(session, event)
             packed = reply_to_bytes(reply)
         except Exception as error:  # noqa: BLE001 - it may depend on the records: answered once
@@ -335,24 +363,26 @@ class LocalTrainer:
             return reply
         return replace(reply, head=Head.of(self._ledger.history()).sealed(self._secret))
 
+    def _signed(self, reply: Reply, request: Request, kind: Kind) -> Reply:
+        """The reply, signed as the answer to this very request where the site has a key."""
+        return sign_reply(reply, request, kind, self._key) if self._key else reply
+
     def _refusal(self, request: Request, error: Exception) -> Reply:
-        """A refusal with ``error``'s public reason, and nothing else of it."""
+        """The refusal of an answer that failed: the same whatever ``error`` is."""
+        failed = LoricaError(Code.DATA_UNFIT, f"The answer failed: {error!r}")
         return refusal(
-            error, fingerprint=request.plan.fingerprint, round=request.round, site=self.site
+            failed, fingerprint=request.plan.fingerprint, round=request.round, site=self.site
         )
 
     def _allow(self, request: Request) -> RunPrivacy:
         """What the run costs here. Raises when policy, people, data or machine do not admit it."""
         plan = request.plan
-        self._admission.admit(request, self.units(plan))
+        self._admission.admit(request, self.sampling_units(plan))
         number_format(plan.training.precision)
-        if plan.fingerprint != self._checked:  # looked at once for every plan
-            self._admission.compare(plan)
-            check_records(plan, self._records, where=f"Site {self.site}")
-            self._checked = plan.fingerprint
         privacy = run_privacy(plan, self.sampling_units(plan))
         if self._config is not None:
             check_noise(privacy, self._config.policy)
+        self._admission.compare(plan, self._records, where=f"Site {self.site}")
         return privacy
 
     def _reply(
@@ -401,6 +431,7 @@ class LocalTrainer:
                 self._admission.backbone(plan),
                 self._records,
                 cache_bytes=self._cache_bytes,
+                secret=self._aside,
                 rank=site_rank(plan, self._config, self._rank),
             )
         return self._session

@@ -237,6 +237,10 @@ class RoundsPlan(Section):
     the first and after the last. 0: after every round but those of LoRA, in which about ten times,
     and not more often than after every fifth."""
 
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of the adapter that all sites begin with, and of nothing else: what a site draws, sets
+    aside or adds as noise follows from secrets of its own."""
+
     timeout_seconds: Positive = 3600.0
     """Longest wait for one site's answer, in seconds: the deadline of a round."""
 
@@ -286,7 +290,8 @@ class SimulationPlan(Section):
     """Column whose values are the sites; used by partition "by-column"."""
 
     seed: int = Field(0, ge=0, lt=2**63)
-    """Seed of partition, start, sampling and (with noise "seeded") the privacy noise."""
+    """Seed of partition, test split, sets aside, sampling and (with noise "seeded") the privacy
+    noise of virtual sites; of the adapter's start it is rounds.seed."""
 
     engine: Literal["in-process", "ray"] = "in-process"
     """"in-process" runs the sites on this machine, with one backbone and one cache for all; "ray"

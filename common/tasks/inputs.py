@@ -100,6 +100,9 @@ def encode(
 ) -> Encoded:
     """Tokenise texts without padding.
 
+    Any text will do: one that the tokenizer makes nothing of is one token of padding. A text that
+    ended the work instead would tell that it is there.
+
     Args:
         backbone: its tokenizer, and the length that its model takes.
         texts: as they are.
@@ -188,16 +191,22 @@ def _tokenised(
     for start in range(0, len(texts), _TOKENIZE_CHUNK):
         chunk = list(texts[start : start + _TOKENIZE_CHUNK])
         found = backbone.tokenizer(chunk, return_offsets_mapping=places)
-        for at, ids in enumerate(found["input_ids"]):
+        for at, made in enumerate(found["input_ids"]):
+            ids = made or [_filler(backbone)]
             kept = kept_places(len(ids), limit, keep, before=before, after=after)
             cut += len(kept) < len(ids)
             chosen = np.asarray(ids, dtype=np.int64)[kept]
             # Special tokens that the model has no embedding for, spelt out in a text.
             tokens.append(np.where(chosen < rows, chosen, unknown))
             if places:
-                spans = np.asarray(found["offset_mapping"][at], dtype=np.int64).reshape(-1, 2)
+                given = found["offset_mapping"][at] or [(0, 0)]
+                spans = np.asarray(given, dtype=np.int64).reshape(-1, 2)
                 offsets.append(spans[kept])
     return tokens, offsets, cut
+
+
+def _filler(backbone: Backbone) -> int:
+    return int(backbone.tokenizer.pad_token_id or 0)
 
 
 def collate(encoded: Encoded, rows: Iterable[int]) -> tuple[torch.Tensor, torch.Tensor]:

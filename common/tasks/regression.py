@@ -76,7 +76,7 @@ class TextRegression(Task):
 
     def start(self, backbone: Backbone) -> State:
         """Head: a random direction of length 1, so that LoRA has a gradient from the first step."""
-        generator = torch.Generator().manual_seed(self.plan.simulation.seed)
+        generator = torch.Generator().manual_seed(self.plan.rounds.seed)
         model = self.model(backbone)
         state = starting_factors(model, generator)
         direction = torch.randn(model.head.weight.shape, generator=generator)

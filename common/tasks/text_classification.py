@@ -81,7 +81,7 @@ def starting_state(classifier: PooledModel, backbone: Backbone, plan: RunPlan) -
     LoRA as :func:`~lorica.common.tasks.model.starting_factors`. Head: label-name features times
     ``ZERO_SHOT_SCALE``, bias 0.
     """
-    generator = torch.Generator().manual_seed(plan.simulation.seed)
+    generator = torch.Generator().manual_seed(plan.rounds.seed)
     state = starting_factors(classifier, generator)
     names = encode(
         backbone,

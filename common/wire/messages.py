@@ -19,7 +19,7 @@ evaluate     plan, fingerprint, round, adapter          round, weight, counts (n
 
 A reply also has ``head`` and a request the ``head`` that the site's last reply had, where the site
 keeps a ledger in a file. Every request also has ``coordinator``, ``signature``, ``time``, ``site``
-and ``nonce`` (:mod:`lorica.common.wire.signing`), empty or 0 when the coordinator has no key. Every reply of a
+and ``nonce`` (:mod:`lorica.common.wire.signing`), empty or 0 without a key. Every reply of a
 site that is part of a federation has ``signature`` (:mod:`lorica.common.wire.sealing`). Every reply
 also has ``status`` ("ok" or "refused"), the fingerprint, and, when refused, ``code``: a code of the
 error catalogue, nothing else. The sentence that people read is the receiver's own.

@@ -95,7 +95,7 @@ class _Exchange:
         unavailable: Callable[[RecordDict], bool],
         stop: Callable[[], None],
     ) -> None:
-        self._grid, self._kind = grid, kind
+        self._grid, self._content, self._kind = grid, content, kind
         self._timeout, self._group, self._reconnect = timeout, group, reconnect
         self._unavailable, self._stop = unavailable, stop
         self._waiting: dict[int, _Node] = {}

@@ -77,6 +77,7 @@ def make_trainer(
         rank=rank,
         cache_bytes=cache_bytes,
         sealing=_sealing(site, plan),
+        aside=f"simulation {seed}".encode(),
     )
 
 

@@ -129,7 +129,7 @@ class WithTableTask(Classes):
     def _fusion_start(self, features: int) -> State:
         """U, P, p and V for features of this length."""
         table, count = self.plan.table, len(self.plan.task.labels)
-        generator = torch.Generator().manual_seed(self.plan.simulation.seed + 1)
+        generator = torch.Generator().manual_seed(self.plan.rounds.seed + 1)
         inner = torch.randn(table.hidden, features + table.inputs, generator=generator)
         outer = torch.randn(count, table.hidden, generator=generator)
         return {

@@ -99,7 +99,7 @@ class ImageClassification(Classes):
 
 def image_start(model: PooledModel, plan: RunPlan) -> State:
     """LoRA as :func:`~lorica.common.tasks.model.starting_factors`; W as the module says."""
-    generator = torch.Generator().manual_seed(plan.simulation.seed)
+    generator = torch.Generator().manual_seed(plan.rounds.seed)
     state = starting_factors(model, generator)
     from_first = plan.adapter.kind == "lora" and plan.training.mode == "local"
     if from_first and not plan.warm_rounds:

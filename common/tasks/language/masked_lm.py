@@ -44,17 +44,18 @@ class MaskedLM(LanguageModelling):
 
     def encode(self, backbone: Backbone, records: Records) -> MaskedTokens:
         """task.mask_share of a text's tokens, at least one, are asked for: 80 % of them hidden,
-        10 % swapped for random ones, 10 % left as they are."""
+        10 % swapped for random ones, 10 % left as they are.
+
+        A text of nothing but special tokens is asked for one of those: it teaches nothing, and
+        refusing it would tell that it is there.
+        """
         mask = _mask_id(backbone)
         special = set(backbone.tokenizer.all_special_ids)
         tokens, positions, originals = [], [], []
         encoded = self._encoded(backbone, records)
-        for number, ids in enumerate(encoded.tokens, 1):
+        for ids in encoded.tokens:
             free = np.array([at for at, token in enumerate(ids) if int(token) not in special])
-            if not len(free):
-                raise LoricaError(
-                    Code.DATA_EMPTY_TEXT, f"Record {number} has no token that could be hidden."
-                )
+            free = free if len(free) else np.arange(len(ids))
             seed = hashlib.sha256(ids.tobytes()).digest()
             chance = np.random.default_rng(list(seed))
             count = max(1, round(self.plan.task.mask_share * len(free)))

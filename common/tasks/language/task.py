@@ -67,7 +67,7 @@ class LanguageModelling(Task):
 
     def start(self, backbone: Backbone) -> State:
         model = self.model(backbone)
-        generator = torch.Generator().manual_seed(self.plan.simulation.seed)
+        generator = torch.Generator().manual_seed(self.plan.rounds.seed)
         state = starting_factors(model, generator)
         if "head.weight" in state:
             state["head.weight"] = torch.eye(model.width)

@@ -151,7 +151,7 @@ class TokenClassification(Task):
 
     def start(self, backbone: Backbone) -> State:
         """Head: random rows of length 1, so that LoRA has a gradient from the first step."""
-        generator = torch.Generator().manual_seed(self.plan.simulation.seed)
+        generator = torch.Generator().manual_seed(self.plan.rounds.seed)
         model = self.model(backbone)
         state = starting_factors(model, generator)
         rows = torch.randn(model.head.weight.shape, generator=generator)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,16 +11,18 @@ from pathlib import Path
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from lorica.client.admission.answered import Answered
 from lorica.client.answering.endpoint import answer
 from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.ledger import MemoryLedger
 from lorica.client.mechanism.noise import SeededNoise
+from lorica.client.training.session import Session
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.state import pack_state
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
-from lorica.common.errors import Code
+from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
@@ -64,6 +68,7 @@ class Guarded:
             site=SiteIdentity(name="north"),
             data=SiteData(source="unused.csv"),
             policy=Policy(
+                sampling_units=100,
                 coordinators=list(coordinators),
                 backbones=[backbone_sha256(Path(plan.backbone.source))],
                 backbone_folders=[plan.backbone.source],
@@ -103,7 +108,7 @@ def fields(record: RecordDict, **changes: str | int) -> RecordDict:
 
 def test_a_signed_request_is_answered(plan: RunPlan, key: CoordinatorKey) -> None:
     site = Guarded(plan, "0" * 64, key.public)
-    signed = key.sign(Request(plan, "r", 1, start(plan)), TRAIN)
+    signed = key.sign(Request(plan, "r", 1, start(plan), site="north"), TRAIN)
     assert site.answer(TRAIN, pack_request(signed), plan).status == "ok"
     assert site.charges == 1
 
@@ -141,6 +146,24 @@ ATTACKS: dict[str, tuple[Attack, Code]] = {
         lambda request, key: fields(pack_request(key.sign(request, TRAIN)), run="fresh budget"),
         Code.SIGNATURE_INVALID,
     ),
+    "a request sent on to another site": (
+        lambda request, key: pack_request(key.sign(replace(request, site="south"), TRAIN)),
+        Code.REQUEST_MISADDRESSED,
+    ),
+    "a request for whoever it may be": (
+        lambda request, key: pack_request(key.sign(replace(request, site=""), TRAIN)),
+        Code.REQUEST_MISADDRESSED,
+    ),
+    "a request for another site, renamed": (
+        lambda request, key: fields(
+            pack_request(key.sign(replace(request, site="south"), TRAIN)), site="north"
+        ),
+        Code.SIGNATURE_INVALID,
+    ),
+    "another nonce": (
+        lambda request, key: fields(pack_request(key.sign(request, TRAIN)), nonce="0" * 32),
+        Code.SIGNATURE_INVALID,
+    ),
     "no signature": (lambda request, key: pack_request(request), Code.REQUEST_UNSIGNED),
     "a stripped signature": (
         lambda request, key: fields(pack_request(key.sign(request, TRAIN)), signature=""),
@@ -155,16 +178,85 @@ def test_an_attack_on_the_way_is_refused_and_costs_nothing(
 ) -> None:
     attack, code = ATTACKS[name]
     site = Guarded(plan, key.public)
-    content = attack(Request(plan, "r", 1, start(plan)), key)
+    content = attack(Request(plan, "r", 1, start(plan), site="north"), key)
     reply = site.answer(TRAIN, content, plan)
     assert reply.status == "refused"
     assert reply.reason == f"{code.value}: {code.entry.title}"
     assert site.charges == 0
 
 
+def test_a_request_that_was_answered_is_not_answered_when_it_comes_again(
+    plan: RunPlan, key: CoordinatorKey
+) -> None:
+    """Recorded on its way; the coordinator itself signs anew and gets the stored reply."""
+    site = Guarded(plan, key.public)
+    for kind, round, asked in (
+        (CAPABILITIES, 0, Request(plan, "r", site="north")),
+        (TRAIN, 1, Request(plan, "r", 1, start(plan), site="north")),
+    ):
+        recorded = pack_request(key.sign(asked, kind))
+        first = site.answer(kind, recorded, plan, round)
+        assert first.status == "ok"
+        again = site.answer(kind, recorded, plan, round)
+        assert (again.status, again.code) == ("refused", Code.REQUEST_REPLAYED.value)
+        anew = site.answer(kind, pack_request(key.sign(asked, kind)), plan, round)
+        assert anew == first
+    assert site.charges == 1
+
+
+def test_a_refusal_is_an_answer_too(plan: RunPlan, key: CoordinatorKey) -> None:
+    """Asked again later, it would tell what has changed."""
+    site = Guarded(plan, key.public)
+    greedy = plan.replace(privacy={"epsilon": 100.0})
+    recorded = pack_request(key.sign(Request(greedy, "r", site="north"), CAPABILITIES))
+    codes = [site.answer(CAPABILITIES, recorded, greedy, 0).code for _ in range(2)]
+    assert codes == [Code.POLICY_REFUSED.value, Code.REQUEST_REPLAYED.value]
+
+
+def test_what_was_answered_is_known_after_a_restart_and_forgotten_when_it_is_too_old(
+    plan: RunPlan, key: CoordinatorKey, tmp_path: Path
+) -> None:
+    file, now = tmp_path / "answered", time.time()
+    signed = [key.sign(Request(plan, "r", site="north"), CAPABILITIES) for _ in range(3)]
+    answered = Answered(file, 24.0)
+    answered.note(signed[0])
+    answered.note(signed[1])
+    again = Answered(file, 24.0)
+    for request in signed[:2]:
+        with pytest.raises(LoricaError) as caught:
+            again.check(request)
+        assert caught.value.code is Code.REQUEST_REPLAYED
+    again.check(signed[2])
+    later = Answered(file, 24.0, clock=lambda: now + 25 * 3600)
+    later.check(signed[0])  # its time alone refuses it now
+    assert file.read_text() == ""
+    for_ever = Answered(tmp_path / "ever", math.inf)
+    for_ever.note(signed[0])
+    with pytest.raises(LoricaError):
+        Answered(tmp_path / "ever", math.inf, clock=lambda: now + 1e9).check(signed[0])
+
+
+def test_a_request_in_hand_when_the_trainer_died_may_come_again(
+    plan: RunPlan, key: CoordinatorKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not answered: the node sends the same bytes on to the next trainer."""
+    site = Guarded(plan, key.public)
+    recorded = pack_request(key.sign(Request(plan, "r", 1, start(plan), site="north"), TRAIN))
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "read", killed)
+        with pytest.raises(KeyboardInterrupt):
+            site.answer(TRAIN, recorded, plan)
+    assert site.answer(TRAIN, recorded, plan).status == "ok"
+    assert site.charges == 1
+
+
+def killed(session: Session) -> None:
+    raise KeyboardInterrupt
+
+
 def test_training_sent_again_as_evaluation_is_refused(plan: RunPlan, key: CoordinatorKey) -> None:
     site = Guarded(plan, key.public)
-    content = pack_request(key.sign(Request(plan, "r", 1, start(plan)), TRAIN))
+    content = pack_request(key.sign(Request(plan, "r", 1, start(plan), site="north"), TRAIN))
     refused = site.answer("evaluate", content, plan)
     assert refused.reason.startswith(Code.SIGNATURE_INVALID.value)
     assert site.charges == 0
@@ -172,7 +264,7 @@ def test_training_sent_again_as_evaluation_is_refused(plan: RunPlan, key: Coordi
 
 def test_another_coordinator_is_refused(plan: RunPlan, key: CoordinatorKey, tmp_path: Path) -> None:
     site, other = Guarded(plan, key.public), CoordinatorKey.create(tmp_path / "other.pem")
-    signed = other.sign(Request(plan, "r", 1, start(plan)), TRAIN)
+    signed = other.sign(Request(plan, "r", 1, start(plan), site="north"), TRAIN)
     refused = site.answer(TRAIN, pack_request(signed), plan)
     assert refused.reason.startswith(Code.COORDINATOR_UNKNOWN.value)
     posing = replace(signed, coordinator=key.public)

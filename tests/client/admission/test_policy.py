@@ -57,7 +57,7 @@ def config(tmp_path: Path, plan: RunPlan) -> SiteConfig:
         for i in range(120):
             words = [SMALL_WORDS[(i * 5 + k) % len(SMALL_WORDS)] for k in range(3)]
             writer.writerow([" ".join(words), "ab"[i % 2], f"p{i // 2}"])
-    text = documented_site("north", "records.csv")
+    text = documented_site("north", "records.csv", units=60)
     sha256 = backbone_sha256(Path(plan.backbone.source))
     text = text.replace('unit = ""', 'unit = "patient"').replace(
         'unit = "record"', 'unit = "patient"'
@@ -222,7 +222,7 @@ def test_the_command_shows_the_cost_and_ends_with_14_when_it_would_be_refused(
     fine = CliRunner().invoke(app, ["site", "plan", str(path), *site])
     assert fine.exit_code == 0, fine.output
     assert "would take part" in fine.output
-    assert "ANY: none is listed" in fine.output
+    assert "NONE: the site does not start" in fine.output
     toml = tmp_path / "site.toml"
     assert "coordinators = []" in toml.read_text()
     toml.write_text(toml.read_text().replace("coordinators = []", f'coordinators = ["{"0" * 64}"]'))

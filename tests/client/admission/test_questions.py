@@ -16,7 +16,8 @@ from lorica.client.training.trainer import LocalTrainer
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.wire.messages import Request
+from lorica.common.wire.messages import CAPABILITIES, Request
+from tests.client.service.helpers import KEY
 
 PLAN = RunPlan().replace(
     task={"kind": "text-regression", "minimum": 0.0, "maximum": 100.0},
@@ -24,6 +25,7 @@ PLAN = RunPlan().replace(
     privacy={"epsilon": 1.0, "delta": 1e-5, "evaluation_metrics": ["loss"]},
 )
 LARGEST = 97.531
+NOTHING = Records([], [], [], [])
 
 
 def site(folder: Path, questions: int = 8, consent: str = "none") -> LocalTrainer:
@@ -34,7 +36,9 @@ def site(folder: Path, questions: int = 8, consent: str = "none") -> LocalTraine
     config = SiteConfig(
         site=SiteIdentity(name="north"),
         data=SiteData(source="records.csv"),
-        policy=Policy(tasks=["text-regression"], questions=questions, consent=consent),
+        policy=Policy(
+            tasks=["text-regression"], questions=questions, consent=consent, sampling_units=200
+        ),
     )
     asked = site_questions(config, folder)
     assert (asked is None) == (consent == "per-run")
@@ -55,7 +59,7 @@ def takes_part(trainer: LocalTrainer, maximum: float) -> bool | None:
     except LoricaError as error:
         if error.code is Code.POLICY_REFUSED:
             return None
-        assert error.code is Code.DATA_TARGET
+        assert error.code is Code.DATA_UNFIT
         return False
     return True
 
@@ -104,15 +108,16 @@ def test_a_refusal_for_too_many_questions_does_not_depend_on_the_records(tmp_pat
 
 def test_a_damaged_file_forgets_nothing(tmp_path: Path) -> None:
     asked = Questions(tmp_path / "questions.json", 8)
-    asked.ask(PLAN)
+    asked.ask(PLAN, NOTHING)
     (tmp_path / "questions.json").write_text('{"a": 1')
     with pytest.raises(LoricaError, match="is damaged"):
-        asked.ask(PLAN)
+        asked.ask(PLAN, NOTHING)
 
 
 def test_where_people_decide_about_runs_they_decide_about_this(tmp_path: Path) -> None:
     trainer = site(tmp_path, questions=1, consent="per-run")
     for maximum in (95.0, 98.0, 99.0):
         with pytest.raises(LoricaError) as caught:
-            trainer.capabilities(Request(PLAN.replace(task={"maximum": maximum}), "r"))
+            asked = Request(PLAN.replace(task={"maximum": maximum}), "r", site="north")
+            trainer.capabilities(KEY.sign(asked, CAPABILITIES))
         assert caught.value.code is Code.AWAITING_APPROVAL

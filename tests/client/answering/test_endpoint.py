@@ -132,7 +132,7 @@ def test_no_record_reaches_the_coordinator_from_a_real_trainer() -> None:
     app = make_client_app(lambda _: trainer)
     reply = app(message(packed(round=0, blob=b""), "query.capabilities"), context())
     assert b"Wilhelmina" not in on_the_wire(reply)
-    assert read(reply.content, 0).reason.startswith("LOR-306")
+    assert read(reply.content, 0).reason.startswith("LOR-335")
 
 
 def test_the_details_go_to_the_sites_own_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -312,7 +312,7 @@ def test_a_step_that_fails_after_its_charge_is_refused_once_and_for_all(
     read_back = [
         unpack_reply(reply.content, fingerprint=trainable.fingerprint, round=1) for reply in replies
     ]
-    assert read_back[0].reason == f"LOR-901: {Code.UNEXPECTED.entry.title}"
+    assert read_back[0].code == Code.DATA_UNFIT.value
     assert read_back == [read_back[0]] * 4
     assert not any(name.encode() in on_the_wire(reply) for reply in replies for name in NAMES)
     history = ledger.history()
@@ -340,5 +340,5 @@ def test_a_refusal_that_cannot_be_stored_says_only_that_the_disk_is_full(
             assert (len(history.charges), sum(history.retries.values())) == (1, attempts)
     reply = app(message(content), context()).content
     closed = unpack_reply(reply, fingerprint=trainable.fingerprint, round=1)
-    assert closed.reason.startswith("LOR-901")
+    assert closed.code == Code.DATA_UNFIT.value
     assert set(ledger.history().done) == {("r", 1, "train")}

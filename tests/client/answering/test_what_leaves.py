@@ -105,8 +105,9 @@ def sent_by_sites(plan: RunPlan, folder: Path) -> list[Message]:
     return grid.replies
 
 
-DECLARED = {"lorica.budget", "lorica.budget_left"}
-"""What only a site sends whose policy declares it (test_declared_budget.py)."""
+DECLARED = {"lorica.budget", "lorica.budget_left", "lorica.signature"}
+"""What only a site sends whose policy declares it (test_declared_budget.py), or that has a key
+(tests/server/coordinator/test_directory.py)."""
 
 
 def fields_of(message: Message) -> set[str]:
@@ -136,8 +137,8 @@ def test_no_text_of_a_record_and_no_exception_is_in_any_reply(
         packed = message_to_proto(reply).SerializeToString()
         assert SECRET.encode() not in packed
         assert b"patient" not in packed
-        reason = reply.content["lorica"].get("reason", "")
-        assert not reason or re.fullmatch(r"LOR-\d{3}: [^:]+\.", str(reason))
+        code = reply.content["lorica"].get("code", "")
+        assert not code or re.fullmatch(r"LOR-\d{3}", str(code))
 
 
 def test_a_site_that_declares_nothing_sends_no_count(plan: RunPlan, tmp_path: Path) -> None:
@@ -151,6 +152,7 @@ def test_a_site_that_declares_nothing_sends_no_count(plan: RunPlan, tmp_path: Pa
         site=SiteIdentity(name="north"),
         data=SiteData(source="x.csv", unit="patient"),
         policy=Policy(
+            sampling_units=100,
             backbones=[backbone_sha256(backbone.folder)],
             backbone_folders=[str(backbone.folder)],
             unit="patient",

@@ -45,7 +45,7 @@ def test_records_on_disk_are_those_in_memory(
     assert list(taken.take([1, 0]).texts) == again.take([1, 0]).texts
     assert list(mapped.texts[10:14]) == TEXTS[10:14]
     plan = RunPlan().replace(rounds={"evaluate_every": 1})
-    assert (set_aside(mapped, plan) == set_aside(inside, plan)).all()
+    assert (set_aside(mapped, plan, b"s") == set_aside(inside, plan, b"s")).all()
 
 
 def test_no_file_with_a_name_is_made(

@@ -22,7 +22,8 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan
 from lorica.common.tasks import task_of
-from lorica.common.wire.messages import Request
+from lorica.common.wire.messages import TRAIN, Request
+from tests.client.service.helpers import KEY
 from tests.conftest import SMALL_WORDS
 from tests.postgresql_server import WITH_PASSWORD
 
@@ -68,6 +69,7 @@ def site(
         f'[site]\nname = "north"\n[data]\nsource = "{source}"\nquery = "{query}"\n'
         f'unit = "patient"\npassword = "env:{SECRET}"\n[policy]\nunit = "patient"\n'
         f'minimum_units = 20\nnoise = "seeded"\n'
+        f'sampling_units = 60\ncoordinators = ["{KEY.public}"]\n'
         f"backbones = {json.dumps([backbone_sha256(Path(plan.backbone.source))])}\n"
         f"backbone_folders = {json.dumps([plan.backbone.source])}\n"
     )
@@ -80,7 +82,10 @@ def updates(path: Path, plan: RunPlan, config: SiteConfig) -> list[bytes]:
     trainer, ledger = open_trainer(config, path.parent, fetch(path, config))
     blob = pack_state(task_of(plan).start(load_backbone(plan.backbone)))
     try:
-        return [trainer.train(Request(plan, "run", n + 1, blob)).blob for n in range(ROUNDS)]
+        asked = [
+            KEY.sign(Request(plan, "run", n + 1, blob, site="north"), TRAIN) for n in range(ROUNDS)
+        ]
+        return [trainer.train(request).blob for request in asked]
     finally:
         ledger.close()
 

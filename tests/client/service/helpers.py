@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import tomli_w
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
@@ -35,6 +36,8 @@ from lorica.common.wire.signing import CoordinatorKey
 NAME = "Wilhelmina Featherstonehaugh"
 """In a record's text; must never leave."""
 READY_SECONDS = 120.0
+KEY = CoordinatorKey(Ed25519PrivateKey.from_private_bytes(b"\x07" * 32))
+"""Of the coordinator that sites answer unless something else is said."""
 
 
 def small_plan(backbone: Path, **sections: dict[str, Any]) -> RunPlan:
@@ -63,7 +66,9 @@ def make_site(folder: Path, backbone: Path, **policy: Any) -> Path:
             "backbones": [backbone_sha256(backbone)],
             "backbone_folders": [str(backbone)],
             "minimum_units": 10,
+            "sampling_units": 100,
             "noise": "seeded",
+            "coordinators": [KEY.public],
         }
         | policy,
     }
@@ -125,15 +130,15 @@ def from_bytes(content: bytes) -> RecordDict:
 
 
 def request_for(
-    plan: RunPlan, kind: Kind, round: int, *, run: str = "r", key: CoordinatorKey | None = None
+    plan: RunPlan, kind: Kind, round: int, *, run: str = "r", key: CoordinatorKey | None = KEY
 ) -> Request:
-    """A request of a run that has just started: every round gets the starting state."""
+    """A signed request of a run that has just begun: every round gets the starting state."""
     blob = b""
     if kind != "query.capabilities":
         backbone = load_backbone(plan.backbone)
         state = starting_state(TextClassifier(backbone, plan), backbone, plan)
         blob = pack_state({name: state[name] for name in sent(plan, round, state)})
-    request = Request(plan, run, round, blob)
+    request = Request(plan, run, round, blob, site="north")
     return key.sign(request, kind) if key else request
 
 

@@ -43,7 +43,8 @@ def noise() -> NoiseSource:
 def gradient_sum(plan: RunPlan, records: Records) -> torch.Tensor:
     """The head's clipped gradient sum without noise, weight and bias in the metric of clipping."""
     backbone = load_backbone(plan.backbone)
-    session = Session(plan, backbone, records, cache_bytes=2**20)
+    session = Session(plan, backbone, records, cache_bytes=2**20, secret=b"of the test")
+    session.read()
     session.load(task_of(plan).start(backbone), Stage.HEAD)
     found = session.train(1, PrivacyEvent(0.0, 1.0, 1), noise())
     return torch.cat([found["head.weight"].flatten(), found["head.bias"]]).double()
@@ -96,7 +97,8 @@ def test_units_of_several_records_average_views_and_records(vit: Path) -> None:
 def test_views_of_a_record_are_drawn_anew_in_every_step(vit: Path) -> None:
     plan, records = planned(vit, 2, clip_norm=1e3), image_records(1)
     backbone = load_backbone(plan.backbone)
-    session = Session(plan, backbone, records, cache_bytes=2**20)
+    session = Session(plan, backbone, records, cache_bytes=2**20, secret=b"of the test")
+    session.read()
     session.load(task_of(plan).start(backbone), Stage.HEAD)
     event, source = PrivacyEvent(0.0, 1.0, 1), noise()
     first = session.train(1, event, source)["head.weight"]

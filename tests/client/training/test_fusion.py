@@ -111,7 +111,7 @@ def test_a_cell_that_is_no_number_ends_a_run_before_anything_is_charged(
     )
     with pytest.raises(LoricaError) as caught:
         trainer.train(request(plan, SUMS, state_of(plan, 0.1)))
-    assert caught.value.code is Code.DATA_VALUE
+    assert caught.value.code is Code.DATA_UNFIT
     assert "record 4" in caught.value.detail and repr(cell) in caught.value.detail
     for private in (cell, "age", "record 4"):
         assert private not in caught.value.public_reason

@@ -108,6 +108,7 @@ def site_config(plan: RunPlan, **policy: Any) -> SiteConfig:
         "backbone_folders": [plan.backbone.source],
         "maximum_delta": 1e-2,
         "minimum_units": 1,
+        "sampling_units": 10,
     }
     return SiteConfig(
         site=SiteIdentity(name="a"),

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from lorica.client.config.site import SiteConfig, SiteData, SiteIdentity
+from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.ledger import MemoryLedger
 from lorica.client.mechanism.noise import NoiseSource, SeededNoise
 from lorica.client.training.trainer import LocalTrainer
@@ -386,7 +386,7 @@ def test_an_adapter_of_huge_values_gives_a_refusal_or_noise(plan: RunPlan) -> No
 
 
 BAD_PLANS = {
-    "LOR-306": {"task": {"labels": ["money", "illness"]}},
+    "LOR-335": {"task": {"labels": ["money", "illness"]}},
     "LOR-307": {"task": {"labels": []}},
     "LOR-308": {"training": {"expected_batch_size": RECORDS + 1}},
     "LOR-402": {"privacy": {"delta": 1 / RECORDS}},
@@ -451,7 +451,7 @@ def test_a_round_that_failed_half_way_is_closed_by_its_refusal(
     asked = request(plan, 1)
     reply = trainer.train(asked)
     assert (reply.status, reply.blob) == ("refused", b"")
-    assert reply.reason == f"LOR-901: {Code.UNEXPECTED.entry.title}"
+    assert reply.reason == Code.DATA_UNFIT.public_reason
     assert (reply.fingerprint, reply.round, reply.site) == (plan.fingerprint, 1, "a")
     assert "no randomness" in caplog.text
     assert [trainer.train(asked) for _ in range(5)] == [reply] * 5
@@ -478,13 +478,19 @@ def test_an_evaluation_that_failed_is_closed_apart_from_its_rounds_training(plan
     assert len(ledger.history().charges) == 2
 
 
-def test_a_coded_failure_keeps_its_code(plan: RunPlan) -> None:
+def test_a_coded_failure_looks_like_any_other(
+    plan: RunPlan, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its code might depend on a record; the site's own log has it."""
+
     class Coded(SeededNoise):
         def add_noise(self, total: torch.Tensor, std: float) -> torch.Tensor:
             raise LoricaError(Code.STORAGE_FULL, "the swap is full", mend="buy more")
 
     reply = failing_at_first(Coded)[0].train(request(plan, 1))
-    assert reply.reason == f"LOR-601: {Code.STORAGE_FULL.entry.title}"
+    assert reply == replace(failing_at_first(Broken)[0].train(request(plan, 1)))
+    assert reply.code == Code.DATA_UNFIT.value
+    assert "the swap is full" in caplog.text
 
 
 def test_an_interrupted_round_is_not_answered_and_is_tried_again(plan: RunPlan) -> None:
@@ -499,7 +505,11 @@ def test_an_interrupted_round_is_not_answered_and_is_tried_again(plan: RunPlan) 
 
 
 def test_a_trainer_with_another_ledgers_unit_is_not_made() -> None:
-    config = SiteConfig(site=SiteIdentity(name="a"), data=SiteData(source="x.csv"))
+    config = SiteConfig(
+        site=SiteIdentity(name="a"),
+        data=SiteData(source="x.csv"),
+        policy=Policy(sampling_units=RECORDS),
+    )
     ledger = MemoryLedger(1e-5, unit="patient")
     with pytest.raises(LoricaError) as caught:
         LocalTrainer(

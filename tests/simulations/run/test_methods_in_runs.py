@@ -177,6 +177,7 @@ def test_sites_of_different_ranks_train_one_adapter(
             site=SiteIdentity(name=site),
             data=SiteData(source="x.csv"),
             policy=Policy(
+                sampling_units=10,
                 backbones=[backbone_sha256(backbone.folder)],
                 backbone_folders=[str(backbone.folder)],
                 maximum_rank=rank,

@@ -281,3 +281,27 @@ def test_delta_is_bounded_from_below_and_by_the_site_s_own_figure(
     with pytest.raises(LoricaError, match=why) as caught:
         check(asked, site)
     assert caught.value.code is Code.POLICY_REFUSED
+
+
+@pytest.mark.parametrize(
+    ("ceilings", "named"),
+    [
+        ({"maximum_epsilon_alone": 10.0}, "if all other sites collude"),
+        ({"maximum_epsilon_sums": 1.0}, "against who sees sums"),
+    ],
+)
+def test_every_figure_of_a_sealed_sum_has_a_ceiling(
+    plan: RunPlan, config: SiteConfig, ceilings: dict[str, float], named: str
+) -> None:
+    plan = plan.replace(
+        training={"mode": "gradient"}, privacy={"trust": "sum", "honest_sites": 9, "unit": "record"}
+    )
+    policy = config.policy.model_copy(
+        update={"unit": "record", "backbones": ["f" * 64], "maximum_epsilon_alone": 1e3}
+    )
+    open_to_it = config.model_copy(update={"policy": policy})
+    check_plan(plan, open_to_it, backbone_sha256="f" * 64, units=120)
+    strict = open_to_it.model_copy(update={"policy": policy.model_copy(update=ceilings)})
+    with pytest.raises(LoricaError, match=named) as caught:
+        check_plan(plan, strict, backbone_sha256="f" * 64, units=120)
+    assert caught.value.code is Code.POLICY_REFUSED

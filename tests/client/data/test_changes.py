@@ -21,7 +21,10 @@ ROWS = [f"note {row},{'ab'[row % 2]},p{row // 2}" for row in range(40)]
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     path = tmp_path / "site.toml"
-    path.write_text('[site]\nname = "n"\n[data]\nsource = "d.csv"\nunit = "patient"\n')
+    path.write_text(
+        '[site]\nname = "n"\n[data]\nsource = "d.csv"\nunit = "patient"\n'
+        f'[policy]\nsampling_units = 30\nminimum_units = 10\ncoordinators = ["{"0" * 64}"]\n'
+    )
     write(tmp_path, ROWS)
     open_ledger(load_site(path), tmp_path, create=True).close()
     return path

@@ -17,7 +17,7 @@ from lorica.client.training.trainer import LocalTrainer
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.wire.messages import TRAIN, Request, pack_request, unpack_request, with_head
-from tests.client.service.helpers import make_site, request_for, small_plan
+from tests.client.service.helpers import KEY, make_site, request_for, small_plan
 
 
 @pytest.fixture
@@ -40,6 +40,11 @@ def opened(site: Path) -> Iterator[LocalTrainer]:
         ledger.close()
 
 
+def anew(request: Request, **changes: str) -> Request:
+    """The request as the coordinator sends it again: signed anew, with the head that it holds."""
+    return KEY.sign(replace(request, **changes), TRAIN)  # type: ignore[arg-type]
+
+
 def copied(site: Path) -> Path:
     copy = site.parent.with_name("copy")
     shutil.copytree(site.parent, copy)
@@ -58,13 +63,13 @@ def test_the_coordinator_s_head_stops_an_older_ledger_and_the_sentence_says_what
     with opened(site) as trainer:
         first = trainer.train(request_for(plan, TRAIN, 1))
         copy = copied(site)
-        newest = trainer.train(replace(second, head=first.head))
-        assert trainer.train(replace(second, head=newest.head)).blob == newest.blob
+        newest = trainer.train(anew(second, head=first.head))
+        assert trainer.train(anew(second, head=newest.head)).blob == newest.blob
     put_back(copy, site)
     with opened(site) as trainer:
         for request in (second, request_for(plan, TRAIN, 1), request_for(plan, TRAIN, 3)):
             with pytest.raises(LoricaError, match="older copy") as caught:
-                trainer.train(replace(request, head=newest.head))
+                trainer.train(anew(request, head=newest.head))
             assert caught.value.code is Code.LEDGER_ROLLED_BACK
             assert "newest copy" in caught.value.mend
             assert newest.head.split(":")[1] in caught.value.detail
@@ -79,15 +84,15 @@ def test_what_is_asked_again_of_an_older_ledger_gets_the_same_noise(
     request = request_for(plan, TRAIN, 1)
     copy = copied(site)
     with opened(site) as trainer:  # the secret is made by the first start
-        before = trainer.train(request).blob
+        before = trainer.train(anew(request)).blob
     secret = (site.parent / "noise.key").read_bytes()
     for _ in range(2):
         put_back(copy, site)
         (site.parent / "noise.key").write_bytes(secret)
         (site.parent / "noise.key").chmod(0o600)
         with opened(site) as trainer:
-            assert trainer.train(request).blob == before
-            assert trainer.train(replace(request, run="another")).blob != before
+            assert trainer.train(anew(request)).blob == before
+            assert trainer.train(anew(request, run="another")).blob != before
 
 
 def test_a_witness_stops_an_older_ledger_before_anything_is_asked(

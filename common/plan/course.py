@@ -44,7 +44,7 @@ class TrainingPlan(Section):
     lora_sample_rate: float = Field(0.0, ge=0, le=1)
     """Mode "gradient": probability of a unit to be in the batch of a LoRA round. 0: 0.05 without
     privacy, 0.1 with it, where many rounds of small batches would need noise that no longer falls
-    with them."""
+    with them; more where rounds.expected_units says that this is less than 128 units."""
 
     gradient_clip_share: float = Field(0.5, gt=0, lt=1)
     """Mode "gradient": share of privacy.clip_norm² that the gradient of LoRA factors gets in a LoRA

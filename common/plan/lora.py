@@ -97,13 +97,14 @@ def lora_sentence(plan: RunPlan) -> str:
 def signal_of(plan: RunPlan) -> float:
     """How many units' gradients, pointing one way, the run's noise leaves visible: n·μ/√K.
 
-    n units at K sites, each with noise of its own; μ is about that of the Gaussian mechanism which
+    n units at K sites, each with noise of its own, or K / h times that of one site where h of them
+    share it (privacy.trust "sum"); μ is about that of the Gaussian mechanism which
     has the plan's (ε, δ), by the tail bound: μ = √(2 (ln 1/δ + ε)) - √(2 ln 1/δ). In all rounds
     together a sum over n units has then n·μ/√K times the noise of one of its coordinates.
     """
     tail = -math.log(plan.privacy.delta)
     mu = math.sqrt(2 * (tail + plan.privacy.epsilon)) - math.sqrt(2 * tail)
-    sites = plan.rounds.expected_sites or plan.rounds.minimum_sites
+    sites = (plan.rounds.expected_sites or plan.rounds.minimum_sites) / plan.honest_sites
     return plan.rounds.expected_units * mu / math.sqrt(sites)
 
 

@@ -41,6 +41,7 @@ from lorica.common.plan.table import TablePlan
 from lorica.common.plan.traits import TRAITS
 
 _RATE_UNDER_NOISE, _RATE_WITHOUT_NOISE = 0.1, 0.05  # of a LoRA round, where the plan names none
+_LEAST_BATCH = 128  # units of all sites in a LoRA round's batch, then
 
 
 class RunPlan(Section):
@@ -168,8 +169,11 @@ class RunPlan(Section):
     @property
     def lora_sample_rate(self) -> float:
         """q of a LoRA round."""
-        asked = self.training.lora_sample_rate
-        return asked or (_RATE_UNDER_NOISE if self.privacy.private else _RATE_WITHOUT_NOISE)
+        if asked := self.training.lora_sample_rate:
+            return asked
+        rate = _RATE_UNDER_NOISE if self.privacy.private else _RATE_WITHOUT_NOISE
+        units = self.rounds.expected_units
+        return max(rate, min(1.0, _LEAST_BATCH / units)) if units else rate
 
     @property
     def evaluation_rounds(self) -> list[int]:

@@ -214,7 +214,7 @@ def _language(kind: str, family: Family, backbone: Path, data: dict[str, str]) -
         privacy={"clip_norm": 0.5},
         training={"max_length": 48, "lora_sample_rate": 0.3},
         aggregation={"method": "fedavg"},
-        server={"lora_rate": 0.1},
+        server={"lora_rate": 0.005},
         rounds={"count": 24},
     )
 

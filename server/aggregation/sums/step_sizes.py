@@ -23,8 +23,8 @@ def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> f
     The head's is rate / √(rounds of the stage that train the tensor), falling linearly over the
     stage to ``server.final_rate``. With optimiser "adam" the noise alone then moves every weight by
     about the rate over the stage (a random walk of T steps of rate / √T), whatever ε, the number of
-    rounds, records and sites. A stage of fewer than ``_FEWEST`` rounds has the steps of so many:
-    one step as long as a whole walk would undo what came before.
+    rounds, records and sites. A stage of fewer than ``_FEWEST`` rounds that follows another has the
+    steps of so many: one step as long as a whole walk would undo what came before.
 
     The head's rate in its own rounds is ``head_rate``. In LoRA rounds it goes on from there: with
     privacy by :func:`weight_of_lora_rounds` times the step of its own rounds, without by
@@ -58,7 +58,13 @@ def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> f
             rate = server.warm_rate if own else server.cold_rate
     if name == "head.bias":
         rate *= BIAS_INPUT  # the step is that of b / BIAS_INPUT
-    return rate / math.sqrt(max(rounds, _FEWEST)) * fall
+    follows = number_of_stage(plan, round) > 0
+    return rate / math.sqrt(max(rounds, _FEWEST) if follows else rounds) * fall
+
+
+def number_of_stage(plan: RunPlan, round: int) -> int:
+    """How many stages come before a round's."""
+    return [stage for stage, _ in schedule(plan)].index(stage_of(plan, round))
 
 
 def weight_of_lora_rounds(plan: RunPlan) -> float:

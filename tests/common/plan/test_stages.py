@@ -148,6 +148,20 @@ def test_auto_decides_by_public_figures_and_says_why(
         assert plan.replace(data={"judge": "judge.csv"}).evaluation_rounds == []
 
 
+def test_a_lora_round_has_a_batch_that_is_worth_a_step() -> None:
+    open_run = {"epsilon": "inf"}
+    for privacy, units, rate in (
+        ({}, 0, 0.1),
+        (open_run, 0, 0.05),
+        (open_run, 10_000, 0.05),
+        (open_run, 640, 0.2),
+        ({}, 100, 1.0),
+    ):
+        plan = RunPlan().replace(privacy=privacy, rounds={"expected_units": units})
+        assert plan.lora_sample_rate == rate
+        assert plan.replace(training={"lora_sample_rate": 0.3}).lora_sample_rate == 0.3
+
+
 def test_where_nobody_would_judge_the_plan_says_what_it_lacks() -> None:
     said = lora_sentence(RunPlan())
     for key in ("rounds.expected_units", "rounds.evaluate_every", "data.judge", "always"):

@@ -72,7 +72,7 @@ def test_a_task_is_learnt_without_privacy(
         privacy={"epsilon": float("inf")},
         training={"mode": mode, "expected_batch_size": 24, **local},
         # Random features of images are soon undone by steps that suit a trained encoder.
-        server={"lora_rate": 0.01 if TRAITS[kind].images else 0.1},
+        server={"lora_rate": 0.001 if TRAITS[kind].images else 0.005},
         rounds={"count": 4 if mode == "local" else 20},
     )
     summary = simulated(plan, tmp_path / "run")

@@ -18,10 +18,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lorica.client.ledger.secret import derived
 from lorica.client.mechanism.clipping import blocks, factors_of, row_norms, scaled_sum
 from lorica.client.mechanism.noise import NoiseSource
 from lorica.common.data.records import UNNAMED, Records
+from lorica.common.machine.secret import derived
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.noised_metrics import sensitivity, vector_length
 

@@ -23,11 +23,11 @@ from lorica.client.config.site import SiteConfig
 from lorica.client.data.fetched import Fetched
 from lorica.client.ledger import Budgets, FileLedger
 from lorica.client.ledger.head import Witness
-from lorica.client.ledger.secret import derived
 from lorica.client.secure_sum.peers import Peers
 from lorica.client.training.personal import FolderPersonal
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import create_atomically, storage_errors
+from lorica.common.machine.secret import derived
 
 if TYPE_CHECKING:
     from lorica.client.ledger import Ledger

@@ -23,7 +23,6 @@ from lorica.client.admission.readiness import require_figure
 from lorica.client.config.site import SiteConfig
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.ledger.head import Head, Witness
-from lorica.client.ledger.secret import SECRET_BYTES
 from lorica.client.mechanism.noise import NoiseSource, RequestNoise
 from lorica.client.training.personal import MemoryPersonal, PersonalStore, has_own, own_state
 from lorica.client.training.sealing import SealedAnswer, Sealing
@@ -34,6 +33,7 @@ from lorica.common.cache.prefix import CACHE_BYTES
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.memory import release_unused
+from lorica.common.machine.secret import SECRET_BYTES
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import stage_of
 from lorica.common.privacy.accountant import PrivacyEvent

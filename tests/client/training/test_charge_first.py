@@ -10,7 +10,6 @@ import pytest
 
 from lorica.client.answering.endpoint import answer
 from lorica.client.ledger import MemoryLedger
-from lorica.client.ledger.secret import derived
 from lorica.client.mechanism.evaluation import set_aside
 from lorica.client.mechanism.noise import SeededNoise
 from lorica.client.training.session import Session
@@ -19,6 +18,7 @@ from lorica.common.adapter.state import pack_state
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
+from lorica.common.machine.secret import derived
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent
 from lorica.common.tasks import task_of

@@ -39,6 +39,8 @@ def another_value(dotted: str) -> Any:
         return ["sex = f | m"]
     if dotted == "simulation.ranks":
         return [4]
+    if dotted == "privacy.honest_sites":
+        return 2
     if dotted == "adapter.layers":
         return [0, 1]
     if isinstance(default, list):
@@ -52,6 +54,8 @@ WITH_TABLE = {
     "task": {"kind": "text-table-classification"},
     "table": {"columns": ["column", "two"], "centers": [0.0, 0.0], "scales": [1.0, 1.0]},
 }
+
+SEALED = {"rounds": {"minimum_sites": 3}, "simulation": {"sites": 3}}
 
 NEEDS: dict[str, dict[str, dict[str, Any]]] = {
     "aggregation.robust": {
@@ -70,6 +74,8 @@ NEEDS: dict[str, dict[str, dict[str, Any]]] = {
     "table.categories": WITH_TABLE,
     "training.augmentations": {"task": {"kind": "image-classification"}},
     "server.local_optimizer": {"training": {"mode": "local"}},
+    "privacy.trust": SEALED,
+    "privacy.honest_sites": {**SEALED, "privacy": {"trust": "sum"}},
 }
 """What other fields must be for a field's other values to be allowed."""
 

@@ -33,7 +33,7 @@ def test_the_sum_is_exact_whoever_drops_out(sites: int, honest: int) -> None:
     _check(Federation(sites, honest=honest))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("10^5 values at up to 200 sites")
 @pytest.mark.parametrize(("sites", "honest"), [(3, 2), (10, 7), (50, 45), (200, 180)])
 def test_the_sum_of_long_vectors_is_exact_whoever_drops_out(sites: int, honest: int) -> None:
     _check(Federation(sites, honest=honest, values=100_000))

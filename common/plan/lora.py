@@ -17,12 +17,12 @@ first."""
 
 LEAST_SIGNAL = 4000.0
 """Units of privacy times μ (below) over the square root of the sites, from which LoRA gains by
-more than noise costs it: measured on SST-2, where a single holder of 6,920 records gains 1 point
-at ε = 3 (4,080) and ten sites lose at ε = 8 (3,160)."""
+more than noise costs it. One gain was measured, SST-2 with one holder of 6,920 records at ε = 8
+(10,000); the bound itself is a judgement between that and ten sites there (3,160), not a fit."""
 
 LEAST_SIGNAL_OF_LABEL = 1000.0
 """The same over the number of labels: with less, the head itself is short of signal, and the share
-of the budget that LoRA rounds take costs more than they bring (Banking77, 77 labels)."""
+of the budget that LoRA rounds take costs more than they bring. A judgement, not a fit."""
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,12 @@ def _loss(
     pooled = model.pooled_of_ids(*inputs)
     if weights is None:
         weights = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(1))
+    if not pooled.requires_grad:
+        raise LoricaError(
+            Code.PRIVACY_UNSAFE_MODEL,
+            "What is adapted plays no part in the features that the head reads.",
+            mend="Adapt layers of the encoder itself: `lorica backbone check SOURCE` lists them.",
+        )
     (pooled * weights).sum().backward()
     return weights
 

@@ -184,7 +184,13 @@ def test_a_layer_that_runs_twice_is_refused_by_name_when_the_model_is_made(
 
 
 @pytest.mark.parametrize(
-    ("family", "module"), [("deberta-v2", "query_proj"), ("albert", "query"), ("xlnet", "layer_1")]
+    ("family", "module"),
+    [
+        ("deberta-v2", "query_proj"),
+        ("albert", "query"),
+        ("albert", "pooler"),
+        ("xlnet", "layer_1"),
+    ],
 )
 def test_nothing_is_charged_for_a_run_whose_lora_rounds_could_not_be(
     tmp_path: Path, family: str, module: str

@@ -17,7 +17,7 @@ from lorica.server.monitor.request.room import room_of
 from lorica.server.monitor.shown.formats import FILTERS
 from lorica.server.monitor.shown.shapes import RunShape, RunSiteShape
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]  # the monitor
 STATIC = HERE / "static"
 THEME_COOKIE = "lorica-theme"
 THEMES = ("auto", "light", "dark")

@@ -134,7 +134,7 @@ SETTINGS: dict[str, tuple[dict[str, str], Code, list[str]]] = {
         {"training.learning_rate": "inf"}, Code.PLAN_BAD_VALUE, ["training.learning_rate"],
     ),
     "training data with another label": (
-        {"task.labels": "money,illness"}, Code.DATA_UNKNOWN_LABEL, ["'health'"],
+        {"task.labels": "money,illness"}, Code.DATA_UNFIT, ["LOR-306", "'health'"],
     ),
     "one label in the plan": ({"task.labels": '["money"]'}, Code.PLAN_BAD_VALUE, ["two labels"]),
     "no such backbone": ({"backbone.source": "./no"}, Code.BACKBONE_NOT_FOUND, ["./no"]),
@@ -163,7 +163,11 @@ def test_a_mistaken_setting_is_refused_before_anything_is_written(
 
 FILES: dict[str, tuple[bytes, Code, list[str]]] = {
     "Latin-1": ("text,label\nFièvre,a\n".encode("latin-1"), Code.DATA_ENCODING, ["UTF-8", "iconv"]),
-    "UTF-16": ("text,label\nx,a\n".encode("utf-16"), Code.DATA_ENCODING, ["UTF-8"]),
+    "half of a UTF-16": (
+        b"\xff\xfe" + "text,label\nx,a\n".encode("utf-16-le")[:-1],
+        Code.DATA_ENCODING,
+        ["UTF-16"],
+    ),
     "an empty text": (b"text,label\na,x\n  ,y\nb,y\n", Code.DATA_EMPTY_TEXT, ["record 2"]),
     "an empty label": (b"text,label\na,x\nb,\n", Code.DATA_MALFORMED, ["record 2", "label"]),
     "one label only": (b"text,label\n" + b"a,same\n" * 40, Code.DATA_TOO_FEW_LABELS, ["'same'"]),

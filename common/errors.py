@@ -21,7 +21,6 @@ class Code(Enum):
     PLAN_UNKNOWN_KEY = "LOR-102"
     PLAN_BAD_VALUE = "LOR-103"
     PLAN_MISMATCH = "LOR-104"
-
     PERSONAL_UNREADABLE = "LOR-131"
     PERSONAL_ABSENT = "LOR-132"
 
@@ -33,7 +32,6 @@ class Code(Enum):
     ADAPTER_UNREADABLE = "LOR-206"
     PACKAGE_MISSING = "LOR-207"
     HARDWARE_MISSING = "LOR-208"
-
     TOKENIZER_OFFSETS = "LOR-221"
 
     DATA_NOT_FOUND = "LOR-301"
@@ -48,7 +46,6 @@ class Code(Enum):
     DATA_UNIT = "LOR-310"
     DATA_TARGET = "LOR-311"
     DATA_VALUE = "LOR-312"
-
     DATA_UNREACHABLE = "LOR-320"
     DATA_LOST = "LOR-321"
     DATA_QUERY = "LOR-322"
@@ -94,7 +91,6 @@ class Code(Enum):
     REQUEST_REPLAYED = "LOR-513"
     REPLY_FORGED = "LOR-514"
     SITE_TOO_LARGE = "LOR-515"
-
     ROSTER_INVALID = "LOR-531"
     PEERS_UNCONFIRMED = "LOR-532"
     SUM_UNKNOWN = "LOR-533"
@@ -106,7 +102,6 @@ class Code(Enum):
     STORAGE_DENIED = "LOR-602"
     RUN_FOLDER_EXISTS = "LOR-603"
     RUN_NOT_RESUMABLE = "LOR-604"
-
     LEDGER_LOCKED = "LOR-611"
     LEDGER_DAMAGED = "LOR-612"
     LEDGER_ROLLED_BACK = "LOR-613"
@@ -136,7 +131,6 @@ class Code(Enum):
     PORT_TAKEN = "LOR-730"
     COORDINATOR_CONFIG = "LOR-731"
     TOO_MANY_PENDING = "LOR-732"
-
     RUN_UNKNOWN = "LOR-740"
     RUN_STATE = "LOR-741"
     RUN_CRASHED = "LOR-742"
@@ -148,7 +142,6 @@ class Code(Enum):
     ARTEFACT_UNKNOWN = "LOR-807"
     RUN_EXISTS = "LOR-808"
     TRACKER_FAILED = "LOR-809"
-
     MONITOR_SETTINGS = "LOR-820"
     MONITOR_OPEN = "LOR-821"
     MONITOR_PLAINTEXT = "LOR-822"
@@ -159,7 +152,6 @@ class Code(Enum):
     REQUEST_FOREIGN = "LOR-827"
     FORM_FORGED = "LOR-828"
     MONITOR_PORT = "LOR-829"
-
     SERVER_BUSY = "LOR-840"
     SERVER_REQUEST = "LOR-841"
     SERVER_TOKEN = "LOR-842"
@@ -477,21 +469,6 @@ CATALOGUE: dict[Code, Entry] = {
         "observed: the noise, the clipping or the sampling is not what it should be.",
         "Do not release anything trained by this installation; report it with audit.json.",
     ),
-    Code.PRIVACY_INEXACT: Entry(
-        "The model's numbers for one record depend on other records.",
-        "Before it serves a plan, a site has the model compute one record in every row of every "
-        "batch that it will use, with different neighbours, and compares all bits. They differ, so "
-        "a crafted adapter could make one record's influence larger than what is charged.",
-        "Use another backbone, precision or machine; report it with the versions of torch and the "
-        "processor's name.",
-    ),
-    Code.ADAPTER_REFUSED: Entry(
-        "The global adapter is outside what the site's policy allows.",
-        "Its numbers are far larger than training makes them, as those of an adapter that is built "
-        "to amplify one record's influence. Nothing was computed or charged.",
-        "Ask the coordinator how the adapter was made; the bounds are policy.adapter_* in "
-        "site.toml.",
-    ),
     Code.POLICY_REFUSED: Entry(
         "The site's policy does not allow the plan.",
         "The plan asks for more than the institution's site.toml permits.",
@@ -508,6 +485,21 @@ CATALOGUE: dict[Code, Entry] = {
         "classifier's odds. A result for anything else would say nothing.",
         "Audit a text-classification plan with the same privacy, training and unit: sampling, "
         "clipping, noise and ledger are the same code for all tasks.",
+    ),
+    Code.PRIVACY_INEXACT: Entry(
+        "The model's numbers for one record depend on other records.",
+        "Before it serves a plan, a site has the model compute one record in every row of every "
+        "batch that it will use, with different neighbours, and compares all bits. They differ, so "
+        "a crafted adapter could make one record's influence larger than what is charged.",
+        "Use another backbone, precision or machine; report it with the versions of torch and the "
+        "processor's name.",
+    ),
+    Code.ADAPTER_REFUSED: Entry(
+        "The global adapter is outside what the site's policy allows.",
+        "Its numbers are far larger than training makes them, as those of an adapter that is built "
+        "to amplify one record's influence. Nothing was computed or charged.",
+        "Ask the coordinator how the adapter was made; the bounds are policy.adapter_* in "
+        "site.toml.",
     ),
     Code.MESSAGE_MALFORMED: Entry(
         "A message could not be understood.",
@@ -570,6 +562,31 @@ CATALOGUE: dict[Code, Entry] = {
         "Go on with lorica simulate --resume FOLDER. Where memory ran out, set "
         "simulation.workers to a lower number; 1 needs no workers at all.",
     ),
+    Code.REQUEST_MISADDRESSED: Entry(
+        "The request is signed for another site.",
+        "A signature names the site that it is for, so that a request to one site is none to "
+        "another. The name is the one that the coordinator's register has for this site's key.",
+        "Set site.name in site.toml to the name of the invitation; `lorica coordinator sites` "
+        "lists the names.",
+    ),
+    Code.REQUEST_REPLAYED: Entry(
+        "The request was answered already.",
+        "Every signed request is good for one answer. This one came again: it was recorded, or "
+        "its answer was lost on the way.",
+        "Nothing needs to be done: the coordinator signs anew when it asks again.",
+    ),
+    Code.REPLY_FORGED: Entry(
+        "A reply does not come from the site in whose name it was sent.",
+        "It lacks the signature of the key that the coordinator's register has for that site, or "
+        "was changed on its way, or answers another request.",
+        "Look at the site that the message names: its version, its node.key and its name.",
+    ),
+    Code.SITE_TOO_LARGE: Entry(
+        "A site declares more units than it is believed to have.",
+        "The weight of a site follows from what it declares, and how large a sum is believed; one "
+        "absurd figure would drown all others.",
+        "If the site is so large, raise most_units in coordinator.toml.",
+    ),
     Code.ROSTER_INVALID: Entry(
         "The roster of a sealed sum is not genuine.",
         "A site's key for the run is not signed by that site, is none, or is there twice; or the "
@@ -607,31 +624,6 @@ CATALOGUE: dict[Code, Entry] = {
         "single site was seen.",
         "Bring the sites back and resume the run: they answer the same round again at no cost. "
         "If the message names a site that cheats, go on without it.",
-    ),
-    Code.REQUEST_MISADDRESSED: Entry(
-        "The request is signed for another site.",
-        "A signature names the site that it is for, so that a request to one site is none to "
-        "another. The name is the one that the coordinator's register has for this site's key.",
-        "Set site.name in site.toml to the name of the invitation; `lorica coordinator sites` "
-        "lists the names.",
-    ),
-    Code.REQUEST_REPLAYED: Entry(
-        "The request was answered already.",
-        "Every signed request is good for one answer. This one came again: it was recorded, or "
-        "its answer was lost on the way.",
-        "Nothing needs to be done: the coordinator signs anew when it asks again.",
-    ),
-    Code.REPLY_FORGED: Entry(
-        "A reply does not come from the site in whose name it was sent.",
-        "It lacks the signature of the key that the coordinator's register has for that site, or "
-        "was changed on its way, or answers another request.",
-        "Look at the site that the message names: its version, its node.key and its name.",
-    ),
-    Code.SITE_TOO_LARGE: Entry(
-        "A site declares more units than it is believed to have.",
-        "The weight of a site follows from what it declares, and how large a sum is believed; one "
-        "absurd figure would drown all others.",
-        "If the site is so large, raise most_units in coordinator.toml.",
     ),
     Code.STORAGE_FULL: Entry(
         "The disk is full.",

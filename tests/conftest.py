@@ -19,6 +19,7 @@ os.environ.update(
 )
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,3 +110,13 @@ SMALL_WORDS = [
     *["the", "is", "was", "has", "broken", "rash", "pulse", "lungs"],
 ]
 """Words that the small backbone's tokenizer knows."""
+
+
+@pytest.fixture(autouse=True)
+def _rows_of_batches() -> Iterator[None]:
+    """What a trial of shapes decides for its process is undone: in which shapes a test computes,
+    and so its last bits, follows from no test before it."""
+    yield
+    batching = sys.modules.get("lorica.common.cache.batching")
+    if batching is not None:
+        batching._Machine.least = batching.LEAST_ROWS

@@ -311,7 +311,7 @@ def test_a_message_larger_than_the_site_takes_is_refused_before_it_is_read(
     tmp_path: Path, small_backbone: Path
 ) -> None:
     site = make_site(tmp_path / "site", small_backbone)
-    text = site.read_text() + "\n[trainer]\nmessage_bytes = 100000\n"
+    text = site.read_text().replace("[trainer]\n", "[trainer]\nmessage_bytes = 100000\n")
     site.write_text(text)
     with trainer_process(site) as process:
         target = Target(site, process.pid, small_plan(small_backbone), None)  # type: ignore[arg-type]

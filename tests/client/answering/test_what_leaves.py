@@ -147,6 +147,7 @@ def test_a_site_that_declares_nothing_sends_no_count(plan: RunPlan, tmp_path: Pa
     from lorica.client.training.trainer import LocalTrainer
     from lorica.common.wire.messages import Request
 
+    plan = plan.replace(privacy={"trust": "none", "honest_sites": 0})  # sealed sites need peers
     backbone = load_backbone(plan.backbone)
     config = SiteConfig(
         site=SiteIdentity(name="north"),

@@ -28,6 +28,7 @@ from lorica.common.tasks.text_classification import (
 from tests.conftest import make_small_backbone
 
 TOLERANCE = 1e-4  # relative to the largest entry of a record's gradient, float32
+_ROUNDING = 2e-6
 WORDS = ["card", "cash", "fever", "pain", "heart", "skin", "cough", "lost", "new", "money", "my"]
 LABELS = ["money", "health", "street"]
 
@@ -116,8 +117,10 @@ def assert_agree(
         assert samples.shape == (len(single), *single[0][name].shape)
         for sample, record in zip(samples, single, strict=True):
             scale = float(record[name].abs().max())
+            largest = max(float(other.abs().max()) for other in record.values())
             assert scale > 0, f"{name}: the reference gradient is 0 and would show nothing"
-            assert float((sample - record[name]).abs().max()) < TOLERANCE * scale, name
+            allowed = max(TOLERANCE * scale, _ROUNDING * largest)  # of sums that nearly cancel
+            assert float((sample - record[name]).abs().max()) < allowed, name
 
 
 @pytest.mark.parametrize("cache_bytes", [CACHE_BYTES, 0], ids=["cached", "uncached"])

@@ -85,8 +85,9 @@ def plan_for(folder: Path, family: str, **sections: Any) -> RunPlan:
 
 def trained(plan: RunPlan, backbone: Backbone) -> State:
     """The adapter after two private steps at one site; every trained matrix has moved."""
-    session = Session(plan, backbone, records(12), cache_bytes=2**22)
+    session = Session(plan, backbone, records(12), cache_bytes=2**22, secret=b"of the test")
     state = task_of(plan).start(backbone)
+    session.read()
     session.load(state, Stage.LOCAL)
     update = session.train(1, PrivacyEvent(0.5, 0.5, 2), SeededNoise("families", 1))
     assert {name for name in update if ".lora_" in name} == {n for n in state if ".lora_" in n}
@@ -150,7 +151,11 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_charged(
     plan = plan_for(folder, family)
     with pytest.raises(LoricaError, match=named) as caught:
         Session(
-            plan, load_backbone(plan.backbone), records(12), cache_bytes=2**22
+            plan,
+            load_backbone(plan.backbone),
+            records(12),
+            cache_bytes=2**22,
+            secret=b"of the test",
         )  # before a round
     assert caught.value.code is code and caught.value.mend
     if family not in NEVER:  # its head can be trained
@@ -260,8 +265,9 @@ def check_images(folder: Path, plan: RunPlan, patch: pytest.MonkeyPatch) -> None
     blank = [""] * len(given)
     labels = ["a" if row % 2 else "b" for row in range(len(given))]
     whole = Records(blank, labels, [str(row) for row in range(len(given))], blank, given)
-    session = Session(plan, backbone, whole, cache_bytes=2**22)
+    session = Session(plan, backbone, whole, cache_bytes=2**22, secret=b"of the test")
     state = task.start(backbone)
+    session.read()
     session.load(state, Stage.LOCAL)
     update = session.train(1, PrivacyEvent(0.5, 0.5, 2), SeededNoise("families", 1))
     assert update and all(bool(tensor.any()) for tensor in update.values())

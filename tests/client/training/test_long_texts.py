@@ -32,7 +32,8 @@ def test_a_site_says_the_share_to_its_own_people_alone(
             load_backbone(plan.backbone),
             Records(texts, labels, rows, [""] * 8),
             cache_bytes=2**20,
-        )
+            secret=b"of the test",
+        ).read()
     told = [record.getMessage() for record in caplog.records if "max_length" in record.getMessage()]
     assert len(told) == said
     if said:

@@ -272,9 +272,10 @@ def test_an_empty_batch_is_answered_with_noise(plan: RunPlan, round: int) -> Non
 def test_evaluation_after_a_head_round_needs_the_head_alone(plan: RunPlan) -> None:
     """And counts as much as with an idle adapter that was sent whole."""
     plan = without_privacy(plan, rounds={"evaluate_every": 1})
-    by_head = a_site()[0].evaluate(request(plan, HEAD)).counts
+    site = a_site()[0]  # one site: what is set aside is its own secret's
+    by_head = site.evaluate(request(plan, HEAD)).counts
     idle = {n: torch.zeros_like(t) if ".lora_B." in n else t for n, t in moved(plan).items()}
-    by_all = a_site()[0].evaluate(request(plan, LORA, idle)).counts
+    by_all = site.evaluate(request(plan, LORA, idle)).counts
     assert by_head == pytest.approx(by_all, abs=1e-5)
     assert by_head[0] > 0
 

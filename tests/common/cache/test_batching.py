@@ -136,7 +136,8 @@ def test_a_unit_that_fills_its_shape_never_shares_a_batch_with_one_that_does_not
     assert len(batches) == 2
 
 
-def test_long_texts_are_computed_alone() -> None:
+def test_long_texts_are_computed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching._Machine, "least", batching.LEAST_ROWS)
     assert row_counts(TOKEN_BUDGET // 2) == (1,)
     assert row_counts(8) == (4, 8, 16, 32, 64, 128, 256)
 

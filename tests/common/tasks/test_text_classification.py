@@ -22,6 +22,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.tasks import task_of
 from lorica.common.tasks.base import TensorTargets
 from lorica.common.tasks.classes import loss_sum
+from lorica.common.tasks.shapes import padded
 from lorica.common.tasks.text_classification import (
     ZERO_SHOT_SCALE,
     TextClassifier,
@@ -134,10 +135,12 @@ def test_many_texts_are_tokenised_as_few(small_backbone: Path) -> None:
     assert all(np.array_equal(row, few[i % 3]) for i, row in enumerate(many))
 
 
-def test_collate_pads_to_the_longest_chosen_text(small_backbone: Path) -> None:
+def test_collate_pads_to_the_canonical_length_of_the_longest_chosen_text(
+    small_backbone: Path,
+) -> None:
     encoded = encode(load_backbone(plan_for(small_backbone).backbone), TEXTS, 64)
     ids, mask = collate(encoded, [1, 0])
-    assert ids.shape == mask.shape == (2, len(encoded.tokens[0]))
+    assert ids.shape == mask.shape == (2, int(padded(len(encoded.tokens[0]), 64)))
     assert mask.sum(1).tolist() == [len(encoded.tokens[1]), len(encoded.tokens[0])]
     assert ids[0, :3].tolist() == encoded.tokens[1].tolist()
 
@@ -200,7 +203,7 @@ def test_the_starting_head_is_the_scaled_features_of_the_label_names(
 def test_the_start_is_a_function_of_the_plan_and_its_seed(small_backbone: Path) -> None:
     states = []
     for seed in (5, 5, 6):
-        plan = plan_for(small_backbone, simulation={"seed": seed})
+        plan = plan_for(small_backbone, rounds={"seed": seed})
         torch.manual_seed(len(states))  # the global generator must not matter
         backbone, classifier = made(plan)
         states.append(starting_state(classifier, backbone, plan))

@@ -68,10 +68,12 @@ def answer_without_ledger(
     kind: str,
     part: Callable[[RunPrivacy], PrivacyEvent],
     run: Callable[[Session, PrivacyEvent], tuple[Reply, State]],
+    sealed: object = None,
 ) -> Reply:
     """In place of ``LocalTrainer._answer``: runs without a charge."""
     event = part(self._allow(request))
     session = self._open(request.plan)
+    session.read()
     session.load(unpack_state(request.blob), stage_of(request.plan, request.round))
     return run(session, event)[0]
 

@@ -264,7 +264,7 @@ def test_all_methods_make_one_report(plan: RunPlan, tmp_path: Path) -> None:
     assert content["confidence"] == 0.95
     assert content["seed"] == 3
     methods = {entry["method"]: entry["lower_bound"] for entry in content["methods"]}
-    assert list(methods) == list(ERROR_SHARES)
+    assert list(methods) == ["adapter", *ERROR_SHARES]
     assert content["lower_bound"] == methods[content["method"]] == max(methods.values())
     page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 5

@@ -118,5 +118,5 @@ def _rows_of_batches() -> Iterator[None]:
     and so its last bits, follows from no test before it."""
     yield
     batching = sys.modules.get("lorica.common.cache.batching")
-    if batching is not None:
-        batching._Machine.least = batching.LEAST_ROWS
+    if batching is not None and batching.least_rows() != batching.LEAST_ROWS:
+        batching.use_least_rows(batching.LEAST_ROWS)

@@ -18,6 +18,8 @@ os.environ.update(
     }
 )
 
+import contextlib
+import resource
 import shutil
 import sys
 from collections.abc import Iterator
@@ -120,3 +122,14 @@ def _rows_of_batches() -> Iterator[None]:
     batching = sys.modules.get("lorica.common.cache.batching")
     if batching is not None and batching.least_rows() != batching.LEAST_ROWS:
         batching.use_least_rows(batching.LEAST_ROWS)
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """The system refuses to make a file larger than ``size`` bytes, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +16,7 @@ import typer
 from lorica.common.cli.added import LazyCommands
 from lorica.common.cli.errors import explain, print_error, unforeseen
 from lorica.common.cli.evaluate import evaluate
+from lorica.common.cli.export import export
 from lorica.common.cli.plan import plan_app
 from lorica.common.cli.predict import predict
 from lorica.common.cli.serve import serve
@@ -38,7 +38,7 @@ app = typer.Typer(
 )
 app.command(rich_help_panel="Help")(explain)
 app.add_typer(plan_app, name="plan", rich_help_panel="Plans")
-for use in (predict, evaluate, serve):
+for use in (predict, evaluate, serve, export):
     app.command(rich_help_panel="Models")(use)
 
 
@@ -51,45 +51,6 @@ def _root(
         raise typer.Exit
 
 
-@app.command(rich_help_panel="Models")
-def export(
-    adapter: Annotated[Path, typer.Argument(help="The adapter/ folder of a finished run.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
-    backbone: Annotated[
-        str, typer.Option(help="Where the adapter's backbone is on this machine.")
-    ] = "",
-) -> None:
-    """Merge an adapter into its backbone: a folder that the next run can start from."""
-    from lorica.common.saved.merge import export_merged
-
-    console = Console()
-    with console.status("merging"):
-        merged = export_merged(adapter, out, backbone)
-    changed = f"{merged.changed} of its tensors changed"
-    if not merged.changed:
-        changed = "the backbone as it was, with the head that the run trained beside it"
-    console.print(f"Wrote {out}: {changed}.", highlight=False)
-    if merged.rounded:
-        console.print(
-            f"The run's backbone was kept in fewer bits: {merged.rounded} matrices are written as "
-            "the run had them, rounded, in float32.",
-            highlight=False,
-            soft_wrap=True,
-        )
-    console.print(
-        f'The next run: --set backbone.source="{out}" --set backbone.sha256={merged.sha256}',
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-def build() -> typer.Typer:
-    """The whole command: this package's and those that installed packages add, by name; these are
-    loaded when they are called."""
-    return app
-
-
 def run() -> None:
     """Run the command; coded errors end with their own exit status."""
     # Read when torch is loaded, later. Waiting threads that spin cost up to fourfold where other
@@ -97,7 +58,7 @@ def run() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     prepare()
     try:
-        build()()
+        app()
     except LoricaError as error:
         print_error(error, Console(stderr=True))
         sys.exit(error.exit_status)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from lorica.common.cli.options import AdapterArgument, BackboneOption
 from lorica.common.display.console import Console
 from lorica.common.errors import Code, LoricaError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    adapter: Annotated[Path, typer.Argument(help="The adapter/ folder of a finished run.")],
+    adapter: AdapterArgument,
     file: Annotated[
         Path,
         typer.Option(
@@ -57,9 +58,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for evaluation.html and .json.")
     ] = None,
-    backbone: Annotated[
-        str, typer.Option(help="Where the adapter's backbone is on this machine.")
-    ] = "",
+    backbone: BackboneOption = "",
 ) -> None:
     """Judge an adapter: metrics with intervals, groups, calibration, thresholds, abstention.
 

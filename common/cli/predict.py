@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 from rich.text import Text
 
+from lorica.common.cli.options import BackboneOption
 from lorica.common.display.console import Console
 from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
@@ -64,9 +65,7 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write .csv, .tsv or .jsonl here.")
     ] = None,
-    backbone: Annotated[
-        str, typer.Option(help="Where the adapter's backbone is on this machine.")
-    ] = "",
+    backbone: BackboneOption = "",
 ) -> None:
     """Use a trained adapter on texts (or images' names): arguments, a file, or lines of stdin.
 

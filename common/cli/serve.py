@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from lorica.common.cli.options import AdapterArgument, BackboneOption
 from lorica.common.display.console import Console
 from lorica.common.errors import Code, LoricaError
 
@@ -18,7 +19,7 @@ _SHORTEST = 16
 
 
 def serve(
-    adapter: Annotated[Path, typer.Argument(help="The adapter/ folder of a finished run.")],
+    adapter: AdapterArgument,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
     token_file: Annotated[
@@ -32,9 +33,7 @@ def serve(
     texts: Annotated[int, typer.Option(min=1, help="Most texts of a request.")] = 256,
     waiting: Annotated[int, typer.Option(min=1, help="Most texts that wait.")] = 4096,
     batch: Annotated[int, typer.Option(min=1, help="Most texts of one batch.")] = 64,
-    backbone: Annotated[
-        str, typer.Option(help="Where the adapter's backbone is on this machine.")
-    ] = "",
+    backbone: BackboneOption = "",
 ) -> None:
     """Answer texts over HTTP: POST /v1/predict, /health, /metrics, OpenAPI at /docs.
 

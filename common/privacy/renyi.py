@@ -16,8 +16,8 @@ Formal statement:
 
     (Canonne, Kamath and Steinke, "The Discrete Gaussian for Differential Privacy", 2020,
     proposition 12). Between whole orders the divergence is bounded by the chord of (α - 1)·D_α,
-    which is convex in α and 0 at α = 1; without sampling it is α/(2σ²) at every order. A margin of a
-    relative 1e-9 pays for rounding.
+    which is convex in α and 0 at α = 1; without sampling it is α/(2σ²) at every order. A margin of
+    a relative 1e-9 pays for rounding.
 """
 
 from __future__ import annotations

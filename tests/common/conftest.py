@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +27,6 @@ def refuses() -> Refuses:
         return caught.value.detail
 
     return check
-
-
-@pytest.fixture(scope="session")
-def full_disk() -> Callable[[int], contextlib.AbstractContextManager[None]]:
-    """``with full_disk(n):`` the system refuses to let any file of this process pass n bytes."""
-
-    @contextlib.contextmanager
-    def limited(size: int) -> Iterator[None]:
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-    return limited
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from typer.testing import CliRunner
 
-from lorica.common.cli.command import build
+from lorica.common.cli.command import app
 from lorica.common.plan.io import load_plan
 from lorica.server.coordinator.home import CoordinatorConfig
 
@@ -168,7 +168,7 @@ def test_the_nodes_image_needs_no_torch() -> None:
     ids=" ".join,
 )
 def test_what_is_started_is_a_command_with_these_options(arguments: list[str]) -> None:
-    done = CliRunner().invoke(build(), [*arguments, "--help"])
+    done = CliRunner().invoke(app, [*arguments, "--help"])
     assert done.exit_code == 0 and "Usage" in done.output
 
 

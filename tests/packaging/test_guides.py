@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lorica.common.cli.command import build
+from lorica.common.cli.command import app
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SERVICES = re.compile(r"lorica (coordinator start|site start|run watch)\b")
@@ -35,7 +35,7 @@ def test_the_coordinators_guide_runs_from_top_to_bottom(
     (tmp_path / "plan.toml").write_text(plan)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORICA_STORE", "none")
-    app, ran = build(), 0
+    ran = 0
     for line in "".join(blocks("sh")).splitlines():
         if line.startswith("export "):
             name, _, value = line.removeprefix("export ").partition("=")

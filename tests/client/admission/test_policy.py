@@ -19,7 +19,7 @@ from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.state import pack_state
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
-from lorica.common.cli.command import build
+from lorica.common.cli.command import app
 from lorica.common.data.records import read_records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
@@ -218,7 +218,6 @@ def test_the_command_shows_the_cost_and_ends_with_14_when_it_would_be_refused(
     path = tmp_path / "plan.toml"
     path.write_text(to_toml(plan))
     site = ["--site", str(tmp_path / "site.toml")]
-    app = build()
     fine = CliRunner().invoke(app, ["site", "plan", str(path), *site])
     assert fine.exit_code == 0, fine.output
     assert "would take part" in fine.output

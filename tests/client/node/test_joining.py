@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from lorica.client.config.site import load_site
 from lorica.client.node.joining import REQUEST, join, site_key
 from lorica.client.site.check import check_site
-from lorica.common.cli.command import build
+from lorica.common.cli.command import app
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.checks import Finding
 from lorica.common.wire.invitation import Invitation, Registration
@@ -88,7 +88,7 @@ def test_the_command_writes_a_site_toml_that_answers_this_coordinator_alone(tmp_
     config = tmp_path / "site" / "site.toml"
     config.parent.mkdir()
     done = CliRunner().invoke(
-        build(),
+        app,
         [
             "site",
             "init",
@@ -117,7 +117,7 @@ def test_the_command_writes_a_site_toml_that_answers_this_coordinator_alone(tmp_
 def test_data_that_cannot_be_read_are_told_at_once_and_nothing_is_lost(tmp_path: Path) -> None:
     config = tmp_path / "site.toml"
     arguments = ["site", "init", "--token", invitation().token(), "--config", str(config)]
-    done = CliRunner().invoke(build(), [*arguments, "--data", str(tmp_path / "absent.csv")])
+    done = CliRunner().invoke(app, [*arguments, "--data", str(tmp_path / "absent.csv")])
     assert done.exit_code != 0 and "data" in done.output
     assert config.exists() and (tmp_path / "node.key").exists()
 
@@ -129,7 +129,7 @@ def test_an_existing_site_toml_is_kept(tmp_path: Path) -> None:
     config.write_text(text)
     before = config.read_text()
     done = CliRunner().invoke(
-        build(),
+        app,
         [
             "site",
             "init",
@@ -161,7 +161,7 @@ def test_a_source_that_is_no_path_is_written_as_it_was_given(
     monkeypatch.setattr("lorica.client.site.check._data", lambda config, root: "not looked at")
     config = tmp_path / "site.toml"
     arguments = ["site", "init", "--token", invitation().token(), "--config", str(config)]
-    done = CliRunner().invoke(build(), [*arguments, "--data", source])
+    done = CliRunner().invoke(app, [*arguments, "--data", source])
     assert done.exit_code == 0, done.output
     assert load_site(config).data.source == source
 
@@ -173,7 +173,7 @@ def test_a_path_from_here_is_written_as_one_from_the_folder_of_site_toml(
     monkeypatch.chdir(tmp_path)
     for data, expected in (("site/r.csv", "r.csv"), ("r.csv", str(tmp_path / "r.csv"))):
         arguments = ["site", "init", "--token", invitation().token(), "--config", "site/site.toml"]
-        assert CliRunner().invoke(build(), [*arguments, "--data", data]).exit_code == 0
+        assert CliRunner().invoke(app, [*arguments, "--data", data]).exit_code == 0
         assert load_site(Path("site/site.toml")).data.source == expected
         Path("site/site.toml").unlink()
 
@@ -182,7 +182,7 @@ def test_the_next_steps_are_named_in_order_and_are_all_there_are(tmp_path: Path)
     config, data = tmp_path / "site.toml", tmp_path / "r.csv"
     data.write_text("text,label\n" + "a,x\nb,y\n" * 60)
     arguments = ["site", "init", "--token", invitation().token(), "--config", str(config)]
-    done = CliRunner().invoke(build(), [*arguments, "--data", str(data)])
+    done = CliRunner().invoke(app, [*arguments, "--data", str(data)])
     steps = ["ledger create", "approve", "check", "start"]
     places = [done.output.index(f"lorica site {step}") for step in steps]
     assert places == sorted(places)
@@ -202,11 +202,11 @@ def test_a_missing_ledger_is_not_ok_and_the_check_says_how_one_is_made(tmp_path:
     assert not found.ok and "LOR-614" in found.text
     assert f"`lorica site ledger create --config {config}`" in found.text
     made = ["site", "ledger", "create", "--config", str(config)]
-    unsettled = CliRunner().invoke(build(), made).exception
+    unsettled = CliRunner().invoke(app, made).exception
     assert isinstance(unsettled, LoricaError) and unsettled.code is Code.SITE_CONFIG
     assert "sampling_units = 100" in unsettled.mend and not ledger().ok
     config.write_text(text + "[policy]\nsampling_units = 100\n")
-    assert CliRunner().invoke(build(), made).exit_code == 0
+    assert CliRunner().invoke(app, made).exit_code == 0
     assert ledger().ok
     config.write_text(config.read_text() + "[ledger]\ndelta = 1e-7\n")
     found = ledger()

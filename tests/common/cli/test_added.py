@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lorica.common.cli.added import GROUP, KNOWN, load
-from lorica.common.cli.command import build
+from lorica.common.cli.command import app
 
 HEAVY = ("torch", "numpy", "pydantic", "transformers", "flwr", "sqlalchemy")
 
@@ -24,15 +24,15 @@ def test_what_help_says_of_a_command_is_what_the_command_says() -> None:
 def test_every_entry_point_has_a_line_in_the_help() -> None:
     names = {point.name for point in entry_points(group=GROUP) if "lorica." in point.value}
     assert names == set(KNOWN)
-    shown = CliRunner().invoke(build(), ["--help"], terminal_width=200).output
+    shown = CliRunner().invoke(app, ["--help"], terminal_width=200).output
     assert all(name in shown for name in names)
 
 
 def test_a_loaded_command_has_its_own_options_and_subcommands() -> None:
     runner = CliRunner()
-    assert "--out" in runner.invoke(build(), ["simulate", "--help"], terminal_width=200).output
-    assert "ledger" in runner.invoke(build(), ["site", "--help"], terminal_width=200).output
-    wrong = runner.invoke(build(), ["simulat"])
+    assert "--out" in runner.invoke(app, ["simulate", "--help"], terminal_width=200).output
+    assert "ledger" in runner.invoke(app, ["site", "--help"], terminal_width=200).output
+    wrong = runner.invoke(app, ["simulat"])
     assert wrong.exit_code == 2
 
 

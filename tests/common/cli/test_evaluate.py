@@ -7,18 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from sklearn.metrics import accuracy_score
 from typer.testing import CliRunner, Result
 
-from lorica.common.backbone.loading import load_backbone
-from lorica.common.cli.command import build
+from lorica.common.cli.command import app
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan import RunPlan
-from lorica.common.saved.folder import save_adapter
 from lorica.common.saved.predict import Predictor
-from lorica.common.tasks.text_classification import TextClassifier
 from tests.conftest import SMALL_WORDS, make_small_backbone
+from tests.saved_adapters import random_adapter
 
 LABELS = ["lost", "pain"]
 
@@ -27,14 +23,7 @@ LABELS = ["lost", "pain"]
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("judged")
     source = make_small_backbone(root / "backbone")
-    plan = RunPlan().replace(backbone={"source": str(source)}, task={"labels": LABELS})
-    backbone = load_backbone(plan.backbone)
-    generator = torch.Generator().manual_seed(0)
-    parameters = TextClassifier(backbone, plan).adapter_parameters
-    state = {n: torch.randn(p.shape, generator=generator) for n, p in parameters.items()}
-    state["head.center"] *= 0.02
-    save_adapter(root / "adapter", state, plan, backbone)
-    return root / "adapter"
+    return random_adapter(root / "adapter", source, LABELS, center=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +40,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(build(), ["evaluate", *map(str, arguments)], terminal_width=200)
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)], terminal_width=200)
 
 
 def test_figures_are_scikit_learns_on_the_predictors_answers(

@@ -13,19 +13,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 
-from lorica.common.backbone.loading import load_backbone
 from lorica.common.cli import main
 from lorica.common.cli.errors import print_error
 from lorica.common.errors import CATALOGUE, Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan
-from lorica.common.saved.folder import save_adapter
 from lorica.common.saved.given import read_given
 from lorica.common.saved.predict import Predictor
-from lorica.common.tasks.text_classification import TextClassifier
+from tests.saved_adapters import random_adapter
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -177,15 +174,7 @@ def test_an_error_is_printed_as_it_is_without_markup_or_wrapping() -> None:
 
 @pytest.fixture
 def adapter(tmp_path: Path, small_backbone: Path) -> Path:
-    plan = RunPlan().replace(
-        backbone={"source": str(small_backbone)}, task={"labels": ["lost", "pain", "rash"]}
-    )
-    backbone = load_backbone(plan.backbone)
-    generator = torch.Generator().manual_seed(0)
-    parameters = TextClassifier(backbone, plan).adapter_parameters
-    state = {n: torch.randn(p.shape, generator=generator) for n, p in parameters.items()}
-    save_adapter(tmp_path / "adapter", state, plan, backbone)
-    return tmp_path / "adapter"
+    return random_adapter(tmp_path / "adapter", small_backbone, ["lost", "pain", "rash"])
 
 
 Predict = Callable[..., "tuple[int, str, str]"]

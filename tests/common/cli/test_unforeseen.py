@@ -13,13 +13,10 @@ from lorica.common.cli import command
 
 
 def fails(monkeypatch: pytest.MonkeyPatch, error: Exception) -> int:
-    def build() -> object:
-        def app() -> None:
-            raise error
+    def app() -> None:
+        raise error
 
-        return app
-
-    monkeypatch.setattr(command, "build", build)
+    monkeypatch.setattr(command, "app", app)
     with pytest.raises(SystemExit) as ended:
         command.run()
     return int(str(ended.value.code))

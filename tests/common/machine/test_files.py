@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,9 @@ import pytest
 
 from lorica.common.errors import Code
 from lorica.common.machine.files import append_line, create_atomically, write_atomically
+from tests.conftest import largest_file
 
 Refuses = Callable[[Code, Callable[[], object]], str]
-FullDisk = Callable[[int], contextlib.AbstractContextManager[None]]
 
 LIMIT = 10_000
 
@@ -33,13 +32,13 @@ def test_what_is_written_is_there_and_nothing_else(tmp_path: Path, content: byte
 
 @pytest.mark.parametrize("old", [b"old", None])
 def test_a_full_disk_leaves_the_old_content_and_no_other_file(
-    tmp_path: Path, old: bytes | None, full_disk: FullDisk, refuses: Refuses
+    tmp_path: Path, old: bytes | None, refuses: Refuses
 ) -> None:
     path = tmp_path / "file"
     if old is not None:
         path.write_bytes(old)
     before = names(tmp_path)
-    with full_disk(LIMIT):
+    with largest_file(LIMIT):
         detail = refuses(Code.STORAGE_FULL, lambda: write_atomically(path, b"x" * 3 * LIMIT))
     assert str(path) in detail
     assert names(tmp_path) == before
@@ -47,23 +46,21 @@ def test_a_full_disk_leaves_the_old_content_and_no_other_file(
 
 
 def test_appending_to_a_full_disk_leaves_the_file_as_it_was(
-    tmp_path: Path, full_disk: FullDisk, refuses: Refuses
+    tmp_path: Path, refuses: Refuses
 ) -> None:
     path = tmp_path / "ledger"
     append_line(path, "first")
     append_line(path, "second")
-    with full_disk(LIMIT):
+    with largest_file(LIMIT):
         refuses(Code.STORAGE_FULL, lambda: append_line(path, "x" * 3 * LIMIT))
     assert path.read_text() == "first\nsecond\n"
     append_line(path, "third")
     assert path.read_text() == "first\nsecond\nthird\n"
 
 
-def test_a_failed_first_line_leaves_no_file(
-    tmp_path: Path, full_disk: FullDisk, refuses: Refuses
-) -> None:
+def test_a_failed_first_line_leaves_no_file(tmp_path: Path, refuses: Refuses) -> None:
     path = tmp_path / "ledger"
-    with full_disk(LIMIT):
+    with largest_file(LIMIT):
         refuses(Code.STORAGE_FULL, lambda: append_line(path, "x" * 3 * LIMIT))
     assert names(tmp_path) == []
 
@@ -126,11 +123,9 @@ def test_writers_of_one_file_leave_one_of_their_contents_whole(tmp_path: Path) -
     assert names(tmp_path) == ["file"]
 
 
-def test_a_new_file_is_made_private_and_over_nothing(
-    tmp_path: Path, full_disk: FullDisk, refuses: Refuses
-) -> None:
+def test_a_new_file_is_made_private_and_over_nothing(tmp_path: Path, refuses: Refuses) -> None:
     path = tmp_path / "file"
-    with full_disk(LIMIT):
+    with largest_file(LIMIT):
         refuses(Code.STORAGE_FULL, lambda: create_atomically(path, b"x" * 3 * LIMIT, mode=0o600))
     assert names(tmp_path) == []
     assert create_atomically(path, b"first", mode=0o600)

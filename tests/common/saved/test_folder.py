@@ -23,9 +23,9 @@ from lorica.common.saved.folder import EMBEDDED_HUB_ID, load_adapter, save_adapt
 from lorica.common.saved.merge import export_merged
 from lorica.common.saved.predict import Predictor
 from lorica.common.tasks.text_classification import TextClassifier
+from tests.conftest import largest_file
 
 Refuses = Callable[[Code, Callable[[], object]], str]
-FullDisk = Callable[[int], contextlib.AbstractContextManager[None]]
 EditJson = Callable[..., None]
 Save = Callable[..., Path]
 
@@ -188,12 +188,10 @@ def test_saving_replaces_the_whole_folder(save: Save) -> None:
     assert [path.name for path in folder.parent.iterdir() if "adapter" in path.name] == ["adapter"]
 
 
-def test_a_full_disk_leaves_the_old_folder_whole_and_no_other(
-    save: Save, full_disk: FullDisk, refuses: Refuses
-) -> None:
+def test_a_full_disk_leaves_the_old_folder_whole_and_no_other(save: Save, refuses: Refuses) -> None:
     folder = save(seed=1)
     before, beside = content(folder), sorted(folder.parent.iterdir())
-    with full_disk(2000):
+    with largest_file(2000):
         refuses(Code.STORAGE_FULL, lambda: save(seed=2))
     assert content(folder) == before
     assert sorted(folder.parent.iterdir()) == beside

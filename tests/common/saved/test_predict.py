@@ -10,17 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code
 from lorica.common.plan import RunPlan
-from lorica.common.saved.folder import save_adapter
 from lorica.common.saved.given import read_given
 from lorica.common.saved.predict import Predictor, as_csv, as_jsonl
 from lorica.common.tasks.predictions import ClassPrediction
-from lorica.common.tasks.text_classification import TextClassifier
+from tests.saved_adapters import random_adapter
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 
@@ -30,16 +28,9 @@ TEXTS = ["my card is lost", "fever", "the doctor was very tired today again my h
 @pytest.fixture
 def adapter(tmp_path: Path, small_backbone: Path) -> Path:
     """A saved adapter with random values on the small backbone."""
-    plan = RunPlan().replace(
-        backbone={"source": str(small_backbone)}, task={"labels": ["lost", "pain", "rash"]}
+    return random_adapter(
+        tmp_path / "adapter", small_backbone, ["lost", "pain", "rash"], center=0.02
     )
-    backbone = load_backbone(plan.backbone)
-    generator = torch.Generator().manual_seed(0)
-    parameters = TextClassifier(backbone, plan).adapter_parameters
-    state = {n: torch.randn(p.shape, generator=generator) for n, p in parameters.items()}
-    state["head.center"] *= 0.02  # random texts of a random model are all alike
-    save_adapter(tmp_path / "adapter", state, plan, backbone)
-    return tmp_path / "adapter"
 
 
 def test_probabilities_are_a_distribution_over_all_labels_in_order(adapter: Path) -> None:

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
-from lorica.common.cli.command import build
+from lorica.common.cli.command import app
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.checks import check_certificate
 from lorica.common.wire.invitation import Invitation, Registration
@@ -297,7 +297,6 @@ def _greet_one(server: socket.socket, context: ssl.SSLContext) -> None:
 
 def test_the_commands_set_up_and_invite(tmp_path: Path) -> None:
     home, run = str(tmp_path / "c"), CliRunner()
-    app = build()
     made = run.invoke(app, ["coordinator", "init", "example.org", "--home", home])
     assert made.exit_code == 0, made.output
     out = tmp_path / "token"
@@ -311,7 +310,7 @@ def test_the_commands_set_up_and_invite(tmp_path: Path) -> None:
 
 
 def test_a_command_in_a_folder_without_a_coordinator_says_so(tmp_path: Path) -> None:
-    found = CliRunner().invoke(build(), ["coordinator", "invite", "a", "--home", str(tmp_path)])
+    found = CliRunner().invoke(app, ["coordinator", "invite", "a", "--home", str(tmp_path)])
     assert isinstance(found.exception, LoricaError)
     assert found.exception.code is Code.FEDERATION_MISSING
 
@@ -329,7 +328,7 @@ def test_settings_that_cannot_be_are_named_and_nothing_is_written(
     tmp_path: Path, arguments: list[str], said: str
 ) -> None:
     home = tmp_path / "c"
-    found = CliRunner().invoke(build(), ["coordinator", "init", *arguments, "--home", str(home)])
+    found = CliRunner().invoke(app, ["coordinator", "init", *arguments, "--home", str(home)])
     assert isinstance(found.exception, LoricaError)
     assert found.exception.code is Code.COORDINATOR_CONFIG
     assert said in found.exception.detail and "Value error" not in found.exception.detail
@@ -367,12 +366,12 @@ def test_the_monitor_listens_where_coordinator_toml_says_but_not_open_to_others(
     )
     monkeypatch.setenv("LORICA_STORE", f"sqlite:///{tmp_path / 'runs.sqlite'}")
     command = monitor_command(home.config())
-    refused = CliRunner().invoke(build(), command[3:])
+    refused = CliRunner().invoke(app, command[3:])
     assert isinstance(refused.exception, LoricaError)
     assert refused.exception.code is Code.MONITOR_OPEN
 
     add = ["monitor", "user", "add", "olga", "--role", "operator", "--password-stdin"]
-    added = CliRunner().invoke(build(), add, input="a few words at random\n")
+    added = CliRunner().invoke(app, add, input="a few words at random\n")
     assert added.exit_code == 0, added.output
     serving = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

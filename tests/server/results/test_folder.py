@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import resource
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.server.results.folder import CHECKPOINT, PLAN, ROUNDS, RunFolder
 from lorica.server.results.round import RoundRecord, SiteRound
+from tests.conftest import largest_file
 
 A_PLAN = RunPlan().replace(task={"labels": ["money", "Gesundheit — ü"]}, rounds={"count": 9})
 
@@ -169,17 +167,6 @@ def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path) -> None:
         folder.checkpoint(A_PLAN.replace(privacy={"epsilon": 9.0}))
     assert caught.value.code is Code.PLAN_MISMATCH
     assert_stands_at(folder, 3)
-
-
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """The system refuses to make a file larger than ``size`` bytes, as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_fills_while_the_checkpoint_is_written_keeps_the_round_before(

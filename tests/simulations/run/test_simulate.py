@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -46,7 +44,7 @@ from lorica.simulations.run.keep import Keep
 from lorica.simulations.run.simulate import Simulation, resumable
 from lorica.simulations.run.sites import make_trainer
 from lorica.simulations.run.summary import summarise
-from tests.conftest import make_small_backbone
+from tests.conftest import largest_file, make_small_backbone
 
 ROUNDS, SITES = 3, 3
 WORDS = {
@@ -436,17 +434,6 @@ def command(*arguments: str) -> subprocess.Popen[str]:
         # A shell starts its background jobs with SIGINT ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
     )
-
-
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """The system refuses to make a file larger than ``size`` bytes, as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def resume_on_a_full_disk(out: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> int:

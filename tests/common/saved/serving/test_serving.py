@@ -15,21 +15,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from starlette.testclient import TestClient
 
-from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
-from lorica.common.plan import RunPlan
-from lorica.common.saved.folder import save_adapter
 from lorica.common.saved.predict import Predictor
 from lorica.common.saved.serving.app import make_app
 from lorica.common.saved.serving.batches import Batches
 from lorica.common.saved.serving.bounds import Limits
 from lorica.common.tasks.base import Prediction
 from lorica.common.tasks.predictions import NumberPrediction
-from lorica.common.tasks.text_classification import TextClassifier
 from tests.conftest import make_small_backbone
+from tests.saved_adapters import random_adapter
 
 TOKEN = "a-token-of-thirty-two-characters"
 LIMITS = Limits(body_bytes=2000, texts=5, waiting=8, batch=4)
@@ -40,13 +36,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved adapter with random values on the small backbone."""
     root = tmp_path_factory.mktemp("served")
     source = make_small_backbone(root / "backbone")
-    plan = RunPlan().replace(backbone={"source": str(source)}, task={"labels": ["a", "b", "c"]})
-    backbone = load_backbone(plan.backbone)
-    generator = torch.Generator().manual_seed(0)
-    parameters = TextClassifier(backbone, plan).adapter_parameters
-    state = {n: torch.randn(p.shape, generator=generator) for n, p in parameters.items()}
-    save_adapter(root / "adapter", state, plan, backbone)
-    return root / "adapter"
+    return random_adapter(root / "adapter", source, ["a", "b", "c"])
 
 
 @pytest.fixture(scope="module")
@@ -219,13 +209,13 @@ def test_the_command_serves_until_it_is_stopped(adapter: Path, tmp_path: Path) -
 def test_a_server_for_others_needs_a_token(adapter: Path, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from lorica.common.cli.command import build
+    from lorica.common.cli.command import app
 
     runner = CliRunner()
     for more in (["--host", "0.0.0.0"], ["--token-file", str(tmp_path / "absent")]):
-        found = runner.invoke(build(), ["serve", str(adapter), *more])
+        found = runner.invoke(app, ["serve", str(adapter), *more])
         assert isinstance(found.exception, LoricaError)
         assert found.exception.code is Code.SERVER_TOKEN
     (tmp_path / "short").write_text("short")
-    found = runner.invoke(build(), ["serve", str(adapter), "--token-file", str(tmp_path / "short")])
+    found = runner.invoke(app, ["serve", str(adapter), "--token-file", str(tmp_path / "short")])
     assert isinstance(found.exception, LoricaError)

@@ -91,6 +91,8 @@ class Sites:
         self._refused: set[int] = set()
         self._awaiting: dict[int, float] = {}  # node -> when it was asked last
         self._ready: dict[int, Site] = {}
+        self._names: set[str] = set()  # of ready sites
+        self._declared = True  # whether all of them declare their units
 
     @property
     def ready(self) -> list[int]:
@@ -112,8 +114,7 @@ class Sites:
 
     def share(self, site: Site) -> float:
         """A site's weight: what it declares if all sites declare, else the same for all."""
-        declared = all(other.weight > 0 for other in self._ready.values())
-        return float(site.weight) if declared else 1.0
+        return float(site.weight) if self._declared else 1.0
 
     def select(self, wanted: int, seconds: float) -> list[SiteRound]:
         """Ask every node what it can do; wait so long for there to be so many nodes.
@@ -313,7 +314,7 @@ class Sites:
             reply = self.reply(answer, 0, CAPABILITIES)
             if not reply.site:
                 raise LoricaError(Code.MESSAGE_MALFORMED, "A site gave no name.")
-            if any(site.name == reply.site for site in self._ready.values()):
+            if reply.site in self._names:
                 raise LoricaError(
                     Code.MESSAGE_MALFORMED, f"Two nodes say that they are site {reply.site}."
                 )
@@ -336,6 +337,8 @@ class Sites:
             return SiteRound(unnamed, "failed", shown(error), seconds=answer.seconds)
         self._awaiting.pop(answer.node, None)
         self._ready[answer.node] = Site(answer.node, reply.site, reply.weight, card)
+        self._names.add(reply.site)
+        self._declared = self._declared and reply.weight > 0
         return SiteRound(
             reply.site,
             "ok",

@@ -13,19 +13,24 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
+from lorica.client.admission.adapter_bounds import check_adapter
 from lorica.client.admission.answered import Answered
 from lorica.client.admission.backbones import site_backbone
 from lorica.client.admission.consent import Consent
-from lorica.client.admission.policy import check_plan, check_records, require_labels
+from lorica.client.admission.figures import SiteFigures
+from lorica.client.admission.policy import check_noise, check_plan, check_records, require_labels
 from lorica.client.admission.questions import Questions, question
 from lorica.client.config.site import SiteConfig
 from lorica.common.backbone.loading import Backbone, backbone_of
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
+from lorica.common.privacy.of_plan import RunPrivacy
 from lorica.common.wire.messages import Kind, Request
 from lorica.common.wire.signing import verify
 
@@ -38,21 +43,28 @@ class Admission:
 
     def __init__(
         self,
-        config: SiteConfig | None,
-        root: Path,
-        consent: Consent | None,
+        config: SiteConfig | None = None,
+        root: Path = Path(),
+        *,
+        figures: SiteFigures | None = None,
+        consent: Consent | None = None,
         questions: Questions | None = None,
         answered: Answered | None = None,
     ) -> None:
         """
         Args:
             config: site.toml; None in simulations.
+            figures: what the site says of itself; with a config, what that fixes.
             root: the folder that paths in ``config`` start from.
             consent: where people's decisions about runs are; None needs none.
             questions: bounds what plans may ask of the records; None has no bound.
             answered: what was answered already; None keeps it for this process's lifetime.
+
+        Raises:
+            LoricaError: LOR-409 the config has no figure for the number of units.
         """
         self._config, self._root = config, root
+        self.figures = SiteFigures.of(config) if config is not None else figures or SiteFigures()
         self._consent, self._questions = consent, questions
         hours = config.policy.request_hours if config is not None else math.inf
         self._answered = answered or Answered(None, hours)
@@ -94,6 +106,24 @@ class Admission:
             check_plan(plan, self._config, backbone_sha256=sha256, units=units)
         if self._consent is not None:
             self._consent.check(request)
+
+    def require_noise(self, privacy: RunPrivacy) -> None:
+        """Return if a run's noise and sample rates are above the policy's floors.
+
+        Raises:
+            LoricaError: LOR-408.
+        """
+        if self._config is not None:
+            check_noise(privacy, self._config.policy)
+
+    def require_adapter(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Return if a state that a coordinator sent is within the policy's bounds.
+
+        Raises:
+            LoricaError: LOR-412.
+        """
+        if self._config is not None:
+            check_adapter(state, self._config.policy)
 
     def compare(self, plan: RunPlan, records: Records, *, where: str) -> None:
         """Return if the plan fits the records: the one place where that is decided.

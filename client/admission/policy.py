@@ -198,11 +198,3 @@ def check_records(plan: RunPlan, records: Records, *, where: str) -> None:
     from lorica.common.tasks import task_of
 
     task_of(plan).check(records, where=where)
-
-
-def site_rank(plan: RunPlan, config: SiteConfig | None, most: int | None = None) -> int:
-    """The LoRA rank that the site trains a plan at; ``most`` bounds it where there is no config."""
-    bound = config.policy.maximum_rank if config is not None else most
-    if bound is None or not METHODS[plan.aggregation.method].any_rank:
-        return plan.adapter.rank
-    return min(plan.adapter.rank, bound)

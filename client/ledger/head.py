@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorica.client.ledger.history import History
+from lorica.client.ledger.ledger import Ledger
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors, write_atomically
 
@@ -117,6 +118,43 @@ class Witness:
             LoricaError: LOR-60x; nothing may leave then.
         """
         write_atomically(self._path, Head.of(history).sealed(self._secret) + "\n")
+
+
+class Heads:
+    """One ledger's heads: given away with replies, asked for again with requests."""
+
+    def __init__(self, ledger: Ledger, secret: bytes, witness: Witness | None = None) -> None:
+        """``secret``: seals; ``witness``: where the newest head is kept, too."""
+        self._ledger, self._secret, self._witness = ledger, secret, witness
+
+    def require(self, returned: str) -> None:
+        """Return unless somebody holds a head of this ledger that it does not contain.
+
+        Args:
+            returned: what the coordinator kept of an earlier reply; anything else is passed over.
+
+        Raises:
+            LoricaError: LOR-613 the ledger is older than what left.
+        """
+        history = self._ledger.history()
+        if self._witness is not None:
+            self._witness.check(history)
+        head = Head.read(returned, self._secret)
+        if head is not None:
+            head.require_in(history, "The coordinator")
+
+    def newest(self) -> str:
+        """The ledger's head, sealed."""
+        return Head.of(self._ledger.history()).sealed(self._secret)
+
+    def keep(self) -> None:
+        """Write the newest head to the witness.
+
+        Raises:
+            LoricaError: LOR-60x; nothing may leave then.
+        """
+        if self._witness is not None:
+            self._witness.keep(self._ledger.history())
 
 
 def _seal(head: Head, secret: bytes) -> str:

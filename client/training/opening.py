@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lorica.client.admission.answered import Answered
 from lorica.client.admission.consent import Consent
+from lorica.client.admission.gate import Admission
 from lorica.client.admission.questions import Questions
 from lorica.client.admission.readiness import (
     count_units,
@@ -22,7 +23,7 @@ from lorica.client.admission.readiness import (
 from lorica.client.config.site import SiteConfig
 from lorica.client.data.fetched import Fetched
 from lorica.client.ledger import Budgets, FileLedger
-from lorica.client.ledger.head import Witness
+from lorica.client.ledger.head import Heads, Witness
 from lorica.client.secure_sum.peers import Peers
 from lorica.client.training.personal import FolderPersonal
 from lorica.common.errors import Code, LoricaError
@@ -203,19 +204,20 @@ def open_trainer(
             config.site.name,
             records,
             noise=RequestNoise(secret) if config.policy.noise == "secure" else seeded,
-            config=config,
+            admission=Admission(
+                config,
+                root,
+                consent=site_consent(config, root),
+                questions=site_questions(config, root),
+                answered=Answered(
+                    _beside_ledger(config, root, "answered"), config.policy.request_hours
+                ),
+            ),
             ledger=ledger,
+            heads=Heads(ledger, secret, witness),
             personal=personal_store(config, root),
-            root=root,
-            consent=site_consent(config, root),
-            questions=site_questions(config, root),
-            secret=secret,
-            witness=witness,
             sealing=site_sealing(config, root),
             aside=derived(secret, "aside"),
-            answered=Answered(
-                _beside_ledger(config, root, "answered"), config.policy.request_hours
-            ),
             key=load_site_key(root / config.federation.key) if config.federation.address else None,
         )
         undo.pop_all()

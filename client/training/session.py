@@ -81,6 +81,10 @@ class Session:
             cache_bytes: memory for cached token states, bytes.
             secret: the site's own, which decides what is set aside for evaluation.
             rank: the LoRA rank to train at, at most the plan's; the plan's when omitted.
+
+        Raises:
+            LoricaError: LOR-2xx the backbone does not give what the plan needs, LOR-411 not the
+                same numbers every time; of the machine and the plan alone.
         """
         self._plan = plan
         self._rank = rank or plan.adapter.rank
@@ -97,6 +101,7 @@ class Session:
         self._views = plan.training.augmentations
         require_independence(self._classifier.pooled_of_ids, backbone)
         require_right_gradients(plan, backbone)
+        require_exact(self._classifier, backbone, self._task.encode(backbone, records.take([])))
         self._test: tuple[PrefixCache, Any] | None = None
         self._ready = False
 
@@ -119,7 +124,6 @@ class Session:
             return
         self._train_rows, self._test_rows = self._divide(self._records, self._plan)
         self._train_cache, self._train_targets = self._cache(self._train_rows)
-        require_exact(self._classifier, self._backbone, self._train_cache.encoded)
         self._units = self._units_of(self._train_rows)
         self._ready = True
 

@@ -9,20 +9,12 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from lorica.client.admission.adapter_bounds import check_adapter
-from lorica.client.admission.answered import Answered
-from lorica.client.admission.consent import Consent
 from lorica.client.admission.gate import Admission
-from lorica.client.admission.policy import check_noise, site_rank
-from lorica.client.admission.questions import Questions
-from lorica.client.admission.readiness import require_figure
-from lorica.client.config.site import SiteConfig
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
-from lorica.client.ledger.head import Head, Witness
+from lorica.client.ledger.head import Heads
 from lorica.client.mechanism.noise import NoiseSource, RequestNoise
 from lorica.client.training.personal import MemoryPersonal, PersonalStore, has_own, own_state
 from lorica.client.training.sealing import SealedAnswer, Sealing
@@ -77,8 +69,8 @@ class LocalTrainer:
         when refused, a reason from the error catalogue.
 
         σ and q follow from the plan and the figure ``sampling_units``, which a real site fixes
-        by hand; so they reveal nothing of the records. Without a config (simulations) it is the
-        true count, unless another is declared, and the guarantee is the usual one of DP-SGD, in
+        by hand; so they reveal nothing of the records. Where none is fixed (simulations) it is the
+        true count, and the guarantee is the usual one of DP-SGD, in
         which the number of units is known.
 
         Not covered: the time an answer takes, and whether a site refuses a plan because its
@@ -92,72 +84,51 @@ class LocalTrainer:
         records: Records,
         *,
         noise: NoiseFactory | RequestNoise,
-        config: SiteConfig | None = None,
+        admission: Admission | None = None,
         ledger: Ledger | None = None,
+        heads: Heads | None = None,
         personal: PersonalStore | None = None,
-        declared_records: int | None = None,
-        rank: int | None = None,
-        cache_bytes: int = CACHE_BYTES,
-        root: Path = Path(),
-        consent: Consent | None = None,
-        questions: Questions | None = None,
-        secret: bytes = b"",
-        witness: Witness | None = None,
         sealing: Sealing | None = None,
         aside: bytes | None = None,
-        answered: Answered | None = None,
         key: ec.EllipticCurvePrivateKey | None = None,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         """
         Args:
             site: the site's public name.
             records: the private records.
             noise: makes the source of randomness of an answer.
-            config: the site's policy and figures; None allows every plan (simulations).
+            admission: the site's figures, policy and people; None admits every plan and says the
+                true number of units (simulations).
             ledger: where charges are written; None keeps them for this process's lifetime.
+            heads: the ledger's, which every reply then carries; None: none does.
             personal: where tensors that never leave are kept between rounds (method "fedsa");
                 None keeps them for this process's lifetime.
-            declared_records: without a config, the figure for the number of units that is told
-                as the site's weight and that sample rates are computed from; the true number
-                when omitted, which makes that number public.
-            rank: without a config, the LoRA rank that the site trains at under methods that let
-                it choose, if below the plan's.
-            cache_bytes: memory for cached token states, bytes.
-            root: the folder that paths in ``config`` start from.
-            consent: where people's decisions about runs are; None needs none.
-            questions: bounds what plans may ask of the records; None has no bound.
-            secret: seals the ledger's head, which every reply then carries; empty: none does.
-            witness: where a copy of the head is kept.
             sealing: the site's identity and peers; without it the site is in no sealed sum.
             aside: the site's secret that decides which units are set aside for evaluation; None
                 draws one for this process's lifetime.
-            answered: which signed requests were answered already; None keeps it for this
-                process's lifetime.
             key: signs replies, that of the site's registration; None leaves them unsigned.
+            cache_bytes: memory for cached token states, bytes.
 
         Raises:
-            LoricaError: LOR-615 the ledger protects another unit than the policy, LOR-409 the
-                policy has no figure for the number of units.
+            LoricaError: LOR-615 the ledger protects another unit than the policy.
         """
-        if config is not None:
-            require_figure(config)
-        if config is not None and ledger is not None and ledger.unit != config.policy.unit:
+        self._admission = admission or Admission()
+        self._figures = self._admission.figures
+        if ledger is not None and self._figures.unit not in (None, ledger.unit):
             raise LoricaError(
                 Code.LEDGER_MISMATCH,
                 f"The ledger protects the unit '{ledger.unit}', policy.unit is "
-                f"'{config.policy.unit}'.",
+                f"'{self._figures.unit}'.",
             )
         self.site = site
         self._records = records
         self._noise = noise
-        self._config = config
-        self._ledger = ledger
+        self._ledger, self._heads = ledger, heads
         self._personal = personal or MemoryPersonal()
         self._ledgers: dict[tuple[str, float], Ledger] = {}
-        self._declared, self._rank = declared_records, rank
         self._cache_bytes, self._aside = cache_bytes, aside or os.urandom(SECRET_BYTES)
-        self._admission = Admission(config, root, consent, questions, answered)
-        self._secret, self._witness, self._key = secret, witness, key
+        self._key = key
         self._sealing = sealing or Sealing(site)
         self._session: Session | None = None
         self._units_by_name = len(set(records.units))
@@ -256,9 +227,7 @@ class LocalTrainer:
     def sampling_units(self, plan: RunPlan) -> int:
         """The figure that sample rates and noise are computed from: of a real site the one that
         its policy fixes, never the true count."""
-        if self._config is not None:
-            return self._config.policy.sampling_units
-        return self._declared or self.units(plan)
+        return self._figures.units or self.units(plan)
 
     def close(self) -> None:
         """Free the model and the cached states; the next request builds them anew."""
@@ -294,8 +263,7 @@ class LocalTrainer:
         own = own_state(self._personal, request, kind)
         sent = unpack_state(request.blob)
         session.load(sent, stage_of(plan, request.round), own)
-        if self._config is not None:
-            check_adapter(sent, self._config.policy)
+        self._admission.require_adapter(sent)
         ledger.charge(
             Charge(
                 run=request.run,
@@ -328,8 +296,8 @@ class LocalTrainer:
                 self._personal.save(request.run, plan, request.round, kept)
 
         leaves = ledger.store(request.run, request.round, kind, packed, beside=keep)
-        if self._witness is not None:
-            self._witness.keep(ledger.history())
+        if self._heads is not None:
+            self._heads.keep()
         reply = reply_from_bytes(leaves)
         return self._headed(reply if sealed is None else sealed.leaving(reply))
 
@@ -343,25 +311,17 @@ class LocalTrainer:
         return self._noise(stream, request.round)
 
     def _require_newest(self, request: Request) -> None:
-        """Return unless somebody holds a head of this ledger that it does not contain.
+        """Return unless somebody holds a head that the ledger does not contain.
 
         Raises:
             LoricaError: LOR-613 it is older than what left.
         """
-        if self._ledger is None or not self._secret:
-            return
-        history = self._ledger.history()
-        if self._witness is not None:
-            self._witness.check(history)
-        head = Head.read(request.head, self._secret)
-        if head is not None:
-            head.require_in(history, "The coordinator")
+        if self._heads is not None:
+            self._heads.require(request.head)
 
     def _headed(self, reply: Reply) -> Reply:
         """The reply with the ledger's head."""
-        if self._ledger is None or not self._secret:
-            return reply
-        return replace(reply, head=Head.of(self._ledger.history()).sealed(self._secret))
+        return reply if self._heads is None else replace(reply, head=self._heads.newest())
 
     def _signed(self, reply: Reply, request: Request, kind: Kind) -> Reply:
         """The reply, signed as the answer to this very request where the site has a key."""
@@ -380,8 +340,7 @@ class LocalTrainer:
         self._admission.admit(request, self.sampling_units(plan))
         number_format(plan.training.precision)
         privacy = run_privacy(plan, self.sampling_units(plan))
-        if self._config is not None:
-            check_noise(privacy, self._config.policy)
+        self._admission.require_noise(privacy)
         self._admission.compare(plan, self._records, where=f"Site {self.site}")
         return privacy
 
@@ -393,10 +352,8 @@ class LocalTrainer:
         counts: tuple[float, ...] = (),
         sealed: bytes = b"",
     ) -> Reply:
-        if self._config is not None:
-            weight = self._config.policy.declared_units
-        else:
-            weight = self.sampling_units(request.plan)
+        declared = self._figures.weight
+        weight = self.sampling_units(request.plan) if declared is None else declared
         return Reply(
             request.plan.fingerprint,
             request.round,
@@ -409,8 +366,9 @@ class LocalTrainer:
 
     def _budget(self) -> tuple[float, float] | None:
         """The lifetime budget and what is left of it, if the policy declares them."""
-        told = self._config is not None and self._config.policy.budget == "declared"
-        if not told or self._ledger is None or math.isinf(self._ledger.budgets.lifetime):
+        if not self._figures.tells_budget or self._ledger is None:
+            return None
+        if math.isinf(self._ledger.budgets.lifetime):
             return None
         whole = float(self._ledger.budgets.lifetime)
         return whole, max(0.0, whole - float(self._ledger.spending().lifetime))
@@ -432,6 +390,6 @@ class LocalTrainer:
                 self._records,
                 cache_bytes=self._cache_bytes,
                 secret=self._aside,
-                rank=site_rank(plan, self._config, self._rank),
+                rank=self._figures.rank_of(plan),
             )
         return self._session

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from flwr.app import Context
 
+from lorica.client.admission.figures import SiteFigures
+from lorica.client.admission.gate import Admission
 from lorica.client.mechanism.noise import NoiseSource, SecureNoise, SeededNoise
 from lorica.client.training.personal import FolderPersonal
 from lorica.client.training.sealing import Sealing
@@ -72,9 +74,8 @@ def make_trainer(
         site,
         records,
         noise=noise,
-        declared_records=declared,
+        admission=Admission(figures=SiteFigures(units=declared, rank=rank)),
         personal=kept,
-        rank=rank,
         cache_bytes=cache_bytes,
         sealing=_sealing(site, plan),
         aside=f"simulation {seed}".encode(),

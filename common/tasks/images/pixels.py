@@ -97,7 +97,7 @@ class Pixels:
 
 
 def pixels_of(backbone: Backbone, records: Records) -> Pixels:
-    """The records' images by the backbone's processor.
+    """The records' images by the backbone's processor; of its size even when there are none.
 
     Raises:
         LoricaError: LOR-204 the processor gives images of several sizes, or the model reads texts.
@@ -107,7 +107,8 @@ def pixels_of(backbone: Backbone, records: Records) -> Pixels:
     parts = [_resized(processor, given[at : at + _CHUNK]) for at in range(0, len(given), _CHUNK)]
     if len({part.shape[1:] for part in parts}) > 1:
         _refuse_sizes()
-    images = torch.from_numpy(np.concatenate(parts)) if parts else torch.zeros(0, 3, 1, 1).byte()
+    none = [] if parts else [_resized(processor, [np.zeros((256, 256, 3), np.uint8)])[:0]]
+    images = torch.from_numpy(np.concatenate(parts + none))
     factor = float(processor.rescale_factor) if processor.do_rescale else 1.0
     scale, shift = torch.full((3, 1, 1), factor), torch.zeros(3, 1, 1)
     if processor.do_normalize:

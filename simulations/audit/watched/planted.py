@@ -11,6 +11,8 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from lorica.client.admission.figures import SiteFigures
+from lorica.client.admission.gate import Admission
 from lorica.client.ledger import MemoryLedger
 from lorica.client.training.session import Session
 from lorica.client.training.trainer import LocalTrainer, NoiseFactory
@@ -115,7 +117,11 @@ class PlantedTrainer(LocalTrainer):
         self.ledger = MemoryLedger(plan.privacy.delta, unit=plan.privacy.unit)
         """What was charged."""
         super().__init__(
-            site, everything, noise=noise, ledger=self.ledger, declared_records=declared
+            site,
+            everything,
+            noise=noise,
+            admission=Admission(figures=SiteFigures(units=declared)),
+            ledger=self.ledger,
         )
         self.watch = type(self).roster(included, everything.units, make)
         self.failure: LoricaError | None = None

@@ -12,6 +12,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from lorica.client.admission.answered import Answered
+from lorica.client.admission.gate import Admission
 from lorica.client.answering.endpoint import answer
 from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.ledger import MemoryLedger
@@ -82,7 +83,7 @@ class Guarded:
             "north",
             records,
             noise=lambda stream, round: SeededNoise(stream, round),
-            config=config,
+            admission=Admission(config),
             ledger=self.ledger,
         )
 

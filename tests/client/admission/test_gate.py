@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lorica.client.admission.gate import Admission
 from lorica.client.admission.questions import Questions
 from lorica.client.admission.readiness import rounded_units
 from lorica.client.answering.endpoint import answer
@@ -46,8 +47,7 @@ def site(folder: Path, labels: list[str], *, questions: int = 8) -> LocalTrainer
         "north",
         Records(texts, labels, units, [""] * count),
         noise=lambda *_: SecureNoise(),
-        config=config,
-        questions=Questions(folder / "questions.json", questions),
+        admission=Admission(config, questions=Questions(folder / "questions.json", questions)),
     )
 
 
@@ -148,7 +148,7 @@ def test_records_that_changed_are_a_question_of_their_own(tmp_path: Path) -> Non
 def test_a_site_without_a_figure_of_its_own_is_not_made() -> None:
     config = SiteConfig(site=SiteIdentity(name="a"), data=SiteData(source="x.csv"))
     with pytest.raises(LoricaError, match=r"policy\.sampling_units is 0") as caught:
-        LocalTrainer("a", Records([], [], [], []), noise=lambda *_: SecureNoise(), config=config)
+        Admission(config)
     assert caught.value.code is Code.SITE_CONFIG
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from lorica.client.admission.gate import Admission
 from lorica.client.admission.policy import check_noise, check_plan
 from lorica.client.config.site import SiteConfig, documented_site, load_site
 from lorica.client.ledger import Charge
@@ -84,7 +85,8 @@ def test_which_plan_is_refused_does_not_tell_whether_a_record_has_a_mapped_label
     records = replace(records, labels=["c" if rare else "a", *records.labels[1:]])
     classes = {"a": "a", "b": "b", "c": "c"}
     named = config.model_copy(update={"data": config.data.model_copy(update={"classes": classes})})
-    site = LocalTrainer("n", records, noise=lambda *_: SecureNoise(), config=named, root=tmp_path)
+    admission = Admission(named, tmp_path)
+    site = LocalTrainer("n", records, noise=lambda *_: SecureNoise(), admission=admission)
     with pytest.raises(LoricaError, match=r"data\.classes maps") as caught:
         site.capabilities(Request(plan, "r"))
     assert caught.value.code is Code.POLICY_REFUSED
@@ -197,7 +199,7 @@ def test_a_trainer_with_a_ledger_on_disk_answers_the_same_after_a_restart(
             "north",
             records,
             noise=lambda stream, round: SecureNoise(),
-            config=config,
+            admission=Admission(config),
             ledger=ledger,
         )
         try:
@@ -257,8 +259,7 @@ def test_a_trainer_and_the_cost_refuse_what_lies_below_the_floors(
         "north",
         read_records(str(tmp_path / "records.csv"), data, unit="patient"),
         noise=lambda stream, round: SecureNoise(),
-        config=strict,
-        root=tmp_path,
+        admission=Admission(strict, tmp_path),
     )
     with pytest.raises(LoricaError, match="noise multiplier of"):
         trainer.capabilities(Request(plan, "run"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lorica.client.admission.consent import Consent
+from lorica.client.admission.gate import Admission
 from lorica.client.admission.questions import Questions, question
 from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.mechanism.noise import SecureNoise
@@ -46,9 +47,11 @@ def site(folder: Path, questions: int = 8, consent: str = "none") -> LocalTraine
         "north",
         Records(texts, targets, units, [""] * 200),
         noise=lambda *_: SecureNoise(),
-        config=config,
-        consent=Consent(folder / "consent") if consent == "per-run" else None,
-        questions=asked,
+        admission=Admission(
+            config,
+            consent=Consent(folder / "consent") if consent == "per-run" else None,
+            questions=asked,
+        ),
     )
 
 

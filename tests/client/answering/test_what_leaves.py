@@ -13,7 +13,9 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_to_proto
 
+from lorica.client.admission.gate import Admission
 from lorica.client.ledger import MemoryLedger
+from lorica.client.ledger.head import Heads
 from lorica.common.backbone.files import backbone_sha256
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.plan import RunPlan
@@ -81,7 +83,7 @@ def sent_by_sites(plan: RunPlan, folder: Path) -> list[Message]:
     trainers = list(make_trainers(load_data(plan).train, plan).values())
     for trainer in trainers:  # as sites of their own, whose ledgers' heads travel
         trainer._ledger = MemoryLedger(plan.privacy.delta, unit=plan.privacy.unit)
-        trainer._secret = bytes(32)
+        trainer._heads = Heads(trainer._ledger, bytes(32))
 
     def trainer_of(context: Context) -> object:
         node = int(context.node_config["partition-id"])
@@ -163,6 +165,9 @@ def test_a_site_that_declares_nothing_sends_no_count(plan: RunPlan, tmp_path: Pa
     )
     records = load_data(plan).train
     trainer = LocalTrainer(
-        "north", records, noise=lambda stream, round: SecureNoise(), config=config
+        "north",
+        records,
+        noise=lambda stream, round: SecureNoise(),
+        admission=Admission(config),
     )
     assert trainer.capabilities(Request(plan, "r")).weight == 0

@@ -10,12 +10,14 @@ import pytest
 
 from lorica.client.answering.endpoint import answer
 from lorica.client.ledger import MemoryLedger
+from lorica.client.mechanism import exactness
 from lorica.client.mechanism.evaluation import set_aside
 from lorica.client.mechanism.noise import SeededNoise
 from lorica.client.training.session import Session
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.state import pack_state
 from lorica.common.backbone.loading import load_backbone
+from lorica.common.cache import batching
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.secret import derived
@@ -155,6 +157,23 @@ def test_records_are_read_after_the_charge_and_what_is_sent_is_checked_before(
     assert charges == [] and not ledger.history().charges
     assert asked(trainer, plan).status == "ok"
     assert charges == [1]
+
+
+def test_a_machine_that_does_not_compute_exactly_is_found_before_anything_is_charged(
+    small_backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = RunPlan().replace(
+        backbone={"source": str(small_backbone)},
+        task={"labels": ["a", "b"]},
+        privacy={"epsilon": 4.0, "delta": 1e-3},
+    )
+    trainer, ledger = site(records_with())
+    monkeypatch.setattr(exactness, "_exact", set())
+    monkeypatch.setattr(exactness, "_first_difference", lambda *given, **more: "a batch of 8 rows")
+    monkeypatch.setattr(batching._Machine, "least", batching.least_rows())
+    refused = asked(trainer, plan)
+    assert (refused.status, refused.code) == ("refused", Code.PRIVACY_INEXACT.value)
+    assert not ledger.history().charges
 
 
 def test_what_is_derived_for_one_purpose_or_subject_is_nothing_for_another() -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from lorica.client.admission.policy import check_plan, site_rank
+from lorica.client.admission.figures import SiteFigures
+from lorica.client.admission.gate import Admission
+from lorica.client.admission.policy import check_plan
 from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.mechanism.noise import NoiseSource, SeededNoise
 from lorica.client.training.trainer import LocalTrainer
@@ -96,7 +98,7 @@ def train(
     def noise(run: str, round: int) -> NoiseSource:
         return Recording(SeededNoise(run, round), deviations)
 
-    site = LocalTrainer("a", some_records(), noise=noise, config=config)
+    site = LocalTrainer("a", some_records(), noise=noise, admission=Admission(config))
     reply = site.train(Request(plan, "r", round, pack_state(state)))
     assert reply.status == "ok", reply.reason
     return unpack_state(reply.blob), deviations
@@ -259,7 +261,8 @@ def test_a_higher_rank_is_refused_unless_the_method_can_lower_it(plan: RunPlan) 
     assert caught.value.code is Code.POLICY_REFUSED
     flex = plan.replace(aggregation={"method": "flexlora"})
     check_plan(flex, config, backbone_sha256=sha256, units=RECORDS)
-    assert (site_rank(flex, config), site_rank(plan, config), site_rank(flex, None)) == (3, 4, 4)
+    chosen, free = SiteFigures.of(config), SiteFigures()
+    assert (chosen.rank_of(flex), chosen.rank_of(plan), free.rank_of(flex)) == (3, 4, 4)
 
 
 def test_factors_of_another_rank_are_refused_by_a_site_of_lower_rank(plan: RunPlan) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from lorica.client.admission.figures import SiteFigures
+from lorica.client.admission.gate import Admission
 from lorica.client.mechanism.noise import SeededNoise
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.state import State, pack_state
@@ -51,7 +53,8 @@ def sums(plan: RunPlan, state: State, count: int) -> torch.Tensor:
     texts = TEXTS[:count]
     records = Records(texts, ["[]"] * count, [str(row) for row in range(count)], [""] * count)
     noise = Totals()
-    site = LocalTrainer("a", records, noise=lambda *_: noise, declared_records=4)
+    admission = Admission(figures=SiteFigures(units=4))
+    site = LocalTrainer("a", records, noise=lambda *_: noise, admission=admission)
     reply = site.train(Request(plan, "r", 1, pack_state(state)))
     assert reply.status == "ok", reply.reason
     assert noise.seen

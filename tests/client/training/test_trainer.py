@@ -13,6 +13,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from lorica.client.admission.figures import SiteFigures
+from lorica.client.admission.gate import Admission
 from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.ledger import MemoryLedger
 from lorica.client.mechanism.noise import NoiseSource, SeededNoise
@@ -100,7 +102,8 @@ def make_site(
         return Recording(SeededNoise(seed, run, site, round), log)
 
     held = some_records() if records is None else records
-    return LocalTrainer(site, held, noise=noise, declared_records=declared), log
+    admission = Admission(figures=SiteFigures(units=declared))
+    return LocalTrainer(site, held, noise=noise, admission=admission), log
 
 
 def start(plan: RunPlan) -> State:
@@ -516,7 +519,7 @@ def test_a_trainer_with_another_ledgers_unit_is_not_made() -> None:
             "a",
             some_records(),
             noise=lambda run, round: SeededNoise(run, round),
-            config=config,
+            admission=Admission(config),
             ledger=ledger,
         )
     assert caught.value.code is Code.LEDGER_MISMATCH

@@ -58,6 +58,27 @@ def test_every_task_that_a_plan_can_name_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_no_records_give_inputs_of_the_same_kind(made: Any, kind: str) -> None:
+    """A site tries its machine on them before it reads any record."""
+    plan, task, records, inputs, _ = made(kind)
+    none = task.encode(load_backbone(plan.backbone), records.take([]))
+    assert (type(none), none.limit, len(none)) == (type(inputs), inputs.limit, 0)
+    for own, other in zip(_tensors(none), _tensors(inputs), strict=True):
+        assert (own.shape[1:], own.dtype) == (other.shape[1:], other.dtype)
+
+
+def _tensors(inputs: Any) -> list[torch.Tensor]:
+    """What inputs hold of records as one tensor, those of their parts among them."""
+    found = []
+    for value in vars(inputs).values():
+        if isinstance(value, torch.Tensor) and value.dim() > 1:
+            found.append(value)
+        elif hasattr(value, "limit"):
+            found += _tensors(value)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_plan_survives_its_canonical_form(kind: str) -> None:
     plan = plan_of(kind, Path("x"))
     assert from_canonical(plan.canonical()) == plan

@@ -10,6 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, Context, RecordDict
 
+from lorica.client.admission.figures import SiteFigures
+from lorica.client.admission.gate import Admission
 from lorica.client.answering.endpoint import make_client_app
 from lorica.client.mechanism.noise import SeededNoise
 from lorica.client.training.trainer import LocalTrainer
@@ -65,7 +67,7 @@ def trainer(
         name,
         Records(texts, ["money", "health"] * 20, [str(i) for i in range(40)], [""] * 40),
         noise=lambda stream, round: SeededNoise(stream, round),
-        declared_records=declared,
+        admission=Admission(figures=SiteFigures(units=declared)),
         key=key,
     )
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from lorica.client.admission.gate import Admission
 from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.mechanism.noise import SeededNoise
 from lorica.client.training.trainer import LocalTrainer
@@ -189,7 +190,7 @@ def test_sites_of_different_ranks_train_one_adapter(
             site,
             records,
             noise=lambda stream, round, site=site: SeededNoise(stream, site, round),
-            config=config,
+            admission=Admission(config),
         )
     folder = RunFolder(tmp_path / "run")
     folder.create(run)

@@ -33,6 +33,7 @@ def score(plan: RunPlan, out: Path) -> float:
     return float(summary["score"])
 
 
+@pytest.mark.slow("three whole runs of 30 rounds")
 @pytest.mark.parametrize("kind", sorted(ALONE))
 def test_the_table_adds_what_text_or_image_cannot_tell(
     tmp_path: Path, small_backbone: Path, kind: str

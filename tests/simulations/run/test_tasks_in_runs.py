@@ -59,8 +59,13 @@ def simulated(plan: RunPlan, out: Path) -> dict[str, Any]:
     return Simulation(plan, out, Console(file=io.StringIO(), width=100)).run(report=False)
 
 
+TABLES = pytest.mark.slow("a head with a table: 10 seconds a run")
+
+
 @pytest.mark.parametrize("mode", ["local", "gradient"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[TABLES] * ("table" in kind)) for kind in KINDS]
+)
 def test_a_task_is_learnt_without_privacy(
     folder: Path, tmp_path: Path, kind: str, mode: str
 ) -> None:

@@ -32,7 +32,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	@$(BIN)/lorica demo --out runs/demo
 
-test: setup lint types unit
+test: setup
+	@$(MAKE) --no-print-directory -j2 lint types
+	@$(MAKE) --no-print-directory unit
 
 # What a change touches, in two minutes: lint, types, the tests of its rooms. BASE=HEAD: since the last
 # commit instead of since main.

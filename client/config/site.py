@@ -5,18 +5,15 @@ It belongs to the institution. :mod:`lorica.client.admission.policy` holds plans
 
 from __future__ import annotations
 
-import difflib
 import math
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tomli_w
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
 from lorica.client.config.data import SiteData
 from lorica.client.config.federation import SiteFederation
-from lorica.common.config import Section
+from lorica.common.config import Section, documented_sections, read_toml, sentences
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan.subject import EMBEDDED_SHA256
 from lorica.common.plan.traits import SiteMetric, TaskKind
@@ -198,16 +195,11 @@ def load_site(path: Path) -> SiteConfig:
     Raises:
         LoricaError: LOR-409 when it is missing, malformed, or says what cannot be.
     """
+    content = read_toml(path, "site's configuration", Code.SITE_CONFIG)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
         return SiteConfig.model_validate(content)
-    except OSError as error:
-        problem = f"{path} cannot be read: {error.strerror}."
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        problem = f"{path} is not valid TOML: {error}."
     except ValidationError as error:
-        problem = f"{path}: " + "; ".join(_sentence(item) for item in error.errors()) + "."
-    raise LoricaError(Code.SITE_CONFIG, problem)
+        raise LoricaError(Code.SITE_CONFIG, f"In {path}: {sentences(error, SiteConfig)}") from None
 
 
 def documented_site(
@@ -235,38 +227,4 @@ def documented_site(
         policy=Policy(coordinators=[coordinator] if coordinator else [], sampling_units=units),
         federation=SiteFederation(address=address),
     )
-    lines: list[str] = []
-    for section in SiteConfig.model_fields:
-        part = getattr(config, section)
-        lines += [f"# {(type(part).__doc__ or '').strip()}", f"[{section}]"]
-        for key, field in type(part).model_fields.items():
-            lines += [f"# {line}" for line in (field.description or "").splitlines()]
-            lines.append(f"{key} = {_toml(getattr(part, key))}")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _toml(value: object) -> str:
-    """A value in one line of TOML; tables are written in line."""
-    if isinstance(value, Section):
-        value = value.model_dump()
-    if isinstance(value, dict):
-        inner = ", ".join(f"{_toml_key(key)} = {_toml(item)}" for key, item in value.items())
-        return f"{{ {inner} }}" if inner else "{}"
-    return tomli_w.dumps({"v": value}).strip().removeprefix("v = ")
-
-
-def _toml_key(key: str) -> str:
-    return tomli_w.dumps({key: 0}).strip().removesuffix(" = 0")
-
-
-def _sentence(problem: object) -> str:
-    assert isinstance(problem, dict)
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        section = SiteConfig.model_fields.get(str(problem["loc"][0]))
-        table = section.annotation if section else SiteConfig
-        keys = getattr(table, "model_fields", {})
-        close = difflib.get_close_matches(str(problem["loc"][-1]), list(keys), n=1)
-        return f"{where} is unknown" + (f", did you mean '{close[0]}'?" if close else "")
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+    return documented_sections(config)

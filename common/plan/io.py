@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -18,7 +17,7 @@ from typing import Any, get_origin
 import tomli_w
 from pydantic import ValidationError
 
-from lorica.common.config import Section
+from lorica.common.config import Section, documented_sections, in_line, read_toml, sentences
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan.run import RunPlan
 
@@ -49,7 +48,7 @@ def load_plan(
     Raises:
         LoricaError: LOR-101 unreadable, LOR-102 unknown key, LOR-103 impossible value.
     """
-    content = (base or RunPlan()).model_dump() if path is None else _read_toml(path)
+    content = (base or RunPlan()).model_dump() if path is None else _read(path)
     for setting in settings:
         key, value = _parse_setting(setting)
         section, _, name = key.partition(".")
@@ -65,7 +64,7 @@ def to_run_config(plan: RunPlan) -> dict[str, FlatValue]:
     flat: dict[str, FlatValue] = {}
     for section, values in plan.model_dump().items():
         for key, value in values.items():
-            flat[f"{section}.{key}"] = _list_text(value) if isinstance(value, list) else value
+            flat[f"{section}.{key}"] = in_line(value) if isinstance(value, list) else value
     return flat
 
 
@@ -89,23 +88,7 @@ def to_toml(plan: RunPlan) -> str:
 
 def documented_toml(plan: RunPlan | None = None) -> str:
     """The plan as TOML with every field's docstring as a comment above it."""
-    plan = plan or RunPlan()
-    lines: list[str] = []
-    for name in RunPlan.model_fields:
-        section = getattr(plan, name)
-        lines += [f"# {_first_line(type(section).__doc__)}", f"[{name}]"]
-        for key, field in type(section).model_fields.items():
-            lines += [f"# {line}" for line in (field.description or "").splitlines()]
-            value = getattr(section, key)
-            in_line = _list_text(value) if isinstance(value, list) else None
-            lines.append(f"{key} = {in_line}" if in_line else tomli_w.dumps({key: value}).strip())
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _list_text(value: list[Any]) -> str:
-    """The list as text that is both JSON and TOML: TOML has no surrogate escapes, no raw DEL."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return documented_sections(plan or RunPlan())
 
 
 @lru_cache(maxsize=8)
@@ -121,25 +104,9 @@ def from_canonical(text: str) -> RunPlan:
     return _validated(content)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LoricaError(
-            Code.PLAN_UNREADABLE,
-            f"There is no plan at {path}.",
-            mend="Check the path; `lorica plan defaults > my-plan.toml` writes one to start from.",
-        ) from None
-    except OSError as error:
-        raise LoricaError(
-            Code.PLAN_UNREADABLE, f"The plan {path} cannot be read: {error.strerror}."
-        ) from None
-    except UnicodeDecodeError:
-        raise LoricaError(Code.PLAN_UNREADABLE, f"The plan {path} is not UTF-8 text.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise LoricaError(Code.PLAN_UNREADABLE, f"{path} is not valid TOML: {error}.") from None
-    except RecursionError:
-        raise LoricaError(Code.PLAN_UNREADABLE, f"{path} is nested too deeply.") from None
+def _read(path: Path) -> dict[str, Any]:
+    mend = "Check the path; `lorica plan defaults > my-plan.toml` writes one to start from."
+    return read_toml(path, "plan", Code.PLAN_UNREADABLE, mend=mend)
 
 
 def _parse_setting(setting: str) -> tuple[str, Any]:
@@ -182,7 +149,7 @@ def _validated(content: dict[str, Any]) -> RunPlan:
     try:
         return RunPlan.model_validate(content)
     except ValidationError as error:
-        raise LoricaError(Code.PLAN_BAD_VALUE, " ".join(map(_sentence, error.errors()))) from None
+        raise LoricaError(Code.PLAN_BAD_VALUE, sentences(error, RunPlan)) from None
 
 
 def _refuse_unknown(content: dict[str, Any]) -> None:
@@ -204,30 +171,3 @@ def _refuse_key(name: str, valid: list[str], what: str) -> None:
     )
     hint = f" Did you mean '{close[0]}'?" if close else f" Valid are: {', '.join(valid)}."
     raise LoricaError(Code.PLAN_UNKNOWN_KEY, f"The plan has no {what} '{name}'.{hint}")
-
-
-def _sentence(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
-    if not where:
-        return f"{message}."
-    given = problem.get("input")
-    shown = "" if isinstance(given, dict) else f", got {_shown(given)}"
-    hint = ""
-    if problem["type"] == "literal_error" and isinstance(given, str):
-        expected = problem["ctx"]["expected"].replace(" or ", ",").split(",")
-        valid = [part.strip(" '") for part in expected]
-        close = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-    return f"{where}: {message}{shown}.{hint}"
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, float) and math.isinf(value):
-        return "inf"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().splitlines()[0]

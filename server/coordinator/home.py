@@ -15,14 +15,12 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
 from typing import Literal, Self
 
-import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
-from lorica.common.config import Section
+from lorica.common.config import Section, documented, read_toml, sentences
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.machine.home import STORE_VARIABLE, home
@@ -126,21 +124,17 @@ class CoordinatorHome:
         Raises:
             LoricaError: LOR-723 it is missing, LOR-731 it says what cannot be.
         """
+        content = read_toml(
+            self.config_file,
+            "coordinator's configuration",
+            Code.COORDINATOR_CONFIG,
+            missing=Code.FEDERATION_MISSING,
+        )
         try:
-            return CoordinatorConfig.model_validate(tomllib.loads(self.config_file.read_text()))
-        except FileNotFoundError:
-            code = Code.FEDERATION_MISSING
-            problem = f"{self.path} holds no coordinator: there is no {_CONFIG}."
-        except OSError as error:
-            code = Code.FEDERATION_MISSING
-            problem = f"{self.config_file} cannot be read: {error.strerror}."
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            code = Code.COORDINATOR_CONFIG
-            problem = f"{self.config_file} is not valid TOML: {error}."
+            return CoordinatorConfig.model_validate(content)
         except ValidationError as error:
-            code = Code.COORDINATOR_CONFIG
-            problem = f"{self.config_file}: {problems_in(error)}."
-        raise LoricaError(code, problem)
+            problem = f"In {self.config_file}: {sentences(error, CoordinatorConfig)}"
+            raise LoricaError(Code.COORDINATOR_CONFIG, problem) from None
 
     @property
     def store_url(self) -> str:
@@ -159,22 +153,14 @@ def first_config(address: str, **settings: object) -> CoordinatorConfig:
         _, port = parse_address(address)
         return CoordinatorConfig.model_validate({"address": address, "port": port, **settings})
     except ValidationError as error:
-        problem = problems_in(error)
+        problem = sentences(error, CoordinatorConfig)
     except LoricaError as error:
-        problem = error.detail.rstrip(".")
+        problem = error.detail
     raise LoricaError(
         Code.COORDINATOR_CONFIG,
-        f"A coordinator cannot be set up so: {problem}.",
+        f"A coordinator cannot be set up so: {problem}",
         mend="Correct it; `lorica coordinator init --help` describes every option.",
     )
-
-
-def problems_in(error: ValidationError) -> str:
-    """What cannot be in a coordinator's configuration, without a full stop."""
-    return "; ".join(
-        f"{'.'.join(map(str, item['loc']))} {item['msg'].removeprefix('Value error, ')}".strip()
-        for item in error.errors()
-    ).rstrip(".")
 
 
 def default_home() -> Path:
@@ -185,8 +171,5 @@ def default_home() -> Path:
 
 def documented_coordinator(config: CoordinatorConfig) -> str:
     """coordinator.toml with every field's meaning above it."""
-    lines = ["# The coordinator of a Lorica federation; read at every start."]
-    for key, field in CoordinatorConfig.model_fields.items():
-        lines += [f"# {line}" for line in (field.description or "").splitlines()]
-        lines.append(tomli_w.dumps({key: getattr(config, key)}).strip())
-    return "\n".join(lines) + "\n"
+    about = "# The coordinator of a Lorica federation; read at every start."
+    return "\n".join([about, *documented(config)]) + "\n"

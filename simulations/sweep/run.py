@@ -22,7 +22,6 @@ import itertools
 import json
 import math
 import time
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lorica.common.config import read_toml, sentences
 from lorica.common.display.console import Console
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors, write_atomically
@@ -99,18 +99,12 @@ def load_sweep(path: Path) -> tuple[SweepFile, list[Cell]]:
     Raises:
         LoricaError: LOR-101 unreadable, LOR-102 or LOR-103 a key or value that cannot be.
     """
+    given = read_toml(path, "sweep file", Code.PLAN_UNREADABLE)
     try:
-        content = SweepFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise LoricaError(
-            Code.PLAN_UNREADABLE, f"{path} cannot be read: {error.strerror}."
-        ) from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise LoricaError(Code.PLAN_UNREADABLE, f"{path} is not valid TOML: {error}.") from error
+        content = SweepFile.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise LoricaError(Code.PLAN_BAD_VALUE, f"{path}: {where}: {first['msg']}.") from error
+        problem = f"In {path}: {sentences(error, SweepFile)}"
+        raise LoricaError(Code.PLAN_BAD_VALUE, problem) from None
     cells = []
     for variant, own in content.variants.items():
         for values in itertools.product(*content.axes.values()):

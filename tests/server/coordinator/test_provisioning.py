@@ -337,7 +337,7 @@ def test_settings_that_cannot_be_are_named_and_nothing_is_written(
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("port = 0", "port Input"), ("ports = 1", "ports"), ("port", "not valid TOML")],
+    [("port = 0", "port: Input"), ("ports = 1", "ports"), ("port", "not valid TOML")],
 )
 def test_a_coordinator_toml_that_cannot_be_is_no_missing_coordinator(
     tmp_path: Path, content: str, said: str

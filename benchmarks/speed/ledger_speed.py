@@ -19,7 +19,7 @@ from pathlib import Path
 from lorica.client.ledger import Budgets, Charge, FileLedger
 from lorica.client.ledger.blocks import cache_path
 from lorica.client.ledger.verify import inspect
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 
 RANGES = {"cheap": ((4, 10), (0.02, 0.2)), "dpsgd": ((0.8, 3), (0.005, 0.1))}
 BUDGETS = Budgets(lifetime=1e6, run=1e6, period="month", period_epsilon=1e6)

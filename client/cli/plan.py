@@ -16,7 +16,7 @@ from lorica.common.display.tables import Table
 from lorica.common.display.wording import epsilon_text, left_text
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 
 _REFUSED = 14
 

@@ -11,7 +11,7 @@ Formal guarantee:
     *Accounting.* Every reply that ``store`` returned has a charge in the chain, written before its
     step ran, and each charge has at most one answer, in whichever process and after whichever
     crash. So what is composed over all charges (at the ledger's δ, under the neighbouring relation
-    of :class:`~lorica.common.privacy.accountant.PrivacyEvent`) bounds what all released replies
+    of :class:`~lorica.common.privacy.event.PrivacyEvent`) bounds what all released replies
     together reveal of one unit. A crash, a full disk or a lost process can
     leave a charge without an answer, which overcounts; none leaves an answer without a charge.
 

@@ -28,7 +28,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lorica.client.ledger.losses import Block, compose, leaf, read, step_deviation
-from lorica.common.privacy.accountant import PrivacyEvent, composable, epsilon
+from lorica.common.privacy.accountant import composable, epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.renyi import renyi_epsilon
 
 FORMAT = 1

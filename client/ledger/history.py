@@ -22,7 +22,7 @@ from lorica.client.ledger.chain import (
 )
 from lorica.client.ledger.charge import Budgets, Charge, Period, Spending, number_in, period_of
 from lorica.common.errors import Code, LoricaError
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.filter import Tally
 from lorica.common.privacy.shared_noise import Observer
 

@@ -43,7 +43,7 @@ from lorica.client.ledger.composer import Composer
 from lorica.client.ledger.history import History
 from lorica.common.display.wording import epsilon_text, left_text
 from lorica.common.errors import Code, LoricaError
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.filter import Tally, filter_for
 
 _SLACK = 1 + 1e-9  # for rounding, relative

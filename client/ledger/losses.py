@@ -3,7 +3,7 @@
 Formal guarantee:
     For every ε the hockey-stick divergence δ(ε) of a result is at least that of the exact
     mechanism, under the neighbouring relation of
-    :class:`~lorica.common.privacy.accountant.PrivacyEvent` (add or remove one unit), in both
+    :class:`~lorica.common.privacy.event.PrivacyEvent` (add or remove one unit), in both
     directions:
 
     * A step's loss distribution comes from dp-accounting with connect-the-dots discretisation,
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.step_loss import step_loss
 
 _FINEST, _COARSEST = 2.0**-20, 2.0**-10  # grid of one step, nats; powers of two so grids nest

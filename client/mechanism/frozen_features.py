@@ -37,7 +37,7 @@ import torch
 
 from lorica.client.mechanism.clipping import BLOCK, blocks, factors_of, row_norms
 from lorica.client.mechanism.noise import NoiseSource
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.tasks.text_classification import BIAS_INPUT
 
 Residuals = Callable[[torch.Tensor, np.ndarray], torch.Tensor]

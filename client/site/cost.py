@@ -15,7 +15,8 @@ from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.training.opening import open_ledger, site_budgets
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.accountant import epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
 
 

@@ -50,7 +50,7 @@ from lorica.common.plan.stages import (
     trained,
 )
 from lorica.common.plan.tensors import factor_pairs
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.tasks import task_of
 from lorica.common.tasks.inputs import cut_share
 from lorica.common.tasks.text_classification import BIAS_INPUT

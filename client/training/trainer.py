@@ -28,7 +28,7 @@ from lorica.common.machine.memory import release_unused
 from lorica.common.machine.secret import SECRET_BYTES
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import stage_of
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
 from lorica.common.privacy.shared_noise import OWN_NOISE
 from lorica.common.tasks import task_of

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from lorica.common.plan.course import RoundsPlan, TrainingPlan
+from lorica.common.plan.subject import AdapterPlan, DataPlan, PrivacyPlan, TaskPlan
 from lorica.common.plan.traits import TRAITS, SiteMetric, TaskKind
-
-if TYPE_CHECKING:
-    from lorica.common.plan.run import RunPlan
 
 MOST_OF_RUN = 0.6
 """Share of all rounds that training.lora "auto" gives to LoRA at most, where head rounds come
@@ -25,6 +24,29 @@ LEAST_SIGNAL_OF_LABEL = 1000.0
 of the budget that LoRA rounds take costs more than they bring. A judgement, not a fit."""
 
 
+class Deciding(Protocol):
+    """What of a :class:`~lorica.common.plan.run.RunPlan` decides."""
+
+    @property
+    def task(self) -> TaskPlan: ...
+    @property
+    def adapter(self) -> AdapterPlan: ...
+    @property
+    def data(self) -> DataPlan: ...
+    @property
+    def privacy(self) -> PrivacyPlan: ...
+    @property
+    def training(self) -> TrainingPlan: ...
+    @property
+    def rounds(self) -> RoundsPlan: ...
+    @property
+    def honest_sites(self) -> int: ...
+    @property
+    def warm_rounds(self) -> int: ...
+    @property
+    def lora_rounds(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class LoraDecision:
     """What a plan comes to."""
@@ -35,7 +57,7 @@ class LoraDecision:
     """In half a sentence, for people."""
 
 
-def decide(plan: RunPlan) -> LoraDecision:
+def decide(plan: Deciding) -> LoraDecision:
     """How many of a plan's rounds train LoRA factors (or biases), from public figures alone."""
     training, traits = plan.training, TRAITS[plan.task.kind]
     if training.mode == "local":
@@ -82,7 +104,7 @@ def decide(plan: RunPlan) -> LoraDecision:
     )
 
 
-def lora_sentence(plan: RunPlan) -> str:
+def lora_sentence(plan: Deciding) -> str:
     """What a plan decides, in a sentence; empty where there is nothing to decide."""
     found, part = decide(plan), "LoRA factors" if plan.adapter.kind != "bitfit" else "biases"
     if plan.training.mode == "local" or plan.adapter.kind == "head":
@@ -94,7 +116,7 @@ def lora_sentence(plan: RunPlan) -> str:
     return f"{found.rounds} of {plan.rounds.count} rounds train {part}: {found.why}{judged}."
 
 
-def signal_of(plan: RunPlan) -> float:
+def signal_of(plan: Deciding) -> float:
     """How many units' gradients, pointing one way, the run's noise leaves visible: n·μ/√K.
 
     n units at K sites, each with noise of its own, or K / h times that of one site where h of them
@@ -108,7 +130,7 @@ def signal_of(plan: RunPlan) -> float:
     return plan.rounds.expected_units * mu / math.sqrt(sites)
 
 
-def judged_after(plan: RunPlan) -> list[int]:
+def judged_after(plan: Deciding) -> list[int]:
     """The rounds whose states are held against each other: before, amid and after LoRA rounds."""
     if plan.training.lora != "auto" or plan.training.mode == "local":
         return []
@@ -120,7 +142,7 @@ def judged_after(plan: RunPlan) -> list[int]:
     return sorted(({before} if before else set()) | amid | {last})
 
 
-def can_tell(plan: RunPlan) -> bool:
+def can_tell(plan: Deciding) -> bool:
     """Whether what sites count tells good states from bad."""
     return not set(telling(plan.task.kind)).isdisjoint(plan.privacy.evaluation_metrics)
 
@@ -133,7 +155,7 @@ def telling(kind: TaskKind) -> list[SiteMetric]:
     return list(dict.fromkeys(found))
 
 
-def _most(plan: RunPlan, share: float) -> int:
+def _most(plan: Deciding, share: float) -> int:
     """LoRA rounds where they have at most this share of the run."""
     left = plan.rounds.count - plan.warm_rounds
     if not TRAITS[plan.task.kind].head_first:

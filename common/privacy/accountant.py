@@ -12,12 +12,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from lorica.common.errors import Code, LoricaError
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.gaussian import gaussian_epsilon
 from lorica.common.privacy.loss_grid import interval_for, rough_epsilon
+from lorica.common.privacy.renyi import renyi_epsilon
 from lorica.common.privacy.step_loss import step_loss
 
 LEAST_DELTA = 1e-9
@@ -29,7 +30,6 @@ LEAST_RATE = 1e-12
 
 _LARGEST_SIGMA = 2.0**16
 _MOST_STEPS = 1_000_000  # composed more often, rounding could reach usual δ
-_COUNTABLE = 2**53  # steps that float64 still counts one by one
 _SIGMAS = (0.02, 1e7)  # whose privacy losses can be discretised
 _ROUNDING, _PER_STEP = 1e-13, 2.0**-48  # of δ: what a Fourier transform's rounding can hide
 _SLOPE = 0.01  # of log σ: where the slope of log ε is measured
@@ -38,39 +38,6 @@ COARSER = 8.0  # times the interval, where a search only has to come near
 _SMALLEST_SIGMA = 0.2
 _NEAR = 2e-4  # relative, of ε: close enough to the budget from below
 _TOLERANCE = 1e-4  # relative, of σ
-
-
-@dataclass(frozen=True)
-class PrivacyEvent:
-    """``steps`` runs of the Poisson-subsampled Gaussian mechanism.
-
-    Formal guarantee:
-        Each step draws every unit independently with probability ``sample_rate`` (q), sums
-        vectors of L2 norm at most C over the drawn units, and adds N(0, (``noise_multiplier``
-        · C)²) to every coordinate. Neighbouring data sets differ by adding or removing one
-        unit, so the sum's L2 sensitivity is C. σ = 0 means no privacy.
-
-    Raises:
-        ValueError: a figure that no mechanism has (σ < 0, q outside [0, 1], steps < 0, NaN).
-        LoricaError: LOR-406 more steps than can be counted.
-    """
-
-    noise_multiplier: float
-    """σ: standard deviation of the noise divided by the clip norm."""
-    sample_rate: float
-    """q: probability of a unit to be in a step's batch."""
-    steps: int
-    """Number of steps, each with fresh sampling and noise."""
-
-    def __post_init__(self) -> None:
-        if not (
-            0 <= self.noise_multiplier < math.inf and 0 <= self.sample_rate <= 1 and self.steps >= 0
-        ):
-            raise ValueError(f"no such mechanism: {self}")
-        if self.steps > _COUNTABLE:
-            raise LoricaError(
-                Code.PRIVACY_CALIBRATION, f"More than {_COUNTABLE:,} steps cannot be accounted."
-            )
 
 
 def epsilon(events: Iterable[PrivacyEvent], delta: float, *, coarseness: float = 1.0) -> float:
@@ -251,7 +218,7 @@ def _epsilon_of(
     if len(totals) == 1 and totals[0][1:] == (1.0, 1):
         return gaussian_epsilon(totals[0][0], delta)
     if not _composable(totals, delta):
-        return _by_renyi(totals, delta)
+        return renyi_epsilon((PrivacyEvent(*total) for total in totals), delta)
     composed: Any = None
     interval = coarseness * interval_for(totals, delta)
     for sigma, rate, steps in totals:
@@ -259,12 +226,6 @@ def _epsilon_of(
         composed = part if composed is None else composed.compose(part)
     steps = sum(count for _, _, count in totals)
     return float(composed.get_epsilon_for_delta(delta - _hidden(steps)))
-
-
-def _by_renyi(totals: tuple[tuple[float, float, int], ...], delta: float) -> float:
-    from lorica.common.privacy.renyi import renyi_epsilon
-
-    return renyi_epsilon((PrivacyEvent(*total) for total in totals), delta)
 
 
 def precision_of(sigma: float) -> float:

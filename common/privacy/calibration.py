@@ -11,12 +11,12 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.privacy.accountant import (
     COARSER,
     LEAST_RATE,
-    PrivacyEvent,
     calibrate_noise,
     epsilon,
     first_guess,
     refined,
 )
+from lorica.common.privacy.event import PrivacyEvent
 
 _TOLERANCE = 1e-4  # relative, of the common factor
 _STEP = 0.02  # the first on the way from a guess, each next twice as long

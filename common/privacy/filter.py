@@ -8,7 +8,7 @@ Formal guarantee:
     *Claim.* Let mechanisms be chosen one after the other, by anybody, each in view of all earlier
     outputs, and each run only if :meth:`Filter.epsilon` of all of them, itself included, is at
     most ε. Then all outputs together are (ε, δ)-DP under the neighbouring relation of
-    :class:`~lorica.common.privacy.accountant.PrivacyEvent`.
+    :class:`~lorica.common.privacy.event.PrivacyEvent`.
 
     *Proof for the Rényi part*, order α and probability δ₁ fixed beforehand. With x = dP/dQ of the
     transcript and ρ_i the divergence of order α of the i-th mechanism, x^α·exp(-(α-1)·Σρ_i) is a
@@ -37,7 +37,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lorica.common.privacy.accountant import PrivacyEvent, precision_of
+from lorica.common.privacy.accountant import precision_of
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.gaussian import gaussian_epsilon
 from lorica.common.privacy.renyi import ORDERS, conversion, divergences
 

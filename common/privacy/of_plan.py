@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage, schedule, stage_of
-from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise
+from lorica.common.privacy.accountant import calibrate_noise
 from lorica.common.privacy.calibration import Part, noise_beside, share_budget
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.shared_noise import accounted
 
 _BEFORE_LORA = 0.125

@@ -29,7 +29,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 
 ORDERS = np.array(
     [

@@ -51,7 +51,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.accountant import epsilon
+from lorica.common.privacy.event import PrivacyEvent
 
 Observer = Literal["sums", "colluding", "alone"]
 OBSERVERS: tuple[Observer, ...] = ("sums", "colluding", "alone")

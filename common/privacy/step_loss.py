@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def step_loss(sigma: float, rate: float, interval: float) -> PrivacyLossDistribution:
-    """The loss of one step of :class:`lorica.common.privacy.accountant.PrivacyEvent`.
+    """The loss of one step of :class:`lorica.common.privacy.event.PrivacyEvent`.
 
     Formal guarantee:
         With P and Q the step's output distributions with and without one unit, the returned

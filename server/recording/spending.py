@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from lorica.common.errors import LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.accountant import epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.of_plan import RunPrivacy, public_privacy, run_privacy
 from lorica.server.results.round import RoundRecord, SiteRound
 

@@ -4,8 +4,11 @@ configuration. Every room is small enough to be seen at a glance."""
 from __future__ import annotations
 
 import ast
+import json
+import os
 import re
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -92,3 +95,26 @@ def test_no_room_has_more_than_a_screenful_of_modules() -> None:
     for side in SIDES:
         rooms = [path for path in (ROOT / side).iterdir() if (path / "__init__.py").is_file()]
         assert len(rooms) <= MOST_ROOMS, side
+
+
+@pytest.mark.process
+def test_no_two_modules_import_each_other() -> None:
+    """Over any number of modules, imports within functions and for types alone among them."""
+    source = (
+        "import grimp, json; graph = grimp.build_graph('lorica', cache_dir=None); "
+        "find = graph.find_modules_directly_imported_by; "
+        "print(json.dumps({module: sorted(find(module)) for module in graph.modules}))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", source],
+        env=os.environ | {"PYTHONPATH": str(ROOT / ".types")},  # as the import linter sees it
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    left = {module: set(needed) for module, needed in json.loads(found.stdout).items()}
+    assert len(left) > 400
+    while free := {module for module, needed in left.items() if not needed & left.keys()}:
+        for module in free:
+            del left[module]
+    assert not left, f"on a circle of imports, or above one: {sorted(left)}"

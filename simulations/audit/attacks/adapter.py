@@ -32,7 +32,7 @@ from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage, stage_of
 from lorica.common.plan.tensors import factor_pairs
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.tasks import task_of
 from lorica.common.tasks.inputs import collate, encode
 from lorica.common.tasks.model import PooledModel

@@ -36,7 +36,7 @@ import time
 import numpy as np
 
 from lorica.common.plan.stages import Stage
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.simulations.audit.attacks.gradient import (
     CANARIES,
     LEAST_NOISE,

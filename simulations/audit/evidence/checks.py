@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.accountant import epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.simulations.audit.evidence.family import Family
 from lorica.simulations.audit.evidence.findings import Check
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.simulations.audit.evidence.bounds import PrivacyCurve
 
 _LEAST, _MOST = 1 / 4, 64.0  # σ is sought from a quarter of the claimed to 64 times that

@@ -20,7 +20,7 @@ from lorica.client.mechanism.noise import NoiseSource
 from lorica.client.training.session import Session
 from lorica.common.adapter.state import State
 from lorica.common.plan.stages import Stage
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.simulations.audit.watched.canaries import OVERSIZE, Entries
 from lorica.simulations.audit.watched.planted import PlantedTrainer, Roster
 

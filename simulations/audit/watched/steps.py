@@ -25,7 +25,7 @@ from lorica.client.mechanism.units import sum_by_unit
 from lorica.client.training.session import Session
 from lorica.common.adapter.state import State
 from lorica.common.cache.batching import Batch
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.simulations.audit.watched.canaries import OVERSIZE, Directions, Layout
 from lorica.simulations.audit.watched.planted import PlantedTrainer, Roster
 

@@ -25,7 +25,7 @@ from lorica.common.plan.methods import alternates
 from lorica.common.plan.stages import Stage, ever_trained, schedule
 from lorica.common.plan.tensors import Part, part_of
 from lorica.common.plan.traits import TaskKind
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.of_plan import run_privacy
 from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import load_data, with_labels

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.client.ledger import Budgets, Charge, FileLedger
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 
 PLAN = "a" * 64
 OPEN = Budgets(lifetime=1000.0, run=1000.0)

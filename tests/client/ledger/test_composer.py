@@ -19,7 +19,8 @@ from scipy.stats import norm
 from lorica.client.ledger.blocks import BlockFile, cache_path
 from lorica.client.ledger.composer import Composer
 from lorica.client.ledger.losses import Loss, coarsen, cut
-from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.accountant import epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from tests.client.ledger.helpers import OPEN, charge, open_ledger
 
 DELTA = 1e-5

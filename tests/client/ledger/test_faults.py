@@ -22,7 +22,8 @@ from lorica.client.ledger import book as ledger_book
 from lorica.client.ledger.anchor import anchor_path
 from lorica.client.ledger.verify import inspect
 from lorica.common.errors import Code, LoricaError
-from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.accountant import epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from tests.client.ledger.helpers import PLAN, answer, charge, fork, kill, open_ledger, wait
 
 LIFETIME = Budgets(lifetime=1000.0, run=1000.0, period="month", period_epsilon=1000.0)

@@ -14,7 +14,8 @@ from lorica.client.ledger.charge import period_of
 from lorica.client.ledger.ledger import KEPT_REPLIES, REFUSALS_PER_DAY
 from lorica.common.display.wording import epsilon_text
 from lorica.common.errors import Code, LoricaError
-from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise, epsilon
+from lorica.common.privacy.accountant import calibrate_noise, epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from tests.client.ledger.helpers import OPEN, PLAN, answer, charge, open_ledger
 
 

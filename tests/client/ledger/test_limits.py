@@ -9,7 +9,8 @@ import pytest
 
 from lorica.client.ledger import Budgets, MemoryLedger
 from lorica.common.errors import Code, LoricaError
-from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise, epsilon
+from lorica.common.privacy.accountant import calibrate_noise, epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from tests.client.ledger.helpers import PLAN, charge, open_ledger
 
 DELTA = 1e-5

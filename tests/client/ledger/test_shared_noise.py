@@ -10,7 +10,8 @@ import pytest
 from lorica.client.ledger import Budgets, Charge, FileLedger
 from lorica.client.ledger.composer import Composer
 from lorica.client.ledger.reports.summary import summarise
-from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.accountant import epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.shared_noise import SharedNoise
 
 EVENT = PrivacyEvent(4.0, 1.0, 1)

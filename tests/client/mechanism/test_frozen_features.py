@@ -21,7 +21,7 @@ from lorica.client.mechanism.frozen_features import (
 )
 from lorica.client.mechanism.noise import SeededNoise
 from lorica.client.mechanism.units import Units, joined
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.tasks.text_classification import BIAS_INPUT
 
 SILENT = PrivacyEvent(0.0, 1.0, 1)

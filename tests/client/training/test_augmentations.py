@@ -14,7 +14,7 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.tasks import task_of
 from lorica.common.tasks.views import ViewNumbers
 from tests.images import image_plan, image_records, make_image_backbone

@@ -30,7 +30,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage
 from lorica.common.plan.subject import BackbonePlan
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.saved.folder import load_adapter, save_adapter
 from lorica.common.tasks import task_of
 from lorica.common.wire.messages import Request

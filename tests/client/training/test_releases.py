@@ -20,7 +20,8 @@ from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent, trained
-from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.accountant import epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.tasks.classes import loss_sum
 from lorica.common.tasks.text_classification import (

@@ -27,7 +27,8 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import METHODS, is_returned, step_turns
 from lorica.common.plan.stages import total_steps, trained
 from lorica.common.plan.tensors import Part, part_of
-from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.accountant import epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.tasks.text_classification import TextClassifier, starting_state
 from lorica.common.version import __version__
 from lorica.common.wire.messages import Reply, Request, pack_reply

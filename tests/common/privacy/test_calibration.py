@@ -14,8 +14,9 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from lorica.common.errors import Code
-from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise, epsilon
+from lorica.common.privacy.accountant import calibrate_noise, epsilon
 from lorica.common.privacy.calibration import Part, noise_beside, share_budget
+from lorica.common.privacy.event import PrivacyEvent
 
 Refuses = Callable[[Code, Callable[[], object]], str]
 

@@ -10,8 +10,9 @@ import pytest
 
 from lorica.client.ledger.composer import Composer
 from lorica.common.errors import Code, LoricaError
-from lorica.common.privacy.accountant import LEAST_DELTA, PrivacyEvent, calibrate_noise, epsilon
+from lorica.common.privacy.accountant import LEAST_DELTA, calibrate_noise, epsilon
 from lorica.common.privacy.calibration import Part, share_budget
+from lorica.common.privacy.event import PrivacyEvent
 
 NEARLY_ALL = math.nextafter(1.0, 0.0)  # goes the way of sampled steps, and is the closed form's
 

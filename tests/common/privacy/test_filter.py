@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import log_ndtr
 
-from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.accountant import epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.filter import Filter, Tally, filter_for
 from lorica.common.privacy.renyi import ORDERS, renyi_epsilon
 

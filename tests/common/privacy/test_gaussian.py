@@ -8,7 +8,8 @@ import mpmath
 import pytest
 from opacus.accountants import PRVAccountant
 
-from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.accountant import epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.gaussian import gaussian_epsilon
 
 DELTAS = [1e-15, 1e-10, 1e-7, 1e-5, 1e-3, 0.3]

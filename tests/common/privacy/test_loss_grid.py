@@ -10,7 +10,8 @@ import pytest
 from dp_accounting.pld import privacy_loss_distribution
 
 from lorica.common.errors import Code
-from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise, epsilon
+from lorica.common.privacy.accountant import calibrate_noise, epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.loss_grid import interval_for, rough_epsilon
 
 DELTA = 1e-5

@@ -10,7 +10,8 @@ import pytest
 from lorica.common.errors import Code
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage
-from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise, epsilon
+from lorica.common.privacy.accountant import calibrate_noise, epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.of_plan import public_privacy, run_privacy
 
 Refuses = Callable[[Code, Callable[[], object]], str]

@@ -9,7 +9,8 @@ import mpmath
 import pytest
 from opacus.accountants import RDPAccountant
 
-from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.accountant import epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.renyi import ORDERS, divergences, renyi_epsilon
 
 DELTA = 1e-5

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise, epsilon
+from lorica.common.privacy.accountant import calibrate_noise, epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.shared_noise import (
     SharedNoise,
     accounted,

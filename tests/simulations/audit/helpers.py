@@ -19,7 +19,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan
 from lorica.common.plan.stages import stage_of
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.of_plan import RunPrivacy
 from lorica.common.wire.messages import Reply, Request
 from lorica.simulations.audit.evidence.findings import Audit

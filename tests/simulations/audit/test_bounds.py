@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise, epsilon
+from lorica.common.privacy.accountant import calibrate_noise, epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.simulations.audit.attacks.gradient import guess, log_likelihood_ratio
 from lorica.simulations.audit.attacks.membership import auc, split_bound, tpr_at
 from lorica.simulations.audit.attacks.update import andrew_estimate

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lorica.common.privacy.accountant import PrivacyEvent, calibrate_noise
+from lorica.common.privacy.accountant import calibrate_noise
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.simulations.audit.evidence.checks import check_ledger, check_noise, check_sampling
 from lorica.simulations.audit.evidence.family import Family
 

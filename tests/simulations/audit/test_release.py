@@ -29,7 +29,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
 from lorica.common.plan.stages import sent
-from lorica.common.privacy.accountant import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.wire.messages import Request
 from lorica.simulations.audit.audit import run_audit
 from lorica.simulations.audit.cli import audit as audit_command

@@ -28,7 +28,8 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan, to_toml
 from lorica.common.plan.stages import Stage, total_steps
-from lorica.common.privacy.accountant import PrivacyEvent, epsilon
+from lorica.common.privacy.accountant import epsilon
+from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.of_plan import run_privacy
 from lorica.common.saved.folder import load_adapter
 from lorica.common.saved.predict import Predictor

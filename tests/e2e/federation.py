@@ -24,6 +24,8 @@ from typing import Any, TypeVar
 import safetensors.torch
 import tomli_w
 
+from lorica.client.training.opening import SEEDED_VARIABLE, SEEDED_WORDS
+
 BIN = Path(sys.executable).parent
 COORDINATOR = "coordinator"
 Found = TypeVar("Found")
@@ -203,6 +205,8 @@ class Federation:
             "LORICA_COORDINATOR_HOME": str(self.home),
             "OMP_NUM_THREADS": "1",  # trainers and simulations add floats in the same order
         }
+        if self.settings.get("policy", {}).get("noise") == "seeded":
+            own[SEEDED_VARIABLE] = SEEDED_WORDS
         return {**kept, **own, **self.environment}
 
     def set_up(self) -> None:

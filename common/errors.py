@@ -472,7 +472,8 @@ CATALOGUE: dict[Code, Entry] = {
     Code.POLICY_REFUSED: Entry(
         "The site's policy does not allow the plan.",
         "The plan asks for more than the institution's site.toml permits.",
-        "Lower what the site's operators name, or ask them to change their policy.",
+        "Lower what the site's operators name, or ask them to change their policy. privacy.delta "
+        "is at most 1/(100 · their units): 1e-6 for up to 10,000 of them.",
     ),
     Code.SITE_CONFIG: Entry(
         "The site's configuration cannot be used.",

@@ -91,6 +91,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Ite
     plan = RunPlan().replace(
         task={"labels": labels},
         data={"train": "unused.csv"},
+        privacy={"delta": 1e-6},  # sites of 5,000 records allow 2e-6
         training={"lora": "always", "lora_rounds": LORA_ROUNDS, "lora_sample_rate": 0.05},
         rounds={"count": ROUNDS, "minimum_sites": 2, "timeout_seconds": 300},
     )

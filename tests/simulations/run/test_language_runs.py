@@ -79,10 +79,10 @@ def test_a_federation_learns_within_its_budget(
         epsilon,
         training={"mode": "gradient", "lora_sample_rate": 0.5},
         rounds={"count": 16, "evaluate_every": 16},
-        server={"lora_rate": 0.03},
+        server={"lora_rate": 0.003},
     )
     first, last = rounds[0].metrics, rounds[-1].metrics
-    assert last["loss"] < 0.85 * first["loss"]
+    assert last["loss"] < (0.85 if epsilon == "inf" else 0.9) * first["loss"]
     assert last["perplexity"] < first["perplexity"]
     assert set(rounds[-1].site_metrics) == {"accuracy", "loss"}
 

@@ -32,6 +32,8 @@ class Code(Enum):
     ADAPTER_UNREADABLE = "LOR-206"
     PACKAGE_MISSING = "LOR-207"
     HARDWARE_MISSING = "LOR-208"
+    EXPORT_DIFFERS = "LOR-209"
+    EXPORT_FORM = "LOR-210"
     TOKENIZER_OFFSETS = "LOR-221"
 
     DATA_NOT_FOUND = "LOR-301"
@@ -259,6 +261,18 @@ CATALOGUE: dict[Code, Entry] = {
         "Only some processors and graphics cards compute in bfloat16; a graphics card needs a "
         "build of torch that knows it.",
         "Ask for what the machine has, as the message says.",
+    ),
+    Code.EXPORT_DIFFERS: Entry(
+        "The exported model does not compute what the adapter does.",
+        "Both were given the same made-up records, and their outputs are further apart than "
+        "rounding explains. Nothing was written.",
+        "Export another form with --format, and report the backbone's architecture.",
+    ),
+    Code.EXPORT_FORM: Entry(
+        "The adapter cannot be exported in this form.",
+        "Only LoRA has peft's format, and only tasks that answer in one pass become one ONNX "
+        "graph; some architectures cannot be traced.",
+        "Export it with --format merged, which takes every adapter.",
     ),
     Code.TOKENIZER_OFFSETS: Entry(
         "The tokenizer cannot say where its tokens are in the text.",

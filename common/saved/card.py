@@ -213,15 +213,15 @@ about = json.loads(Path("lorica.json").read_text(encoding="utf-8"))
 source = {source!r}  # or a local folder with the same weights
 revision = {revision or "main"!r}  # of the source on the Hugging Face hub
 {variable} = {reader}.from_pretrained(source, revision=revision)
-{_padding(backbone)}\
+{line_that_pads(backbone)}\
 model = AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32).eval()
-{_part(backbone)}{_ROUNDING.get(plan.backbone.quantize, "")}{
+{line_to_part(backbone)}{_ROUNDING.get(plan.backbone.quantize, "")}{
         wrap
     }head = load_file("head.safetensors")
 {task_of(plan).usage(backbone)}```"""
 
 
-def _padding(backbone: Backbone) -> str:
+def line_that_pads(backbone: Backbone) -> str:
     """A line by which texts are padded as in training: some tokenizers pad at the left, or not."""
     if backbone.tokenizer is None:
         return ""
@@ -229,7 +229,7 @@ def _padding(backbone: Backbone) -> str:
     return f'tokenizer.pad_token, tokenizer.padding_side = {token!r}, "right"\n'
 
 
-def _part(backbone: Backbone) -> str:
+def line_to_part(backbone: Backbone) -> str:
     """A line that takes the part of the model which the adapter is on."""
     part = backbone.part
     return f"model = model.get_submodule({part!r})  # the rest is not used\n" if part else ""

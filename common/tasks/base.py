@@ -297,6 +297,12 @@ class Task(ABC):
         ``about`` to a printed prediction, with torch alone."""
 
     @property
+    def answer(self) -> str:
+        """Python lines that go on from ``outputs``, the head's, of torch or of numpy, to a printed
+        prediction; asked for of tasks that do not model language."""
+        raise NotImplementedError(f"{self.kind} has no head whose outputs are the answer")
+
+    @property
     @abstractmethod
     def subject(self) -> str:
         """What the adapter tells, as in "Adapter for …"."""

@@ -147,5 +147,9 @@ class Classes(Task):
         return [ClassPrediction(labels, row) for row in torch.softmax(outputs, dim=1).tolist()]
 
     @property
+    def answer(self) -> str:
+        return 'print([about["labels"][i] for i in outputs.argmax(1)])'
+
+    @property
     def subject(self) -> str:
         return f"{len(self.plan.task.labels)} classes"

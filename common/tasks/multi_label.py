@@ -215,10 +215,13 @@ class MultiLabelClassification(Task):
         return pooled_about(self.plan, backbone)
 
     def usage(self, backbone: Backbone) -> str:
-        answer = (
+        return usage_of_pooled(self.plan, backbone, self.answer)
+
+    @property
+    def answer(self) -> str:
+        return (
             'print([[name for name, x in zip(about["labels"], row) if x > 0] for row in outputs])'
         )
-        return usage_of_pooled(self.plan, backbone, answer)
 
     @property
     def subject(self) -> str:

@@ -165,9 +165,12 @@ class TextRegression(Task):
         return pooled_about(self.plan, backbone) | bounds
 
     def usage(self, backbone: Backbone) -> str:
-        answer = """low, high = about["minimum"], about["maximum"]
-print((low + (high - low) * (outputs[:, 0].clamp(-1, 1) + 1) / 2).tolist())"""
-        return usage_of_pooled(self.plan, backbone, answer)
+        return usage_of_pooled(self.plan, backbone, self.answer)
+
+    @property
+    def answer(self) -> str:
+        return """low, high = about["minimum"], about["maximum"]
+print((low + (high - low) * (outputs[:, 0].clip(-1, 1) + 1) / 2).tolist())"""
 
     @property
     def subject(self) -> str:

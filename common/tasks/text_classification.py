@@ -59,8 +59,7 @@ class TextClassification(Classes):
         return pooled_about(self.plan, backbone)
 
     def usage(self, backbone: Backbone) -> str:
-        answer = 'print([about["labels"][i] for i in outputs.argmax(1)])'
-        return usage_of_pooled(self.plan, backbone, answer)
+        return usage_of_pooled(self.plan, backbone, self.answer)
 
 
 def pooled_about(plan: RunPlan, backbone: Backbone) -> dict[str, Any]:

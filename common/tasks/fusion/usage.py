@@ -24,9 +24,9 @@ def usual_row(plan: TablePlan) -> dict[str, float | str]:
     return numbers | {name: values[0] for name, values in plan.choices.items()}
 
 
-def usage_of_table(plan: TablePlan) -> str:
-    """README lines that go on from ``features`` (n, H) and the ``outputs`` (n, C) of the feature
-    alone to those of feature and table."""
+def lines_to_numbers(plan: TablePlan) -> str:
+    """README lines from a row to its ``numbers``, of which those that the head reads are one
+    ``count**0.5``-th."""
     row = repr(usual_row(plan)).replace("`", "\\x60")  # would end the README's block
     return f"""row = {row}  # leave out what is not known
 numbers, beside = [], about["table"]
@@ -37,7 +37,13 @@ for column in beside["columns"]:
 for column in beside["categories"]:
     x = row.get(column["name"])
     numbers += [float(x == value) for value in column["values"]] + [float(x is None)]
-count = len(beside["columns"]) + len(beside["categories"])
+count = len(beside["columns"]) + len(beside["categories"])"""
+
+
+def usage_of_table(plan: TablePlan) -> str:
+    """README lines that go on from ``features`` (n, H) and the ``outputs`` (n, C) of the feature
+    alone to those of feature and table."""
+    return f"""{lines_to_numbers(plan)}
 table = torch.tensor([numbers]) / count**0.5
 read = torch.cat([features, table], 1) @ head["head.inner.weight"].T + head["head.inner.bias"]
 hidden = torch.tanh(beside["inner_gain"] * read) / read.shape[1] ** 0.5

@@ -93,8 +93,7 @@ class ImageClassification(Classes):
         }
 
     def usage(self, backbone: Backbone) -> str:
-        answer = 'print([about["labels"][i] for i in outputs.argmax(1)])'
-        return usage_of_images(self.plan, backbone, answer)
+        return usage_of_images(self.plan, backbone, self.answer)
 
 
 def image_start(model: PooledModel, plan: RunPlan) -> State:

@@ -257,9 +257,12 @@ class TokenClassification(Task):
         return {"labels": labels, "tags": tags, "max_length": limit}
 
     def usage(self, backbone: Backbone) -> str:
-        answer = """tokens = tokenizer.convert_ids_to_tokens(batch["input_ids"][0])
+        return usage_of_tokens(self.plan, backbone, self.answer)
+
+    @property
+    def answer(self) -> str:
+        return """tokens = tokenizer.convert_ids_to_tokens(batch["input_ids"][0])
 print([(token, about["tags"][i]) for token, i in zip(tokens, outputs[0].argmax(1))])"""
-        return usage_of_tokens(self.plan, backbone, answer)
 
     @property
     def subject(self) -> str:

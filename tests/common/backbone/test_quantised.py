@@ -20,8 +20,8 @@ from lorica.common.backbone.quantised import QuantisedLinear, quantise, weight_b
 from lorica.common.cache.shelf import CacheShelf
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
+from lorica.common.saved.exported.merged import export_merged
 from lorica.common.saved.folder import load_adapter, save_adapter
-from lorica.common.saved.merge import export_merged
 from lorica.common.saved.predict import Predictor
 from lorica.common.tasks import task_of
 from lorica.common.tasks.text_classification import TextClassifier, encode, starting_state

@@ -19,8 +19,8 @@ from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.saved.card import CardResults
+from lorica.common.saved.exported.merged import export_merged
 from lorica.common.saved.folder import EMBEDDED_HUB_ID, load_adapter, save_adapter
-from lorica.common.saved.merge import export_merged
 from lorica.common.saved.predict import Predictor
 from lorica.common.tasks.text_classification import TextClassifier
 from tests.conftest import largest_file

@@ -21,8 +21,8 @@ from lorica.common.cache.shelf import CacheShelf
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
+from lorica.common.saved.exported.merged import export_merged
 from lorica.common.saved.folder import save_adapter
-from lorica.common.saved.merge import export_merged
 from lorica.common.saved.predict import Predictor
 from lorica.common.tasks import task_of
 from lorica.common.tasks.language.inputs import AskedTokens

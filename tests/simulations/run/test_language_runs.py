@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from lorica.common.plan import RunPlan
-from lorica.common.saved.merge import export_merged
+from lorica.common.saved.exported.merged import export_merged
 from lorica.server.results.folder import RunFolder
 from lorica.simulations.run.simulate import Simulation
 from tests.language_models import (

@@ -16,8 +16,8 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.tensors import Part, part_of
+from lorica.common.saved.exported.merged import export_merged
 from lorica.common.saved.folder import save_adapter
-from lorica.common.saved.merge import export_merged
 from lorica.common.tasks import task_of
 from tests.images import image_plan, make_image_backbone
 from tests.language_models import make_language_model

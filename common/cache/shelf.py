@@ -13,6 +13,7 @@ from lorica.common.backbone.loading import Backbone
 from lorica.common.cache.batching import least_rows
 from lorica.common.cache.files import CacheFolder
 from lorica.common.cache.prefix import CACHE_BYTES, PrefixCache
+from lorica.common.machine.processor import processor
 from lorica.common.tasks.inputs import Encoded, Inputs
 from lorica.common.tasks.model import AdaptedModel
 
@@ -29,17 +30,21 @@ class _Key:
     texts: bytes
     longest: int
     least_rows: int
+    threads: int
 
     @property
     def name(self) -> str:
-        """What cached values depend on, in words: model, split, texts, the library's version."""
+        """What cached values depend on, in words: model, split, texts, and what may give other
+        bits of the same text: shapes, threads, the processor, the library's version."""
         below = f"{self.model} below layer {self.depth}"
         if self.numbers != torch.float32:
             below += f" in {self.numbers}"
         if self.norms:
             below += f" with batch norms {self.norms}"
         rows = f"in canonical batches of {self.least_rows} rows or more"
-        return f"{below} of {self.texts.hex()} {rows} by torch {torch.__version__}"
+        vectors = torch.backends.cpu.get_cpu_capability()
+        how = f"by {self.threads} threads of {processor()}, {vectors}, torch {torch.__version__}"
+        return f"{below} of {self.texts.hex()} {rows} {how}"
 
     def serves(self, other: _Key) -> bool:
         """Whether this cache's records are kept as the other's would be."""
@@ -188,6 +193,7 @@ def _key(
         encoded.digest(),
         encoded.limit,
         least_rows(),
+        torch.get_num_threads(),
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lorica.common.backbone.loading import load_backbone
+from lorica.common.cache import batching
 from lorica.common.cache import files as prefix_files
 from lorica.common.cache.files import CacheFolder
 from lorica.common.cache.prefix import predict_logits
@@ -247,3 +248,24 @@ def test_other_texts_have_another_file(small_backbone: Path, tmp_path: Path) -> 
     shelf.get(classifier, encoded, backbone=backbone)
     shelf.get(classifier, Encoded(encoded.tokens[1:]), backbone=backbone)
     assert len(list((tmp_path / "c").iterdir())) == 2
+
+
+@pytest.mark.parametrize("what", ["threads", "processor", "rows"])
+def test_what_may_give_other_bits_of_a_text_has_a_file_of_its_own(
+    small_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Else one text more would have all the others' states computed anew, as they are today."""
+    backbone, classifier, encoded = made(small_backbone, layers=[-1])
+    threads = torch.get_num_threads()
+    for turn in range(2):
+        shelf = CacheShelf()
+        shelf.keep_in(CacheFolder(tmp_path / "c", 10**9))
+        shelf.get(classifier, encoded, backbone=backbone)
+        assert len(list((tmp_path / "c").iterdir())) == turn + 1
+        if what == "threads":
+            torch.set_num_threads(threads + 1)
+        elif what == "processor":
+            monkeypatch.setattr("lorica.common.cache.shelf.processor", lambda: "another")
+        else:
+            monkeypatch.setattr(batching._Machine, "least", 16)
+    torch.set_num_threads(threads)

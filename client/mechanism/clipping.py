@@ -59,9 +59,10 @@ def factors_of(
     norms: torch.Tensor, bound: float, *, exact: bool = True, margin: float = MARGIN
 ) -> torch.Tensor:
     """What vectors of these norms are multiplied by, float64: 1, or less where they are longer than
-    ``bound`` · ``margin``, or just ``bound`` where nothing need be ``exact``."""
+    ``bound`` · ``margin``, or just ``bound`` where nothing need be ``exact``; 0 where they hold
+    what is no finite number."""
     most = bound * margin if exact else bound
-    return (most / (norms + _TINY)).clamp(max=1.0)
+    return torch.where(norms.isfinite(), (most / (norms + _TINY)).clamp(max=1.0), 0.0)
 
 
 def scaled_sum(

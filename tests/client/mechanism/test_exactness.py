@@ -187,6 +187,16 @@ def test_a_clipped_vector_is_within_the_bound_and_its_sum_is_exact(
         assert (total / grid_of(bound)).tolist() == exact
 
 
+@pytest.mark.parametrize("number", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_vector_that_holds_no_finite_number_adds_nothing(number: torch.dtype, bad: float) -> None:
+    vectors = torch.tensor([[3.0, 4.0], [bad, 1.0], [0.5, 0.0]], dtype=number)
+    factors = factors_of(row_norms([vectors]), 1.0)
+    found = scaled_sum(vectors, factors, 1.0)
+    rest = scaled_sum(vectors[[0, 2]], factors[[0, 2]], 1.0)
+    assert factors[1] == 0.0 and bool(found.isfinite().all()) and torch.equal(found, rest)
+
+
 @pytest.fixture
 def least() -> Any:
     exactness._exact.clear()

@@ -136,6 +136,38 @@ def test_per_record_gradients_agree_with_plain_autograd_of_single_records(
 
 
 @pytest.mark.parametrize(("kind", "model"), CASES)
+def test_a_records_loss_and_judgement_depend_on_no_other_record_to_the_bit(
+    tmp_path: Path, kind: str, model: str
+) -> None:
+    """Of any outputs, in every row of batches of any size, as tests/common/tasks/test_every_task.py
+    has it of the other tasks."""
+    plan = plan_of(kind, make_language_model(tmp_path / "m", model), model)
+    backbone, task = load_backbone(plan.backbone), task_of(plan)
+    records = records_of(kind, 13)
+    inputs = task.encode(backbone, records)
+    targets, made = task.targets(records, inputs), task.model(backbone).eval()
+    everything = np.arange(len(records))
+    with torch.no_grad():
+        pooled = made.pooled_of_ids(*inputs.collate(everything))
+        shape = made.outputs(pooled, inputs, everything).shape
+    given = 6 * torch.randn(shape, generator=torch.Generator().manual_seed(5))
+
+    def of(rows: np.ndarray) -> list[torch.Tensor]:
+        outputs = given[torch.from_numpy(rows)].requires_grad_(True)
+        task.loss_sum(outputs, targets, rows).backward()
+        assert outputs.grad is not None
+        return [outputs.grad, task.judge(outputs.detach(), targets, rows)]
+
+    alone = [of(np.array([row])) for row in everything]
+    for count in (4, 11, 16, 64):
+        for first in range(0, len(records), 3):
+            rows = (first + np.arange(count)) % len(records)
+            for place, values in enumerate(of(rows)):
+                for row, value in zip(rows, values, strict=True):
+                    assert torch.equal(value, alone[row][place][0]), (place, count, row)
+
+
+@pytest.mark.parametrize(("kind", "model"), CASES)
 def test_cached_and_uncached_states_agree(tmp_path: Path, kind: str, model: str) -> None:
     plan = plan_of(kind, make_language_model(tmp_path / "m", model), model)
     backbone, task = load_backbone(plan.backbone), task_of(plan)

@@ -23,7 +23,7 @@ from lorica.common.machine.lock import holder
 from lorica.server.results.folder import ROUNDS, RunFolder
 
 Wanted = Literal["run", "stop", "nothing"]
-State = Literal["queued", "running", "stopping", "stopped", "finished", "failed"]
+OrderState = Literal["queued", "running", "stopping", "stopped", "finished", "failed"]
 
 ORDER, LOCK, ORDER_LOCK = "order.json", "server.lock", "order.lock"
 
@@ -38,7 +38,7 @@ class Order(BaseModel):
     wanted: Wanted = "run"
     """"run" until it is over, by whatever many Flower runs; "stop" at once: the round in hand
     is given up."""
-    state: State = "queued"
+    state: OrderState = "queued"
     reason: str = ""
     """Why it failed or stopped."""
     flower_runs: list[int] = []

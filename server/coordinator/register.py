@@ -22,7 +22,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.wire.invitation import SECRET_BYTES, Registration, SiteName
 
-State = Literal["invited", "admitted", "revoked"]
+Standing = Literal["invited", "admitted", "revoked"]
 
 
 class SiteEntry(BaseModel):
@@ -31,7 +31,7 @@ class SiteEntry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: SiteName
-    state: State
+    state: Standing
     since: datetime
     """Of the state."""
     secret: str = ""

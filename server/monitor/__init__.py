@@ -1,1 +1,1 @@
-"""The operator's room: one web application over the run store."""
+"""The operator's view: one web application over the run store."""

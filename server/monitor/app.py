@@ -29,7 +29,7 @@ from lorica.server.monitor.pages import (
 )
 from lorica.server.monitor.request.callers import Caller, NotSignedInError, person
 from lorica.server.monitor.request.guard import Guard
-from lorica.server.monitor.request.room import Room
+from lorica.server.monitor.request.shared import Shared
 from lorica.server.monitor.request.templating import STATIC, draw_run, page
 from lorica.server.store import RunStore
 
@@ -59,12 +59,12 @@ def create_app(store: RunStore, settings: Settings | None = None) -> FastAPI:
         settings: how it is served; the defaults when omitted.
     """
     settings = settings or Settings()
-    room = Room.of(store, settings, draw_run)
+    shared = Shared.of(store, settings, draw_run)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await room.live.close()
+        await shared.live.close()
 
     app = FastAPI(
         title="Lorica monitor",
@@ -75,7 +75,7 @@ def create_app(store: RunStore, settings: Settings | None = None) -> FastAPI:
         openapi_url=None,
         lifespan=lifespan,
     )
-    app.state.room = room
+    app.state.shared = shared
     app.add_middleware(Guard, settings=settings)
     for part in (
         *(machines, access, runs, run, sites),

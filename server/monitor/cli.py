@@ -1,4 +1,4 @@
-"""``lorica monitor``: serve the operator's room, and say who may enter it."""
+"""``lorica monitor``: serve the operator's pages, and say who may enter it."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def _serve(store: RunStore, settings: Settings, bound: socket.socket, *, account
     if accounts:
         _say(f"The monitor is at {settings.url}; sign in with an account.")
     else:
-        link = f"{settings.url}/open?key={web.state.room.link_key}"
+        link = f"{settings.url}/open?key={web.state.shared.link_key}"
         _say(f"The monitor is at {settings.url}, for this machine alone. Open it by this link:")
         Console(stderr=True).print(f"  {link}", highlight=False, markup=False, soft_wrap=True)
     _say("Ctrl-C ends it. Runs go on without it.")

@@ -74,7 +74,7 @@ class Settings:
 
 
 def check(settings: Settings, *, accounts: bool) -> None:
-    """Refuse what would leave the room open.
+    """Refuse what would leave the monitor open.
 
     Raises:
         LoricaError: LOR-820 the public address or the certificate is not well-formed; LOR-821

@@ -13,7 +13,7 @@ from sse_starlette import EventSourceResponse
 from lorica.server.monitor.feed.news import ALL
 from lorica.server.monitor.pages.runs import MOST_COMPARED
 from lorica.server.monitor.request.callers import NotSignedInError, Reader, reader
-from lorica.server.monitor.request.room import room_of
+from lorica.server.monitor.request.shared import shared_of
 from lorica.server.monitor.shown import cursors
 from lorica.server.monitor.shown.shapes import (
     AlertShape,
@@ -59,7 +59,7 @@ def list_runs(
     limit: Limit = 50,
 ) -> RunsShape:
     """Filtered and paged."""
-    found = room_of(request).store.list_runs(
+    found = shared_of(request).store.list_runs(
         status=status,
         kind=kind,
         search=search,
@@ -73,7 +73,7 @@ def list_runs(
 @router.get("/runs/{run_id}", summary="A run with its plan, versions and summary")
 def get_run(request: Request, caller: Reader, run_id: str) -> RunDetailShape:
     """Times are seconds since 1970, UTC."""
-    return RunDetailShape.model_validate(room_of(request).store.run(run_id))
+    return RunDetailShape.model_validate(shared_of(request).store.run(run_id))
 
 
 @router.get("/runs/{run_id}/rounds", summary="Rounds in order")
@@ -85,7 +85,7 @@ def get_rounds(
     limit: Annotated[int, Query(ge=1, le=10_000)] = 2_000,
 ) -> list[RoundShape]:
     """Round 0 is the evaluation of the start."""
-    found = room_of(request).store.rounds(run_id, after=after, limit=limit)
+    found = shared_of(request).store.rounds(run_id, after=after, limit=limit)
     return [round_shape(row) for row in found]
 
 
@@ -98,7 +98,7 @@ def get_site_curves(
     most: Annotated[int, Query(ge=3, le=2_000, description="points of a curve")] = 200,
 ) -> dict[str, list[tuple[int, float]]]:
     """Site to its curve, a list of [round, value]; thinned so that peaks stay."""
-    return room_of(request).store.site_curves(run_id, name, most=most)
+    return shared_of(request).store.site_curves(run_id, name, most=most)
 
 
 @router.get("/runs/{run_id}/grid", summary="Sites × rounds: ok, refused, failed or late")
@@ -110,7 +110,7 @@ def get_grid(
     last: int | None = None,
 ) -> GridShape:
     """A letter each."""
-    return GridShape.model_validate(room_of(request).store.grid(run_id, first=first, last=last))
+    return GridShape.model_validate(shared_of(request).store.grid(run_id, first=first, last=last))
 
 
 @router.get("/runs/{run_id}/cells", summary="What sites did in rounds, with reasons")
@@ -124,7 +124,7 @@ def get_cells(
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
 ) -> list[CellShape]:
     """The newest round first."""
-    found = room_of(request).store.site_cells(
+    found = shared_of(request).store.site_cells(
         run_id, round=round, site=site, problems_only=problems, limit=limit
     )
     return [CellShape.model_validate(cell) for cell in found]
@@ -133,7 +133,7 @@ def get_cells(
 @router.get("/runs/{run_id}/sites", summary="Sites of a run and what each did in it")
 def get_run_sites(request: Request, caller: Reader, run_id: str) -> list[RunSiteShape]:
     """By name."""
-    return run_site_shapes(room_of(request).store.run_sites(run_id))
+    return run_site_shapes(shared_of(request).store.run_sites(run_id))
 
 
 @router.get("/runs/{run_id}/events", summary="The log of a run")
@@ -147,7 +147,7 @@ def get_events(
     limit: Limit = 200,
 ) -> list[EventShape]:
     """The newest first, unless `after` is given."""
-    found = room_of(request).store.events(
+    found = shared_of(request).store.events(
         run_id, after=after, before=before, level=level, limit=limit
     )
     return [EventShape.model_validate(event) for event in found]
@@ -156,7 +156,7 @@ def get_events(
 @router.get("/runs/{run_id}/artefacts", summary="Files that can be fetched")
 def get_artefacts(request: Request, caller: Reader, run_id: str) -> list[ArtefactShape]:
     """Fetch one at /runs/RUN/files/NAME, signed in."""
-    found = room_of(request).store.artefacts(run_id)
+    found = shared_of(request).store.artefacts(run_id)
     return [ArtefactShape.model_validate(item) for item in found]
 
 
@@ -167,7 +167,7 @@ def get_comparison(
     run: Annotated[list[str], Query(min_length=2, max_length=MOST_COMPARED)],
 ) -> ComparisonShape:
     """Curves are at /runs/RUN/rounds."""
-    store = room_of(request).store
+    store = shared_of(request).store
     return ComparisonShape(
         runs=[run_shape(store.run(run_id)) for run_id in run],
         differences=[DifferenceShape.model_validate(row) for row in store.differences(run)],
@@ -179,7 +179,7 @@ def get_sites(
     request: Request, caller: Reader, virtual: bool = False, limit: Limit = 100
 ) -> list[SiteShape]:
     """Those seen last first."""
-    found = room_of(request).store.sites(virtual=virtual, limit=limit)
+    found = shared_of(request).store.sites(virtual=virtual, limit=limit)
     return [SiteShape.model_validate(site) for site in found.items]
 
 
@@ -189,7 +189,7 @@ def get_alerts(
     caller: Reader,
 ) -> list[AlertShape]:
     """What somebody should look at now: of runs that go on, or ended within a day."""
-    return [AlertShape.model_validate(alert) for alert in room_of(request).watch.alerts()]
+    return [AlertShape.model_validate(alert) for alert in shared_of(request).watch.alerts()]
 
 
 @router.get("/live", summary="News as server-sent events", response_class=EventSourceResponse)
@@ -202,7 +202,7 @@ async def live(
 
     async def news() -> AsyncIterator[bytes]:
         checked = time.monotonic()
-        async for item in room_of(request).live.listen(run):
+        async for item in shared_of(request).live.listen(run):
             if time.monotonic() - checked > _CHECK_SECONDS:
                 try:
                     await anyio.to_thread.run_sync(reader, request)

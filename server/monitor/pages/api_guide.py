@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from lorica.server.monitor.request.callers import Person, Reader
-from lorica.server.monitor.request.room import room_of
+from lorica.server.monitor.request.shared import shared_of
 from lorica.server.monitor.request.templating import page
 
 router = APIRouter(include_in_schema=False)
@@ -53,7 +53,7 @@ def docs(request: Request, caller: Person) -> HTMLResponse:
             for name, schema in schemas.items()
             if schema.get("properties") and not name.startswith(("HTTP", "Validation"))
         },
-        url=room_of(request).settings.url,
+        url=shared_of(request).settings.url,
     )
 
 

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from lorica.common.errors import LoricaError
 from lorica.common.version import __version__
 from lorica.server.monitor.request.callers import metrics_reader
-from lorica.server.monitor.request.room import room_of
+from lorica.server.monitor.request.shared import shared_of
 
 router = APIRouter(include_in_schema=False)
 
@@ -17,7 +17,7 @@ router = APIRouter(include_in_schema=False)
 def health(request: Request) -> JSONResponse:
     """200 while the store answers, else 503; says nothing else to strangers."""
     try:
-        room_of(request).store.count_runs()
+        shared_of(request).store.count_runs()
     except LoricaError as error:
         return JSONResponse({"status": "failing", "code": error.code.value}, 503)
     return JSONResponse({"status": "ok", "version": __version__})
@@ -28,4 +28,4 @@ def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     from lorica.server.reports.metrics import CONTENT_TYPE, prometheus_text
 
-    return Response(prometheus_text(room_of(request).store), media_type=CONTENT_TYPE)
+    return Response(prometheus_text(shared_of(request).store), media_type=CONTENT_TYPE)

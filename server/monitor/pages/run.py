@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 
 from lorica.server.monitor.request.callers import ActingOperator, Person
 from lorica.server.monitor.request.guard import SAFE_DOCUMENT_POLICY
-from lorica.server.monitor.request.room import address_of, room_of
+from lorica.server.monitor.request.shared import address_of, shared_of
 from lorica.server.monitor.request.templating import page
 from lorica.server.monitor.shown.shapes import (
     ArtefactShape,
@@ -30,7 +30,7 @@ _SHOWN_IN_PLACE = {".html": "text/html", ".png": "image/png"}
 @router.get("/runs/{run_id}")
 def run(request: Request, caller: Person, run_id: str) -> HTMLResponse:
     """Everything about a run."""
-    store = room_of(request).store
+    store = shared_of(request).store
     found = RunDetailShape.model_validate(store.run(run_id))
     return page(
         request,
@@ -50,9 +50,9 @@ def run(request: Request, caller: Person, run_id: str) -> HTMLResponse:
 @router.post("/runs/{run_id}/stop")
 def stop(request: Request, caller: ActingOperator, run_id: str) -> Response:
     """Ask a run to stop after its last whole round."""
-    room = room_of(request)
-    status = room.store.request_stop(run_id, by=caller.name)
-    room.audit.add(
+    shared = shared_of(request)
+    status = shared.store.request_stop(run_id, by=caller.name)
+    shared.audit.add(
         caller.name, "run stopped", run_id, detail=f"now {status}", address=address_of(request)
     )
     return RedirectResponse(f"/runs/{quote(run_id, safe='')}", 303)
@@ -63,10 +63,10 @@ def artefact(
     request: Request, caller: Person, run_id: str, name: str, show: bool = False
 ) -> Response:
     """A file of the run's folder: to keep, or, of a few kinds, to be shown without its scripts."""
-    room = room_of(request)
-    path = room.store.artefact_path(run_id, name)
+    shared = shared_of(request)
+    path = shared.store.artefact_path(run_id, name)
     kind = _SHOWN_IN_PLACE.get(path.suffix) if show else None
-    room.audit.add(caller.name, "file fetched", f"{run_id} {name}", address=address_of(request))
+    shared.audit.add(caller.name, "file fetched", f"{run_id} {name}", address=address_of(request))
     return _file(path, f"{run_id}-{name.replace('/', '-')}", kind)
 
 
@@ -75,7 +75,7 @@ def report(request: Request, caller: Person, run_id: str) -> HTMLResponse:
     """The report for those who decide, as the store has it now."""
     from lorica.server.reports.report import report_html
 
-    store = room_of(request).store
+    store = shared_of(request).store
     answer = HTMLResponse(report_html(store, store.run(run_id)))
     answer.headers["Content-Security-Policy"] = SAFE_DOCUMENT_POLICY
     return answer

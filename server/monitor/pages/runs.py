@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
 from lorica.server.monitor.request.callers import Person
-from lorica.server.monitor.request.room import room_of
+from lorica.server.monitor.request.shared import shared_of
 from lorica.server.monitor.request.templating import page
 from lorica.server.monitor.shown import cursors
 from lorica.server.monitor.shown.shapes import DifferenceShape, run_shape
@@ -44,7 +44,7 @@ def runs(
     after: str = "",
 ) -> HTMLResponse:
     """Runs, the newest first."""
-    store = room_of(request).store
+    store = shared_of(request).store
     counts = store.count_runs()
     found = store.list_runs(
         status=GROUPS.get(status),
@@ -79,7 +79,7 @@ def compare(
     request: Request, caller: Person, run: Annotated[list[str] | None, Query()] = None
 ) -> Response:
     """Runs beside each other: curves over one another, figures, and how their plans differ."""
-    store = room_of(request).store
+    store = shared_of(request).store
     chosen = list(dict.fromkeys(run or []))[:MOST_COMPARED]
     found = [run_shape(store.run(run_id)) for run_id in chosen]
     differences = store.differences(chosen) if len(chosen) > 1 else []

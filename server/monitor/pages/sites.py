@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import aliased
 
 from lorica.server.monitor.request.callers import Person
-from lorica.server.monitor.request.room import room_of
+from lorica.server.monitor.request.shared import shared_of
 from lorica.server.monitor.request.templating import page
 from lorica.server.monitor.shown import cursors
 from lorica.server.monitor.shown.shapes import RunShape, SiteRunShape, SiteShape, run_shape
@@ -26,7 +26,7 @@ def sites(
     request: Request, caller: Person, virtual: bool | None = None, after: str = ""
 ) -> HTMLResponse:
     """Institutions, or the virtual sites of simulations, those seen last first."""
-    store = room_of(request).store
+    store = shared_of(request).store
     if virtual is None:  # whichever there are
         virtual = not store.sites(virtual=False, limit=1).items
         virtual = virtual and bool(store.sites(virtual=True, limit=1).items)
@@ -50,7 +50,7 @@ def sites(
 @router.get("/site")
 def site(request: Request, caller: Person, name: str, virtual: bool = False) -> HTMLResponse:
     """One site."""
-    store = room_of(request).store
+    store = shared_of(request).store
     found = store.site(name, virtual=virtual)
     if found is None:
         raise HTTPException(404)

@@ -1,1 +1,1 @@
-"""What every request works with: the room, the caller, the guard, templates."""
+"""What every request works with: what they share, the caller, the guard, templates."""

@@ -10,7 +10,7 @@ from fastapi import Depends, Form, Request
 from lorica.common.errors import Code, LoricaError
 from lorica.server.monitor.access.accounts import Role
 from lorica.server.monitor.access.sessions import same
-from lorica.server.monitor.request.room import Room, address_of, room_of
+from lorica.server.monitor.request.shared import Shared, address_of, shared_of
 
 LOCAL = "local"
 """How the audit log names whoever came by the start-up link."""
@@ -39,12 +39,12 @@ class Caller:
         return self.role == "operator"
 
 
-def cookie_name(room: Room) -> str:
+def cookie_name(shared: Shared) -> str:
     """Name of the session cookie; over TLS with the prefix that binds it to this host.
 
     Cookies do not know ports: on one machine several monitors must not share one.
     """
-    return "__Host-lorica" if room.settings.https else f"lorica-{room.settings.port}"
+    return "__Host-lorica" if shared.settings.https else f"lorica-{shared.settings.port}"
 
 
 def person(request: Request) -> Caller:
@@ -53,16 +53,16 @@ def person(request: Request) -> Caller:
     Raises:
         NotSignedInError: there is no valid session.
     """
-    room = room_of(request)
-    value = request.cookies.get(cookie_name(room), "")
-    found = room.sessions.find(value)
+    shared = shared_of(request)
+    value = request.cookies.get(cookie_name(shared), "")
+    found = shared.sessions.find(value)
     if found is None:
         raise NotSignedInError
     if found.user is None:
-        if room.accounts.any():
+        if shared.accounts.any():
             raise NotSignedInError  # the link ends with the first account
         return Caller(LOCAL, "operator", found.digest, found.csrf)
-    account = room.accounts.get(found.user)
+    account = shared.accounts.get(found.user)
     if account is None:
         raise NotSignedInError
     return Caller(account.name, account.role, found.digest, found.csrf, account.id)
@@ -76,7 +76,7 @@ def reader(request: Request) -> Caller:
     """
     kind, _, secret = request.headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
-        name = room_of(request).tokens.find(secret.strip())
+        name = shared_of(request).tokens.find(secret.strip())
         if name is None:
             raise NotSignedInError
         return Caller(f"token {name}", "viewer")
@@ -85,7 +85,7 @@ def reader(request: Request) -> Caller:
 
 def metrics_reader(request: Request) -> None:
     """Anyone where the metrics are open, else a reader."""
-    if not room_of(request).settings.open_metrics:
+    if not shared_of(request).settings.open_metrics:
         reader(request)
 
 
@@ -122,7 +122,7 @@ ActingOperator = Annotated[Caller, Depends(acting_operator)]
 
 
 def _refuse(request: Request, caller: Caller, code: Code) -> None:
-    room = room_of(request)
+    shared = shared_of(request)
     where = f"{request.method} {request.url.path}"
-    room.audit.add(caller.name, "refused", where, detail=code.value, address=address_of(request))
+    shared.audit.add(caller.name, "refused", where, detail=code.value, address=address_of(request))
     raise LoricaError(code, f"{where}: {code.entry.title}")

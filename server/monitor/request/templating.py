@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lorica.common.version import __version__
 from lorica.server.monitor.request.callers import Caller
-from lorica.server.monitor.request.room import room_of
+from lorica.server.monitor.request.shared import shared_of
 from lorica.server.monitor.shown.formats import FILTERS
 from lorica.server.monitor.shown.shapes import RunShape, RunSiteShape
 
@@ -63,7 +63,7 @@ def page(
         "theme": theme if theme in THEMES else "auto",
         "here": "",
         "live": False,
-        "open_alerts": len(room_of(request).watch.alerts()) if caller else 0,
+        "open_alerts": len(shared_of(request).watch.alerts()) if caller else 0,
         **content,
     }
     text = environment().get_template(f"{template}.html.j2").render(shown)

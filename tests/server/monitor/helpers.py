@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from lorica.common.plan.io import load_plan
 from lorica.server.monitor.access.settings import Settings
 from lorica.server.monitor.app import create_app
-from lorica.server.monitor.request.room import Room
+from lorica.server.monitor.request.shared import Shared
 from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.store import RunStore
 
@@ -60,11 +60,11 @@ def add_run(
         store.set_status(run_id, status)  # type: ignore[arg-type]
 
 
-def room_of(client: TestClient) -> Room:
-    """The room behind a client."""
-    room = client.app.state.room  # type: ignore[attr-defined]
-    assert isinstance(room, Room)
-    return room
+def shared_of(client: TestClient) -> Shared:
+    """What requests of a client share."""
+    shared = client.app.state.shared  # type: ignore[attr-defined]
+    assert isinstance(shared, Shared)
+    return shared
 
 
 def client_of(store: RunStore, settings: Settings | None = None, base: str = BASE) -> TestClient:

@@ -14,7 +14,7 @@ from lorica.common.display.wording import epsilon_text
 from lorica.server.monitor.shown import formats
 from lorica.server.reports.alerts import alerts
 from lorica.server.store import RunStore
-from tests.server.monitor.helpers import add_run, client_of, room_of
+from tests.server.monitor.helpers import add_run, client_of, shared_of
 
 
 def runs_on(text: str) -> list[str]:
@@ -92,7 +92,7 @@ def test_alerts_are_counted_on_every_page_and_listed_on_theirs(
     operator: TestClient, store: RunStore
 ) -> None:
     add_run(store, "troubled", reason="LOR-403: The data's privacy budget does not allow the run.")
-    room_of(operator).watch._until = 0.0
+    shared_of(operator).watch._until = 0.0
     assert len(alerts(store)) == 1
     assert "<span data-number>1</span>" in operator.get("/sites").text
     page = unescape(operator.get("/alerts").text)
@@ -125,7 +125,7 @@ def test_empty_pages_say_what_to_do_next(
 ) -> None:
     store = RunStore.open(str(shutil.copy(empty_store, tmp_path / "empty.sqlite")))
     client = client_of(store)
-    client.get(f"/open?key={room_of(client).link_key}")
+    client.get(f"/open?key={shared_of(client).link_key}")
     assert next_step in client.get(page).text
     store.close()
 

@@ -19,7 +19,7 @@ from tests.server.monitor.helpers import (
     client_of,
     door,
     field,
-    room_of,
+    shared_of,
     sign_in,
 )
 
@@ -65,7 +65,7 @@ def test_a_viewer_cannot_stop_a_run(viewer: TestClient, store: RunStore) -> None
     answer = viewer.post("/runs/run-1/stop", data={"csrf": csrf_of(viewer)})
     assert answer.status_code == 403 and "LOR-826" in answer.text
     assert store.run("run-1").status == "running"
-    refused = room_of(viewer).audit.page(1, 10)[0][0]
+    refused = shared_of(viewer).audit.page(1, 10)[0][0]
     assert (refused.who, refused.action, refused.detail) == ("victor", "refused", "LOR-826")
 
 
@@ -317,7 +317,7 @@ def test_without_accounts_only_the_link_opens(store: RunStore) -> None:
     assert client.get("/runs").status_code == 303
     assert client.get("/open?key=wrong").status_code == 403
     assert client.get("/open").status_code == 403
-    assert client.get(f"/open?key={room_of(client).link_key}").status_code == 303
+    assert client.get(f"/open?key={shared_of(client).link_key}").status_code == 303
     assert client.get("/runs").status_code == 200
     assert stop(client) == 403  # its forms have tokens, too
     assert stop(client, csrf=csrf_of(client)) == 303
@@ -326,10 +326,10 @@ def test_without_accounts_only_the_link_opens(store: RunStore) -> None:
 
 def test_the_link_ends_with_the_first_account(store: RunStore) -> None:
     client = client_of(store)
-    client.get(f"/open?key={room_of(client).link_key}")
+    client.get(f"/open?key={shared_of(client).link_key}")
     Accounts(store).add("olga", "operator", PASSWORDS["olga"])
     assert client.get("/runs").status_code == 303
-    assert client.get(f"/open?key={room_of(client).link_key}").status_code == 403
+    assert client.get(f"/open?key={shared_of(client).link_key}").status_code == 403
 
 
 def test_a_new_password_needs_the_current_one(

@@ -20,8 +20,8 @@ from lorica.server.store import RunStore
 
 
 @dataclass
-class Room:
-    """One monitor's parts."""
+class Shared:
+    """What all requests to one monitor share."""
 
     store: RunStore
     settings: Settings
@@ -36,8 +36,8 @@ class Room:
     """Opens a monitor without accounts; printed at its start, new every time."""
 
     @classmethod
-    def of(cls, store: RunStore, settings: Settings, render: Render) -> Room:
-        """The room over a store; ``render`` draws what live pages show of a run."""
+    def of(cls, store: RunStore, settings: Settings, render: Render) -> Shared:
+        """Over a store; ``render`` draws what live pages show of a run."""
         watch = AlertWatch(store)
         return cls(
             store,
@@ -52,11 +52,11 @@ class Room:
         )
 
 
-def room_of(request: HTTPConnection) -> Room:
-    """The room that a request belongs to."""
-    room = request.app.state.room
-    assert isinstance(room, Room)
-    return room
+def shared_of(request: HTTPConnection) -> Shared:
+    """What the monitor of a request shares."""
+    shared = request.app.state.shared
+    assert isinstance(shared, Shared)
+    return shared
 
 
 def address_of(request: HTTPConnection) -> str:

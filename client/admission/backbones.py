@@ -45,8 +45,9 @@ def site_backbone(plan: BackbonePlan, policy: Policy, root: Path) -> tuple[Backb
         return _embedded(plan)
     asked = _absolute(Path(), plan.source)
     for entry in policy.backbone_folders:
+        whole = model_hash(entry, root)
         folder = _absolute(root, entry)
-        weights, _, whole = _hashes(folder)
+        weights = _hashes(folder)[0]
         named = plan.sha256 in (weights, whole) if plan.sha256 else folder == asked
         if named:
             found = BackbonePlan(source=str(folder), sha256=weights, quantize=plan.quantize)
@@ -61,6 +62,24 @@ def site_backbone(plan: BackbonePlan, policy: Policy, root: Path) -> tuple[Backb
         "hash (`lorica site backbone FOLDER`) in policy.backbones, and name its SHA-256 in the "
         "plan.",
     )
+
+
+def model_hash(entry: str, root: Path) -> str:
+    """The hash by which ``policy.backbones`` allows the model in a folder of
+    ``policy.backbone_folders``.
+
+    Raises:
+        LoricaError: LOR-201 there is no folder, or no model in it.
+    """
+    folder = _absolute(root, entry)
+    if not folder.is_dir():
+        raise LoricaError(
+            Code.BACKBONE_NOT_FOUND,
+            f"policy.backbone_folders lists {entry}, but there is no folder {folder}.",
+            mend="Correct the path in site.toml (it starts from site.toml's folder), or take it "
+            "off the list.",
+        )
+    return _hashes(folder)[2]
 
 
 def _embedded(plan: BackbonePlan) -> tuple[BackbonePlan, str]:

@@ -83,6 +83,8 @@ def backbone_check(
         limit = backbone.max_length
         unlimited = limit >= sys.maxsize
         say("longest text", "no limit" if unlimited else f"{limit:,} tokens")
+        if backbone.promised_length:
+            say("", f"made for up to {backbone.promised_length:,}, as its own files say")
         say("tried with", f"{longest:,} tokens: its states are finite")
         windows = windows_of(model.config)
         if windows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from lorica.client.admission.backbones import model_hash
 from lorica.client.admission.readiness import (
     count_units,
     require_coordinators,
@@ -44,6 +45,8 @@ def check_site(site: Path) -> Iterator[Finding]:
     yield checked("data", lambda: _data(config, root))
     yield checked("ledger", lambda: _ledger(config, site))
     yield checked("policy", lambda: _policy(config))
+    if config.policy.backbone_folders:
+        yield checked("models", lambda: _models(config, root))
     yield from _network(config, root)
 
 
@@ -116,3 +119,18 @@ def _policy(config: SiteConfig) -> str:
     return f"{len(config.policy.coordinators)} coordinator(s) answered, ε at most " + (
         f"{config.policy.maximum_epsilon:g}"
     )
+
+
+def _models(config: SiteConfig, root: Path) -> str:
+    """That every folder of policy.backbone_folders holds a model which the policy allows."""
+    policy = config.policy
+    for entry in policy.backbone_folders:
+        whole = model_hash(entry, root)
+        if whole not in {listed.partition(":")[0] for listed in policy.backbones}:
+            raise LoricaError(
+                Code.SITE_CONFIG,
+                f"policy.backbone_folders lists {entry}, but policy.backbones does not allow the "
+                f"model in it, whose SHA-256 is {whole}.",
+                mend="List that hash in policy.backbones, or take the folder off the list.",
+            )
+    return f"{len(policy.backbone_folders)} of the site's own in place and allowed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,6 @@ from lorica.common.cache.shelf import SHELF
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.course import PARTS
 from lorica.common.plan.methods import is_personal, step_turns
 from lorica.common.plan.stages import (
     Stage,
@@ -52,7 +50,8 @@ from lorica.common.plan.stages import (
 from lorica.common.plan.tensors import factor_pairs
 from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.tasks import task_of
-from lorica.common.tasks.inputs import cut_share
+from lorica.common.tasks.inputs import Inputs
+from lorica.common.tasks.long_texts import long_texts
 from lorica.common.tasks.text_classification import BIAS_INPUT
 from lorica.common.tasks.views import ViewNumbers
 
@@ -305,7 +304,7 @@ class Session:
         """Cache and targets of these records."""
         records = self._records.take([int(row) for row in rows])
         encoded = self._task.encode(self._backbone, records)
-        self._say_cut(cut_share(encoded))
+        self._say_long(encoded)
         share = self._cache_bytes * len(rows) // max(1, len(self._records))
         later = any(not stage.on_frozen_features for stage, _ in schedule(self._plan))
         cache = SHELF.get(
@@ -317,17 +316,10 @@ class Session:
         )
         return cache, self._task.targets(records, encoded)
 
-    def _say_cut(self, share: float) -> None:
+    def _say_long(self, encoded: Inputs) -> None:
         """Tell the people at this machine, and nobody else, that texts are longer than is read."""
-        if share:
-            training = self._plan.training
-            _log.info(
-                "%.0f %% of the records' texts are longer than training.max_length (%d tokens) "
-                "and are cut to their %s",
-                math.ceil(100 * share),
-                training.max_length,
-                PARTS[training.keep],
-            )
+        if said := long_texts(self._plan, self._backbone, encoded).sentence:
+            _log.info("of the records' texts, %s", said)
 
     def _units_of(self, rows: np.ndarray) -> Units:
         if self._plan.privacy.unit == "record":

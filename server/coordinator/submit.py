@@ -7,6 +7,7 @@ import re
 import secrets
 from datetime import UTC, datetime
 
+from lorica.common.backbone.files import settled_source
 from lorica.common.backbone.loading import backbone_of
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
@@ -49,6 +50,8 @@ def submit(home: CoordinatorHome, plan: RunPlan, *, run: str = "") -> RunPlace:
             "from.",
             mend='List them in the plan: [task] labels = ["…", "…"], the same at every site.',
         )
+    # The services run in another folder than the command.
+    plan = plan.model_copy(update={"backbone": settled_source(plan.backbone)})
     backbone_of(plan)
     if plan.data.test:
         test_data(plan)

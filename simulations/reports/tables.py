@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.text import Text
 
+from lorica.common.display.long_texts import LongTexts
 from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
 from lorica.common.display.wording import (
@@ -162,14 +163,8 @@ def closing_table(summary: Summary, folder: Path) -> Table:
 
 
 def cut_text(summary: Summary) -> str:
-    """How many of the texts are longer than what is read of them; "" when none is."""
-    cut = summary.get("cut_texts") or {}
-    if not cut.get("share"):
-        return ""
-    return (
-        f"{math.ceil(100 * cut['share'])} % are longer than training.max_length "
-        f"({cut['max_length']} tokens) and were cut to their {cut['kept']}"
-    )
+    """What there is to say of texts longer than what is read of them; "" when nothing is."""
+    return LongTexts(**summary.get("cut_texts") or {}).sentence
 
 
 def epsilons(summary: Summary) -> dict[str, float]:

@@ -6,19 +6,20 @@ import json
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lorica.client.training.personal import FolderPersonal
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.state import State
+from lorica.common.backbone.files import settled_source
 from lorica.common.backbone.loading import backbone_of
 from lorica.common.data.fingerprint import fingerprint
 from lorica.common.display.console import Console
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.plan import RunPlan
-from lorica.common.plan.course import PARTS
 from lorica.common.plan.lora import lora_sentence
 from lorica.common.plan.methods import METHODS
 from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
@@ -88,6 +89,7 @@ class Simulation:
         """
         self._console, self._keep = console, keep or Keep()
         self._folder = RunFolder(out)
+        plan = plan.model_copy(update={"backbone": settled_source(plan.backbone)})
         self._data = data or load_data(plan)
         self._folder.data = fingerprint(self._data.train, self._data.test)
         self.plan = with_labels(plan, *label_sources(plan, self._data))
@@ -98,7 +100,7 @@ class Simulation:
             self._trainers = make_trainers(self._data.train, self.plan, personal=self._personal)
         self._privacy = self._check_sites()
         self._backbone = backbone_of(self.plan)
-        self._cut = share_cache(self.plan, self._backbone, self._data.train)
+        self._long = share_cache(self.plan, self._backbone, self._data.train)
         self._evaluate = CentralEvaluator(self.plan, self._backbone, self._data.test)
         judge = self._data.judge
         self._judge = CentralEvaluator(self.plan, self._backbone, judge) if judge else None
@@ -306,12 +308,7 @@ class Simulation:
         summary = summarise(
             self.plan, rounds, baselines, self._privacy, self._trainers, self._data, at_sites
         )
-        training = self.plan.training
-        summary["cut_texts"] = {
-            "share": self._cut,
-            "max_length": training.max_length,
-            "kept": PARTS[training.keep],
-        }
+        summary["cut_texts"] = asdict(self._long)
         write_atomically(
             self._folder.path / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         )

@@ -22,13 +22,14 @@ from lorica.common.backbone.loading import Backbone
 from lorica.common.cache.prefix import CACHE_BYTES
 from lorica.common.cache.shelf import SHELF
 from lorica.common.data.records import Records
+from lorica.common.display.long_texts import LongTexts
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import schedule
 from lorica.common.secure_sum.identity import Identity
 from lorica.common.secure_sum.terms import COMPLETE
 from lorica.common.tasks import task_of
-from lorica.common.tasks.inputs import cut_share
+from lorica.common.tasks.long_texts import long_texts
 from lorica.common.tasks.run_data import load_data
 from lorica.common.wire.messages import Reply, Request
 from lorica.simulations.run.partition import partition
@@ -127,17 +128,17 @@ def make_trainers(
     }
 
 
-def share_cache(plan: RunPlan, backbone: Backbone, records: Records) -> float:
+def share_cache(plan: RunPlan, backbone: Backbone, records: Records) -> LongTexts:
     """Have all virtual sites, however the records are divided, read from one cache of them.
 
     Returns:
-        The share of records whose text is longer than what is read of it.
+        How long their texts are beside what is read of them.
     """
     task = task_of(plan)
     stages = [stage for stage, _ in schedule(plan)]
     encoded = task.encode(backbone, records)
     if plan.simulation.engine != "in-process":
-        return cut_share(encoded)  # sites are in other processes
+        return long_texts(plan, backbone, encoded)  # sites are in other processes
     SHELF.lay_out(
         task.model(backbone).eval(),
         encoded,
@@ -145,7 +146,7 @@ def share_cache(plan: RunPlan, backbone: Backbone, records: Records) -> float:
         states=any(not stage.on_frozen_features for stage in stages),
         pooled=any(stage.on_frozen_features for stage in stages),
     )
-    return cut_share(encoded)
+    return long_texts(plan, backbone, encoded)
 
 
 class SimulatedNode:

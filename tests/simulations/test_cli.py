@@ -10,6 +10,7 @@ import pytest
 
 from lorica.common.cli import main
 from lorica.common.errors import Code
+from lorica.common.plan.io import load_plan
 from tests.conftest import make_small_backbone
 
 Lorica = Callable[..., tuple[int, str, str]]
@@ -159,6 +160,31 @@ def test_a_mistaken_setting_is_refused_before_anything_is_written(
     settings, code, sentences = SETTINGS[mistake]
     refused(lorica(*with_settings(good, **settings)), code, *sentences)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_in_a_relative_folder_is_found_later_from_anywhere(
+    lorica: Lorica,
+    good: list[str],
+    backbone: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/tiny").symlink_to(backbone)
+    assert lorica(*with_settings(good, **{"backbone.source": "models/tiny"}))[0] == 0
+    plan = load_plan(tmp_path / "out" / "plan.toml")
+    assert plan.backbone.source == str(tmp_path / "models/tiny"), "the same for --resume"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    adapter = str(tmp_path / "out" / "adapter")
+    status, out, err = lorica("predict", "--adapter", adapter, "lost my card")
+    assert (status, err) == (0, "") and "lost my card" in out
+    merged = lorica("export", adapter, "--out", "merged")
+    assert merged[0] == 0, merged[2]
+    slip = lorica("predict", "--adapter", adapter, "--backbone", "models/tiny", "lost my card")
+    refused(slip, Code.BACKBONE_UNREACHABLE, "no folder models/tiny", "--backbone")
+    slip = lorica("predict", "--adapter", adapter, "--backbone", "./tiny", "lost my card")
+    refused(slip, Code.BACKBONE_NOT_FOUND, "./tiny", "elsewhere", "--backbone")
 
 
 FILES: dict[str, tuple[bytes, Code, list[str]]] = {

@@ -19,7 +19,7 @@ from lorica.common.backbone import files as backbone_files
 from lorica.common.backbone import loading as backbones
 from lorica.common.backbone.files import settings_sha256, weights_sha256
 from lorica.common.backbone.loading import Backbone, load_backbone
-from lorica.common.errors import Code
+from lorica.common.errors import Code, LoricaError
 from lorica.common.plan.subject import EMBEDDED_SHA256, BackbonePlan
 
 Refuses = Callable[[Code, Callable[[], object]], str]
@@ -245,23 +245,62 @@ def test_a_folder_without_config_or_weights_is_refused(
     ["/no/such/folder", "./none", "../none", "~/none", "~nosuchuser/x", "a/b/c", "-x", "a\0"],
 )
 def test_a_folder_that_does_not_exist_is_refused_by_name(
-    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: Refuses
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    detail = refuses(Code.BACKBONE_NOT_FOUND, lambda: load(source))
-    assert "backbone.source" in detail
+    with pytest.raises(LoricaError) as caught:
+        load(source)
+    assert caught.value.code is Code.BACKBONE_NOT_FOUND
+    assert "backbone.source" in caught.value.detail and "--backbone" in caught.value.mend
+    if not source.startswith(("/", "~")):
+        assert str(tmp_path) in caught.value.detail, "where it was looked for"
 
 
-def test_a_file_in_place_of_the_folder_is_refused(small_backbone: Path, refuses: Refuses) -> None:
-    refuses(Code.BACKBONE_NOT_FOUND, lambda: load(small_backbone / "config.json"))
+def test_a_path_with_a_slip_in_it_is_not_asked_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """models/brt: there is a folder models; somebody on the hub may be called so, too."""
+    asked: list[str] = []
+    monkeypatch.setattr(backbone_files, "_hub_folder", lambda *a: asked.append(a[0]) or tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(LoricaError) as caught:
+        load("models/brt")
+    assert caught.value.code is Code.BACKBONE_NOT_FOUND and not asked
+    for part in ("taken for a path", str(tmp_path)):
+        assert part in caught.value.detail
+    for part in ("in full", "--backbone", "backbone.revision=main"):
+        assert part in caught.value.mend
+    plan = BackbonePlan(source="models/brt", revision="main")  # the mend, as typed
+    assert backbone_files.backbone_folder(plan) == tmp_path and asked == ["models/brt"]
+
+
+def test_a_relative_folder_is_written_in_full_and_nothing_else_is(
+    small_backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(small_backbone.parent)
+    plan = BackbonePlan(source="backbone", sha256="0" * 64)
+    full = plan.model_copy(update={"source": str(small_backbone)})
+    assert backbone_files.settled_source(plan) == full
+    for source in ("embedded", "org/name", "./none", str(small_backbone)):
+        plan = BackbonePlan(source=source)
+        assert backbone_files.settled_source(plan) == plan
+
+
+def test_a_file_in_place_of_the_folder_is_refused(small_backbone: Path) -> None:
+    with pytest.raises(LoricaError, match="is a file") as caught:
+        load(small_backbone / "config.json")
+    assert caught.value.code is Code.BACKBONE_NOT_FOUND and str(small_backbone) in caught.value.mend
 
 
 @pytest.mark.parametrize("revision", ["", "v1.0"])
-def test_a_hub_id_without_network_is_refused_saying_so(revision: str, refuses: Refuses) -> None:
-    detail = refuses(
-        Code.BACKBONE_UNREACHABLE, lambda: load("lorica-tests/none", revision=revision)
-    )
-    assert "lorica-tests/none" in detail and revision in detail
+def test_a_hub_id_without_network_is_refused_saying_so(revision: str) -> None:
+    with pytest.raises(LoricaError) as caught:
+        load("lorica-tests/none", revision=revision)
+    assert caught.value.code is Code.BACKBONE_UNREACHABLE
+    assert "lorica-tests/none" in caught.value.detail and revision in caught.value.detail
+    assert f"no folder lorica-tests/none in {Path.cwd()}" in caught.value.detail
+    assert "--backbone" in caught.value.mend
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.plan import RunPlan
 from lorica.common.tasks import task_of
 from lorica.common.tasks.inputs import cut_share, encode, encode_with_offsets, kept_places
+from lorica.common.tasks.long_texts import long_texts
 from tests.tasks import KINDS, TRAITS, example, plan_of, rows_of
 
 WORDS = [
@@ -91,3 +94,32 @@ def test_every_task_of_texts_counts_what_it_cuts(
     assert cut_share(task.encode_for_use(backbone, one)) == 1.0
     wide = task_of(plan.replace(training={"max_length": 60}))
     assert cut_share(wide.encode_for_use(backbone, one)) == 0.0
+
+
+@pytest.mark.parametrize("name", ["sentence_bert_config.json", "sentence_roberta_config.json"])
+@pytest.mark.parametrize(
+    ("promised", "read", "said"),
+    [
+        (None, 8, "longer than training.max_length (8 tokens)"),
+        (16, 8, "made for up to 16 tokens"),
+        (6, 8, "training.max_length=6 keeps to them"),
+        (16, 64, ""),
+        (12, 64, "50 % are read beyond the 12 tokens"),
+        (500, 500, "longer than what the model takes (64 tokens)"),
+    ],
+)
+def test_the_length_that_a_sentence_encoder_was_made_for_is_said_and_changes_nothing(
+    small_backbone: Path, name: str, promised: int | None, read: int, said: str
+) -> None:
+    copy = Path(shutil.copytree(small_backbone, small_backbone.parent / "copy"))
+    plain = backbone_at(copy)
+    length = {"max_seq_length": promised, "do_lower_case": False}
+    (small_backbone / name).write_text(json.dumps(length))
+    backbone = backbone_at(small_backbone)
+    texts = [" ".join(WORDS * (9 if read == 500 else 1)), "card lost"]
+    plan = plan_of("text-classification", small_backbone, training={"max_length": read})
+    found = long_texts(plan, backbone, encode(backbone, texts, read)).sentence
+    assert (said in found) if said else not found
+    assert backbone.identity == plain.identity
+    both = (encode(model, texts, read).tokens for model in (plain, backbone))
+    assert all(map(np.array_equal, *both))

@@ -215,6 +215,16 @@ def test_a_plan_without_labels_is_refused_before_anything_is_written(home: Coord
     assert not (home.runs / "a").exists()
 
 
+def test_a_relative_folder_of_a_model_is_written_in_full(
+    home: CoordinatorHome, small_backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The services that start the run are at work in another folder than the command."""
+    monkeypatch.chdir(small_backbone.parent)
+    plan = RunPlan().replace(task={"labels": ["x", "y"]}, backbone={"source": small_backbone.name})
+    place = submit(home, plan, run="a")
+    assert place.folder.plan().backbone.source == str(small_backbone)
+
+
 @pytest.mark.parametrize("run", ["../a", "a/b", ".a", "a b", "-a", "x" * 64])
 def test_ids_that_could_be_paths_are_refused(home: CoordinatorHome, run: str) -> None:
     with pytest.raises(LoricaError) as caught:

@@ -368,3 +368,7 @@ def test_a_simulations_tables_say_it() -> None:
     assert cut_text({}) == "" == cut_text({"cut_texts": {"share": 0.0}})
     said = cut_text({"cut_texts": {"share": 0.311, "max_length": 128, "kept": "beginning"}})
     assert "32 %" in said and "128 tokens" in said and "beginning" in said
+    made_for = {"share": 0.1, "max_length": 128, "promised": 256, "kept": "end"}
+    assert "made for up to 256 tokens" in cut_text({"cut_texts": made_for})
+    beyond = cut_text({"cut_texts": {"max_length": 128, "promised": 64, "beyond": 0.005}})
+    assert "1 %" in beyond and "64 tokens" in beyond and "training.max_length=64" in beyond

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorica.common.adapter.lora import layer_list
+from lorica.common.adapter.lora import fit_of, layer_list
 from lorica.common.errors import Code, LoricaError
 
 
@@ -25,7 +25,8 @@ class OwnBiases:
     """The biases that one model has for itself, and what they were in the backbone."""
 
     def __init__(self, encoder: Any, layers: Sequence[int]) -> None:
-        """Give every linear module with a bias in the layers a bias of its own (in place).
+        """Give the linear modules with a bias in the layers a bias of their own (in place): all
+        that can be adapted (:func:`lorica.common.adapter.lora.fit_of`).
 
         Args:
             encoder: a transformers model that shares its parameters with the backbone.
@@ -38,14 +39,18 @@ class OwnBiases:
         """Biases by their names in the encoder."""
         self._shared: dict[str, torch.Tensor] = {}
         path = layer_list(encoder)
-        for index in layers if path is not None else ():
-            place = f"{path}.{index}"
-            for below, module in encoder.get_submodule(place).named_modules():
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    name = f"{place}.{below}.bias" if below else f"{place}.bias"
-                    self._shared[name] = module.bias.detach()
-                    module.bias = nn.Parameter(module.bias.detach().clone(), requires_grad=False)
-                    self.parameters[name] = module.bias
+        above = tuple(f"{path}.{index}" for index in layers) if path is not None else ()
+        linear = {
+            name: module
+            for place in above
+            for name, module in encoder.get_submodule(place).named_modules(prefix=place)
+            if isinstance(module, nn.Linear) and module.bias is not None
+        }
+        for place in fit_of(encoder, linear):
+            module, name = linear[place], f"{place}.bias"
+            self._shared[name] = module.bias.detach()
+            module.bias = nn.Parameter(module.bias.detach().clone(), requires_grad=False)
+            self.parameters[name] = module.bias
         if not self.parameters:
             raise LoricaError(
                 Code.BACKBONE_UNSUPPORTED,

@@ -84,6 +84,9 @@ def layer_list(encoder: Any) -> str | None:
 def lora_config(plan: AdapterPlan, encoder: Any) -> Any:
     """The peft ``LoraConfig`` of a plan for an encoder.
 
+    Of a group, modules that cannot be adapted are left out (:func:`fit_of`); one that is named
+    stays, and is refused by whoever tries it.
+
     Where the list of layers is at an encoder's top (GPT-2, Llama), peft cannot tell layers by
     their numbers, and the modules are named in full; so are those of a group.
     """
@@ -96,7 +99,12 @@ def lora_config(plan: AdapterPlan, encoder: Any) -> Any:
     if in_full or not GROUPS.isdisjoint(modules):
         above = tuple(f"{path}.{layer}." for layer in layers) if path is not None else ""
         linear = [name for name in linear_modules(encoder) if name.startswith(above)]
-        modules = [name for name in linear if not wanted_as(name).isdisjoint(plan.target_modules)]
+        groups = GROUPS.intersection(plan.target_modules)
+        grouped = fit_of(
+            encoder, [name for name in linear if not wanted_as(name).isdisjoint(groups)]
+        )
+        named = {name for name in linear if name.rpartition(".")[2] in plan.target_modules}
+        modules = [name for name in linear if name in named or name in grouped]
         by_number = False
     return LoraConfig(
         task_type=TaskType.FEATURE_EXTRACTION,
@@ -107,6 +115,21 @@ def lora_config(plan: AdapterPlan, encoder: Any) -> Any:
         lora_dropout=0.0,
         bias="none",
     )
+
+
+def note_unfit(encoder: Any, names: Iterable[str]) -> None:
+    """Keep with an encoder (and its structural copies) which of its linear modules a trial found
+    to run other than once in a pass, or on something else than one input per record
+    (:mod:`lorica.common.backbone.trial`)."""
+    encoder.lorica_unfit = frozenset(names)
+
+
+def fit_of(encoder: Any, names: Iterable[str]) -> list[str]:
+    """Of modules that nobody named one by one, those that can be adapted; all of them where none
+    can, so that whoever tries says why."""
+    given = list(names)
+    unfit: frozenset[str] = getattr(encoder, "lorica_unfit", frozenset())
+    return [name for name in given if name not in unfit] or given
 
 
 def attach_lora(encoder: nn.Module, plan: AdapterPlan) -> nn.Module:

@@ -7,7 +7,7 @@ that depend on padding, on chance, or on what was read before.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lorica.common.adapter.lora import linear_modules, note_unfit
 from lorica.common.backbone.vision import Readout, image_states, readout_of
 from lorica.common.errors import Code, LoricaError
 
@@ -71,7 +72,9 @@ def try_texts(model: Any, tokenizer: Any, limit: int) -> Tried:
     ids, mask = made_up_texts(model, limit)
     mask = mask.clone()
     mask[0, ids.shape[1] // 2 + 1 :] = 0  # the first is shorter
-    states = _states(model, ids, mask)
+    with _watched(model, linear_modules(model)) as runs:
+        states = _states(model, ids, mask)
+    _note_unfit(model, runs, len(ids))
     if states.shape[:2] != ids.shape or states.dim() != 3:
         raise _refused(
             model,
@@ -112,7 +115,9 @@ def try_images(model: Any, processor: Any) -> Tried:
     config = repr(model.config.to_dict())
     with _said(model):
         (pixels,) = made_up_images(processor)
-        output = model(pixel_values=pixels)
+        with _watched(model, linear_modules(model)) as runs:
+            output = model(pixel_values=pixels)
+        _note_unfit(model, runs, len(pixels))
     readout = readout_of(model, output)
     if readout is None:
         raise _refused(model, "gives no state for a whole image")
@@ -147,25 +152,8 @@ def require_single_use(
         LoricaError: LOR-204, LOR-404 naming the module.
     """
     records = len(next(iter(inputs.values())))
-    runs: dict[str, list[int]] = {name: [] for name in adapted}
-
-    def noting(name: str) -> Any:
-        def hook(_module: Any, given: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            first = next((x for x in (*given, *kwargs.values()) if torch.is_tensor(x)), None)
-            runs[name].append(-1 if first is None or first.dim() < 2 else len(first))
-
-        return hook
-
-    hooks = [
-        encoder.get_submodule(name).register_forward_pre_hook(noting(name), with_kwargs=True)
-        for name in adapted
-    ]
-    try:
-        with torch.no_grad(), _said(encoder):
-            encoder(**inputs)
-    finally:
-        for handle in hooks:
-            handle.remove()
+    with _watched(encoder, adapted) as runs, torch.no_grad(), _said(encoder):
+        encoder(**inputs)
     kinds: dict[str, int] = {}
     for name, seen in runs.items():
         last = name.rpartition(".")[2]
@@ -188,6 +176,35 @@ def require_single_use(
                 f"Layer {name} of the backbone does not have the record first in what it reads: "
                 "its gradient cannot be told record by record."
             )
+
+
+@contextmanager
+def _watched(encoder: nn.Module, names: Iterable[str]) -> Iterator[dict[str, list[int]]]:
+    """Module -> the first dimension of what it reads, for every run of it; -1 for no batch."""
+    runs: dict[str, list[int]] = {name: [] for name in names}
+
+    def noting(name: str) -> Any:
+        def hook(_module: Any, given: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            first = next((x for x in (*given, *kwargs.values()) if torch.is_tensor(x)), None)
+            runs[name].append(-1 if first is None or first.dim() < 2 else len(first))
+
+        return hook
+
+    hooks = [
+        encoder.get_submodule(name).register_forward_pre_hook(noting(name), with_kwargs=True)
+        for name in runs
+    ]
+    try:
+        yield runs
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def _note_unfit(model: Any, runs: Mapping[str, list[int]], records: int) -> None:
+    note_unfit(
+        model, (name for name, seen in runs.items() if set(seen) - {records} or len(seen) > 1)
+    )
 
 
 def _unsafe(what: str) -> LoricaError:

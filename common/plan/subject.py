@@ -56,7 +56,9 @@ class AdapterPlan(Section):
     target_modules: list[str] = Field(default=["attention"], min_length=1)
     """The linear modules that get LoRA factors: "attention" for the attention's projections,
     whatever the backbone calls them, "feed-forward" for the other ones of its layers, or names as
-    peft knows them; kind "bitfit" takes all."""
+    peft knows them; kind "bitfit" takes all. Of a group (and of "bitfit") those are left out that
+    run more than once in a pass, such as DeBERTa-v3's query and key projections, which read
+    positions, too, or that do not read one input per record: `lorica backbone check` lists them."""
 
     center: Literal["labels", "none"] = "labels"
     """What is taken from every feature before it is scaled to unit length again: the mean of the

@@ -188,6 +188,31 @@ def test_a_layer_that_runs_twice_is_refused_by_name_when_the_model_is_made(
     assert caught.value.code is Code.PRIVACY_UNSAFE_MODEL
 
 
+@pytest.mark.parametrize("adapter", [{}, {"target_modules": ["query_proj"]}, {"kind": "bitfit"}])
+def test_of_a_group_what_runs_twice_is_left_out_and_the_rest_trained(
+    tmp_path: Path, adapter: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeBERTa-v3 with the adapter that a plan has by itself; what is named is never left out."""
+    folder = make_family(tmp_path / "deberta", "deberta-v2", share_att_key=True)
+    usual = {"target_modules": RunPlan().adapter.target_modules}
+    plan = plan_for(folder, "deberta-v2", adapter=usual | adapter)
+    backbone = load_backbone(plan.backbone)
+    if "target_modules" in adapter:
+        with pytest.raises(LoricaError, match="runs 2 times"):
+            require_right_gradients(plan, backbone)
+        return
+    require_right_gradients(plan, backbone)
+    names = set(task_of(plan).start(backbone))
+    adapted = {name.rpartition(".lora_")[0].rpartition(".self.")[2] for name in names}
+    if not adapter:
+        assert {"value_proj"} < adapted and not {"query_proj", "key_proj"} & adapted
+        assert any("attention.output.dense" in name for name in names)
+        check_folder(tmp_path / "adapter", plan, backbone, trained(plan, backbone), monkeypatch)
+    else:
+        assert any("value_proj.bias" in name for name in names)
+        assert not any("query_proj" in name for name in names)
+
+
 @pytest.mark.parametrize(
     ("family", "module"),
     [

@@ -41,6 +41,16 @@ class CardResults:
     """The round after which the state was that the run ended with; None: the last."""
     judged: Mapping[int, float] = field(default_factory=dict)
     """Round -> what the judge made of the state after it, where LoRA was on trial."""
+    headline: str = ""
+    """The metric that decides what is better."""
+    start: float | None = None
+    """That metric before any round, on the coordinator's test data; None when not known."""
+
+    @property
+    def gained(self) -> bool | None:
+        """Whether training made it better than the untrained start; None when not known."""
+        end = self.metrics.get(self.headline)
+        return None if end is None or self.start is None else end > self.start
 
 
 def model_card(
@@ -117,14 +127,19 @@ def _details(plan: RunPlan, source: str, results: CardResults) -> str:
         more = len(plan.task.labels) - 20
         labels = f"\n- **Labels:** {shown}" + (f" and {more} more" if more > 0 else "")
     sites = f" at {results.sites} {'site' if results.sites == 1 else 'sites'}" * bool(results.sites)
+    by = (
+        f"Lorica {__version__}, federated{sites}, with {plan.aggregation.method} over\n"
+        f"  {plan.rounds.count} rounds"
+    )
+    if results.kept_round == 0:
+        by = f"nobody: the start of a run of Lorica {__version__}, from the labels' names alone"
     number = plan.backbone.quantize
     rounded = "" if number == "none" else f", its linear weights rounded to {number}"
     return f"""## Model details
 
 - **What it is:** {part}, on the frozen backbone `{printable(source)}`{rounded}
 - **Task:** {plan.task.kind}{labels}
-- **Trained by:** Lorica {__version__}, federated{sites}, with {plan.aggregation.method} over
-  {plan.rounds.count} rounds
+- **Trained by:** {by}
 - **Plan fingerprint:** `{plan.fingerprint}`"""
 
 
@@ -145,6 +160,8 @@ rare in the training data may be served worse. {private}"""
 
 
 def _training(plan: RunPlan, results: CardResults) -> str:
+    if results.kept_round == 0:
+        return "## Training\n\nNone: no record was read for it, and it costs no ε."
     privacy = plan.privacy
     if privacy.private:
         clip = f"clip norm {privacy.clip_norm:g}"
@@ -183,7 +200,16 @@ def _evaluation(plan: RunPlan, results: CardResults) -> str:
     ]
     if not rows:
         return "## Evaluation\n\nNot measured: the coordinator held no test data."
-    return "## Evaluation\n\n| metric | value | on |\n| --- | --- | --- |\n" + "\n".join(rows)
+    name, start = printable(results.headline), results.start
+    if start is not None and math.isfinite(start):
+        rows.append(f"| {name} before training | {start:.4f} | the coordinator's test data |")
+    table = "## Evaluation\n\n| metric | value | on |\n| --- | --- | --- |\n" + "\n".join(rows)
+    if results.gained is False:
+        table += (
+            f"\n\n**Training gained nothing:** by {name}, this adapter is no better than its "
+            "untrained start, which costs no ε."
+        )
+    return table
 
 
 def _how(plan: RunPlan, backbone: Backbone, source: str, revision: str) -> str:

@@ -27,6 +27,8 @@ _MEMORY = "optimizer/"  # prefix of its tensors in a checkpoint
 PLAN, ROUNDS, CHECKPOINT = "plan.toml", "rounds.jsonl", "checkpoint.safetensors"
 SUM = "sealed-sum.json"
 SUMMARY, REPORT, PICTURE, ADAPTER = "summary.json", "report.html", "picture.png", "adapter"
+START = "start"
+"""An adapter, too: the untrained start, where a simulation found it better than what it trained."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,8 @@ class RunFolder:
             len(names),
             records[-1].kept_round if records else None,
             {record.round: record.judged for record in records if record.judged is not None},
+            records[0].headline if records else "",
+            records[0].score if records and records[0].round == 0 else None,
         )
 
     def _keep_rounds(self, last: int) -> None:

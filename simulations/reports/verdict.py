@@ -19,7 +19,9 @@ def verdict(summary: Summary) -> str:
     shown, before = metric_text(metric, score), metric_text(metric, start)
     if score < start:
         said = f"The federation is worse than its untrained start: {shown} against {before}."
-        use = "Use the start, which costs no ε (zero-shot), rather than this adapter."
+        where = summary.get("start")
+        at = f" It is the adapter in {where}/, beside the other one." if where else ""
+        use = f"Use the start, which costs no ε (zero-shot), rather than this adapter.{at}"
     else:
         said = f"The federation is no better than its untrained start: {shown}."
         use = "No round that was trained is worth its ε."

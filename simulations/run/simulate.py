@@ -23,6 +23,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.lora import lora_sentence
 from lorica.common.plan.methods import METHODS
 from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
+from lorica.common.saved.card import CardResults
 from lorica.common.saved.folder import save_adapter
 from lorica.common.tasks import task_of
 from lorica.common.tasks.run_data import RunData, label_sources, load_data, with_labels
@@ -35,6 +36,7 @@ from lorica.server.results.folder import (
     PLAN,
     REPORT,
     ROUNDS,
+    START,
     SUMMARY,
     RunFolder,
 )
@@ -168,7 +170,7 @@ class Simulation:
         """Remove an earlier run's results, and nothing else that may lie in the folder."""
         path = self._folder.path
         with storage_errors(path):
-            for name in (ADAPTER, BASELINES, PERSONAL_FOLDER):
+            for name in (ADAPTER, START, BASELINES, PERSONAL_FOLDER):
                 if (path / name).is_dir():
                     shutil.rmtree(path / name)
             for name in (SUMMARY, REPORT, PICTURE, CHECKPOINT, ROUNDS, PLAN):
@@ -295,6 +297,18 @@ class Simulation:
         assert score is not None
         return score
 
+    def _keep_start(self) -> str:
+        """Where the untrained start was written, as it is better than what was trained: nothing is
+        left that is worse than what costs no ε. "" where it is not."""
+        results, first = self._folder.results(), self._folder.rounds()[0]
+        end = results.metrics.get(results.headline)
+        if end is None or results.start is None or end >= results.start:
+            return ""
+        card = CardResults(first.metrics, kept_round=0, headline=results.headline)
+        state = task_of(self.plan).start(self._backbone)
+        save_adapter(self._folder.path / START, state, self.plan, self._backbone, card)
+        return START
+
     def _spent(self, rounds: int) -> float:
         """Largest ε over the sites after so many rounds."""
         costs = {cost.stages: cost for cost in self._privacy.values()}  # equal ones once
@@ -309,6 +323,7 @@ class Simulation:
             self.plan, rounds, baselines, self._privacy, self._trainers, self._data, at_sites
         )
         summary["cut_texts"] = asdict(self._long)
+        summary["start"] = self._keep_start()
         write_atomically(
             self._folder.path / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         )

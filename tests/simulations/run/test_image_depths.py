@@ -19,7 +19,7 @@ from lorica.common.saved.predict import Predictor
 from lorica.simulations.run.simulate import Simulation
 from tests.images import SIDE, make_image_backbone
 
-LABELS = ("left", "right")
+LABELS = ("dark", "light")
 PER_LABEL = 40
 
 WRITTEN: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
@@ -32,13 +32,11 @@ WRITTEN: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
 
 
 def pictures() -> list[tuple[str, np.ndarray]]:
-    """Faint noise with a brighter half; greys from black to white."""
+    """Noise on a darker or a lighter ground, each with a black and a white pixel."""
     draw = np.random.default_rng(0)
     found = []
     for number in range(len(LABELS) * PER_LABEL):
-        grey = draw.integers(0, 120, (SIDE, SIDE))
-        half = slice(0, SIDE // 2) if number % 2 == 0 else slice(SIDE // 2, SIDE)
-        grey[:, half] += 60
+        grey = draw.integers(20, 120, (SIDE, SIDE)) + 110 * (number % 2)
         grey[0, :2] = 0, 255
         found.append((LABELS[number % 2], grey.astype(np.uint8)))
     return found
@@ -66,8 +64,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             data={"train": str(write(root / kind / "data", kind))},
             adapter={"kind": "head"},
             training={"expected_batch_size": 16},
-            rounds={"count": 6},
-            privacy={"epsilon": 20.0, "delta": 1e-3},
+            rounds={"count": 12},
+            privacy={"epsilon": float("inf")},
             simulation={"sites": 2},
         )
         out = root / kind / "out"
@@ -92,6 +90,6 @@ def test_pictures_of_more_bits_give_the_run_and_the_predictions_of_8_bits(
     assert wanted.keys() == found.keys()
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
     predictor = Predictor(more / "adapter")
-    given = read_given(more.parent / "data" / "left", predictor.plan)
+    given = read_given(more.parent / "data" / "dark", predictor.plan)
     labels = [prediction.label for prediction in predictor(given.texts, images=given.images)]
-    assert len(labels) == PER_LABEL and labels.count("left") >= 0.8 * PER_LABEL
+    assert len(labels) == PER_LABEL and labels.count("dark") >= 0.8 * PER_LABEL

@@ -6,7 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from lorica.common.data.names.normal import forms, number_form, value_form
+from lorica.common.data.names.normal import forms, fraction_form, value_form
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:  # an extra
@@ -50,7 +50,7 @@ def json_text(value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, float):
-        return number_form(json.dumps(value))
+        return fraction_form(json.dumps(value))
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
@@ -85,7 +85,8 @@ def text_array(array: pa.Array, *, plain: bool, where: str) -> pa.Array:
     text = pc.fill_null(pc.cast(array, pa.string()), "")
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_timestamp(kind):
         distinct = text.dictionary_encode()
-        named = pa.array(forms(distinct.dictionary.to_pylist(), value_form), pa.string())
+        form = fraction_form if pa.types.is_floating(kind) else value_form
+        named = pa.array(forms(distinct.dictionary.to_pylist(), form), pa.string())
         return pc.take(named, distinct.indices)
     return text
 

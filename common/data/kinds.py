@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from lorica.common.data.rows.foreign import LOOKED_AT, foreign
 from lorica.common.errors import Code, LoricaError
 
 PACKAGED = "embedded:"
@@ -89,6 +90,12 @@ def kind_of(location: str, root: Path) -> str:
             Code.DATA_NOT_FOUND, f"{path} cannot be read: {error.strerror}."
         ) from None
     if kind is None and exists:
+        if other := foreign(_beginning(path)):
+            raise LoricaError(
+                Code.DATA_KIND,
+                f"{path} is {other.what}, which is not read.",
+                mend=other.mend.format(name=path.name),
+            )
         raise LoricaError(
             Code.DATA_KIND,
             f"{path} is not a file that Lorica reads: .csv, .tsv, .txt, .json, .jsonl, .ndjson, "
@@ -97,6 +104,14 @@ def kind_of(location: str, root: Path) -> str:
             "one text a line as .txt; one object a line as .jsonl.",
         )
     return kind or "csv"  # absent: the connector says so
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(LOOKED_AT)
+    except OSError:
+        return b""
 
 
 def _kind_of_json(path: Path) -> str:

@@ -1,13 +1,14 @@
 """Labelled texts in memory, and how they are made of what connectors read.
 
-Nothing is guessed and nothing is skipped: data that are not what the plan says are refused
-with the row and column at fault. These sentences name values, so they stay at the machine that
-reads the file (:mod:`lorica.common.errors`).
+Nothing is guessed, and nothing is skipped but rows in which nothing stands: data that are not what
+the plan says are refused with the row and column at fault. These sentences name values, so they
+stay at the machine that reads the file (:mod:`lorica.common.errors`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import shlex
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -19,7 +20,7 @@ from lorica.common.data.batches import Batch, as_list
 from lorica.common.data.kinds import IMAGE, PACKAGED, kind_of
 from lorica.common.data.levels import Levels
 from lorica.common.data.names.alike import CHOICE, Alike, Spellings
-from lorica.common.data.names.normal import forms, id_form
+from lorica.common.data.names.normal import alike_key, forms, id_form, lost_digits
 from lorica.common.data.request import CONNECTORS, DataRequest, read_batches
 from lorica.common.data.table import Table
 from lorica.common.errors import Code, LoricaError
@@ -283,13 +284,25 @@ def require_roles(batch: Batch, roles: Roles, where: str) -> None:
 
 def _mend_of_column(key: str, batch: Batch, roles: Roles) -> str:
     taken = set(roles.columns.values())
-    free = next((name for name in batch if name not in taken and name.isprintable()), None)
-    if free is None:
+    asked = alike_key(roles.columns[key])
+    free = [name for name in batch if name not in taken and name.isprintable()]
+    if not free:
         return (
             "Give the data such a column: a header with the columns' names, one record a row "
             "(docs/data.md)."
         )
-    return f"Set it to one of these, for example {roles.setting.format(key=key, column=free)}"
+    column = next((name for name in free if alike_key(name) == asked), free[0])
+    return f"Set it to one of these, for example {_setting(key, column, roles.setting)}"
+
+
+def _setting(key: str, column: str, setting: str) -> str:
+    """The setting as it can be typed: in a shell, names with blanks need quotes."""
+    command, _, form = setting.rpartition("--set ")
+    if not setting.startswith("--set "):
+        return setting.format(key=key, column=column)
+    quoted = column[:1] + column[-1:] in ("''", '""')
+    named = f'"{column}"' if quoted or column != column.strip() else column
+    return f"{command}--set {shlex.quote(form.format(key=key, column=named))}"
 
 
 def _checked(
@@ -311,7 +324,9 @@ def _checked(
         _refuse_empty(where, labels, before, roles.label, Code.DATA_MALFORMED, "label")
     own = [f"{UNNAMED}{before + number}" for number in range(1, len(texts) + 1)]
     if roles.unit:
-        named = forms(as_list(batch[roles.unit]), id_form)
+        given = as_list(batch[roles.unit])
+        _refuse_rounded(where, given, before, roles.unit)
+        named = forms(given, id_form)
         if roles.missing_unit == "refuse":
             _refuse_empty(where, named, before, roles.unit, Code.DATA_UNIT, "unit")
         own = [name or other for name, other in zip(named, own, strict=True)]
@@ -334,6 +349,18 @@ def _taken(column: Any, rows: Sequence[int]) -> Any:
     if isinstance(column, list):
         return [column[row] for row in rows]
     return column.take(rows)
+
+
+def _refuse_rounded(where: str, cells: list[str], before: int, column: str) -> None:
+    row = next((row for row, cell in enumerate(cells) if lost_digits(cell)), None)
+    if row is not None:
+        raise LoricaError(
+            Code.DATA_UNIT,
+            f"{where}: the unit (column '{column}') in record {before + row + 1} is "
+            f"{cells[row].strip()}, a number that lost digits: several people's ids become one.",
+            mend="Write the column anew as whole numbers or as text; in a spreadsheet format it "
+            "as text before it is saved as CSV.",
+        )
 
 
 def _refuse_empty(

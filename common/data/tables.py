@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from lorica.common.data.batches import BATCH_ROWS, CELL_CHARACTERS, Batch
+from lorica.common.data.names.normal import tidy
 from lorica.common.data.rows.delimiter import delimiter_of, fields_of, said_delimiter
 from lorica.common.data.rows.json_rows import cells_of, json_document, json_lines
 from lorica.common.data.rows.opening import not_decoded, open_text
@@ -103,15 +104,25 @@ def _delimited(
     file: TextIO, path: Path, kind: str, wanted: Collection[str], text: str, blanks: bool
 ) -> Iterator[Batch]:
     """A table, or plain lines."""
-    first = file.readline()
+    first, above = _first_line(file)
     said = said_delimiter(first)
     header = file.readline() if said else first
     own = "\t" if kind == "tsv" else ","
     mark = said or delimiter_of(header, own, wanted)
     if kind == "txt" and not said and text not in fields_of(header, mark):
-        yield from _lines(chain([first], file), text, blanks=blanks)
+        yield from _lines(chain(above, [first], file), text, blanks=blanks)
         return
-    yield from _csv_batches(chain([header] if header else [], file), path, mark, bool(said))
+    lines = chain([header] if header else [], file)
+    before = len(above) + bool(said)
+    yield from _csv_batches(lines, path, mark, wanted, before=before, blanks=blanks)
+
+
+def _first_line(file: TextIO) -> tuple[str, list[str]]:
+    """The first line in which something stands, and the blank ones above it."""
+    above: list[str] = []
+    while (line := file.readline()) and not line.strip():
+        above.append(line)
+    return line, above
 
 
 def _lines(lines: Iterator[str], text: str, *, blanks: bool) -> Iterator[Batch]:
@@ -128,26 +139,40 @@ def _lines(lines: Iterator[str], text: str, *, blanks: bool) -> Iterator[Batch]:
 
 
 def _csv_batches(
-    file: Iterator[str], path: Path, delimiter: str, said: bool = False
+    file: Iterator[str],
+    path: Path,
+    delimiter: str,
+    wanted: Collection[str],
+    *,
+    before: int,
+    blanks: bool,
 ) -> Iterator[Batch]:
+    """A table's rows. A row of no cell but empty ones is none, as a blank line is none, but for
+    ``blanks``; empty cells beyond the header's are left out. ``before``: lines above the header."""
     csv.field_size_limit(CELL_CHARACTERS)
     reader = csv.reader(file, delimiter=delimiter, strict=True)
-    before = 1 if said else 0
     try:
-        header = next(reader, None)
+        given = next(reader, None)
+        header = _names(given or [], wanted)
         if not header or len(set(header)) != len(header):
             raise LoricaError(Code.DATA_MALFORMED, f"{path} has {_wrong(header)}.")
+        width = len(header)
         rows: list[list[str]] = []
         for fields in reader:
-            if not fields:
-                continue  # a blank line
-            if len(fields) != len(header):
-                yield from _columns(header, rows)  # what is whole comes first, as row by row
-                raise LoricaError(
-                    Code.DATA_MALFORMED,
-                    f"{path}, line {reader.line_num + before}: {len(fields)} fields where the "
-                    f"header has {len(header)}.",
-                )
+            if not any(map(str.strip, fields)) and (len(fields) != width or width > 1):
+                if not (blanks and fields):
+                    continue
+                fields = [""] * width
+            if len(fields) != width:
+                if len(fields) < width or any(map(str.strip, fields[width:])):
+                    yield from _columns(header, rows)  # what is whole comes first, as row by row
+                    raise LoricaError(
+                        Code.DATA_MALFORMED,
+                        f"{path}, line {reader.line_num + before}: {len(fields)} fields where the "
+                        f"header has {width}.",
+                        mend=_ABOVE if width == 1 else None,
+                    )
+                fields = fields[:width]
             rows.append(fields)
             if len(rows) == BATCH_ROWS:
                 yield from _columns(header, rows)
@@ -159,7 +184,23 @@ def _csv_batches(
         ) from None
 
 
-def _wrong(header: list[str] | None) -> str:
+_ABOVE = (
+    "The file's first line is taken for the header with the columns' names: delete what stands "
+    "above it."
+)
+
+
+def _names(given: list[str], wanted: Collection[str]) -> list[str]:
+    """Columns' names as people would write them, without blanks at their ends and what is
+    invisible, unless they are wanted as they are. Several without a name are called by place."""
+    names = [name if name in wanted else tidy(name) for name in given]
+    if names.count("") > 1:
+        named = [name or f"column {place}" for place, name in enumerate(names, 1)]
+        names = named if any(names) else []
+    return names
+
+
+def _wrong(header: list[str]) -> str:
     if not header:
         return "no header"
     twice = next(name for name in header if header.count(name) > 1)

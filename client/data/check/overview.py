@@ -16,6 +16,7 @@ import numpy as np
 from lorica.client.data.check.spellings import IdsAlike, IdSpellings
 from lorica.client.data.check.suspects import (
     Columns,
+    Damage,
     LabelNames,
     Patterns,
     SameTextOtherLabel,
@@ -122,7 +123,7 @@ class _Looking:
         self._names, self._patterns = LabelNames(), Patterns()
         self._same, self._columns = SameTextOtherLabel(), Columns()
         self._table = TableFigures(roles.table)
-        self._ids = IdSpellings()
+        self._ids, self._damage = IdSpellings(), Damage()
         self._dates: dict[str, tuple[str, str] | None] = {}
         self._side: list[tuple[int, int]] = []
 
@@ -182,8 +183,9 @@ class _Looking:
             self._tokens.add(np.array(self._tokenize(some), dtype=np.int64))
             self._tokenized += len(some)
         both = mixed_hash(hashed(listed), label_hashes)
+        cells = arrays[self._roles.unit].to_pylist() if self._roles.unit else []
+        self._damage.add(texts, cells)
         if self._roles.unit:
-            cells = arrays[self._roles.unit].to_pylist()
             ids = forms(cells, id_form)
             self._ids.add(ids, cells)
             owners = hashed(ids)
@@ -239,5 +241,6 @@ class _Looking:
             *self._same.suspects(),
             *self._columns.suspects(),
             *self._patterns.suspects(),
+            *self._damage.suspects(),
         ]
         return found

@@ -7,13 +7,14 @@ a column that equals or foretells the label, e-mail addresses and numbers of peo
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lorica.client.data.check.tallies import KeyTally, hashed
+from lorica.common.data.names.normal import lost_digits
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -124,6 +125,35 @@ class Patterns:
             for name, count in self._counts.most_common()
             if count
         ]
+
+
+class Damage:
+    """Marks of a file that was damaged on its way: ids that lost digits, NUL in texts."""
+
+    def __init__(self) -> None:
+        self._ids = self._texts = 0
+        self._example = ""
+
+    def add(self, texts: pa.Array, ids: Sequence[str]) -> None:
+        """Count a batch; ``ids`` are the cells that say whose record it is, or none."""
+        import pyarrow.compute as pc
+
+        self._texts += pc.sum(pc.match_substring(texts, "\0")).as_py() or 0
+        for cell in ids:
+            if lost_digits(cell):
+                self._ids += 1
+                self._example = self._example or cell.strip()
+
+    def suspects(self) -> list[Suspect]:
+        """What was found."""
+        found = []
+        if self._ids:
+            said = f"such as {self._example}: several people's ids become one, and are refused"
+            found.append(Suspect("id that lost digits", self._ids, said))
+        if self._texts:
+            said = "NUL characters, as of a file that was written or copied wrongly"
+            found.append(Suspect("damaged text", self._texts, said))
+        return found
 
 
 class SameTextOtherLabel:

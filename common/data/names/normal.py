@@ -110,6 +110,25 @@ def tidy(text: str) -> str:
     return " ".join(_visible(unicodedata.normalize("NFC", text)).split())
 
 
+_SCIENTIFIC = re.compile(r"\s*-?[0-9]+(\.[0-9]+)?[eE]\+[0-9]+\s*", re.ASCII)
+_FRACTION = re.compile(r"\s*-?[0-9]{16,}\.0\s*", re.ASCII)
+_EXACT = 2**53  # whole numbers beyond it are not all there among fractions of 64 bits
+
+
+def lost_digits(text: str) -> bool:
+    """Whether an id is a number of which digits are gone: spreadsheets write 123456789012 as
+    1.23457E+11, and fractions hold whole numbers up to 2^53 alone."""
+    if _SCIENTIFIC.fullmatch(text):
+        return True
+    return _FRACTION.fullmatch(text) is not None and abs(Decimal(text.strip())) >= _EXACT
+
+
+def fraction_form(text: str) -> str:
+    """As :func:`number_form` of a fraction, as programs write it; but one of which digits may be
+    gone stays in scientific notation, or with its .0, so that it can be told."""
+    return text if lost_digits(text) and abs(Decimal(text)) >= _EXACT else number_form(text)
+
+
 def forms(cells: Iterable[str], form: Callable[[str], str]) -> list[str]:
     """``form`` of every cell, each distinct one computed once."""
     known: dict[str, str] = {}

@@ -21,7 +21,7 @@ def json_lines(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(file, 1):
         if line.strip():
             place = f"{path}, line {number}"
-            yield place, parsed(line, place)
+            yield place, parsed(line, place, mend=f"Give {_EXAMPLE}, without commas between.")
 
 
 def json_document(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
@@ -97,12 +97,13 @@ def cells_of(
         yield names, cells
 
 
-def parsed(text: str, place: str) -> Any:
+def parsed(text: str, place: str, *, mend: str = f"Give {_EXAMPLE}.") -> Any:
     """The JSON value in a text. Raises LOR-304, also for an object that names a key twice."""
     try:
         return json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        raise LoricaError(Code.DATA_MALFORMED, f"{place} is not JSON: {error}.") from None
+        detail = f"{place} is not JSON: {error}."
+        raise LoricaError(Code.DATA_MALFORMED, detail, mend=mend) from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import codecs
 from pathlib import Path
 from typing import TextIO
 
+from lorica.common.data.rows.foreign import LOOKED_AT, foreign
 from lorica.common.errors import Code, LoricaError
 
 _MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
@@ -14,18 +15,23 @@ _MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_LOOKED_AT = 400  # bytes
 
 
 def open_text(path: Path) -> TextIO:
     """A file as text, its byte order mark left out, line ends as they are.
 
     Raises:
-        LoricaError: LOR-303 UTF-16 without its mark.
+        LoricaError: LOR-303 UTF-16 without its mark; LOR-326 it is no text at all.
         OSError: it cannot be opened.
     """
     with path.open("rb") as file:
-        begin = file.read(_LOOKED_AT)
+        begin = file.read(LOOKED_AT)
+    if other := foreign(begin):
+        raise LoricaError(
+            Code.DATA_KIND,
+            f"{path} is {other.what}, whatever its name says.",
+            mend=other.mend.format(name=path.name),
+        )
     encoding = next((name for mark, name in _MARKS if begin.startswith(mark)), "utf-8-sig")
     if encoding == "utf-8-sig":
         for place, name in ((1, "UTF-16LE"), (0, "UTF-16BE")):

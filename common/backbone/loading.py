@@ -23,6 +23,7 @@ from lorica.common.backbone.files import (
     backbone_folder,
     backbone_sha256,
     read_weights,
+    require_config,
     settings_sha256,
     weights_sha256,
 )
@@ -193,8 +194,7 @@ def loads() -> int:
 @functools.lru_cache(maxsize=4)
 def _load(source: str, revision: str, sha256: str, number: NumberFormat, images: bool) -> Backbone:
     folder = backbone_folder(BackbonePlan(source=source, revision=revision, sha256=sha256))
-    if not (folder / "config.json").is_file():
-        raise LoricaError(Code.BACKBONE_NOT_FOUND, f"{folder} holds no config.json.")
+    require_config(folder)
     found, settings = weights_sha256(folder), settings_sha256(folder)
     wanted = sha256 or (EMBEDDED_SHA256 if source == "embedded" else found)
     if wanted not in (found, backbone_sha256(folder, found, settings)):
@@ -267,8 +267,7 @@ def _from_folder(folder: Path, images: bool) -> tuple[Any, str, Any, Any]:
         raise LoricaError(
             Code.BACKBONE_UNSUPPORTED,
             f"The model in {folder} cannot be loaded: {reason}",
-            mend="Check that the folder is a transformers model with its tokenizer or image "
-            "processor.",
+            mend=_mend_of_loading(folder, error),
         ) from error
     rows = embeddings_of(model)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
@@ -277,6 +276,27 @@ def _from_folder(folder: Path, images: bool) -> tuple[Any, str, Any, Any]:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(ends if within else 0)
     model.config.use_cache = False  # of decoders; training has no use for it
     return model, part, tokenizer, None
+
+
+def _mend_of_loading(folder: Path, error: Exception) -> str:
+    from safetensors import SafetensorError
+
+    if isinstance(error, SafetensorError):
+        return "A file of weights is damaged or cut off: fetch the model anew."
+    try:
+        own_code = b'"auto_map"' in (folder / "config.json").read_bytes()
+    except OSError:
+        own_code = False
+    if own_code:
+        return (
+            "The model comes with code of its own (auto_map in config.json), and such code is "
+            "never run: take a model of a kind that transformers itself knows."
+        )
+    return (
+        "Check that the folder is a transformers model with its tokenizer (tokenizer.json) or "
+        "image processor; a newer kind of model needs a newer transformers "
+        "(pip install -U transformers)."
+    )
 
 
 def _without_dropout(config: Any) -> None:

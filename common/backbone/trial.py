@@ -51,7 +51,7 @@ def made_up_images(processor: Any) -> tuple[torch.Tensor, ...]:
     """Pixels, float32 (3, 3, S, S), of made-up images as the processor makes them."""
     random = np.random.default_rng(0)
     images = list(random.integers(0, 256, (_COUNT, _SIDE, _SIDE, 3), dtype=np.uint8))
-    made = processor(images)["pixel_values"]
+    made = processor(images, input_data_format="channels_last")["pixel_values"]
     return (torch.from_numpy(np.stack([np.asarray(image) for image in made])).float(),)
 
 
@@ -82,7 +82,7 @@ def try_texts(model: Any, tokenizer: Any, limit: int) -> Tried:
             f"{tuple(ids.shape)}: not one for every token",
         )
     if not bool(states[mask.bool()].isfinite().all()):
-        raise _refused(model, "gives states that are not finite")
+        raise _not_finite(model)
     size = int(mask[0].sum())
     alone = _states(model, ids[:1, :size], mask[:1, :size])
     again = _states(model, ids, mask)
@@ -124,8 +124,10 @@ def try_images(model: Any, processor: Any) -> Tried:
     states = image_states(output, readout)
     with _said(model):
         again = image_states(model(pixel_values=pixels), readout)
-    if states.dim() != 2 or len(states) != len(pixels) or not bool(states.isfinite().all()):
-        raise _refused(model, "gives no finite state for every image")
+    if not bool(states.isfinite().all()):
+        raise _not_finite(model)
+    if states.dim() != 2 or len(states) != len(pixels):
+        raise _refused(model, "gives no state for every image")
     _check_memory(model, states, again, config)
     return Tried(states.shape[1], readout)
 
@@ -276,6 +278,19 @@ def _said(model: Any) -> Iterator[None]:
     except Exception as error:  # other people's code raises many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _refused(model, f"failed on a trial: {reason}") from error
+
+
+def _not_finite(model: Any) -> LoricaError:
+    """Because of its weights, or for another reason."""
+    for name, weight in model.named_parameters():
+        if not bool(weight.isfinite().all()):
+            return _refused(
+                model,
+                f"has weights that are no numbers, the first in {name}",
+                mend="The file is damaged, or its training diverged: fetch the model anew, or take "
+                "an earlier checkpoint.",
+            )
+    return _refused(model, "gives states that are not finite")
 
 
 def _refused(model: Any, what: str, *, mend: str | None = None) -> LoricaError:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lorica.common.data.batches import Batch, as_list, rows_of
 from lorica.common.data.images import decode_image
-from lorica.common.data.kinds import IMAGE, IMAGE_ENDINGS, hidden
+from lorica.common.data.kinds import IMAGE, IMAGE_ENDINGS, OTHER_IMAGES, hidden
 from lorica.common.errors import Code, LoricaError
 
 if TYPE_CHECKING:
@@ -117,8 +117,17 @@ def files_below(folder: Path, endings: frozenset[str]) -> Iterator[Path]:
                     "followed.",
                 )
         for name in sorted(files):
-            if Path(name).suffix.lower() in endings and not hidden(name):
+            if hidden(name):
+                continue
+            if Path(name).suffix.lower() in endings:
                 yield place / name
+            elif endings == IMAGE_ENDINGS and Path(name).suffix.lower() in OTHER_IMAGES:
+                raise LoricaError(
+                    Code.DATA_IMAGE,
+                    f"{Path(here) / name} is an image of a format that Lorica does not read.",
+                    mend="Convert the images to PNG or JPEG, for example: magick mogrify -format "
+                    "png *.heic",
+                )
     if skipped:
         more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
         _log.warning(

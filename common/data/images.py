@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,9 @@ def decode_image(
                     values = np.asarray(upright)
                     grey = (levels or Levels()).grey(values, bits, name)
                     return shrunk(np.repeat(grey[..., None], 3, axis=2), side)
-                return shrunk(np.asarray(upright.convert("RGB")), side)
+                pixels = np.asarray(upright.convert("RGB"))
+                _refuse_drawn_in_alpha(upright, pixels, name)
+                return shrunk(pixels, side)
     except Image.DecompressionBombError:
         check_size(PIXELS + 1, name)
         raise
@@ -68,6 +71,21 @@ def decode_image(
         raise LoricaError(Code.DATA_IMAGE, f"{name} is no image that can be read.") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise LoricaError(Code.DATA_IMAGE, f"{name} cannot be read: {error}.") from None
+
+
+def _refuse_drawn_in_alpha(image: Any, pixels: np.ndarray, name: str) -> None:
+    """Return unless what can be seen is in the transparency alone: without it, the image is one
+    colour and like any other such. Raises LOR-327."""
+    if not image.has_transparency_data or pixels.min() != pixels.max():
+        return
+    alpha = np.asarray(image.convert("RGBA"))[..., 3]
+    if alpha.min() != alpha.max():
+        raise LoricaError(
+            Code.DATA_IMAGE,
+            f"{name} is drawn in its transparency alone; without it, it is of one colour.",
+            mend="Lay it on a background first, for example: magick in.png -background white "
+            "-flatten out.png",
+        )
 
 
 def check_size(pixels: int, name: str) -> None:

@@ -19,8 +19,15 @@ HUB = "hub:"
 IMAGE = "image"
 """Name of the column that is made of image files."""
 
-IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+IMAGE_ENDINGS = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+)
 """Endings of image files."""
+
+OTHER_IMAGES = frozenset(
+    {".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".dng", ".cr2", ".nef", ".arw", ".psd"}
+)
+"""Endings of image files that are not read; among others they are refused, never left out."""
 
 _ENDINGS = {
     ".csv": "csv",

@@ -123,7 +123,9 @@ def pixels_of(backbone: Backbone, records: Records) -> Pixels:
 
 
 def _resized(processor: object, images: list[np.ndarray]) -> np.ndarray:
-    made = processor(images, do_rescale=False, do_normalize=False)["pixel_values"]  # type: ignore[operator]
+    # Unless it is told, an image of one or three rows is taken for one with its channels first.
+    known = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_last"}
+    made = processor(images, **known)["pixel_values"]  # type: ignore[operator]
     arrays = [np.asarray(image) for image in made]
     if len({image.shape for image in arrays}) > 1:
         _refuse_sizes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -383,3 +384,118 @@ def test_the_embedded_models_config_and_tokenizer_are_pinned(
     finally:
         backbones._load.cache_clear()
     assert backbones.EMBEDDED_SETTINGS_SHA256 in detail
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 90868376\n"
+
+
+def a_pickle(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def shards(folder: Path) -> list[Path]:
+    model = AutoModel.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    found = sorted(folder.glob("model-*.safetensors"))
+    assert len(found) > 3
+    return found
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def a_number_that_is_none(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    state["encoder.layer.1.output.dense.weight"][0, 0] = float("nan")
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+
+
+def code_of_its_own(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoModel": "modeling.Mine"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "modeling.py").write_text("raise SystemExit(99)")
+
+
+SPOILT: dict[str, tuple[Callable[[Path], object], Code, str, str]] = {
+    "pickled weights": (
+        a_pickle, Code.BACKBONE_NOT_FOUND, "no model.safetensors", "AutoModel.from_pretrained(",
+    ),
+    "a pointer of Git LFS": (
+        lambda f: (f / "model.safetensors").write_text(POINTER),
+        Code.BACKBONE_NOT_FOUND, "Git LFS", "git lfs pull",
+    ),
+    "a shard that is missing": (
+        lambda f: shards(f)[1].unlink(),
+        Code.BACKBONE_NOT_FOUND, "model-00002-of-0", "with all of its files",
+    ),
+    "the last shard missing": (
+        lambda f: shards(f)[-1].unlink(), Code.BACKBONE_NOT_FOUND, "missing", "all of its files",
+    ),
+    "weights cut off": (
+        lambda f: cut(f / "model.safetensors"),
+        Code.BACKBONE_UNSUPPORTED, "cannot be loaded", "damaged or cut off",
+    ),
+    "weights that are no numbers": (
+        a_number_that_is_none,
+        Code.BACKBONE_UNSUPPORTED, "encoder.layer.1.output.dense.weight", "damaged",
+    ),
+    "code of its own": (
+        code_of_its_own, Code.BACKBONE_UNSUPPORTED, "mine", "never run",
+    ),
+    "no tokenizer": (
+        lambda f: [path.unlink() for path in f.glob("token*")],
+        Code.BACKBONE_UNSUPPORTED, "no tokenizer", "tokenizer.json",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_spoilt_model_is_named_with_the_mend_that_helps_there(
+    small_backbone: Path, case: str
+) -> None:
+    spoil, code, said, mend = SPOILT[case]
+    spoil(small_backbone)
+    with pytest.raises(LoricaError) as caught:
+        load(small_backbone)
+    assert caught.value.code is code
+    assert said in caught.value.detail and mend in caught.value.mend
+
+
+def test_the_mend_of_pickled_weights_works_as_it_is_typed(small_backbone: Path) -> None:
+    before = weights_sha256(small_backbone)
+    a_pickle(small_backbone)
+    with pytest.raises(LoricaError) as caught:
+        load(small_backbone)
+    python, option, code = shlex.split(caught.value.mend.partition(": ")[2])
+    assert (python, option) == ("python", "-c")
+    exec(code, {})
+    reference = load_file(small_backbone / "model.safetensors")
+    assert load(small_backbone).model.state_dict().keys() <= reference.keys() and before
+
+
+@pytest.mark.parametrize(
+    "case", ["the hub's cache", "a run's checkpoints", "a run", "peft", "GGUF"]
+)
+def test_a_folder_that_is_no_model_is_told_what_it_is(
+    tmp_path: Path, small_backbone: Path, case: str
+) -> None:
+    folder, mend = tmp_path / "given", "give that folder"
+    folder.mkdir()
+    below = {"the hub's cache": "snapshots/abc", "a run's checkpoints": "checkpoint-500"}
+    if case in below:
+        shutil.copytree(small_backbone, folder / below[case])
+    else:
+        name, mend = {
+            "a run": ("lorica.json", "lorica export"),
+            "peft": ("adapter_config.json", "merge_and_unload"),
+            "GGUF": ("model.gguf", "as safetensors"),
+        }[case]
+        (folder / name).write_text("{}")
+    with pytest.raises(LoricaError) as caught:
+        load(folder)
+    assert caught.value.code is Code.BACKBONE_NOT_FOUND and mend in caught.value.mend
+    assert below.get(case, "") in caught.value.mend

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,22 @@ def test_pixels_are_those_of_the_models_own_processor(folder: Path, family: str)
     assert len(set(pixels.lengths)) == 1 and backbone.tokenizer is None
     other = task_of(image_plan(folder / family)).encode(backbone, image_records(5, seed=1))
     assert other.digest() != pixels.digest()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 40), (40, 3), (3, 3)])
+def test_images_of_one_or_three_rows_are_read_as_images(
+    folder: Path, size: tuple[int, int]
+) -> None:
+    """Processors take them for images with their channels first, unless they are told."""
+    backbone = load_backbone(image_plan(folder / "vit").backbone)
+    records = image_records(2)
+    assert records.images is not None
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    given = replace(records, images=[image, records.images[1]])
+    (found,) = task_of(image_plan(folder / "vit")).encode(backbone, given).collate([0])
+    # reference: the processor on a picture of Pillow, as the README's code gives it
+    expected = backbone.processor([Image.fromarray(image)], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("how", ["fixed", "group"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from lorica.client.admission.backbones import model_hash
 from lorica.client.admission.readiness import (
     count_units,
     require_coordinators,
@@ -123,6 +122,8 @@ def _policy(config: SiteConfig) -> str:
 
 def _models(config: SiteConfig, root: Path) -> str:
     """That every folder of policy.backbone_folders holds a model which the policy allows."""
+    from lorica.client.admission.backbones import model_hash
+
     policy = config.policy
     for entry in policy.backbone_folders:
         whole = model_hash(entry, root)

@@ -50,8 +50,7 @@ from lorica.common.plan.stages import (
 from lorica.common.plan.tensors import factor_pairs
 from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.tasks import task_of
-from lorica.common.tasks.inputs import Inputs
-from lorica.common.tasks.long_texts import long_texts
+from lorica.common.tasks.inputs import Inputs, long_texts
 from lorica.common.tasks.text_classification import BIAS_INPUT
 from lorica.common.tasks.views import ViewNumbers
 

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from lorica.common.backbone.loading import Backbone, known_tokens
+from lorica.common.display.long_texts import LongTexts
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.course import KeptPart
+from lorica.common.plan.course import PARTS, KeptPart
 from lorica.common.tasks.shapes import UNLIMITED, padded
 
 _TOKENIZE_CHUNK = 1000
@@ -126,6 +127,26 @@ def cut_share(inputs: Inputs) -> float:
     """Share of records whose text was cut; 0 for what has no texts."""
     base = getattr(inputs, "base", inputs)
     return getattr(base, "cut", 0) / max(1, len(inputs))
+
+
+def long_texts(plan: RunPlan, backbone: Backbone, inputs: Inputs) -> LongTexts:
+    """How long a run's texts are beside what is read of them and what the model was made for.
+
+    It changes nothing of what is trained: people are told. At a site these figures are as private
+    as the texts, and are told to the site's own people alone.
+    """
+    training, promised = plan.training, backbone.promised_length
+    within = training.max_length <= backbone.max_length
+    lengths = np.asarray(inputs.lengths)
+    beyond = float((lengths > promised).mean()) if promised and len(lengths) else 0.0
+    return LongTexts(
+        cut_share(inputs),
+        min(training.max_length, backbone.max_length),
+        "training.max_length" if within else "what the model takes",
+        PARTS[training.keep],
+        promised,
+        beyond,
+    )
 
 
 def encode_with_offsets(

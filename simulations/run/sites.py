@@ -29,7 +29,7 @@ from lorica.common.plan.stages import schedule
 from lorica.common.secure_sum.identity import Identity
 from lorica.common.secure_sum.terms import COMPLETE
 from lorica.common.tasks import task_of
-from lorica.common.tasks.long_texts import long_texts
+from lorica.common.tasks.inputs import long_texts
 from lorica.common.tasks.run_data import load_data
 from lorica.common.wire.messages import Reply, Request
 from lorica.simulations.run.partition import partition

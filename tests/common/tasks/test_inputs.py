@@ -15,8 +15,13 @@ from hypothesis import strategies as st
 from lorica.common.backbone.loading import Backbone, load_backbone
 from lorica.common.plan import RunPlan
 from lorica.common.tasks import task_of
-from lorica.common.tasks.inputs import cut_share, encode, encode_with_offsets, kept_places
-from lorica.common.tasks.long_texts import long_texts
+from lorica.common.tasks.inputs import (
+    cut_share,
+    encode,
+    encode_with_offsets,
+    kept_places,
+    long_texts,
+)
 from tests.tasks import KINDS, TRAITS, example, plan_of, rows_of
 
 WORDS = [

@@ -70,7 +70,7 @@ def make_trainer(
     declared = None
     if plan.simulation.declared == "rounded":
         units = len(records) if plan.privacy.unit == "record" else len(set(records.units))
-        declared = _rounded(units)
+        declared = rounded(units)
     return LocalTrainer(
         site,
         records,
@@ -98,7 +98,7 @@ def stands_in(plan: RunPlan) -> bool:
     return wanted == "stand-in" or (wanted == "auto" and plan.simulation.sites > COMPLETE)
 
 
-def _rounded(units: int) -> int:
+def rounded(units: int) -> int:
     """The largest power of √2, rounded down, that is at most ``units`` (at least 1)."""
     power = math.floor(2 * math.log2(units))
     found = math.floor(2 ** ((power + 1) / 2))

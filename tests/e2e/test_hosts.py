@@ -26,6 +26,7 @@ from lorica.server.coordinator.certificates import create_authority, issue
 from lorica.server.coordinator.home import CoordinatorHome
 from lorica.server.coordinator.proxy import REFUSAL
 from lorica.server.coordinator.setup import public_pair
+from lorica.simulations.run.sites import rounded
 from tests.e2e.federation import (
     COORDINATOR,
     Federation,
@@ -96,7 +97,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Ite
         rounds={"count": ROUNDS, "minimum_sites": 2, "timeout_seconds": 300},
     )
     (root / "plan.toml").write_text(to_toml(plan))
-    settings = {"policy": {"noise": "seeded"}}
+    with sites["north"].open(newline="", encoding="utf-8") as file:
+        units = rounded(sum(1 for _ in csv.DictReader(file)))  # as the simulation declares them
+    figures = {"sampling_units": units, "declared_units": units}
+    settings = {"policy": {"noise": "seeded", **figures}}
     with (
         Network([COORDINATOR, *sites]) as network,
         Federation(root / "hosts", sites, network, settings=settings) as federation,
@@ -154,6 +158,7 @@ def test_the_adapter_equals_the_in_process_simulations_of_the_same_sites(
         f"data.test={test}",
         "simulation.partition=by-column",
         "simulation.column=site",
+        "simulation.declared=rounded",
     ]
     plan = finished.federation.root.parent / "plan.toml"
     arguments = [part for setting in settings for part in ("--set", setting)]

@@ -170,6 +170,7 @@ def _simulate(
                 f"Simulations need the package {error.name}.",
                 mend="pip install 'lorica[simulation,embedded]'",
             ) from error
+        from lorica.simulations.reports.benefit import benefit_table
         from lorica.simulations.reports.tables import closing_table, comparison_table
         from lorica.simulations.reports.verdict import verdict
 
@@ -190,6 +191,8 @@ def _simulate(
             raise LoricaError(error.code, error.detail, mend=mend) from error
         raise
     console.print(comparison_table(summary))
+    if summary.get("benefit"):
+        console.print(benefit_table(summary))
     console.print(closing_table(summary, out))
     if said := verdict(summary):
         console.print(Text(said, style="bold yellow"))

@@ -8,6 +8,7 @@ import typer
 
 from lorica.client.cli.adapter import site_adapter
 from lorica.client.cli.approve import site_approve, site_fab_check, site_withdraw
+from lorica.client.cli.benefit import site_benefit
 from lorica.client.cli.consent import site_approve_run, site_deny_run, site_pending
 from lorica.client.cli.data import data_app
 from lorica.client.cli.ledger import ledger_app
@@ -31,6 +32,7 @@ app.add_typer(peers_app, name="peers")
 app.command("config")(site_config)
 app.command("plan")(site_plan)
 app.command("adapter")(site_adapter)
+app.command("benefit")(site_benefit)
 app.command("backbone")(site_backbone)
 app.command("trainer")(site_trainer)
 app.command("status")(site_status)

@@ -36,7 +36,12 @@ def set_aside(records: Records, plan: RunPlan, secret: bytes) -> np.ndarray:
     """
     if not plan.evaluation_rounds:
         return np.zeros(len(records), dtype=np.bool_)
-    bound = int(plan.data.validation * 2**64)
+    return aside_by(records, plan.data.validation, secret)
+
+
+def aside_by(records: Records, share: float, secret: bytes) -> np.ndarray:
+    """Whether each record is among this share of the units, by the site's secret: bool (N,)."""
+    bound = int(share * 2**64)
     keys = (
         text if unit.startswith(UNNAMED) else unit
         for unit, text in zip(records.units, records.texts, strict=True)

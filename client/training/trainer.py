@@ -13,6 +13,7 @@ from functools import partial
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from lorica.client.admission.gate import Admission
+from lorica.client.benefit.aside import OwnRecords, own_records
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.ledger.head import Heads
 from lorica.client.mechanism.noise import NoiseSource, RequestNoise
@@ -219,6 +220,11 @@ class LocalTrainer:
     def strata(self, plan: RunPlan) -> list[str]:
         """A coarse class of every record by its target: private, as :attr:`labels`."""
         return task_of(plan).strata(self._records)
+
+    def own(self, plan: RunPlan) -> OwnRecords:
+        """The records, and which of them no round of the plan trained on: private, as
+        :attr:`labels`."""
+        return own_records(self._records, plan, self._aside)
 
     def units(self, plan: RunPlan) -> int:
         """True number of units of the plan's kind: private."""

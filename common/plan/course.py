@@ -319,9 +319,11 @@ class SimulationPlan(Section):
     power of √2 ("rounded"), as a site would that keeps it to itself. Weights follow from it and,
     in mode "local", sample rates; rounded ones are few, and noise is calibrated once for each."""
 
-    baselines: Literal["zero-shot", "all"] = "zero-shot"
-    """What the result is compared with: "zero-shot" the untrained start alone; "all" also trains
-    each site alone under the same ε, and one model on all data pooled without privacy."""
+    baselines: Literal["zero-shot", "own", "all"] = "zero-shot"
+    """What the result is compared with: "zero-shot" the untrained start alone; "own" also a model
+    of every site's own records, trained without privacy inside its walls, and the result tuned on
+    them; "all" besides trains each site alone under the same ε, and one model on all data pooled
+    without privacy."""
 
     @model_validator(mode="after")
     def _column_for_by_column(self) -> SimulationPlan:

@@ -28,6 +28,7 @@ from lorica.common.plan.subject import DEMO_DATA
 from lorica.common.saved.trained import what_is_trained
 from lorica.server.results.round import RoundRecord, SiteStatus
 from lorica.simulations.reports import plots
+from lorica.simulations.reports.benefit import benefit_rows, benefit_sentence
 from lorica.simulations.reports.tables import (
     Summary,
     bar_share,
@@ -93,6 +94,8 @@ def write_report(
         rounds=rounds,
         round_count=sum(record.round > 0 for record in rounds),
         comparison=comparison_rows(summary),
+        benefit=benefit_rows(summary),
+        benefit_said=benefit_sentence(summary),
         headline=headline(summary),
         metrics=shown_metrics(summary, rounds),
         sites=site_rows(summary),

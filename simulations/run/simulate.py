@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lorica.client.benefit.compared import compare_models
 from lorica.client.training.personal import FolderPersonal
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.state import State
@@ -152,7 +153,8 @@ class Simulation:
                     self._folder.results(),
                 )
                 baselines = self._baselines(kept.run_id)
-                summary = self._finish(baselines, self._at_sites(state), report=report)
+                benefit = self._benefit(state)
+                summary = self._finish(baselines, self._at_sites(state), benefit, report=report)
                 self._keep.summary(kept.run_id, summary)
         return summary
 
@@ -254,6 +256,29 @@ class Simulation:
             found[site] = at_site(central.metrics, table, central.strata, own)
         return found
 
+    def _benefit(self, state: State) -> dict[str, Any]:
+        """What every site's guard would decide inside its walls, and what that is worth on test
+        data; empty where sites' own models are not asked for."""
+        if self.plan.simulation.baselines == "zero-shot":
+            return {}
+        central, found = self._evaluate, {}
+        evaluate = self._evaluator(self.plan, FEDERATION, list(self._trainers))
+        for site, trainer in self._trainers.items():
+            theirs = evaluate.of(site, state) if isinstance(evaluate, PersonalEvaluator) else state
+            own = trainer.own(self.plan)
+            benefit = compare_models(
+                self.plan, self._backbone, own, theirs, seed=self.plan.simulation.seed
+            )
+            strata = trainer.strata(self.plan)
+            tested = {
+                name: at_site(
+                    central.metrics, central.judge(found_state), central.strata, strata
+                ).score
+                for name, found_state in benefit.states.items()
+            }
+            found[site] = benefit.content() | {"tested": tested}
+        return found
+
     def _baselines(self, parent: str) -> dict[str, Any]:
         """Scores to compare with; every trained one is a resumable run of its own."""
         found: dict[str, Any] = {"zero_shot": self._folder.rounds()[0].score}
@@ -316,12 +341,19 @@ class Simulation:
         return max(epsilon_after(cost, self.plan, rounds, asked) for cost in costs.values())
 
     def _finish(
-        self, baselines: dict[str, Any], at_sites: Mapping[str, AtSite], *, report: bool
+        self,
+        baselines: dict[str, Any],
+        at_sites: Mapping[str, AtSite],
+        benefit: dict[str, Any],
+        *,
+        report: bool,
     ) -> dict[str, Any]:
         rounds = self._folder.rounds()
         summary = summarise(
             self.plan, rounds, baselines, self._privacy, self._trainers, self._data, at_sites
         )
+        if benefit:
+            summary["benefit"] = benefit
         summary["cut_texts"] = asdict(self._long)
         summary["start"] = self._keep_start()
         write_atomically(

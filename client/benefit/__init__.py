@@ -1,0 +1,1 @@
+"""Did joining help this site? Its own models beside the federation's, inside its walls."""

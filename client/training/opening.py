@@ -89,14 +89,29 @@ def open_ledger(config: SiteConfig, folder: Path, *, create: bool = False) -> Fi
     )
 
 
-def site_secret(config: SiteConfig, folder: Path) -> bytes:
+def site_secret(config: SiteConfig, folder: Path, *, charges: int = 0) -> bytes:
     """The site's secret, which its noise follows from and which seals its ledger's heads; made
     when it is absent, for the trainer's own user alone.
 
+    Args:
+        config: site.toml.
+        folder: that its paths start from.
+        charges: how many the ledger holds. With another secret an older ledger would be taken for
+            the newest, and a request answered before would get another noise: so with any charge
+            none is made.
+
     Raises:
-        LoricaError: LOR-409 others may read it, or it is not what was made; LOR-60x.
+        LoricaError: LOR-409 others may read it, it is not what was made, or it is gone; LOR-60x.
     """
     path = _beside_ledger(config, folder, "noise.key")
+    if charges and not path.exists():
+        raise LoricaError(
+            Code.SITE_CONFIG,
+            f"{path} is gone, but the ledger beside it has {charges} charges made with it: without "
+            "it nobody sees whether the ledger is the newest, and answers would get fresh noise.",
+            mend="Put it back from the copy that belongs to the ledger. If it is lost, take the "
+            "data's budget as spent: end the use of this data set.",
+        )
     create_atomically(path, secrets.token_bytes(_SECRET_BYTES), mode=0o600)
     with storage_errors(path), path.open("rb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -192,7 +207,7 @@ def open_trainer(
             most = int(config.data.cache_gigabytes * 1e9)
             SHELF.keep_in(CacheFolder(root / config.data.cache, most))
         require_coordinators(config)
-        secret = site_secret(config, root)
+        secret = site_secret(config, root, charges=len(ledger.history().charges))
         witness = Witness(root / config.ledger.witness, secret) if config.ledger.witness else None
         if witness is not None:
             witness.check(ledger.history())

@@ -128,6 +128,17 @@ def test_a_secret_that_others_may_read_is_refused(site: Path) -> None:
         site_secret(config, site.parent)
 
 
+def test_a_ledger_with_charges_and_no_secret_is_not_served(site: Path, plan: RunPlan) -> None:
+    """As after a backup that leaves keys out: another secret would know none of the old heads."""
+    with opened(site) as trainer:
+        trainer.train(request_for(plan, TRAIN, 1))
+    (site.parent / "noise.key").unlink()
+    gone = pytest.raises(LoricaError, match=r"noise\.key is gone, but the ledger")
+    with gone as caught, opened(site):
+        pass
+    assert caught.value.code is Code.SITE_CONFIG and not (site.parent / "noise.key").exists()
+
+
 def test_a_head_travels_beside_what_is_signed(plan: RunPlan) -> None:
     packed = pack_request(Request(plan, "r", 1, b"x"))
     assert unpack_request(with_head(packed, "a:1:b:c")).head == "a:1:b:c"

@@ -40,7 +40,7 @@ test: setup
 # commit instead of since main.
 quick: setup lint types
 	@tests=$$($(BIN)/python tests/quick.py $(BASE)) && echo "tests: $${tests:-none}" | tr '\n' ' ' && echo && \
-		if [ -n "$$tests" ]; then $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" $$tests; \
+		if [ -n "$$tests" ]; then $(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not slow" $$tests; \
 		status=$$?; [ $$status = 5 ] || exit $$status; fi  # 5: none but slow ones
 
 lint: setup
@@ -52,8 +52,9 @@ lint: setup
 types: setup
 	@$(BIN)/mypy -p lorica
 
+# Three workers for two cores: many tests wait for processes of their own.
 unit: setup
-	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
+	@$(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not slow"
 
 # Real training to an accuracy, and Flower's own simulation engine: minutes. Whole federations of
 # real processes have commands of their own: make e2e, make chaos.

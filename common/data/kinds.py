@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 
 from lorica.common.data.rows.foreign import LOOKED_AT, foreign
@@ -97,11 +98,11 @@ def kind_of(location: str, root: Path) -> str:
             Code.DATA_NOT_FOUND, f"{path} cannot be read: {error.strerror}."
         ) from None
     if kind is None and exists:
-        if other := foreign(_beginning(path)):
+        if other := foreign(_beginning(path), path.suffix.lower()):
             raise LoricaError(
                 Code.DATA_KIND,
                 f"{path} is {other.what}, which is not read.",
-                mend=other.mend.format(name=path.name),
+                mend=other.mend.format(name=shlex.quote(path.name)),
             )
         raise LoricaError(
             Code.DATA_KIND,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import shlex
 from pathlib import Path
 from typing import TextIO
 
@@ -26,11 +27,11 @@ def open_text(path: Path) -> TextIO:
     """
     with path.open("rb") as file:
         begin = file.read(LOOKED_AT)
-    if other := foreign(begin):
+    if other := foreign(begin, path.suffix.lower()):
         raise LoricaError(
             Code.DATA_KIND,
             f"{path} is {other.what}, whatever its name says.",
-            mend=other.mend.format(name=path.name),
+            mend=other.mend.format(name=shlex.quote(path.name)),
         )
     encoding = next((name for mark, name in _MARKS if begin.startswith(mark)), "utf-8-sig")
     if encoding == "utf-8-sig":
@@ -39,7 +40,8 @@ def open_text(path: Path) -> TextIO:
                 raise LoricaError(
                     Code.DATA_ENCODING,
                     f"{path} is {name} without a byte order mark, it seems.",
-                    mend=f"Convert it: iconv -f {name} -t UTF-8 {path.name} > new{path.suffix}",
+                    mend=f"Convert it: iconv -f {name} -t UTF-8 {shlex.quote(path.name)} > "
+                    f"new{path.suffix}",
                 )
     return path.open(encoding=encoding, newline="")
 

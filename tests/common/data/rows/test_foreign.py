@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import sqlite3
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -86,3 +87,14 @@ def test_a_column_may_be_called_as_such_files_begin(tmp_path: Path, name: str) -
     path = tmp_path / "records.csv"
     path.write_text(f"{name},text,label\n1,a fever,x\n2,a card,y\n")
     assert read_records(str(path), DataPlan()).texts == ["a fever", "a card"]
+
+
+@pytest.mark.parametrize("name", ["my records.csv", "records.csv.gz", "it's.csv"])
+@pytest.mark.process
+def test_the_mend_of_a_compressed_table_works_as_it_is_typed(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(CSV))
+    with pytest.raises(LoricaError) as caught:
+        read_records(str(tmp_path / name), DataPlan())
+    command = caught.value.mend.partition(": ")[2]
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+    assert len(read_records(str(tmp_path / "NEW.csv"), DataPlan())) == 60

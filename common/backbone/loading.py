@@ -264,6 +264,7 @@ def _from_folder(folder: Path, images: bool) -> tuple[Any, str, Any, Any]:
         raise
     except Exception as error:  # damaged files raise many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        _refuse_sentencepiece(folder, reason)
         raise LoricaError(
             Code.BACKBONE_UNSUPPORTED,
             f"The model in {folder} cannot be loaded: {reason}",
@@ -276,6 +277,22 @@ def _from_folder(folder: Path, images: bool) -> tuple[Any, str, Any, Any]:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(ends if within else 0)
     model.config.use_cache = False  # of decoders; training has no use for it
     return model, part, tokenizer, None
+
+
+def _refuse_sentencepiece(folder: Path, reason: str) -> None:
+    """Return unless a tokenizer is a SentencePiece file alone, which transformers reads with a
+    package of that name, and without it asks for another one. Raises LOR-207."""
+    alone = next(iter(sorted(folder.glob("*.model"))), None)
+    if alone is None or (folder / "tokenizer.json").is_file():
+        return
+    if "tiktoken" in reason or "sentencepiece" in reason.lower():
+        raise LoricaError(
+            Code.PACKAGE_MISSING,
+            f"The tokenizer of the model in {folder} is a SentencePiece file alone, {alone.name}; "
+            "it is read with the package sentencepiece, of a version that fits protobuf.",
+            mend="pip install 'sentencepiece<0.2.2'; or fetch the model's tokenizer.json into the "
+            "folder, too.",
+        )
 
 
 def _mend_of_loading(folder: Path, error: Exception) -> str:

@@ -420,6 +420,12 @@ def code_of_its_own(folder: Path) -> None:
     (folder / "modeling.py").write_text("raise SystemExit(99)")
 
 
+def sentencepiece_alone(folder: Path) -> None:
+    for path in folder.glob("token*"):
+        path.unlink()
+    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02")
+
+
 SPOILT: dict[str, tuple[Callable[[Path], object], Code, str, str]] = {
     "pickled weights": (
         a_pickle, Code.BACKBONE_NOT_FOUND, "no model.safetensors", "AutoModel.from_pretrained(",
@@ -445,6 +451,9 @@ SPOILT: dict[str, tuple[Callable[[Path], object], Code, str, str]] = {
     ),
     "code of its own": (
         code_of_its_own, Code.BACKBONE_UNSUPPORTED, "mine", "never run",
+    ),
+    "a SentencePiece file alone": (
+        sentencepiece_alone, Code.PACKAGE_MISSING, "tokenizer.model", "sentencepiece<",
     ),
     "no tokenizer": (
         lambda f: [path.unlink() for path in f.glob("token*")],

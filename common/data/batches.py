@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from lorica.common.data.names.normal import forms, fraction_form, value_form
@@ -17,6 +18,8 @@ BATCH_ROWS = 16_384
 
 CELL_CHARACTERS = 10_000_000
 """Largest text of one cell."""
+
+_UUID_BYTES = 16
 
 Column = Any
 """A list of cells, or an Arrow array of strings."""
@@ -55,7 +58,8 @@ def json_text(value: object) -> str:
 
 
 def text_array(array: pa.Array, *, plain: bool, where: str) -> pa.Array:
-    """An Arrow array of any type as strings without nulls; numbers and times in their normal form.
+    """An Arrow array of any type as strings without nulls; numbers and times in their normal form,
+    bytes of a fixed number (UUIDs) in hex.
 
     Raises:
         LoricaError: LOR-303 text that is not UTF-8, LOR-304 bytes, or lists in a ``plain``
@@ -67,6 +71,11 @@ def text_array(array: pa.Array, *, plain: bool, where: str) -> pa.Array:
     kind = array.type
     if pa.types.is_dictionary(kind):
         return text_array(array.dictionary_decode(), plain=plain, where=where)
+    if isinstance(kind, pa.BaseExtensionType):
+        return text_array(array.storage, plain=plain, where=where)
+    if pa.types.is_fixed_size_binary(kind):
+        cells = ["" if each is None else _bytes_text(each) for each in array.to_pylist()]
+        return pa.array(cells, pa.string())
     if pa.types.is_null(kind):
         return pa.array([""] * len(array), pa.string())
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
@@ -89,6 +98,12 @@ def text_array(array: pa.Array, *, plain: bool, where: str) -> pa.Array:
         named = pa.array(forms(distinct.dictionary.to_pylist(), form), pa.string())
         return pc.take(named, distinct.indices)
     return text
+
+
+def _bytes_text(value: bytes) -> str:
+    """Bytes of a fixed number, which are an id or a hash: 16 of them as a UUID is written, others
+    in hex."""
+    return str(uuid.UUID(bytes=value)) if len(value) == _UUID_BYTES else value.hex()
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -181,7 +181,9 @@ def _guarded(path: Path, request: DataRequest, found: Iterator[pa.RecordBatch]) 
     except (pa.ArrowException, OSError) as error:
         kind = "Parquet" if request.kind == "parquet" else "Arrow"
         raise LoricaError(
-            Code.DATA_MALFORMED, f"{path} is damaged or no {kind} file: {_first(error)}."
+            Code.DATA_MALFORMED,
+            f"{path} is damaged or no {kind} file: {_first(error)}.",
+            mend="Write or fetch it anew; a table of text is named .csv, JSON lines .jsonl.",
         ) from None
 
 

@@ -237,7 +237,11 @@ def collect(parts: Iterable[Records], where: str) -> Records:
         gathered.add(part)
     found = gathered.records()
     if not len(found):
-        raise LoricaError(Code.DATA_MALFORMED, f"{where} has no records.")
+        raise LoricaError(
+            Code.DATA_MALFORMED,
+            f"{where} has no records.",
+            mend="Give a source with one record a row, below a header with the columns' names.",
+        )
     return found
 
 

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, TextIO
 from lorica.common.data.batches import BATCH_ROWS, CELL_CHARACTERS, Batch
 from lorica.common.data.names.normal import tidy
 from lorica.common.data.rows.delimiter import delimiter_of, fields_of, said_delimiter
-from lorica.common.data.rows.json_rows import cells_of, json_document, json_lines
+from lorica.common.data.rows.json_rows import (
+    cells_of,
+    is_object,
+    json_document,
+    json_lines,
+)
 from lorica.common.data.rows.opening import not_decoded, open_text
 from lorica.common.errors import Code, LoricaError
 
@@ -107,6 +112,12 @@ def _delimited(
     first, above = _first_line(file)
     said = said_delimiter(first)
     header = file.readline() if said else first
+    if kind != "txt" and is_object(header):
+        raise LoricaError(
+            Code.DATA_KIND,
+            f"{path} holds JSON, one object a line, and no table.",
+            mend="Name it so that it ends in .jsonl.",
+        )
     own = "\t" if kind == "tsv" else ","
     mark = said or delimiter_of(header, own, wanted)
     if kind == "txt" and not said and text not in fields_of(header, mark):
@@ -155,10 +166,16 @@ def _csv_batches(
         given = next(reader, None)
         header = _names(given or [], wanted)
         if not header or len(set(header)) != len(header):
-            raise LoricaError(Code.DATA_MALFORMED, f"{path} has {_wrong(header)}.")
+            raise LoricaError(
+                Code.DATA_MALFORMED,
+                f"{path} has {_wrong(header)}.",
+                mend=_HEADED if not header else _NAMED_ONCE,
+            )
         width = len(header)
         rows: list[list[str]] = []
         for fields in reader:
+            if fields == [_END_OF_DOS]:
+                continue
             if not any(map(str.strip, fields)) and (len(fields) != width or width > 1):
                 if not (blanks and fields):
                     continue
@@ -180,10 +197,21 @@ def _csv_batches(
         yield from _columns(header, rows)
     except csv.Error as error:
         raise LoricaError(
-            Code.DATA_MALFORMED, f"{path}, line {reader.line_num + before}: {error}."
+            Code.DATA_MALFORMED,
+            f"{path}, line {reader.line_num + before}: {error}.",
+            mend=_QUOTING,
         ) from None
 
 
+_END_OF_DOS = "\x1a"
+"""How old programs end a file."""
+
+_HEADED = "Give the file a first line with the columns' names, and below it one record a row."
+_NAMED_ONCE = "Give each column a name of its own."
+_QUOTING = (
+    'A field with commas, line breaks or quotes stands in quotes ("), and a quote within it is '
+    'written twice (""), not with a backslash.'
+)
 _ABOVE = (
     "The file's first line is taken for the header with the columns' names: delete what stands "
     "above it."

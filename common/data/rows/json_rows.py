@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,6 +14,7 @@ from lorica.common.errors import Code, LoricaError
 WHOLE_BYTES = 1_000_000_000
 """Largest JSON document that is read whole."""
 
+_HALF = re.compile("[\ud800-\udfff]")
 _EXAMPLE = 'a list of objects, [{"text": …, "label": …}, …], or one object a line in a .jsonl file'
 
 
@@ -22,6 +24,14 @@ def json_lines(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
         if line.strip():
             place = f"{path}, line {number}"
             yield place, parsed(line, place, mend=f"Give {_EXAMPLE}, without commas between.")
+
+
+def is_object(line: str) -> bool:
+    """Whether a line is a JSON object."""
+    try:
+        return line.lstrip().startswith("{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def json_document(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
@@ -87,13 +97,26 @@ def cells_of(
                 Code.DATA_MALFORMED,
                 f"{place}: expected an object with the "
                 f"{'same keys as before: ' + ', '.join(names) if names else 'columns as keys'}.",
+                mend="Write every key in every object, null where it has no value; pandas does, "
+                'with df.to_json(path, orient="records", lines=True).',
             )
         names = names or list(content)
         try:
             cells = [_cell(content[key], plain=key in plain) for key in names]
-            "".join([*names, *cells]).encode()
         except ValueError as error:
-            raise LoricaError(Code.DATA_MALFORMED, f"{place}: {error}.") from None
+            raise LoricaError(
+                Code.DATA_MALFORMED,
+                f"{place}: {error}.",
+                mend="Write a text, a number, true, false or null; lists belong to tasks with "
+                "several labels or with words as a list.",
+            ) from None
+        half = _HALF.search("".join([*names, *cells]))
+        if half is not None:
+            raise LoricaError(
+                Code.DATA_MALFORMED,
+                f"{place}: \\u{ord(half[0]):04x} is half of a character (of a surrogate pair).",
+                mend="Remove it, or write the text anew from where it came from.",
+            )
         yield names, cells
 
 

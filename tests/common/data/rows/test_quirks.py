@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shlex
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -359,3 +360,56 @@ def test_ids_that_lost_digits_are_refused(
         assert caught.value.code is Code.DATA_UNIT and "as text" in caught.value.mend
     else:
         assert len(set(read(path).units)) == 2
+
+
+@pytest.mark.parametrize("form", ["bytes", "uuid"])
+def test_uuids_in_parquet_are_the_ids_that_csv_has(tmp_path: Path, form: str) -> None:
+    """Their bytes as text would be blanks, nothing, or no text: one unit of several people."""
+    ids = [uuid.UUID(int=number) for number in (9 * 257**15, 32, 0x80 << 120, 10)]
+    rows: Rows = [{"text": f"n {at}", "label": "x", "patient": str(u)} for at, u in enumerate(ids)]
+    kind = pa.binary(16) if form == "bytes" else pa.uuid()
+    stored = pa.array([each.bytes for each in ids], pa.binary(16)).cast(kind)
+    pa.parquet.write_table(
+        pa.Table.from_pylist(rows).set_column(2, "patient", stored), tmp_path / "d.parquet"
+    )
+    (tmp_path / "d.csv").write_text(as_text(rows, "csv"))
+    found = read(tmp_path / "d.parquet").units
+    assert found == read(tmp_path / "d.csv").units == [str(each) for each in ids]
+
+
+def test_hashes_of_a_fixed_length_are_read_in_hex(tmp_path: Path) -> None:
+    stored = pa.array([b"\x09\x0a\x20", b"\xff\xfe\x00"], pa.binary(3))
+    table = pa.table({"text": ["a", "b"], "label": ["x", "y"], "patient": stored})
+    pa.parquet.write_table(table, tmp_path / "d.parquet")
+    assert read(tmp_path / "d.parquet").units == ["090a20", "fffe00"]
+
+
+MENDED = {
+    "JSON lines named .csv": ("d.csv", '{"text": "a", "label": "x"}\n', ".jsonl"),
+    "CSV named .parquet": ("d.parquet", "text,label\na,x\n", ".csv"),
+    "a key that is missing": (
+        "d.jsonl",
+        '{"text": "a", "label": "x", "patient": 1}\n{"text": "b", "label": "y"}\n',
+        "null where it has no value",
+    ),
+    "half a character": ("d.jsonl", '{"text": "a\\ud83d", "label": "x"}\n', "Remove it"),
+    "a list for a label": ("d.jsonl", '{"text": "a", "label": ["x"]}\n', "several"),
+    "backslashes for quotes": ("d.csv", 'text,label\n"a \\"b\\" c",x\n', 'twice ("")'),
+    "nothing": ("d.csv", "", "first line"),
+    "a header alone": ("d.csv", "text,label\n", "one record a row"),
+    "a name twice": ("d.csv", "text,text,label\na,b,x\n", "name of its own"),
+}
+
+
+@pytest.mark.parametrize("case", MENDED)
+def test_the_mend_is_one_for_this_very_mistake(tmp_path: Path, case: str) -> None:
+    name, content, mend = MENDED[case]
+    (tmp_path / name).write_text(content)
+    with pytest.raises(LoricaError) as caught:
+        read_records(str(tmp_path / name), DataPlan())
+    assert mend in caught.value.mend and "codec" not in caught.value.detail
+
+
+def test_the_end_of_file_of_old_programs_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_bytes(b"text,label\r\na,x\r\n\x1a")
+    assert read_records(str(tmp_path / "d.csv"), DataPlan()).texts == ["a"]

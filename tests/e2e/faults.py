@@ -25,7 +25,7 @@ from lorica.server.results.folder import RunFolder
 from lorica.server.results.observers import Silent
 from lorica.server.rounds.loop import RoundLoop
 from lorica.simulations.run.engines import run_in_process
-from lorica.simulations.run.sites import make_trainer
+from lorica.simulations.run.sites import make_trainer, rounded
 from tests.e2e.federation import COORDINATOR, Federation
 
 VICTIMS = {
@@ -39,6 +39,10 @@ VICTIMS = {
 """What is killed -> what its command line holds."""
 
 
+UNITS = 120
+"""Records of a site."""
+
+
 def records(folder: Path) -> dict[str, Path]:
     """Two sites' small data, and both together with the site's name (both.csv)."""
     words = ["lost", "new", "old", "red", "tired"]
@@ -47,6 +51,7 @@ def records(folder: Path) -> dict[str, Path]:
     for site, letters in (("north", "abcdefghijkl"), ("south", "mnopqrstuvwx")):
         mine = [(f"my card is {w} {c}", "money") for w in words for c in letters]
         mine += [(f"my heart has {w} {c}", "health") for w in words for c in letters]
+        assert len(mine) == UNITS
         sites[site] = folder / f"{site}.csv"
         with sites[site].open("w", newline="") as file:
             csv.writer(file).writerows([("text", "label"), *mine])
@@ -76,6 +81,9 @@ def many_runs(backbone: Path) -> dict[str, dict[str, Any]]:
     return {
         "policy": {
             "noise": "seeded",
+            # As a simulation with simulation.declared = "rounded" has it of these records.
+            "sampling_units": rounded(UNITS),
+            "declared_units": rounded(UNITS),
             "backbones": [backbone_sha256(backbone)],
             "backbone_folders": [str(backbone)],
         },

@@ -78,6 +78,7 @@ def test_a_run_outlasts_kills_at_random_and_ends_as_if_undisturbed(tmp_path: Pat
             *("--set", f"data.train={tmp_path / 'both.csv'}"),
             *("--set", f"data.test={test}"),
             *("--set", "simulation.partition=by-column", "--set", "simulation.column=site"),
+            *("--set", "simulation.declared=rounded"),
             *("--out", str(out)),
             seconds=600,
         )

@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from lorica.common.plan import RunPlan
 from lorica.simulations.audit.attacks.adapter import adapter_audit
 from lorica.simulations.audit.attacks.gradient import gradient_audit
+from lorica.simulations.audit.attacks.lying import lying_audit
 from lorica.simulations.audit.attacks.membership import membership_audit
 from lorica.simulations.audit.attacks.release import release_audit
+from lorica.simulations.audit.attacks.sealed import sum_audit
 from lorica.simulations.audit.attacks.update import update_audit
 from lorica.simulations.audit.evidence.findings import Audit, Check, Finding, Scatter
 from lorica.simulations.audit.watched.subject import Subject
 
-METHODS = ("adapter", "release", "gradient", "update", "membership")
+METHODS = ("adapter", "release", "gradient", "update", "membership", "sum")
 
 
 def run_audit(
@@ -29,11 +31,13 @@ def run_audit(
 
     "release" audits the releases on frozen features, which are all that a plan of
     training.mode "gradient" without LoRA rounds makes; of others it audits the nearest such plan
-    (:attr:`Subject.in_releases`). "gradient" and "update" audit local DP-SGD steps: they run the
-    plan with training.mode "local" and no warm start. "membership" attacks the adapter that the
-    plan as it is makes. "adapter" makes no training run: it measures sums before noise under
-    crafted adapters (:mod:`lorica.simulations.audit.attacks.adapter`). What was audited is in the
-    audit's fact "audited".
+    (:attr:`Subject.in_releases`). "sum" audits the same releases in sealed sums with other sites,
+    some of which collude (:attr:`Subject.in_sums`), and lies to sites about who survived
+    (:mod:`lorica.simulations.audit.attacks.lying`). "gradient" and "update" audit local DP-SGD
+    steps: they run the plan with training.mode "local" and no warm start. "membership" attacks the
+    adapter that the plan as it is makes. "adapter" makes no training run: it measures sums before
+    noise under crafted adapters (:mod:`lorica.simulations.audit.attacks.adapter`). What was audited
+    is in the audit's fact "audited".
 
     Args:
         plan: what to audit; ε must be finite.
@@ -83,6 +87,17 @@ def run_audit(
         membership, scatter = membership_audit(subject, confidence=confidence, seed=seed)
         findings.append(membership)
         scatters.append(scatter)
+    if "sum" in methods:
+        hidden = subject.in_sums
+        tell(f"hiding {subject.site} with canaries among {hidden.seats.sites} sites' sealed sums")
+        found, more, scatter = sum_audit(
+            hidden, canaries=canaries, confidence=confidence, seed=seed
+        )
+        findings += found
+        checks += more
+        scatters.append(scatter)
+        tell("lying to sites about who survived")
+        checks += lying_audit(hidden)
     return Audit(
         claimed_epsilon=subject.plan.privacy.epsilon,
         delta=subject.plan.privacy.delta,
@@ -108,6 +123,12 @@ def _audited(method: str, subject: Subject) -> str:
         return "the sums of every stage, before noise, under crafted adapters"
     if method == "membership":
         return "the plan as it is"
+    if method == "sum":
+        seats, what = subject.seats, _audited("release", subject)
+        return (
+            f"{what}, in sealed sums over {seats.sites} sites: {seats.honest} honest, "
+            f"{seats.sites - seats.honest} that collude with the coordinator and give no noise"
+        )
     if method == "release":
         if subject.in_releases is subject:
             return "the plan's releases on frozen features"

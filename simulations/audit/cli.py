@@ -25,6 +25,7 @@ class Method(StrEnum):
     UPDATE = "update"
     MEMBERSHIP = "membership"
     ADAPTER = "adapter"
+    SUM = "sum"
     ALL = "all"
 
 
@@ -49,14 +50,16 @@ def audit(
     """Attack a site's real training and measure how much it leaks: a lower bound on ε.
 
     Without a plan, one hospital of the packaged synthetic data set is audited at ε = 8, in two to
-    four minutes. Ends with an error when more leakage is found than claimed. Plans of tasks other
+    five minutes. Ends with an error when more leakage is found than claimed. Plans of tasks other
     than text-classification are refused: sampling, clipping, noise and ledger are the same for all.
 
     Method "release" audits what a site sends under the default recipe: noised label sums and
     gradient sums on frozen features. "gradient" and "update" audit local DP-SGD steps: they set
     training.mode to "local" and rounds.warm_start to 0. The membership attack is on the adapter
     of the plan as it is. "adapter" sends adapters and heads that are built to amplify one record's
-    influence, and fails when one record changes a sum by more than the clip norm.
+    influence, and fails when one record changes a sum by more than the clip norm. "sum" audits
+    the releases as a coordinator with colluding sites sees them under privacy.trust "sum", and
+    lies to the sites about who survived: they must refuse.
     """
     if not 0.5 <= confidence < 1:
         raise typer.BadParameter(f"--confidence must lie in [0.5, 1), got {confidence}.")

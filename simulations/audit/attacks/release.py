@@ -86,13 +86,13 @@ def release_audit(
     for stage, event in claimed.items():
         rounds = np.array([one is stage for one in trainer.watch.stages])
         noise = float(np.sqrt(np.mean(seen[rounds, count:] ** 2)))
-        scores += _evidence(seen[rounds, :count], event, noise)
+        scores += evidence(seen[rounds, :count], event, noise)
         found[f"noise_multiplier_found_{stage.name.lower()}"] = noise
         found[f"noise_multiplier_claimed_{stage.name.lower()}"] = event.noise_multiplier
         most = subject.records_per_unit
         checks += [
-            _of(stage, check_sampling(draws[rounds], event.sample_rate, most=most)),
-            _of(stage, check_noise(seen[rounds, count:], event.noise_multiplier)),
+            of_stage(stage, check_sampling(draws[rounds], event.sample_rate, most=most)),
+            of_stage(stage, check_noise(seen[rounds, count:], event.noise_multiplier)),
         ]
         happened.append(dataclasses.replace(event, steps=int(rounds.sum())))
     privacy = subject.plan.privacy
@@ -113,11 +113,12 @@ def release_audit(
     return findings, checks, Scatter(title, scores[coins], scores[~coins])
 
 
-def _evidence(seen: np.ndarray, event: PrivacyEvent, noise: float) -> np.ndarray:
+def evidence(seen: np.ndarray, event: PrivacyEvent, noise: float) -> np.ndarray:
     """The part of Λ that one stage's releases give, shape (rounds, m) -> (m,)."""
     scale = max(noise, LEAST_NOISE * event.noise_multiplier)
     return likelihood_ratios(seen, event.sample_rate, scale)
 
 
-def _of(stage: Stage, check: Check) -> Check:
+def of_stage(stage: Stage, check: Check) -> Check:
+    """The check, named after the stage whose releases it is of."""
     return dataclasses.replace(check, name=f"{check.name}, {stage.value}")

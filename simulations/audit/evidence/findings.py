@@ -12,13 +12,16 @@ from lorica.common.errors import Code, LoricaError
 
 ERROR_SHARES = {
     "release-dp": 0.05,
-    "release-f-dp": 0.35,
+    "release-f-dp": 0.25,
     "release-mechanism": 0.05,
     "gradient-dp": 0.05,
-    "gradient-f-dp": 0.30,
+    "gradient-f-dp": 0.20,
     "gradient-mechanism": 0.05,
-    "update-f-dp": 0.10,
+    "update-f-dp": 0.05,
     "membership": 0.05,
+    "sum-dp": 0.03,
+    "sum-f-dp": 0.17,
+    "sum-mechanism": 0.05,
 }
 """Bound -> its share of the allowed error, 1 - confidence. They add up to 1, so all bounds hold
 *together*, and the largest with them, with the confidence asked for (Bonferroni). "mechanism"

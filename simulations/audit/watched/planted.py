@@ -14,6 +14,7 @@ import numpy as np
 from lorica.client.admission.figures import SiteFigures
 from lorica.client.admission.gate import Admission
 from lorica.client.ledger import MemoryLedger
+from lorica.client.training.sealing import Sealing
 from lorica.client.training.session import Session
 from lorica.client.training.trainer import LocalTrainer, NoiseFactory
 from lorica.common.adapter.state import State, unpack_state
@@ -42,7 +43,7 @@ class Roster:
         self.draws: list[np.ndarray] = []
         """Of every step: how many rows of each unit were seen, in the site's order of units."""
         self.updates: list[State] = []
-        """Of every round: what left the site."""
+        """Of every round: what left the site, unless it left sealed."""
         self._rows_of_canaries = np.flatnonzero(included)
         self._first_canary = len(units) - len(self._rows_of_canaries)
         names, self._unit_of = np.unique(np.array(units, dtype=object), return_inverse=True)
@@ -92,6 +93,7 @@ class PlantedTrainer(LocalTrainer):
         make: Callable[[Any], Any],
         *,
         noise: NoiseFactory,
+        sealing: Sealing | None = None,
     ) -> None:
         """
         Args:
@@ -102,7 +104,7 @@ class PlantedTrainer(LocalTrainer):
                 declared number of units is that of the real ones and m / 2, so the coins
                 have no part in q and σ.
             make: chooses what the canaries are made of, as the roster's class asks for it.
-            noise: as a LocalTrainer's.
+            noise, sealing: as a LocalTrainer's.
         """
         present = int(included.sum())
         own = plan.privacy.unit == "record"
@@ -122,6 +124,7 @@ class PlantedTrainer(LocalTrainer):
             noise=noise,
             admission=Admission(figures=SiteFigures(units=declared)),
             ledger=self.ledger,
+            sealing=sealing,
         )
         self.watch = type(self).roster(included, everything.units, make)
         self.failure: LoricaError | None = None
@@ -134,7 +137,7 @@ class PlantedTrainer(LocalTrainer):
         except LoricaError as error:
             self.failure = error
             raise
-        if reply.status == "ok":
+        if reply.status == "ok" and reply.blob:
             self.watch.updates.append(unpack_state(reply.blob))
         return reply
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lorica.client.mechanism.noise import NoiseSource, SecureNoise, SeededNoise
-from lorica.client.training.trainer import LocalTrainer
+from lorica.client.training.trainer import LocalTrainer, NoiseFactory
 from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import Backbone, backbone_of
 from lorica.common.data.records import PACKAGED, Records, read_records
@@ -44,6 +44,18 @@ TASKS: tuple[TaskKind, ...] = ("text-classification",)
 
 
 @dataclass(frozen=True)
+class Seats:
+    """The sites of an audited sealed sum; by default, those for a plan that seals none."""
+
+    sites: int = 4
+    """n, the audited one with them."""
+    honest: int = 2
+    """h: the audited site and h - 1 others give noise, and n - h collude and give none."""
+    fewest: int = 1
+    """rounds.minimum_sites."""
+
+
+@dataclass(frozen=True)
 class Subject:
     """One site under audit."""
 
@@ -55,6 +67,11 @@ class Subject:
     """Held-out records that nobody trained on; those of this site where the data tell."""
     backbone: Backbone
     start: State
+    others: Records
+    """What other sites of a sealed sum hold: the plan's other sites' records, or the held-out ones
+    where it has no other site."""
+    seats: Seats
+    """How many sites a sealed sum is audited with."""
 
     @classmethod
     def of(cls, plan: RunPlan, site: str = "") -> Subject:
@@ -74,6 +91,12 @@ class Subject:
                 Code.PRIVACY_EPSILON, "privacy.epsilon is inf: there is no claim to audit."
             )
         data = load_data(plan)
+        parts = partition(data.train, plan.simulation)
+        seats = Seats()
+        if plan.sealed:
+            seats = Seats(max(len(parts), plan.honest_sites), plan.honest_sites)
+            fewest = min(plan.rounds.minimum_sites, seats.sites)
+            seats = dataclasses.replace(seats, fewest=fewest)
         plan = with_labels(plan, data.train).for_one_site()
         plan = plan.replace(
             rounds={"evaluate_every": 0},
@@ -88,7 +111,6 @@ class Subject:
                 f'"{plan.aggregation.method}" trains them in turn.',
                 mend="Audit the plan with another method; noise and clipping are the same.",
             )
-        parts = partition(data.train, plan.simulation)
         if site and site not in parts:
             raise LoricaError(
                 Code.DATA_PARTITION,
@@ -98,8 +120,10 @@ class Subject:
         name = site or max(parts, key=lambda found: len(parts[found]))
         backbone = backbone_of(plan)
         start = task_of(plan).start(backbone)
-        records = data.train.take(parts[name])
-        return cls(plan, name, records, _strangers(plan, name, data.test), backbone, start)
+        records, strangers = data.train.take(parts[name]), _strangers(plan, name, data.test)
+        elsewhere = [row for other, rows in parts.items() if other != name for row in rows]
+        others = data.train.take(elsewhere) if elsewhere else data.test
+        return cls(plan, name, records, strangers, backbone, start, others, seats)
 
     @property
     def in_local_steps(self) -> Subject:
@@ -132,6 +156,17 @@ class Subject:
         return dataclasses.replace(self, plan=self.plan.replace(**changes))
 
     @property
+    def in_sums(self) -> Subject:
+        """The site of :attr:`in_releases`, hidden among others in sealed sums."""
+        found, seats = self.in_releases, self.seats
+        plan = found.plan.replace(
+            privacy={"trust": "sum", "honest_sites": seats.honest},
+            rounds={"minimum_sites": seats.fewest, "fraction": 1.0, "over_provision": 0.0},
+            simulation={"sites": seats.sites},
+        )
+        return dataclasses.replace(found, plan=plan)
+
+    @property
     def group_sizes(self) -> list[int]:
         """Trained values of every clip group: the head's, and the LoRA factors' if any."""
         sizes = {True: 0, False: 0}
@@ -152,7 +187,7 @@ class Subject:
             LoricaError: LOR-308, LOR-402 or LOR-406, why the site would refuse the plan.
         """
         return AuditedTrainer(
-            self.site, self.records, self.plan, included, make, noise=self._noise_source
+            self.site, self.records, self.plan, included, make, noise=self.noise_of(self.site)
         )
 
     def releasing_trainer(self, included: np.ndarray, make: MakeEntries) -> ReleasingTrainer:
@@ -162,12 +197,12 @@ class Subject:
             LoricaError: as :meth:`trainer`.
         """
         return ReleasingTrainer(
-            self.site, self.records, self.plan, included, make, noise=self._noise_source
+            self.site, self.records, self.plan, included, make, noise=self.noise_of(self.site)
         )
 
     def plain_trainer(self) -> LocalTrainer:
         """The site without canaries."""
-        return LocalTrainer(self.site, self.records, noise=self._noise_source)
+        return LocalTrainer(self.site, self.records, noise=self.noise_of(self.site))
 
     def family(self, trainer: LocalTrainer) -> Family:
         """The mechanism that a trainer claims to run, and its kin."""
@@ -206,10 +241,14 @@ class Subject:
                 cause = getattr(trainer, "failure", None)
                 raise (cause or error) from error
 
-    def _noise_source(self, run: str, round: int) -> NoiseSource:
-        if self.plan.simulation.noise == "secure":
-            return SecureNoise()
-        return SeededNoise(self.plan.simulation.seed, run, self.site, round)
+    def noise_of(self, site: str) -> NoiseFactory:
+        """A site's sampling and noise, of the kind that the plan simulates with."""
+        seed, secure = self.plan.simulation.seed, self.plan.simulation.noise == "secure"
+
+        def source(run: str, round: int) -> NoiseSource:
+            return SecureNoise() if secure else SeededNoise(seed, run, site, round)
+
+        return source
 
 
 def _strangers(plan: RunPlan, site: str, test: Records) -> Records:

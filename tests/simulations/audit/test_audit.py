@@ -249,6 +249,7 @@ def test_directions_have_each_groups_share_and_are_nearly_orthogonal(kind: type)
     assert directions.project(probe) == pytest.approx((vectors @ probe).numpy(), abs=1e-5)
 
 
+@pytest.mark.slow("every attack on one plan")
 def test_all_methods_make_one_report(plan: RunPlan, tmp_path: Path) -> None:
     path = tmp_path / "plan.toml"
     path.write_text(to_toml(plan), encoding="utf-8")
@@ -267,7 +268,7 @@ def test_all_methods_make_one_report(plan: RunPlan, tmp_path: Path) -> None:
     assert list(methods) == ["adapter", *ERROR_SHARES]
     assert content["lower_bound"] == methods[content["method"]] == max(methods.values())
     page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert "<script" not in page
 
 

@@ -205,6 +205,7 @@ def undisturbed(
         lost: site -> rounds in which it takes no part.
     """
     trainers: dict[str, Trainer] = {}
+    figures = plan.replace(simulation={"declared": "rounded"})
     for site, file in sites.items():
         with file.open(newline="", encoding="utf-8") as rows:
             held = list(csv.DictReader(rows))
@@ -214,7 +215,7 @@ def undisturbed(
             [f"{UNNAMED}{number}" for number in range(len(held))],
             [""] * len(held),
         )
-        trainers[site] = _Absent(make_trainer(site, found, plan), (lost or {}).get(site, ()))
+        trainers[site] = _Absent(make_trainer(site, found, figures), (lost or {}).get(site, ()))
     place, backbone = RunFolder(folder), load_backbone(plan.backbone)
     place.create(plan)
 

@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+ABOVE = Path(__file__).resolve().parents[3:]
+SHARED = next((p / "shared/data" for p in ABOVE if (p / "shared/data").exists()), Path("data"))
 TEXTS = {
     "sst2": ("sst2", "label"),
     "banking77": ("banking77", "category"),

@@ -39,7 +39,7 @@ def require_right_gradients(plan: RunPlan, backbone: Backbone) -> None:
         LoricaError: LOR-404 they are not, naming a parameter; LOR-204, LOR-404 as of the task's
             model.
     """
-    key = backbone.identity, f"{plan.adapter.model_dump_json()} {plan.aggregation.method}"
+    key = backbone.identity, f"{plan.filled_adapter.model_dump_json()} {plan.aggregation.method}"
     if plan.adapter.kind == "head" or key in _TRIED:
         return
     inputs = tuple(made_up_inputs(backbone).values())

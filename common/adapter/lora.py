@@ -94,16 +94,17 @@ def lora_config(plan: AdapterPlan, encoder: Any) -> Any:
 
     layers = layer_indices(plan, layer_count(encoder))
     path = layer_list(encoder) if layer_count(encoder) else None
-    modules, by_number = list(plan.target_modules), True
+    wanted = plan.target_modules or ["attention"]
+    modules, by_number = list(wanted), True
     in_full = path is not None and "." not in path
     if in_full or not GROUPS.isdisjoint(modules):
         above = tuple(f"{path}.{layer}." for layer in layers) if path is not None else ""
         linear = [name for name in linear_modules(encoder) if name.startswith(above)]
-        groups = GROUPS.intersection(plan.target_modules)
+        groups = GROUPS.intersection(wanted)
         grouped = fit_of(
             encoder, [name for name in linear if not wanted_as(name).isdisjoint(groups)]
         )
-        named = {name for name in linear if name.rpartition(".")[2] in plan.target_modules}
+        named = {name for name in linear if name.rpartition(".")[2] in wanted}
         modules = [name for name in linear if name in named or name in grouped]
         by_number = False
     return LoraConfig(
@@ -145,7 +146,8 @@ def attach_lora(encoder: nn.Module, plan: AdapterPlan) -> nn.Module:
     found = linear_modules(encoder)
     names = {name.rpartition(".")[2] for name in found}
     known = names.union(*map(wanted_as, found))
-    missing = [name for name in plan.target_modules if name not in known]
+    wanted = plan.target_modules or ["attention"]
+    missing = [name for name in wanted if name not in known]
     if missing:
         what = (
             f"module of its {missing[0]}"
@@ -157,7 +159,7 @@ def attach_lora(encoder: nn.Module, plan: AdapterPlan) -> nn.Module:
             f"adapter.target_modules: the backbone has no linear {what}; "
             f"it has {', '.join(sorted(names))}.",
         )
-    chosen = [m for n, m in found.items() if not wanted_as(n).isdisjoint(plan.target_modules)]
+    chosen = [m for n, m in found.items() if not wanted_as(n).isdisjoint(wanted)]
     config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in chosen)
     return get_peft_model(encoder, config)
 

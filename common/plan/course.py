@@ -170,8 +170,8 @@ class ServerPlan(Section):
     privacy it goes on in LoRA rounds by head_rate, as far as their noise lets its gradient count
     (weights by inverse variance)."""
 
-    cold_rate: Positive = 0.3
-    """The same for the head in LoRA rounds that no head rounds come before."""
+    cold_rate: Positive = 1.0
+    """The same for the head in LoRA rounds that are a run's first, whose head begins at random."""
 
     momentum: float = Field(0.0, ge=0, lt=1)
     """Share of the last direction that is kept (Adam's β₁)."""

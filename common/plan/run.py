@@ -152,6 +152,15 @@ class RunPlan(Section):
         return self.data.model_copy(update={"label": ""})
 
     @property
+    def filled_adapter(self) -> AdapterPlan:
+        """Section adapter with the modules that it leaves to the plan."""
+        if self.adapter.target_modules:
+            return self.adapter
+        both = not self.privacy.private and not TRAITS[self.task.kind].head_first
+        modules = ["attention", "feed-forward"] if both else ["attention"]
+        return self.adapter.model_copy(update={"target_modules": modules})
+
+    @property
     def warm_rounds(self) -> int:
         """1 if the run begins with the sums of its labels' features, 0 otherwise."""
         return int(self.rounds.warm_start > 0 and TRAITS[self.task.kind].class_sums)

@@ -53,12 +53,14 @@ class AdapterPlan(Section):
     alpha: Positive = 16.0
     """LoRA scaling numerator: the adapted weight is W + (alpha / rank) · B·A. No unit."""
 
-    target_modules: list[str] = Field(default=["attention"], min_length=1)
+    target_modules: list[str] = []
     """The linear modules that get LoRA factors: "attention" for the attention's projections,
     whatever the backbone calls them, "feed-forward" for the other ones of its layers, or names as
     peft knows them; kind "bitfit" takes all. Of a group (and of "bitfit") those are left out that
     run more than once in a pass, such as DeBERTa-v3's query and key projections, which read
-    positions, too, or that do not read one input per record: `lorica backbone check` lists them."""
+    positions, too, or that do not read one input per record: `lorica backbone check` lists them.
+    Empty: attention; for entities without privacy, where no noise grows with the number of values,
+    both."""
 
     center: Literal["labels", "none"] = "labels"
     """What is taken from every feature before it is scaled to unit length again: the mean of the

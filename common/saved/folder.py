@@ -174,7 +174,7 @@ def _write(
     if plan.adapter.kind == "bitfit":
         (folder / "biases.safetensors").write_bytes(safetensors.torch.save(lora))
     elif lora:
-        adapter = plan.adapter
+        adapter = plan.filled_adapter
         if METHODS[plan.aggregation.method].residual:
             lora, adapter = widened(lora, adapter)
         config = lora_config(adapter, backbone.model)

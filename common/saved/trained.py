@@ -64,6 +64,5 @@ def trained_summary(
 
 
 def _named(plan: RunPlan) -> list[str]:
-    return [
-        name.replace("feed-forward", "feed-forward modules") for name in plan.adapter.target_modules
-    ]
+    names = plan.filled_adapter.target_modules
+    return [name.replace("feed-forward", "feed-forward modules") for name in names]

@@ -63,7 +63,7 @@ class AdaptedModel(nn.Module):
         self._biases: OwnBiases | None = None
         if plan.adapter.kind == "lora":
             depth = min(layer_indices(plan.adapter, backbone.layers), default=0)
-            peft_model = attach_lora(encoder, plan.adapter)
+            peft_model = attach_lora(encoder, plan.filled_adapter)
             self._lora = lora_parameters(peft_model)
             if METHODS[plan.aggregation.method].residual:
                 self._residuals = ResidualWeights(peft_model, list(self._lora))
@@ -92,7 +92,7 @@ class AdaptedModel(nn.Module):
         adapted = [name.removeprefix(_PEFT_PREFIX).partition(".lora_")[0] for name in self._lora]
         if self._biases:
             adapted = [name.rpartition(".")[0] for name in self._biases.parameters]
-        key = backbone.identity, plan.adapter.model_dump_json()
+        key = backbone.identity, plan.filled_adapter.model_dump_json()
         if not adapted or key in _SINGLE_USE:
             return
         inputs = made_up_inputs(backbone)
@@ -100,7 +100,7 @@ class AdaptedModel(nn.Module):
             self.encoder,
             sorted(set(adapted)),
             inputs,
-            named=plan.adapter.target_modules if self._lora else (),
+            named=plan.filled_adapter.target_modules if self._lora else (),
         )
         _SINGLE_USE.add(key)
 

@@ -12,6 +12,7 @@ Both become spans over the text; tokens are joined by blanks.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -143,6 +144,44 @@ def tags_of(
         tags[free] = 2 + 2 * number[span.label]
         tags[free[0]] -= 1
     return tags, hidden
+
+
+def continues_word(text: str, offsets: np.ndarray) -> np.ndarray:
+    """Which tokens go on within the word of the token before, shape (T,), bool.
+
+    They do where one ends and the next begins between two letters of a script with capitals, or
+    digits. Scripts without (Chinese, Thai, Arabic) may write words without blanks between: there
+    every token stands for itself.
+
+    Args:
+        text: the whole text.
+        offsets: as for :func:`tags_of`.
+    """
+    found = np.zeros(len(offsets), dtype=bool)
+    for place in range(1, len(offsets)):
+        (first, last), (start, end) = offsets[place - 1], offsets[place]
+        inside = first < last == start < end
+        found[place] = inside and _in_word(text[start - 1]) and _in_word(text[start])
+    return found
+
+
+def _in_word(letter: str) -> bool:
+    return unicodedata.category(letter) in ("Ll", "Lu", "Lt", "Nd")
+
+
+def by_words(tags: np.ndarray, continues: np.ndarray) -> np.ndarray:
+    """Tags (T,) in which the first token of a word decides for the whole word: entities begin and
+    end with words.
+
+    Args:
+        tags: of every token.
+        continues: as of :func:`continues_word`.
+    """
+    found = tags.copy()
+    for place in np.flatnonzero(continues):
+        before = found[place - 1]
+        found[place] = before + before % 2 if before > OUTSIDE else before
+    return found
 
 
 def entities_of(tags: Iterable[int]) -> Found:

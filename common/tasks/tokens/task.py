@@ -3,7 +3,7 @@
 A token's feature is its state after the last layer scaled to unit length, f (H,); its outputs are
 W f + b with a row for "O" and two for every kind of entity
 (:mod:`lorica.common.tasks.tokens.entities`). Targets lie on the tokenizer's own tokens: every piece
-of a word has a tag.
+of a word has a tag. Of what the model says of a word's pieces the first counts for all.
 """
 
 from __future__ import annotations
@@ -30,14 +30,22 @@ from lorica.common.tasks.model import AdaptedModel, starting_factors
 from lorica.common.tasks.noised_metrics import f1_of, ratio
 from lorica.common.tasks.predictions import EntitiesPrediction, Entity
 from lorica.common.tasks.targets import bad_target
-from lorica.common.tasks.tokens.entities import IGNORED, Note, entities_of, read_note, tags_of
+from lorica.common.tasks.tokens.entities import (
+    IGNORED,
+    Note,
+    by_words,
+    continues_word,
+    entities_of,
+    read_note,
+    tags_of,
+)
 from lorica.common.tasks.usage import usage_of_tokens
 
 MOST_ENTITIES = 8.0
 """A record's counts of right, wrong and missed entities are cut to this L2 norm, and divided by
 it, before they are summed at a site."""
 
-_START_NORM = 1.0  # length of a row of W at the start
+_START_NORM = 10.0  # length of a row of W at the start: outputs of about ±0.5
 _LOSS, _HITS, _WRONG, _MISSED, _RIGHT, _TOKENS = range(6)  # columns of judgements
 
 
@@ -49,6 +57,10 @@ class TokenInputs(Encoded):
     offsets: list[np.ndarray]
     """Per text int64 (T, 2): first character, and the one after the last."""
 
+    def continues(self, row: int) -> np.ndarray:
+        """Which tokens of a text go on within a word, bool (T,)."""
+        return continues_word(self.texts[row], self.offsets[row])
+
 
 @dataclass(frozen=True)
 class TagTargets:
@@ -57,6 +69,9 @@ class TagTargets:
     tags: list[np.ndarray]
     hidden: list[int]
     """Entities of every record that no token shows: they count as missed."""
+    continues: list[np.ndarray]
+    """Which of a record's tokens go on within a word, as of
+    :func:`~lorica.common.tasks.tokens.entities.continues_word`."""
 
     def __len__(self) -> int:
         return len(self.tags)
@@ -144,13 +159,17 @@ class TokenClassification(Task):
             tags_of(note.spans, offsets, self.plan.task.labels)
             for note, offsets in zip(notes, inputs.offsets, strict=True)
         ]
-        return TagTargets([tags for tags, _ in pairs], [hidden for _, hidden in pairs])
+        return TagTargets(
+            [tags for tags, _ in pairs],
+            [hidden for _, hidden in pairs],
+            [inputs.continues(row) for row in range(len(inputs))],
+        )
 
     def model(self, backbone: Backbone) -> TokenModel:
         return TokenModel(backbone, self.plan)
 
     def start(self, backbone: Backbone) -> State:
-        """Head: random rows of length 1, so that LoRA has a gradient from the first step."""
+        """Head: random rows of length 10, so that LoRA has a gradient from the first step."""
         generator = torch.Generator().manual_seed(self.plan.rounds.seed)
         model = self.model(backbone)
         state = starting_factors(model, generator)
@@ -171,6 +190,10 @@ class TokenClassification(Task):
         loss = self.losses(outputs.double(), targets, rows)
         sane = (outputs.isfinite().all(2) | ~real).all(1)
         given = outputs.argmax(2)
+        for place, row in enumerate(rows):
+            continues = targets.continues[row]
+            own = by_words(given[place, : len(continues)].numpy(), continues)
+            given[place, : len(continues)] = torch.from_numpy(own)
         right = ((given == tags) & real).sum(1)
         found = torch.zeros(len(rows), self.judgement_width, dtype=torch.float64)
         found[:, _LOSS] = torch.where(sane, loss, torch.nan)
@@ -241,7 +264,8 @@ class TokenClassification(Task):
         for given, row in zip(outputs.argmax(2), rows, strict=True):
             text, offsets = inputs.texts[row], inputs.offsets[row]
             real = offsets[:, 1] > offsets[:, 0]
-            tags = np.where(real, given[: len(offsets)].numpy(), IGNORED)
+            own = by_words(given[: len(offsets)].numpy(), inputs.continues(row))
+            tags = np.where(real, own, IGNORED)
             entities = []
             for first, after, kind in sorted(entities_of(tags.tolist())):
                 start, end = int(offsets[first, 0]), int(offsets[after - 1, 1])

@@ -14,7 +14,7 @@ from lorica.common.plan.stages import place_in_stage, place_of_tensor, unit_boun
 from lorica.common.plan.tensors import Part, part_of
 from lorica.server.aggregation.sums.base import SumOfReleases
 from lorica.server.aggregation.sums.per_weight import PerWeightAdam
-from lorica.server.aggregation.sums.step_sizes import step_size
+from lorica.server.aggregation.sums.step_sizes import number_of_stage, step_size
 
 _LEAST_SIGNAL = 0.1  # share of the noise's variance that "adam-corrected" divides by at least
 
@@ -39,7 +39,8 @@ class GradientStep(SumOfReleases):
     that weight's gradient, and its step is scaled back.
 
     In LoRA rounds the factors have Adam for every weight instead, in which the noise is known
-    (:class:`lorica.server.aggregation.sums.per_weight.PerWeightAdam`).
+    (:class:`lorica.server.aggregation.sums.per_weight.PerWeightAdam`); so has the head, where
+    they are the run's first.
 
     η is :func:`lorica.server.aggregation.sums.step_sizes.step_size`.
 
@@ -82,8 +83,12 @@ class GradientStep(SumOfReleases):
     def finish(self) -> State:
         self._enough()
         own = {n: total for n, total in self._total.items() if part_of(n) is not Part.HEAD}
-        along = {n: self._along(n, t) for n, t in self._total.items() if n not in own}
-        along |= self._along_factors(own) if own else {}
+        head = {n: total for n, total in self._total.items() if n not in own}
+        along = self._along_factors(own) if own else {}
+        if own and not number_of_stage(self._plan, self._round):
+            along |= self._along_weights(head)
+        else:
+            along |= {n: self._along(n, total) for n, total in head.items()}
         changed = {}
         for name, u in along.items():
             size = step_size(self._plan, self._round, name, self._start)
@@ -106,19 +111,28 @@ class GradientStep(SumOfReleases):
 
     def _along_factors(self, totals: State) -> State:
         """u of the LoRA factors (or biases); updates the memory."""
-        server, variance = self._plan.server, self._sites * self._noise**2
-        adam = PerWeightAdam(
-            self._before, momentum=server.lora_momentum, second_moment=server.second_moment
-        )
+        adam, variance = self._per_weight(), self._sites * self._noise**2
         length = adam.length(
             list(totals.values()), *place_in_stage(self._plan, self._round), variance
         )
+        self.memory.update(adam.memory)
+        return {name: length * u for name, u in self._along_weights(totals).items()}
+
+    def _along_weights(self, totals: State) -> State:
+        """u of some tensors by Adam of every weight; updates the memory."""
+        adam, variance = self._per_weight(), self._sites * self._noise**2
         found = {}
         for name, total in totals.items():
             t = place_of_tensor(self._plan, self._round, name)[0]
-            found[name] = length * adam.along(name, total, t, variance)
+            found[name] = adam.along(name, total, t, variance)
         self.memory.update(adam.memory)
         return found
+
+    def _per_weight(self) -> PerWeightAdam:
+        server = self._plan.server
+        return PerWeightAdam(
+            self._before, momentum=server.lora_momentum, second_moment=server.second_moment
+        )
 
     def _along(self, name: str, total: torch.Tensor) -> torch.Tensor:
         """u of one tensor of the head; updates the memory."""

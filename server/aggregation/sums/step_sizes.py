@@ -9,12 +9,15 @@ from lorica.common.adapter.layer_rates import layer_factors
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage, falling, place_of_tensor, schedule, stage_of
 from lorica.common.plan.tensors import Part, part_of
+from lorica.common.plan.traits import TRAITS
 from lorica.common.privacy.of_plan import public_privacy
 from lorica.common.tasks.text_classification import BIAS_INPUT
 
 _FEWEST = 30  # rounds of a stage, as far as the head's steps are concerned
 _LORA_ROUNDS, _MOST_LORA = 100, 2.0
-_COLD = 2.0  # times the rate of LoRA factors where no trained head is there to be undone
+_COLD = 2.0  # times the rate of LoRA factors where no head is there to be undone
+_COLD_HEAD = 5.0  # where there is one that begins at random
+_MOST_COLD = 6.0  # times the rate of 100 rounds after head rounds: 10 times it was too far
 
 
 def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> float:
@@ -27,13 +30,15 @@ def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> f
     steps of so many: one step as long as a whole walk would undo what came before.
 
     The head's rate in its own rounds is ``head_rate``. In LoRA rounds it goes on from there: with
-    privacy by :func:`weight_of_lora_rounds` times the step of its own rounds, without by
-    ``warm_rate``; without head rounds, by ``cold_rate``.
+    privacy by :func:`weight_of_lora_rounds` times the step of its own rounds, without (or without
+    such rounds) by ``warm_rate``; where nothing comes before, by ``cold_rate``, for
+    Adam of each weight.
 
     LoRA factors have a rate a round, for Adam of each weight: √(100 / T) times
     ``server.lora_rate`` in T rounds, at most twice as much, rising in the first
-    ``server.lora_warm_up`` of them; all twice as large where no head rounds come first, whose head
-    a large step could undo.
+    ``server.lora_warm_up`` of them. Where LoRA rounds are a run's first, there is no trained head
+    that a large step could undo: all are ``_COLD`` times as large in tasks without a head,
+    ``_COLD_HEAD`` times in others, but no more than ``_MOST_COLD`` times in few rounds.
 
     Args:
         plan: the run.
@@ -47,19 +52,25 @@ def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> f
         rate = server.lora_rate * layer_factors(names, plan.training.layer_decay)[name]
         few = min(_MOST_LORA, math.sqrt(_LORA_ROUNDS / rounds))
         rise = min(1.0, number / (1.0 + math.floor(server.lora_warm_up * rounds)))
-        cold = 1.0 if Stage.HEAD in dict(schedule(plan)) else _COLD
-        return rate * few * cold * rise * fall
+        return rate * min(few * _cold(plan, round), _MOST_COLD) * rise * fall
     rate = server.head_rate
     if stage_of(plan, round) is Stage.LORA:
         weight, own = weight_of_lora_rounds(plan), dict(schedule(plan)).get(Stage.HEAD, 0)
         if weight:
             rate *= weight * math.sqrt(rounds / own)
         else:
-            rate = server.warm_rate if own else server.cold_rate
+            rate = server.warm_rate if number_of_stage(plan, round) else server.cold_rate
     if name == "head.bias":
         rate *= BIAS_INPUT  # the step is that of b / BIAS_INPUT
     follows = number_of_stage(plan, round) > 0
     return rate / math.sqrt(max(rounds, _FEWEST) if follows else rounds) * fall
+
+
+def _cold(plan: RunPlan, round: int) -> float:
+    """The factor of LoRA rounds that are a run's first."""
+    if number_of_stage(plan, round):
+        return 1.0
+    return _COLD_HEAD if TRAITS[plan.task.kind].head else _COLD
 
 
 def number_of_stage(plan: RunPlan, round: int) -> int:

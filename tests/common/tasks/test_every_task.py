@@ -197,7 +197,8 @@ def targets_for(kind: str, count: int) -> Any:
     generator = np.random.default_rng(1)
     if kind == "token-classification":
         tags = [generator.integers(0, 5, 9) for _ in range(count)]
-        return TagTargets(tags, [int(hidden) for hidden in generator.integers(0, 30, count)])
+        hidden = [int(number) for number in generator.integers(0, 30, count)]
+        return TagTargets(tags, hidden, [np.zeros(len(own), dtype=bool) for own in tags])
     if kind == "text-regression":
         return TensorTargets(torch.from_numpy(generator.uniform(-1, 1, count)).float())
     if kind.endswith(("text-classification", "table-classification")):
@@ -239,7 +240,8 @@ def test_exact_counts_give_the_metrics_of_the_coordinator(kind: str) -> None:
     plan, count = every_metric(kind), 60
     task, targets = task_of(plan), targets_for(kind, count)
     if isinstance(targets, TagTargets):
-        targets = TagTargets([tags[:5] for tags in targets.tags], [0] * count)
+        tags = [own[:5] for own in targets.tags]
+        targets = TagTargets(tags, [0] * count, [own[:5] for own in targets.continues])
     outputs = outputs_for(kind, count, torch.Generator().manual_seed(6), 0.3)
     outputs = outputs[:, :5] if kind == "token-classification" else outputs
     table = task.judge(outputs, targets, np.arange(count))

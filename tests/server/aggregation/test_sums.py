@@ -272,12 +272,38 @@ def test_the_head_goes_on_in_lora_rounds_as_far_as_their_noise_lets_it(optimizer
 
 def test_in_lora_rounds_without_privacy_or_head_rounds_the_head_has_a_rate_of_its_own() -> None:
     public = plan_of(warm_rate=0.4).replace(privacy={"epsilon": math.inf})
-    alone = plan_of(cold_rate=0.7).replace(rounds={"count": 4})
-    for plan, round, rate in ((public, 5, 0.4), (alone, 2, 0.7)):
+    after_sums = plan_of(warm_rate=0.4).replace(rounds={"count": 4})
+    alone = plan_of(cold_rate=0.7).replace(rounds={"count": 3, "warm_start": 0})
+    for plan, round, expected in (
+        (public, 5, 0.4 / math.sqrt(30)),
+        (after_sums, 2, 0.4 / math.sqrt(30)),
+        (alone, 1, 0.7 / math.sqrt(3)),
+    ):
         assert weight_of_lora_rounds(plan) == 0.0
         assert stage_of(plan, round) is Stage.LORA
         found = step_size(plan, round, "head.weight", SHAPES)
-        assert found == pytest.approx(rate / math.sqrt(30), rel=1e-12)
+        assert found == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("epsilon", [8.0, math.inf])
+def test_a_head_that_begins_with_the_factors_has_adam_of_every_weight(epsilon: float) -> None:
+    """Against plain Adam in numpy, which takes the noise's variance out of the second moment."""
+    plan = plan_of(second_moment=0.8, final_rate=0.3, cold_rate=0.7).replace(
+        privacy={"epsilon": epsilon}, rounds={"count": 3, "warm_start": 0}
+    )
+    bound = 0.7 * public_privacy(plan).of_round(1).noise_multiplier
+    expected = start()["head.weight"].double().numpy()
+    m, v = np.zeros((3, 8)), np.zeros((3, 8))
+    for t, (state, _) in enumerate(walk(plan, range(1, 4), scale=4.0), 1):
+        names = trained(plan, 1, SHAPES)
+        sent = releases(names, t, scale=4.0)
+        total = sum(release["head.weight"].double().numpy() for release in sent)
+        m, v = 0.9 * m + 0.1 * total, 0.8 * v + 0.2 * total**2
+        square, noise = v / (1 - 0.8**t), 3 * bound**2
+        square = np.maximum(square - noise, noise) if noise else square
+        fall = np.linspace(1.0, 0.3, 3)[t - 1]
+        expected = expected - 0.7 / math.sqrt(3) * fall * m / (1 - 0.9**t) / np.sqrt(square)
+        np.testing.assert_allclose(state["head.weight"].numpy(), expected, rtol=2e-6, atol=2e-6)
 
 
 def test_the_factors_rate_rises_falls_and_fits_the_number_of_rounds() -> None:
@@ -292,10 +318,15 @@ def test_the_factors_rate_rises_falls_and_fits_the_number_of_rounds() -> None:
         found = [step_size(plan, round, B, SHAPES) for round in range(2, rounds + 2)]
         rise = np.minimum(1, np.arange(1, rounds + 1) / (1 + rounds // 10))
         fall = np.linspace(1.0, 0.2, rounds) if rounds > 1 else np.ones(1)
-        np.testing.assert_allclose(found, 2 * 0.01 * height * rise * fall, rtol=1e-12)
-        led = plan.replace(rounds={"count": rounds + 2})
-        warm = [step_size(led, round, B, SHAPES) for round in range(3, rounds + 3)]
-        np.testing.assert_allclose(found, 2 * np.array(warm), rtol=1e-12)
+        np.testing.assert_allclose(found, 0.01 * height * rise * fall, rtol=1e-12)
+        for kind, cold in (("token-classification", 5), ("masked-lm", 2)):
+            labels = ["a"] if cold == 5 else []
+            first = plan.replace(
+                task={"kind": kind, "labels": labels}, rounds={"count": rounds, "warm_start": 0}
+            )
+            begins = [step_size(first, round, B, SHAPES) for round in range(1, rounds + 1)]
+            most = min(cold * height, 6.0) / height
+            np.testing.assert_allclose(begins, most * np.array(found), rtol=1e-12)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorica.common.tasks.tokens.entities import IGNORED, Note, Span, entities_of, read_note, tags_of
+from lorica.common.tasks.tokens.entities import (
+    IGNORED,
+    Note,
+    Span,
+    by_words,
+    continues_word,
+    entities_of,
+    read_note,
+    tags_of,
+)
 
 KINDS = ["drug", "dose"]
 NAMES = ["O", "B-drug", "I-drug", "B-dose", "I-dose"]
@@ -107,3 +116,45 @@ def test_spans_laid_on_whole_tokens_are_found_again(parts: list[tuple[int, int]]
     tags, hidden = tags_of(spans, offsets, KINDS)
     assert entities_of(tags.tolist()) == expected
     assert hidden == 0
+
+
+@pytest.mark.parametrize(
+    ("pieces", "goes_on"),
+    [
+        (["adeno", "carcin", "oma"], [False, True, True]),
+        (["adeno", " ", "oma"], [False, False, False]),  # a blank has a token in some models
+        (["colon", "-", "cancer"], [False, False, False]),
+        (["BR", "CA", "1"], [False, True, True]),
+        (["naï", "veté", ","], [False, True, False]),
+        (["肺", "癌"], [False, False]),  # no blanks between words
+        (["سر", "طان"], [False, False]),
+    ],
+)
+def test_a_word_is_what_runs_on_in_letters_and_digits(
+    pieces: list[str], goes_on: list[bool]
+) -> None:
+    ends = np.cumsum([len(piece) for piece in pieces])
+    offsets = np.stack([ends - [len(piece) for piece in pieces], ends], axis=1)
+    text = "".join(pieces)
+    assert continues_word(text, offsets).tolist() == goes_on
+    special = np.concatenate([[[0, 0]], offsets, [[0, 0]]])
+    assert continues_word(text, special).tolist() == [False, *goes_on, False]
+    assert continues_word(text, offsets[::2]).tolist()[1:] == [False] * (len(pieces[::2]) - 1)
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ([0, 2, 2, 0], [0, 0, 0, 0]),
+        ([1, 0, 4, 2], [1, 2, 2, 2]),
+        ([2, 0, 1, 1], [2, 2, 2, 1]),
+        ([3, 3, 4, 0], [3, 4, 4, 0]),
+    ],
+)
+def test_the_first_piece_of_a_word_decides_for_all_of_it(
+    tags: list[int], expected: list[int]
+) -> None:
+    given = np.array(tags)
+    found = by_words(given, np.array([False, True, True, False]))
+    assert found.tolist() == expected and given.tolist() == tags
+    assert len(entities_of(found.tolist())) <= 2

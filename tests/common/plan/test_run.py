@@ -255,3 +255,18 @@ def test_a_changed_copy_has_a_fingerprint_of_its_own() -> None:
     other = plan.replace(task={"labels": ["a", "b"]})
     assert plan.model_copy(update={"task": other.task}).fingerprint == other.fingerprint != before
     assert plan.model_copy(deep=True).fingerprint == before == RunPlan().fingerprint
+
+
+def test_modules_that_a_plan_leaves_open_follow_from_task_and_privacy() -> None:
+    entities = {"kind": "token-classification", "labels": ["drug"]}
+    both = ["attention", "feed-forward"]
+    for task, epsilon, expected in (
+        ({}, 8.0, ["attention"]),
+        ({}, math.inf, ["attention"]),
+        (entities, 8.0, ["attention"]),
+        (entities, math.inf, both),
+    ):
+        plan = RunPlan().replace(task=task, privacy={"epsilon": epsilon})
+        assert plan.filled_adapter == plan.adapter.model_copy(update={"target_modules": expected})
+        named = plan.replace(adapter={"target_modules": ["query"]})
+        assert named.filled_adapter is named.adapter

@@ -84,6 +84,7 @@ def many_runs(backbone: Path) -> dict[str, dict[str, Any]]:
             # As a simulation with simulation.declared = "rounded" has it of these records.
             "sampling_units": rounded(UNITS),
             "declared_units": rounded(UNITS),
+            "minimum_units": 50,
             "backbones": [backbone_sha256(backbone)],
             "backbone_folders": [str(backbone)],
         },

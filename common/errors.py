@@ -64,6 +64,7 @@ class Code(Enum):
     DATA_CHANGED = "LOR-333"
     OUTPUT_KIND = "LOR-334"
     DATA_UNFIT = "LOR-335"
+    FORGOTTEN_DAMAGED = "LOR-336"
 
     PRIVACY_EPSILON = "LOR-401"
     PRIVACY_DELTA = "LOR-402"
@@ -443,6 +444,12 @@ CATALOGUE: dict[Code, Entry] = {
         "coordinator cannot tell from it what the records are like.",
         "The site's own log says what it is. Let its operators look at it and correct the plan or "
         "the records; `lorica site data check` shows them what is there.",
+    ),
+    Code.FORGOTTEN_DAMAGED: Entry(
+        "The list of units that are to be left out cannot be read.",
+        "Without it the site would use records that it was told to forget, so it uses none.",
+        "Restore forgotten.json, which lies beside the ledger, from a backup; or delete it and "
+        "repeat `lorica site forget` for every unit.",
     ),
     Code.PRIVACY_EPSILON: Entry(
         "The privacy budget epsilon cannot be used.",

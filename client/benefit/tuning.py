@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from lorica.common.adapter.state import State
-from lorica.common.cache.prefix import PrefixCache
+from lorica.common.cache.prefix import PrefixCache, features_of
 from lorica.common.plan.tensors import Part, part_of
 from lorica.common.tasks.base import Task
 from lorica.common.tasks.model import AdaptedModel
@@ -118,7 +118,7 @@ class _Reader:
         self._model, self._cache = model, cache
         self._features: torch.Tensor | None = None
         if keep and model.vector:
-            self._features = _features(model, cache)
+            self._features = features_of(model, cache)
         self._still = keep
 
     def __call__(self, rows: np.ndarray) -> Sequence[tuple[np.ndarray, torch.Tensor]]:
@@ -134,18 +134,6 @@ class _Reader:
             features = self._cache.features(self._model, batch)
         outputs = self._model.outputs(features, self._cache.encoded, batch)
         return batch[:real], outputs[:real]
-
-
-@torch.no_grad()
-def _features(model: AdaptedModel, cache: PrefixCache) -> torch.Tensor:
-    found: torch.Tensor | None = None
-    for batch, places in cache.batches():
-        part = cache.features(model, batch)[: len(places)]
-        if found is None:
-            found = torch.empty(len(cache.encoded), part.shape[1])
-        found[torch.from_numpy(places)] = part
-    assert found is not None
-    return found
 
 
 @torch.no_grad()

@@ -103,3 +103,81 @@ def backbone_check(
         table.add_row(Text(printable(row.name)), str(row.count), said)
     table.add_row("head alone", "–", Text("right", "green"))
     console.print(table)
+
+
+@app.command("rank")
+def backbone_rank(
+    sources: Annotated[
+        list[str], typer.Argument(help='Two or more: folders, hub ids, or "embedded".')
+    ],
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="Labelled records: whatever training takes.")
+    ],
+    text: Annotated[str, typer.Option(help="Column of the text.")] = "text",
+    label: Annotated[str, typer.Option(help="Column of the label.")] = "label",
+    unit: Annotated[
+        str, typer.Option(help="Column that says whose a record is; empty: each its own.")
+    ] = "",
+    images: Annotated[bool, typer.Option("--images", help="Records are images.")] = False,
+    epsilon: Annotated[float, typer.Option(help="Of all probes together; inf: no noise.")] = 1.0,
+    delta: Annotated[float, typer.Option(help="Of all probes together.")] = 1e-5,
+    length: Annotated[int, typer.Option(min=2, help="Tokens that are read of a text.")] = 128,
+) -> None:
+    """Which backbone? A DP linear probe and LogME on your records, time and memory beside.
+
+    The probes' accuracies have the ε that is asked for; LogME is exact, FOR THIS MACHINE ALONE.
+    Nothing is sent, and no ledger is charged: if you tell the accuracies, you have spent that ε.
+    """
+    import secrets
+
+    from lorica.client.choice.ranking import rank_backbones
+    from lorica.client.mechanism.noise import SecureNoise
+    from lorica.common.data.records import read_records
+    from lorica.common.display.text import printable
+    from lorica.common.display.wording import human_bytes
+    from lorica.common.plan import RunPlan
+    from lorica.common.tasks.run_data import with_labels
+
+    if len(sources) < 2:
+        raise typer.BadParameter("Name two backbones or more.")
+    console = Console()
+    plan = RunPlan().replace(
+        task={"kind": "image-classification" if images else "text-classification"},
+        adapter={"kind": "head", **({"batch_norm": "fixed"} if images else {})},
+        data={"train": data, "text": text, "label": label, "unit": unit},
+        privacy={"unit": unit or "record"},
+        training={"max_length": length},
+    )
+    with console.status("reading records, and what backbones make of them"):
+        records = read_records(
+            data, plan=plan.columns, unit=unit, images=images, labels_are_names=True
+        )
+        ranking = rank_backbones(
+            with_labels(plan, records),
+            sources,
+            records,
+            epsilon=epsilon,
+            delta=delta,
+            noise=SecureNoise(),
+            secret=secrets.token_bytes(32),
+        )
+    columns = ("", "backbone", f"probe, ε = {epsilon:g}", "LogME", "s / 1,000", "weights", "width")
+    table = Table(*columns, header_style="bold")
+    for place, row in enumerate(ranking.rows, 1):
+        table.add_row(
+            str(place),
+            Text(printable(row.source)),
+            f"{row.accuracy:.1%}",
+            f"{row.logme:.3f}",
+            f"{row.seconds:.1f}",
+            human_bytes(row.weight_bytes),
+            f"{row.width:,}",
+        )
+    console.print(table)
+    said = (
+        f"Accuracy of a linear head on frozen features, ± {ranking.probed.band:.1%} for the noise"
+    )
+    console.print(
+        Text(f"{said}. LogME is exact, and as private as the records: keep it here."),
+        soft_wrap=True,
+    )

@@ -11,6 +11,8 @@ from lorica.client.cli.approve import site_approve, site_fab_check, site_withdra
 from lorica.client.cli.benefit import site_benefit
 from lorica.client.cli.consent import site_approve_run, site_deny_run, site_pending
 from lorica.client.cli.data import data_app
+from lorica.client.cli.evaluate import site_evaluate
+from lorica.client.cli.forget import site_forget
 from lorica.client.cli.ledger import ledger_app
 from lorica.client.cli.peers import peers_app
 from lorica.client.cli.plan import site_backbone, site_config, site_plan
@@ -33,6 +35,8 @@ app.command("config")(site_config)
 app.command("plan")(site_plan)
 app.command("adapter")(site_adapter)
 app.command("benefit")(site_benefit)
+app.command("evaluate")(site_evaluate)
+app.command("forget")(site_forget)
 app.command("backbone")(site_backbone)
 app.command("trainer")(site_trainer)
 app.command("status")(site_status)

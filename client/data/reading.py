@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lorica.client.config.data import SiteData
 from lorica.client.data.classes import with_classes
 from lorica.client.data.duplicates import without_duplicates
+from lorica.client.data.forgotten import forgotten
 from lorica.common.data.batches import Batch
 from lorica.common.data.kinds import IMAGE, kind_of
 from lorica.common.data.levels import Levels
@@ -31,7 +32,7 @@ SITE_CONNECTORS = CONNECTORS | {
 
 
 def read_records(config: SiteConfig, root: Path, fetched: Fetched | None = None) -> Records:
-    """The site's private records.
+    """The site's private records, less those of units that are forgotten.
 
     Args:
         config: the site's configuration.
@@ -52,7 +53,8 @@ def read_records(config: SiteConfig, root: Path, fetched: Fetched | None = None)
     plain = roles.plain(lists)
     columns = None if roles.image else roles.wanted
     found = fetched.batches() if fetched else site_batches(data, root, columns, plain=plain)
-    parts = with_classes(checked(found, roles, where), data, where, names=names)
+    left = forgotten(config, root).without(checked(found, roles, where))
+    parts = with_classes(left, data, where, names=names)
     return hold(without_duplicates(parts, data, where), where, root)
 
 

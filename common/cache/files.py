@@ -108,6 +108,19 @@ class CacheFolder:
             path.unlink(missing_ok=True)  # whoever has it mapped keeps it until it ends
 
 
+def remove_all(folder: Path) -> int:
+    """Remove every file of cached states, whole or not, from a folder; returns how many there were.
+
+    Raises:
+        LoricaError: LOR-602.
+    """
+    with storage_errors(folder):
+        files = [*folder.glob(f"*{_SUFFIX}"), *folder.glob(_TEMPORARY)]
+        for path in files:
+            path.unlink(missing_ok=True)
+    return len(files)
+
+
 def _stat(path: Path) -> tuple[float, int]:
     """Time of the last use and bytes; nothing of a file that another process has removed."""
     try:

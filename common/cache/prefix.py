@@ -195,6 +195,18 @@ class PrefixCache:
 
 
 @torch.no_grad()
+def features_of(model: AdaptedModel, cache: PrefixCache) -> torch.Tensor:
+    """Features (N, F) of all records of the cache, of a model with one vector per record."""
+    found: torch.Tensor | None = None
+    for batch, places in cache.batches():
+        part = cache.features(model, batch)[: len(places)]
+        if found is None:
+            found = torch.empty(len(cache.encoded), part.shape[1])
+        found[torch.from_numpy(places)] = part
+    return torch.empty(0, model.pooled_width) if found is None else found
+
+
+@torch.no_grad()
 def predict_logits(classifier: PooledModel, cache: PrefixCache) -> torch.Tensor:
     """Outputs (n, C) of all records of the cache, in their order."""
     logits = torch.empty(len(cache.encoded), classifier.head.out_features)

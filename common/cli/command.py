@@ -19,6 +19,7 @@ from lorica.common.cli.evaluate import evaluate
 from lorica.common.cli.export import export
 from lorica.common.cli.plan import plan_app
 from lorica.common.cli.predict import predict
+from lorica.common.cli.reasons import explain_prediction
 from lorica.common.cli.serve import serve
 from lorica.common.display.console import Console
 from lorica.common.display.terminal import prepare
@@ -38,7 +39,7 @@ app = typer.Typer(
 )
 app.command(rich_help_panel="Help")(explain)
 app.add_typer(plan_app, name="plan", rich_help_panel="Plans")
-for use in (predict, evaluate, serve, export):
+for use in (predict, evaluate, explain_prediction, serve, export):
     app.command(rich_help_panel="Models")(use)
 
 

@@ -19,6 +19,7 @@ from lorica.common.data.table import Table
 from lorica.common.data.tables import Row
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
+from lorica.common.plan.traits import TRAITS
 from lorica.common.saved.folder import load_adapter
 from lorica.common.tasks import task_of
 from lorica.common.tasks.base import Metrics, Prediction
@@ -146,6 +147,33 @@ class Predictor:
         missing = [""] * count
         cells = {name: given.get(name, missing) for name in self.columns}
         return Table.of(cells, "The table") if cells else None
+
+
+def record_of(plan: RunPlan, text: str, cells: Mapping[str, str]) -> Records:
+    """One record without an answer, as an adapter of this plan reads it.
+
+    Args:
+        plan: the adapter's.
+        text: or, of tasks of images, the name of a file.
+        cells: column of the table -> its cell; columns that are left out count as missing.
+
+    Raises:
+        LoricaError: LOR-302 when the adapter reads no column of this name; LOR-301, LOR-327,
+            LOR-328 an image cannot be read.
+    """
+    names = plan.table.names
+    for name in cells:
+        if name not in names:
+            raise LoricaError(
+                Code.DATA_COLUMN,
+                f"The adapter reads no column '{name}' beside the text or image; it reads: "
+                f"{', '.join(names) or 'none'}.",
+            )
+    table = None
+    if names:
+        table = Table.of({name: [cells.get(name, "")] for name in names}, "The table")
+    images = _images([text], plan) if TRAITS[plan.task.kind].images else None
+    return Records([text], [""], [""], [""], images, table)
 
 
 def _images(names: Sequence[str], plan: RunPlan) -> list[Any]:

@@ -41,6 +41,7 @@ class Stage(Enum):
 
 
 _TESTS_IN_STAGE, _LEAST_APART = 10, 5
+_HALF, _MOST_TO_FACTORS = 0.5, 0.9  # of C², where the plan names no share
 
 
 def schedule(plan: RunPlan) -> list[tuple[Stage, int]]:
@@ -81,7 +82,13 @@ def unit_bound(plan: RunPlan, round: int) -> float:
 def clip_share(plan: RunPlan) -> float:
     """Share of C² that LoRA factors' gradients are clipped to where the head's have the rest."""
     training = plan.training
-    return training.lora_clip_share if training.mode == "local" else training.gradient_clip_share
+    if training.mode == "local":
+        return training.lora_clip_share
+    if training.gradient_clip_share:
+        return training.gradient_clip_share
+    traits = TRAITS[plan.task.kind]
+    together = plan.privacy.private and traits.head and not traits.head_first
+    return _MOST_TO_FACTORS if together else _HALF
 
 
 def method_of(plan: RunPlan) -> str:

@@ -7,7 +7,14 @@ from collections.abc import Collection
 
 from lorica.common.adapter.layer_rates import layer_factors
 from lorica.common.plan import RunPlan
-from lorica.common.plan.stages import Stage, falling, place_of_tensor, schedule, stage_of
+from lorica.common.plan.stages import (
+    Stage,
+    clip_share,
+    falling,
+    place_of_tensor,
+    schedule,
+    stage_of,
+)
 from lorica.common.plan.tensors import Part, part_of
 from lorica.common.plan.traits import TRAITS
 from lorica.common.privacy.of_plan import public_privacy
@@ -16,7 +23,7 @@ from lorica.common.tasks.text_classification import BIAS_INPUT
 _FEWEST = 30  # rounds of a stage, as far as the head's steps are concerned
 _LORA_ROUNDS, _MOST_LORA = 100, 2.0
 _COLD = 2.0  # times the rate of LoRA factors where no head is there to be undone
-_COLD_HEAD = 5.0  # where there is one that begins at random
+_COLD_HEAD = 5.0  # where there is one that begins at random, and no noise
 _MOST_COLD = 6.0  # times the rate of 100 rounds after head rounds: 10 times it was too far
 
 
@@ -37,8 +44,8 @@ def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> f
     LoRA factors have a rate a round, for Adam of each weight: √(100 / T) times
     ``server.lora_rate`` in T rounds, at most twice as much, rising in the first
     ``server.lora_warm_up`` of them. Where LoRA rounds are a run's first, there is no trained head
-    that a large step could undo: all are ``_COLD`` times as large in tasks without a head,
-    ``_COLD_HEAD`` times in others, but no more than ``_MOST_COLD`` times in few rounds.
+    that a large step could undo: all are ``_COLD`` times as large, and without privacy
+    ``_COLD_HEAD`` times in tasks with a head, but no more than ``_MOST_COLD`` times in few rounds.
 
     Args:
         plan: the run.
@@ -70,6 +77,8 @@ def _cold(plan: RunPlan, round: int) -> float:
     """The factor of LoRA rounds that are a run's first."""
     if number_of_stage(plan, round):
         return 1.0
+    if plan.privacy.private:  # PerWeightAdam.length makes it up to three times as long
+        return _COLD
     return _COLD_HEAD if TRAITS[plan.task.kind].head else _COLD
 
 
@@ -95,8 +104,6 @@ def weight_of_lora_rounds(plan: RunPlan) -> float:
     head, lora = rounds.get(Stage.HEAD), rounds.get(Stage.LORA)
     if head is None or lora is None or not plan.privacy.private:
         return 0.0
-    weight = (
-        math.sqrt(1.0 - plan.training.gradient_clip_share) * lora.sample_rate / head.sample_rate
-    )
+    weight = math.sqrt(1.0 - clip_share(plan)) * lora.sample_rate / head.sample_rate
     noise = lora.noise_multiplier / head.noise_multiplier
     return weight / (noise**2 if plan.server.optimizer == "momentum" else noise)

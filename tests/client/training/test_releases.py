@@ -19,7 +19,7 @@ from lorica.common.backbone.loading import load_backbone
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.stages import sent, trained
+from lorica.common.plan.stages import clip_share, sent, trained
 from lorica.common.privacy.accountant import epsilon
 from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.of_plan import public_privacy
@@ -134,7 +134,7 @@ def by_hand(plan: RunPlan, round: int, records: Records) -> State:
     names = trained(plan, round, state)
     parameters = {name: classifier.adapter_parameters[name] for name in names}
     total = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in parameters.items()}
-    share = plan.training.gradient_clip_share if round >= LORA else 0.0
+    share = clip_share(plan) if round >= LORA else 0.0
     bound = plan.privacy.clip_norm
     for rows in units_of(plan, records):
         mean = {name: torch.zeros_like(value) for name, value in total.items()}

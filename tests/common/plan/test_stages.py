@@ -14,6 +14,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.lora import lora_sentence, signal_of
 from lorica.common.plan.stages import (
     Stage,
+    clip_share,
     falling,
     place_in_stage,
     returned,
@@ -245,3 +246,16 @@ def test_lora_rounds_come_where_they_pay(
     if every and expected:  # what the factors are judged by: right before them, and after
         assert {17, 20} <= set(plan.evaluation_rounds)
     assert all(a < b for a, b in itertools.pairwise(plan.evaluation_rounds))
+
+
+def test_the_clip_norm_is_shared_by_the_plan_or_by_what_the_task_asks() -> None:
+    entities = {"kind": "token-classification", "labels": ["drug"]}
+    for change, share in (
+        ({}, 0.5),
+        ({"task": entities}, 0.9),
+        ({"task": entities, "privacy": {"epsilon": "inf"}}, 0.5),
+        ({"task": entities, "training": {"gradient_clip_share": 0.3}}, 0.3),
+        ({"task": {"kind": "masked-lm"}, "data": {"label": ""}}, 0.5),
+        ({"training": {"mode": "local"}}, 0.1),
+    ):
+        assert clip_share(RunPlan().replace(**change)) == share

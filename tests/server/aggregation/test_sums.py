@@ -319,10 +319,15 @@ def test_the_factors_rate_rises_falls_and_fits_the_number_of_rounds() -> None:
         rise = np.minimum(1, np.arange(1, rounds + 1) / (1 + rounds // 10))
         fall = np.linspace(1.0, 0.2, rounds) if rounds > 1 else np.ones(1)
         np.testing.assert_allclose(found, 0.01 * height * rise * fall, rtol=1e-12)
-        for kind, cold in (("token-classification", 5), ("masked-lm", 2)):
-            labels = ["a"] if cold == 5 else []
+        for kind, labels, epsilon, cold in (
+            ("token-classification", ["a"], math.inf, 5),
+            ("token-classification", ["a"], 8.0, 2),
+            ("masked-lm", [], math.inf, 2),
+        ):
             first = plan.replace(
-                task={"kind": kind, "labels": labels}, rounds={"count": rounds, "warm_start": 0}
+                task={"kind": kind, "labels": labels},
+                rounds={"count": rounds, "warm_start": 0},
+                privacy={"epsilon": epsilon},
             )
             begins = [step_size(first, round, B, SHAPES) for round in range(1, rounds + 1)]
             most = min(cold * height, 6.0) / height

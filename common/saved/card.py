@@ -169,6 +169,12 @@ def _training(plan: RunPlan, results: CardResults) -> str:
             f"(ε = {privacy.epsilon:g}, δ = {privacy.delta:g}) differential privacy per "
             f"{printable(privacy.unit)}, enforced by every site, with {clip}"
         )
+        if plan.sealed:
+            guarantee += (
+                f", in sealed sums: with the noise of {plan.honest_sites} honest sites together. "
+                "The coordinator saw no single site's update and could screen none: norms, "
+                "agreement and robust rules are sealed"
+            )
     else:
         guarantee = "none (ε = ∞)"
     stages = ", ".join(f"{rounds} of {stage.value}" for stage, rounds in schedule(plan))

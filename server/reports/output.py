@@ -21,6 +21,11 @@ from lorica.server.store.prune import Pruning
 from lorica.server.store.queries import Queries
 from lorica.server.store.tables import Run
 
+SEALED = (
+    "the coordinator saw sums over sites alone: norms, agreement and screening of single sites are "
+    "sealed"
+)
+
 __all__ = ["run_content", "whole_run"]
 
 COLOURS = {
@@ -89,6 +94,7 @@ def run_view(store: Queries, run: Run) -> list[RenderableType]:
         (run.headline, score_text(run.score)),
         ("by sites", score_text(run.site_score)),
         ("ε", spent),
+        *([("sealed", SEALED)] if run.sealed else []),
         ("bytes", f"{human_bytes(run.bytes_up)} up, {human_bytes(run.bytes_down)} down"),
         ("energy", "not measured" if run.energy_kwh is None else f"{run.energy_kwh:.4f} kWh"),
         ("folder", Text(run.folder or "–")),
@@ -102,7 +108,7 @@ def run_view(store: Queries, run: Run) -> list[RenderableType]:
     parts: list[RenderableType] = [facts]
     sites = store.run_sites(run.run_id)
     if sites:
-        parts.append(_sites_table(sites))
+        parts.append(_sites_table(sites, sealed=run.sealed))
     events = store.events(run.run_id, level="warning", limit=_LATEST_EVENTS)
     if events:
         table = Table(box=SIMPLE_HEAD, title="Latest problems", title_justify="left")
@@ -123,7 +129,7 @@ def run_view(store: Queries, run: Run) -> list[RenderableType]:
     return parts
 
 
-def _sites_table(sites: Sequence[Any]) -> Table:
+def _sites_table(sites: Sequence[Any], *, sealed: bool) -> Table:
     table = Table(box=SIMPLE_HEAD, title="Sites", title_justify="left")
     table.add_column("site")
     for head in ("ok", "refused", "failed", "late", "agreement", "ε", "sent"):
@@ -131,6 +137,7 @@ def _sites_table(sites: Sequence[Any]) -> Table:
     table.add_column("last")
     for site, sums in sites:
         agreement = "–" if sums.agreement is None else f"{sums.agreement:+.2f}"
+        agreement = "sealed" if sealed else agreement
         table.add_row(
             Text(site.name),
             *(str(getattr(sums, name)) for name in ("ok", "refused", "failed", "late")),

@@ -24,7 +24,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column
 
 Status = Literal["queued", "running", "stopping", "stopped", "finished", "failed", "interrupted"]
 """Where a run is. "stopping": asked to stop, not yet at the end of a round. "interrupted": its
@@ -141,6 +141,8 @@ class Run(Base):
 
     plan: Mapped[str] = mapped_column(default="", deferred=True)
     """The plan in TOML, labels filled in."""
+    sealed: Mapped[bool] = column_property(plan.contains('\ntrust = "sum"', autoescape=True))
+    """Whether its plan has privacy.trust "sum": the coordinator saw sums over sites alone."""
     versions: Mapped[dict[str, Any]] = mapped_column(default=dict, deferred=True)
     summary: Mapped[dict[str, Any]] = mapped_column(default=dict, deferred=True)
     """What summary.json holds, of a simulation that ended."""

@@ -209,8 +209,9 @@ class Federation:
             own[SEEDED_VARIABLE] = SEEDED_WORDS
         return {**kept, **own, **self.environment}
 
-    def set_up(self) -> None:
-        """The documented steps from nothing to services that are ready for a run."""
+    def set_up(self, joined: Callable[[], None] = lambda: None) -> None:
+        """The documented steps from nothing to services that are ready for a run; ``joined`` is
+        done when all sites have joined and none has started."""
         self.lorica(
             COORDINATOR,
             "coordinator",
@@ -224,6 +225,7 @@ class Federation:
         self.wait_ready()
         for site in self.sites:
             self.join(site)
+        joined()
         for site in self.sites:
             self.start(site)
         self.wait_online(len(self.sites))

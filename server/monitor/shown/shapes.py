@@ -39,6 +39,7 @@ class RunShape(Shape):
     epsilon: float | None = Field(description="the plan's ε; null is no privacy")
     delta: float | None
     unit: str = Field(description="unit of privacy")
+    sealed: bool = Field(description="whether the coordinator sees sums over sites alone")
     epsilon_spent: float | None = Field(description="largest over the sites, as declared")
     rounds: int = Field(description="as planned")
     rounds_done: int

@@ -9,7 +9,10 @@ import pytest
 
 from lorica.client.ledger import Budgets, Charge, FileLedger
 from lorica.client.ledger.composer import Composer
+from lorica.client.ledger.reports.page import DIGITS, write_report
 from lorica.client.ledger.reports.summary import summarise
+from lorica.client.ledger.verify import inspect
+from lorica.common.display.wording import epsilon_text
 from lorica.common.privacy.accountant import epsilon
 from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.shared_noise import SharedNoise
@@ -29,8 +32,9 @@ def test_a_ledger_shows_what_every_observer_can_have_learned(tmp_path: Path) -> 
     ledger.charge(_charge(2, SharedNoise(1, 1)))
     ledger.close()
     again = FileLedger(path, data_set="d", unit="record", delta=1e-5, budgets=budgets, create=False)
-    found = summarise(again.history(), Composer(1e-5)).observers
+    summary = summarise(again.history(), Composer(1e-5))
     again.close()
+    found = summary.observers
     assert found is not None
 
     def of(factor: float) -> float:
@@ -39,6 +43,11 @@ def test_a_ledger_shows_what_every_observer_can_have_learned(tmp_path: Path) -> 
     assert found.sums == pytest.approx(of(math.sqrt(10 / 9)))
     assert found.colluding == pytest.approx(of(1.0))
     assert found.alone == pytest.approx(of(1 / 3))
+    write_report(tmp_path / "ledger.html", summary, inspect(path))
+    page = (tmp_path / "ledger.html").read_text()
+    assert "Who can see how much" in page and "sealed from the coordinator" in page
+    for figure in (found.sums, found.colluding, found.alone):
+        assert f">{epsilon_text(figure, DIGITS)}</td>" in page
 
 
 def test_charges_of_a_sites_own_noise_look_as_ever() -> None:

@@ -307,6 +307,21 @@ def test_unreadable_folders_name_the_adapter_area(save: Save) -> None:
     assert caught.value.exit_status == 12
 
 
+def test_the_card_says_what_the_coordinator_of_sealed_sums_could_not_see(
+    tmp_path: Path, small_backbone: Path
+) -> None:
+    plan = RunPlan().replace(
+        backbone={"source": str(small_backbone)},
+        task={"labels": LABELS},
+        privacy={"trust": "sum", "honest_sites": 3},
+    )
+    backbone = load_backbone(plan.backbone)
+    save_adapter(tmp_path / "a", random_state(backbone, plan), plan, backbone, CardResults())
+    card = " ".join((tmp_path / "a" / "README.md").read_text().split())
+    assert "in sealed sums: with the noise of 3 honest sites together" in card
+    assert "norms, agreement and robust rules are sealed" in card
+
+
 def test_the_readme_is_a_model_card_that_the_hub_reads(
     tmp_path: Path, small_backbone: Path
 ) -> None:
@@ -328,6 +343,7 @@ def test_the_readme_is_a_model_card_that_the_hub_reads(
     assert (result.metric_type, result.metric_value) == ("accuracy", 0.75)
     for section in ("Model details", "Intended use and limits", "Training", "Evaluation"):
         assert f"## {section}" in card.text
+    assert "sealed" not in card.text
     assert "ε = 8" in card.text and "at 3 sites" in card.text and "nan" not in card.text
     assert "\nlicense" not in card.text
 

@@ -88,6 +88,21 @@ def test_a_runs_page_and_the_api_agree(operator: TestClient) -> None:
     assert shares == [0.5, 0.5]
 
 
+def test_of_sealed_sums_pages_say_why_no_site_has_a_norm_or_an_agreement(
+    store: RunStore, operator: TestClient
+) -> None:
+    hidden = ("privacy.trust=sum", "privacy.honest_sites=2")
+    add_run(store, "hidden", sites=("east",), settings=hidden)
+    page, other = operator.get("/runs/hidden").text, operator.get("/runs/run-1").text
+    for text, sealed in ((page, True), (other, False)):
+        assert ('data-sealed="Sealed: the coordinator sees sums' in text) is sealed
+        assert ("updates are not screened" in text) is sealed
+        assert ('<td data-label="Agreement" class="n">sealed</td>' in text) is sealed
+    assert '<td data-label="Agreement" class="n">sealed</td>' in operator.get("/sites").text
+    assert ">sealed</td>" in operator.get("/site?name=east").text
+    assert operator.get("/api/v1/runs/hidden").json()["sealed"] is True
+
+
 def test_alerts_are_counted_on_every_page_and_listed_on_theirs(
     operator: TestClient, store: RunStore
 ) -> None:

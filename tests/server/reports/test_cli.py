@@ -200,6 +200,19 @@ def test_a_report_of_a_run_without_rounds_or_privacy_says_so(kept: RunStore) -> 
     assert "NO PRIVACY" in page and "Nobody measured it" in page and "queued" in page
 
 
+def test_of_sealed_sums_it_is_said_why_no_site_has_an_agreement(kept: RunStore) -> None:
+    sealed = PLAN.replace(privacy={"trust": "sum", "honest_sites": 2})
+    for run, plan in (("hidden", sealed), ("open", PLAN)):
+        kept.create_run(run, plan)
+        kept.begin(run, plan, [SiteRound("north", "ok", weight=100)], 1)
+        page = report_html(kept, kept.run(run))
+        shown = said("show", run)
+        assert ("Agreement is sealed" in page) is (plan is sealed)
+        assert ('<td class="n">sealed</td>' in page) is (plan is sealed)
+        assert ("sums over sites alone" in shown) is (plan is sealed)
+        assert kept.run(run).sealed is (plan is sealed)
+
+
 def test_a_report_of_a_simulation_with_seeded_noise_says_that_it_is_not_private(
     kept: RunStore,
 ) -> None:

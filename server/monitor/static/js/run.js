@@ -17,8 +17,8 @@ const charts = {
   loss: new Chart(box("loss"), { format: figure, empty: "No loss yet: it comes with the first evaluation." }),
   epsilon: new Chart(box("epsilon"), { format: figure, zero: true, limit: budget, limitWord: budget == null ? "" : `budget ${budget}`, empty: budget == null ? "This run gives no privacy." : "Nothing spent yet." }),
   signal: new Chart(box("signal"), { format: figure, zero: true, empty: "Not known: the plan alone does not decide the noise of these rounds." }),
-  norms: new Chart(box("norms"), { format: figure, zero: true, empty: "No update yet." }),
-  agreement: new Chart(box("agreement"), { format: figure, empty: "Not known: it needs updates of two sites or more." }),
+  norms: new Chart(box("norms"), { format: figure, zero: true, empty: curves.dataset.sealed ?? "No update yet." }),
+  agreement: new Chart(box("agreement"), { format: figure, empty: curves.dataset.sealed ?? "Not known: it needs updates of two sites or more." }),
   phases: new Chart(box("phases"), { format: seconds, stacked: true }),
   bytes: new Chart(box("bytes"), { format: bytes, zero: true }),
 };

@@ -285,7 +285,8 @@ class TokenClassification(Task):
 
     @property
     def answer(self) -> str:
-        return """tokens = tokenizer.convert_ids_to_tokens(batch["input_ids"][0])
+        return """# Of a word in several pieces, Lorica takes the first one's tag for all.
+tokens = tokenizer.convert_ids_to_tokens(batch["input_ids"][0])
 print([(token, about["tags"][i]) for token, i in zip(tokens, outputs[0].argmax(1))])"""
 
     @property

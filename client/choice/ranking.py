@@ -11,6 +11,8 @@ import torch
 from lorica.client.choice.logme import logme
 from lorica.client.choice.probe import Probed, probe
 from lorica.client.mechanism.evaluation import aside_by
+from lorica.client.mechanism.exactness import require_exact
+from lorica.client.mechanism.independence import require_independence
 from lorica.client.mechanism.noise import NoiseSource
 from lorica.common.backbone.loading import backbone_of
 from lorica.common.backbone.quantised import weight_bytes
@@ -125,6 +127,8 @@ def _read(plan: RunPlan, source: str, records: Records) -> tuple[torch.Tensor, f
     backbone = backbone_of(own.plan)
     model = own.model(backbone).eval()
     model.load_state(own.start(backbone))
+    require_independence(model.pooled_of_ids, backbone)
+    require_exact(model, backbone, own.encode(backbone, records.take([])))
     started = time.perf_counter()
     cache = PrefixCache(model, own.encode(backbone, records), limit_bytes=0)
     found = features_of(model, cache)

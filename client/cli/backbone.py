@@ -119,13 +119,17 @@ def backbone_rank(
         str, typer.Option(help="Column that says whose a record is; empty: each its own.")
     ] = "",
     images: Annotated[bool, typer.Option("--images", help="Records are images.")] = False,
+    labels: Annotated[
+        str, typer.Option(help="Names of the labels, with commas between; needed for an ε.")
+    ] = "",
     epsilon: Annotated[float, typer.Option(help="Of all probes together; inf: no noise.")] = 1.0,
     delta: Annotated[float, typer.Option(help="Of all probes together.")] = 1e-5,
     length: Annotated[int, typer.Option(min=2, help="Tokens that are read of a text.")] = 128,
 ) -> None:
     """Which backbone? A DP linear probe and LogME on your records, time and memory beside.
 
-    The probes' accuracies have the ε that is asked for; LogME is exact, FOR THIS MACHINE ALONE.
+    With --labels the probes' accuracies have the ε that is asked for; names read from the data
+    are a question that costs nothing, and then no ε holds. LogME is exact, FOR THIS MACHINE ALONE.
     Nothing is sent, and no ledger is charged: if you tell the accuracies, you have spent that ε.
     """
     import secrets
@@ -140,9 +144,15 @@ def backbone_rank(
 
     if len(sources) < 2:
         raise typer.BadParameter("Name two backbones or more.")
+    named = [name.strip() for name in labels.split(",") if name.strip()]
+    if len(named) == 1:
+        raise typer.BadParameter("Name two labels or more.")
     console = Console()
     plan = RunPlan().replace(
-        task={"kind": "image-classification" if images else "text-classification"},
+        task={
+            "kind": "image-classification" if images else "text-classification",
+            "labels": named,
+        },
         adapter={"kind": "head", **({"batch_norm": "fixed"} if images else {})},
         data={"train": data, "text": text, "label": label, "unit": unit},
         privacy={"unit": unit or "record"},
@@ -153,7 +163,7 @@ def backbone_rank(
             data, plan=plan.columns, unit=unit, images=images, labels_are_names=True
         )
         ranking = rank_backbones(
-            with_labels(plan, records),
+            plan if plan.task.labels else with_labels(plan, records),
             sources,
             records,
             epsilon=epsilon,
@@ -161,7 +171,8 @@ def backbone_rank(
             noise=SecureNoise(),
             secret=secrets.token_bytes(32),
         )
-    columns = ("", "backbone", f"probe, ε = {epsilon:g}", "LogME", "s / 1,000", "weights", "width")
+    claim = f"probe, ε = {epsilon:g}" if labels else "probe, no ε"
+    columns = ("", "backbone", claim, "LogME", "s / 1,000", "weights", "width")
     table = Table(*columns, header_style="bold")
     for place, row in enumerate(ranking.rows, 1):
         table.add_row(
@@ -181,3 +192,12 @@ def backbone_rank(
         Text(f"{said}. LogME is exact, and as private as the records: keep it here."),
         soft_wrap=True,
     )
+    if not labels:
+        console.print(
+            Text(
+                "The labels were read from the data, so the accuracies have no ε: keep them here, "
+                "too, or name the labels with --labels."
+            ),
+            style="yellow",
+            soft_wrap=True,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +47,7 @@ def site_benefit(
     from lorica.client.config.site import load_site
     from lorica.client.data.fetched import fetch
     from lorica.client.data.reading import read_records
-    from lorica.client.training.opening import site_secret
+    from lorica.client.training.opening import kept_secret
     from lorica.common.machine.secret import derived
     from lorica.common.saved.folder import load_adapter
     from lorica.common.tasks import task_of
@@ -54,13 +55,14 @@ def site_benefit(
     if trains not in ("head", "adapter"):
         raise typer.BadParameter("--trains takes head or adapter.")
     console = Console()
+    os.umask(0o077)  # what is written is as private as the records
     site, root = load_site(config), config.absolute().parent
     saved = load_adapter(adapter)
     loaded = saved.backbone(backbone)
     with console.status("reading the site's records"):
         records = read_records(site, root, fetch(config, site))
         task_of(saved.plan).check(records, where=f"Site {site.site.name}")
-        own = own_records(records, saved.plan, derived(site_secret(site, root), "aside"))
+        own = own_records(records, saved.plan, derived(kept_secret(site, root), "aside"))
     with console.status("training the site's own models"):
         benefit = compare_models(
             saved.plan,

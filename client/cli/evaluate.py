@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +43,7 @@ def site_evaluate(
     from lorica.client.config.site import load_site
     from lorica.client.data.fetched import fetch
     from lorica.client.data.reading import read_records, shown
-    from lorica.client.training.opening import site_secret
+    from lorica.client.training.opening import kept_secret
     from lorica.common.data.records import UNNAMED
     from lorica.common.machine.secret import derived
     from lorica.common.saved.predict import Predictor
@@ -53,6 +54,7 @@ def site_evaluate(
     from lorica.common.tasks.predictions import ClassPrediction
 
     console = Console()
+    os.umask(0o077)  # what is written is as private as the records
     site, root = load_site(config), config.absolute().parent
     predictor = Predictor(adapter, backbone)
     plan = predictor.plan
@@ -66,7 +68,7 @@ def site_evaluate(
     with console.status("reading the site's records"):
         records = read_records(site, root, fetch(config, site))
         task_of(plan).check(records, where=f"Site {site.site.name}")
-        own = own_records(records, plan, derived(site_secret(site, root), "aside"))
+        own = own_records(records, plan, derived(kept_secret(site, root), "aside"))
         if own.unseen and not every:
             records = records.take(own.aside.nonzero()[0].tolist())
         cells = {name: _cells(records.table, name) for name in {*(by or []), *predictor.columns}}

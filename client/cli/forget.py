@@ -26,6 +26,7 @@ def site_forget(
     """
     from contextlib import ExitStack
 
+    from lorica.client.admission.readiness import count_units, require_figure, require_records
     from lorica.client.config.site import load_site
     from lorica.client.data.changes import require_unchanged
     from lorica.client.data.fetched import fetch
@@ -68,11 +69,14 @@ def site_forget(
             Text(f"{len(held):,} records of {len(there):,} units are left out from now on."),
             soft_wrap=True,
         )
+        left = [row for row, unit in enumerate(before.units) if unit not in there]
+        after = before.take(left)
+        require_figure(site, count_units(after, site))
+        require_records(site, after)
         if not sure:
             typer.confirm("Go on?", abort=True)
         listed.add(units)
         cached = remove_all(root / site.data.cache) if site.data.cache else 0
-        after = read_records(site, root, fetched)
         require_unchanged(after, data_file(site, root), accept=True)
         runs = ledger.history().runs()
     said = [
@@ -96,6 +100,10 @@ def _what_stays(runs: list[str]) -> list[str]:
         "The ledger: charges are of the whole data set, and none is given back.",
         "The records at the source, its backups, and what was read from it elsewhere: delete them "
         "there.",
+        "What lies in this site's folder: logs, which may name values of records, stored replies, "
+        "and tensors that a method left to the site (personal/).",
+        "Pages of `lorica site evaluate`, whose figures counted this unit, too. `lorica site data "
+        "check` and `lorica backbone rank` read the source as it is.",
         "Models that this site trained without privacy (`lorica site benefit --output`): delete "
         "the folders, and make them anew.",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -129,6 +130,20 @@ def site_secret(config: SiteConfig, folder: Path, *, charges: int = 0) -> bytes:
             mend="Put it back from the copy that belongs to the ledger beside it.",
         )
     return found
+
+
+def kept_secret(config: SiteConfig, folder: Path) -> bytes:
+    """:func:`site_secret`, for commands that are no trainer: the ledger, where there is one, says
+    whether a secret may still be made.
+
+    Raises:
+        LoricaError: as of :func:`site_secret`; LOR-61x a ledger that cannot be trusted.
+    """
+    charges = 0
+    if (folder / config.ledger.path).exists():
+        with contextlib.closing(open_ledger(config, folder)) as ledger:
+            charges = len(ledger.history().charges)
+    return site_secret(config, folder, charges=charges)
 
 
 def site_consent(config: SiteConfig, folder: Path) -> Consent | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from lorica.common.cache.prefix import CACHE_BYTES, PrefixCache
 from lorica.common.machine.processor import processor
 from lorica.common.tasks.inputs import Encoded, Inputs
 from lorica.common.tasks.model import AdaptedModel
+from lorica.common.version import __version__
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class _Key:
             below += f" with batch norms {self.norms}"
         rows = f"in canonical batches of {self.least_rows} rows or more"
         vectors = torch.backends.cpu.get_cpu_capability()
-        how = f"by {self.threads} threads of {processor()}, {vectors}, torch {torch.__version__}"
+        by = f"torch {torch.__version__}, transformers {version('transformers')}, {__version__}"
+        how = f"by {self.threads} threads of {processor()}, {vectors}, {by}"
         return f"{below} of {self.texts.hex()} {rows} {how}"
 
     def serves(self, other: _Key) -> bool:

@@ -21,6 +21,7 @@ VIEW_NUMBERS = 4
 
 _SHIFT = 1 / 8  # of the side
 _CROP = 3 / 4  # of the side
+_STAND_INS = ((256, 256), (256, 384), (384, 256))  # heights and widths that are tried
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,12 @@ def pixels_of(backbone: Backbone, records: Records) -> Pixels:
     processor, config = require_kind(backbone, images=True).processor, backbone.model.config
     given = list(records.images or [])
     parts = [_resized(processor, given[at : at + _CHUNK]) for at in range(0, len(given), _CHUNK)]
-    if len({part.shape[1:] for part in parts}) > 1:
+    # The model alone decides the size, for images of any shape: a site tries its machine on it
+    # before it reads a record.
+    tried = [_resized(processor, [np.zeros((*size, 3), np.uint8)])[:0] for size in _STAND_INS]
+    if len({part.shape[1:] for part in [*tried, *parts]}) > 1:
         _refuse_sizes()
-    none = [] if parts else [_resized(processor, [np.zeros((256, 256, 3), np.uint8)])[:0]]
-    images = torch.from_numpy(np.concatenate(parts + none))
+    images = torch.from_numpy(np.concatenate([*parts, *tried]))
     factor = float(processor.rescale_factor) if processor.do_rescale else 1.0
     scale, shift = torch.full((3, 1, 1), factor), torch.zeros(3, 1, 1)
     if processor.do_normalize:

@@ -157,7 +157,18 @@ def test_the_command_prints_a_table_of_all_backbones(
     arguments = [small_backbone.name, other.name, "--data", "notes.csv"]
     done = CliRunner().invoke(app, ["backbone", "rank", *arguments], terminal_width=300)
     assert done.exit_code == 0, done.exception
-    assert "probe, ε = 1" in done.output and "LogME" in done.output
+    assert "probe, no ε" in done.output and "LogME" in done.output
+    assert "the accuracies have no ε: keep them here" in " ".join(done.output.split())
+    named = [*arguments, "--labels", "health, money"]
+    done = CliRunner().invoke(app, ["backbone", "rank", *named], terminal_width=300)
+    assert "probe, ε = 1" in done.output and "no ε" not in done.output
+    few = [*arguments, "--labels", "health,other"]
+    done = CliRunner().invoke(app, ["backbone", "rank", *few], terminal_width=300)
+    assert isinstance(done.exception, LoricaError)
+    assert done.exception.code is Code.DATA_UNKNOWN_LABEL
+    one = [*arguments, "--labels", "health"]
+    assert CliRunner().invoke(app, ["backbone", "rank", *one]).exit_code == 2
+    done = CliRunner().invoke(app, ["backbone", "rank", *arguments], terminal_width=300)
     assert small_backbone.name in done.output and other.name in done.output
     assert CliRunner().invoke(app, ["backbone", "rank", *arguments[1:]]).exit_code == 2
 

@@ -88,6 +88,15 @@ def test_what_cannot_be_undone_is_said(site: Path) -> None:
         assert part in said
 
 
+def test_too_few_that_would_be_left_is_found_before_anything_is_written(site: Path) -> None:
+    """The site would not start any more, and its silence would tell the true count."""
+    before = units_of(site)
+    refused = forget(site, *(f"P-{unit:03d}" for unit in range(PATIENTS - 49))).exception
+    assert isinstance(refused, LoricaError) and refused.code is Code.SITE_CONFIG
+    assert "policy.sampling_units is 50" in refused.detail
+    assert units_of(site) == before and not (site.parent / NAME).exists()
+
+
 def test_the_trainer_opens_with_the_records_that_are_left(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from lorica.client.config.site import load_site
 from lorica.client.ledger.head import Head
-from lorica.client.training.opening import open_trainer, site_secret
+from lorica.client.training.opening import kept_secret, open_trainer, site_secret
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
@@ -137,6 +137,9 @@ def test_a_ledger_with_charges_and_no_secret_is_not_served(site: Path, plan: Run
     with gone as caught, opened(site):
         pass
     assert caught.value.code is Code.SITE_CONFIG and not (site.parent / "noise.key").exists()
+    with pytest.raises(LoricaError, match=r"noise\.key is gone, but the ledger"):
+        kept_secret(load_site(site), site.parent)  # as other commands ask for it
+    assert not (site.parent / "noise.key").exists()
 
 
 def test_a_head_travels_beside_what_is_signed(plan: RunPlan) -> None:

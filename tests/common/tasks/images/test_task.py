@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from lorica.common.backbone.batch_norm import couples_records
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.cache.prefix import PrefixCache
 from lorica.common.cache.shelf import CacheShelf
+from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import RunPlan
 from lorica.common.saved.folder import save_adapter
 from lorica.common.saved.predict import Predictor
 from lorica.common.tasks import task_of
-from lorica.common.tasks.images.pixels import VIEW_NUMBERS
+from lorica.common.tasks.images.pixels import VIEW_NUMBERS, pixels_of
 from tests.images import FAMILIES, SIDE, image_plan, image_records, make_image_backbone
 
 LORA = {"kind": "lora", "layers": [-1], "rank": 2, "target_modules": ["fc1"]}
@@ -198,3 +201,21 @@ def test_a_model_without_its_processor_is_refused(tmp_path: Path) -> None:
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(LoricaError, match=r"no preprocessor_config\.json"):
         load_backbone(image_plan(folder).backbone)
+
+
+def test_a_processor_whose_size_depends_on_the_image_is_refused_before_any_image_is_read(
+    tmp_path: Path,
+) -> None:
+    """A site tries its machine on the one size; images that happen to be alike do not tell."""
+    folder = make_image_backbone(tmp_path / "images", "resnet")
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    settings |= {"do_resize": False}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    backbone = load_backbone(RunPlan().replace(backbone={"source": str(folder)}).backbone)
+    image = np.zeros((16, 16, 3), np.uint8)
+    for images in ([], [image, image]):
+        count = len(images)
+        records = Records([""] * count, [""] * count, ["u"] * count, [""] * count, images=images)
+        with pytest.raises(LoricaError, match="images of several sizes") as caught:
+            pixels_of(backbone, records)
+        assert caught.value.code is Code.BACKBONE_UNSUPPORTED

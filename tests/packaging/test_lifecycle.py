@@ -20,8 +20,9 @@ SERVES = "lorica serve"
 
 
 def rows() -> list[list[str]]:
-    """Cells of the table of the circle."""
-    found = [line for line in PAGE.read_text().splitlines() if line.startswith("|")]
+    """Cells of the table of the circle, the page's first."""
+    after = PAGE.read_text().partition("\n|")[2]
+    found = f"|{after}".partition("\n\n")[0].splitlines()
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in found[2:]]
 
 

@@ -77,7 +77,7 @@ def time_to_first_answer(path: Path, released: Released) -> float:
 
 class TestKills:
     @pytest.mark.parametrize(
-        "kills", [40, pytest.param(200, marks=pytest.mark.slow("200 processes, one after another"))]
+        "kills", [25, pytest.param(200, marks=pytest.mark.slow("200 processes, one after another"))]
     )
     def test_kills_at_random_points_never_undercount(self, tmp_path: Path, kills: int) -> None:
         """Kills of charge, train, mark; training goes on after each."""

@@ -54,7 +54,10 @@ def test_agreement_is_the_cosine_with_the_weighted_mean_of_the_others(
 
 
 @pytest.mark.ceiling(15, "60 rounds, each with sketches of its own")
-@pytest.mark.parametrize("asked", [4, 1_000, 10_000, 20_000])
+@pytest.mark.parametrize(
+    "asked",
+    [4, 1_000, 10_000, pytest.param(20_000, marks=pytest.mark.slow("60 rounds of long sketches"))],
+)
 def test_the_error_of_an_agreement_is_the_stated_one(asked: int) -> None:
     """Over many rounds of four sites, as if so many were asked; k as the docstring says."""
     kept = {4: 16_384, 1_000: 4_194, 10_000: 419, 20_000: 256}[asked]

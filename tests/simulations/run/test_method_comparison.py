@@ -130,7 +130,13 @@ def test_the_page_names_the_first_of_whole_cells_with_the_settings_that_validati
     assert "Made at `abc` (9 runs)." in page
 
 
-@pytest.mark.parametrize(("rival", "told"), [(0.835, False), (0.85, True)])
+@pytest.mark.parametrize(
+    ("rival", "told"),
+    [
+        pytest.param(0.835, False, marks=pytest.mark.slow("a whole comparison, made anew")),
+        (0.85, True),
+    ],
+)
 def test_where_the_default_is_not_first_the_page_says_by_how_much_and_what_it_means(
     results: Any, tmp_path: Path, rival: float, told: bool
 ) -> None:

@@ -46,12 +46,13 @@ EXTRAS: dict[str, dict[str, dict[str, Any]]] = {
     "fedadam": {"server": {"local_optimizer": "fedadam", "local_rate": 0.05}},
     "after noise": {"training": {"proximal": 0.1, "smoothing": 0.5}},
 }
+TWICE = pytest.mark.slow("method and extra are each in a faster case, too")
 CASES = [
     *((method, "plain") for method in METHODS),
     *(("fedsvd", extra) for extra in EXTRAS if extra != "plain"),
-    ("rolora", "fedadam"),
-    ("la-lora", "after noise"),
-    ("fedex", "krum"),
+    pytest.param("rolora", "fedadam", marks=TWICE),
+    pytest.param("la-lora", "after noise", marks=TWICE),
+    pytest.param("fedex", "krum", marks=TWICE),
 ]
 
 

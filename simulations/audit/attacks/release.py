@@ -32,6 +32,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -81,20 +83,8 @@ def release_audit(
     claimed = subject.events(trainer)
     subject.train(trainer, RUN)
     seen, draws = np.array(trainer.watch.scores), np.array(trainer.watch.draws)
-    scores, found, checks = np.zeros(count), {}, []
-    happened = []
-    for stage, event in claimed.items():
-        rounds = np.array([one is stage for one in trainer.watch.stages])
-        noise = float(np.sqrt(np.mean(seen[rounds, count:] ** 2)))
-        scores += evidence(seen[rounds, :count], event, noise)
-        found[f"noise_multiplier_found_{stage.name.lower()}"] = noise
-        found[f"noise_multiplier_claimed_{stage.name.lower()}"] = event.noise_multiplier
-        most = subject.records_per_unit
-        checks += [
-            of_stage(stage, check_sampling(draws[rounds], event.sample_rate, most=most)),
-            of_stage(stage, check_noise(seen[rounds, count:], event.noise_multiplier)),
-        ]
-        happened.append(dataclasses.replace(event, steps=int(rounds.sum())))
+    stages, most = trainer.watch.stages, subject.records_per_unit
+    scores, found, checks, happened = by_stage(claimed, stages, seen, draws, count, most)
     privacy = subject.plan.privacy
     ledger = check_charges(
         trainer.ledger.history().events(RUN),
@@ -113,12 +103,59 @@ def release_audit(
     return findings, checks, Scatter(title, scores[coins], scores[~coins])
 
 
-def evidence(seen: np.ndarray, event: PrivacyEvent, noise: float) -> np.ndarray:
+class ByStage(NamedTuple):
+    """What releases tell of the canaries and of the mechanism, stage by stage."""
+
+    scores: np.ndarray
+    """Λ of every canary over all rounds, shape (m,)."""
+    facts: dict[str, float]
+    """Claimed and found noise multiplier of every stage."""
+    checks: list[Check]
+    """Of drawing and noise."""
+    happened: list[PrivacyEvent]
+    """The stages' events, with the steps that were seen."""
+
+
+def by_stage(
+    claimed: Mapping[Stage, PrivacyEvent],
+    stages: Sequence[Stage],
+    seen: np.ndarray,
+    draws: np.ndarray,
+    count: int,
+    most: int,
+) -> ByStage:
+    """Score canaries and check drawing and noise.
+
+    Args:
+        claimed: what each stage claims of one release.
+        stages: of every round.
+        seen: released values along canaries, then along entries of nobody, shape (rounds, m + r),
+            in units of the round's bound.
+        draws: how many records were drawn, by round.
+        count: m.
+        most: records of a unit at most.
+    """
+    scores, facts, checks, happened = np.zeros(count), {}, [], []
+    for stage, event in claimed.items():
+        rounds = np.array([one is stage for one in stages])
+        noise = float(np.sqrt(np.mean(seen[rounds, count:] ** 2)))
+        scores += _evidence(seen[rounds, :count], event, noise)
+        facts[f"noise_multiplier_found_{stage.name.lower()}"] = noise
+        facts[f"noise_multiplier_claimed_{stage.name.lower()}"] = event.noise_multiplier
+        checks += [
+            _of_stage(stage, check_sampling(draws[rounds], event.sample_rate, most=most)),
+            _of_stage(stage, check_noise(seen[rounds, count:], event.noise_multiplier)),
+        ]
+        happened.append(dataclasses.replace(event, steps=int(rounds.sum())))
+    return ByStage(scores, facts, checks, happened)
+
+
+def _evidence(seen: np.ndarray, event: PrivacyEvent, noise: float) -> np.ndarray:
     """The part of Λ that one stage's releases give, shape (rounds, m) -> (m,)."""
     scale = max(noise, LEAST_NOISE * event.noise_multiplier)
     return likelihood_ratios(seen, event.sample_rate, scale)
 
 
-def of_stage(stage: Stage, check: Check) -> Check:
+def _of_stage(stage: Stage, check: Check) -> Check:
     """The check, named after the stage whose releases it is of."""
     return dataclasses.replace(check, name=f"{check.name}, {stage.value}")

@@ -27,8 +27,8 @@ import numpy as np
 from lorica.common.privacy.sealed import shared_noise, sum_terms
 from lorica.common.privacy.shared_noise import OBSERVERS, figures
 from lorica.simulations.audit.attacks.gradient import CANARIES, REFERENCES, bounds_from_scores
-from lorica.simulations.audit.attacks.release import evidence, of_stage
-from lorica.simulations.audit.evidence.checks import check_charges, check_noise, check_sampling
+from lorica.simulations.audit.attacks.release import by_stage
+from lorica.simulations.audit.evidence.checks import check_charges
 from lorica.simulations.audit.evidence.family import Stages
 from lorica.simulations.audit.evidence.findings import Check, Finding, Scatter
 from lorica.simulations.audit.watched.canaries import Entries, fair_coins
@@ -66,20 +66,8 @@ def sum_audit(
     claimed = subject.events(site)
     federation.train(RUN)
     seen, draws = federation.seen, np.array(watch.draws)
-    scores, facts, checks = np.zeros(count), {}, []
-    happened = []
-    for stage, event in claimed.items():
-        rounds = np.array([one is stage for one in watch.stages])
-        noise = float(np.sqrt(np.mean(seen[rounds, count:] ** 2)))
-        scores += evidence(seen[rounds, :count], event, noise)
-        facts[f"noise_multiplier_found_{stage.name.lower()}"] = noise
-        facts[f"noise_multiplier_claimed_{stage.name.lower()}"] = event.noise_multiplier
-        most = subject.records_per_unit
-        checks += [
-            of_stage(stage, check_sampling(draws[rounds], event.sample_rate, most=most)),
-            of_stage(stage, check_noise(seen[rounds, count:], event.noise_multiplier)),
-        ]
-        happened.append(dataclasses.replace(event, steps=int(rounds.sum())))
+    most = subject.records_per_unit
+    scores, facts, checks, happened = by_stage(claimed, watch.stages, seen, draws, count, most)
     plan, seats = subject.plan, subject.seats
     shared = shared_noise(plan, sum_terms(plan, seats.sites))
     history = site.ledger.history()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -106,12 +107,10 @@ def pixels_of(backbone: Backbone, records: Records) -> Pixels:
     processor, config = require_kind(backbone, images=True).processor, backbone.model.config
     given = list(records.images or [])
     parts = [_resized(processor, given[at : at + _CHUNK]) for at in range(0, len(given), _CHUNK)]
-    # The model alone decides the size, for images of any shape: a site tries its machine on it
-    # before it reads a record.
-    tried = [_resized(processor, [np.zeros((*size, 3), np.uint8)])[:0] for size in _STAND_INS]
-    if len({part.shape[1:] for part in [*tried, *parts]}) > 1:
+    none = _none(processor)
+    if any(part.shape[1:] != none.shape[1:] for part in parts):
         _refuse_sizes()
-    images = torch.from_numpy(np.concatenate([*parts, *tried]))
+    images = torch.from_numpy(np.concatenate([*parts, none]))
     factor = float(processor.rescale_factor) if processor.do_rescale else 1.0
     scale, shift = torch.full((3, 1, 1), factor), torch.zeros(3, 1, 1)
     if processor.do_normalize:
@@ -123,6 +122,20 @@ def pixels_of(backbone: Backbone, records: Records) -> Pixels:
     own = getattr(config, "patch_size", None) if backbone.layers else None
     patch = own if isinstance(own, int) else _PATCH
     return Pixels(images, scale, shift, max(1, images.shape[2] * images.shape[3] // patch**2))
+
+
+@functools.lru_cache(maxsize=8)
+def _none(processor: object) -> np.ndarray:
+    """No images, of the one size that the processor gives images of any shape: a site tries its
+    machine on it before it reads a record.
+
+    Raises:
+        LoricaError: LOR-204 it gives several.
+    """
+    tried = [_resized(processor, [np.zeros((*size, 3), np.uint8)])[:0] for size in _STAND_INS]
+    if len({part.shape for part in tried}) > 1:
+        _refuse_sizes()
+    return tried[0]
 
 
 def _resized(processor: object, images: list[np.ndarray]) -> np.ndarray:

@@ -25,6 +25,7 @@ import sys
 from pathlib import Path
 
 from lorica.client.config.site import SiteConfig
+from lorica.client.node import launch
 from lorica.client.node.fab import Bundle, read_bundle
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import create_atomically, storage_errors, write_atomically
@@ -193,11 +194,8 @@ def _write_program(home: Path, root: Path) -> None:
     programs = home / _PROGRAMS
     programs.mkdir(mode=0o700, exist_ok=True)
     words = [
-        sys.executable,
-        "-P",
-        "-m",
-        "lorica.client.node.guarded_clientapp",
-        str(root.absolute()),
+        *(sys.executable, "-I", "-S", launch.__file__),  # the standard library is all it needs
+        *(str(home.absolute()), str(root.absolute())),
     ]
     script = f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n'
     program = programs / "flwr-clientapp"

@@ -2,7 +2,7 @@
 
 By itself Flower sleeps three seconds after every look at the coordinator that found no message,
 which is most of what a short round takes. Here the pause grows with the time since the last
-message: a tenth of it, at least 0.2 and at most Flower's own three seconds. So waiting adds at
+message: a tenth of it, at least 0.1 and at most Flower's own three seconds. So waiting adds at
 most a tenth to a round, an idle site asks no more often than Flower's, and a fleet that waits for
 slow peers does not crowd the coordinator.
 
@@ -11,21 +11,27 @@ one. A reply too many (Flower makes one for a ClientApp that died, and the one t
 place makes another) thus leaves each later reply behind until the next message comes; the last
 would wait for ever. Here replies are also sent when no message came.
 
+Beside it a process stands by that each message's ClientApp is split off from
+(:mod:`lorica.client.node.standby`); where it does not run, each starts anew, as in Flower.
+
 Nothing else changes. With a version of Flower whose parts have other names its own loop stays.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 PROGRAM = "flower-supernode"
-_SHORTEST, _SHARE = 0.2, 0.1
-_REPLY_LOOK = 0.1  # seconds between looks for the ClientApp's reply, which is on this machine
+_SHORTEST, _SHARE = 0.1, 0.1
+_REPLY_LOOK = 0.05  # seconds between looks for the ClientApp's reply, which is on this machine
 _PULL, _PUSH = "_pull_and_store_message", "_push_messages"
 _NO_RUN = 0  # what Flower's loop takes for the id of a run whose message came
 _log = logging.getLogger("lorica.site")
@@ -102,8 +108,20 @@ def put_in_place(loop: ModuleType, prompt: Prompt) -> bool:
     return True
 
 
+def stand_by(home: Path) -> subprocess.Popen[bytes]:
+    """Start the process that stands by; it ends when its standard input closes, with this one.
+
+    Args:
+        home: Flower's, in the site's folder.
+    """
+    words = ("-P", "-m", "lorica.client.node.standby", str(home.parent), str(home))
+    return subprocess.Popen([sys.executable, *words], stdin=subprocess.PIPE)
+
+
 def main() -> None:
     """Program: the arguments of ``flower-supernode``."""
+    if home := os.environ.get("FLWR_HOME"):
+        stand_by(Path(home))
     sys.argv = [PROGRAM, *sys.argv[1:]]
     from flwr.supernode import start_client_internal as loop
     from flwr.supernode.cli import flower_supernode

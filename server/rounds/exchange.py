@@ -15,7 +15,8 @@ from typing import Literal
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-_POLL_SECONDS = 0.2
+_SHORTEST, _LONGEST, _SHARE = 0.05, 0.5, 0.1
+"""Seconds between polls: a tenth of the time since the messages were sent, within bounds."""
 _LOOK_SECONDS = 2.0  # between looks at which nodes are online, and since when
 _AGAIN_SECONDS = 1.0  # before a node is asked again
 _BROKEN = frozenset({0, 1, 2, 3, 4, 5, 8})
@@ -124,7 +125,7 @@ class _Exchange:
             self._ask_again()
             yield from self._given_up()
             if not found and self._waiting:
-                time.sleep(_POLL_SECONDS)
+                time.sleep(min(max(_SHORTEST, _SHARE * self._seconds), _LONGEST))
         for node, state in self._waiting.items():
             if state.broken is None:
                 yield Answer(node, "late", self._timeout)

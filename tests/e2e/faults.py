@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
+import re
 import signal
 import sqlite3
 import subprocess
+import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from lorica.client.answering.protocol import Trainer
 from lorica.client.training.trainer import LocalTrainer
@@ -33,7 +37,7 @@ VICTIMS = {
     "SuperLink": "flower-superlink",
     "proxy": "nginx: master",
     "SuperNode": "lorica.client.node.prompt_supernode",
-    "ClientApp": "lorica.client.node.guarded_clientapp",
+    "ClientApp": "client/node/launch.py",
     "trainer": "lorica.client.service.main",
 }
 """What is killed -> what its command line holds."""
@@ -41,6 +45,8 @@ VICTIMS = {
 
 UNITS = 120
 """Records of a site."""
+THREE, UNITS_OF_THREE = ("east", "north", "south"), 128
+"""Three sites for sealed sums, and what each declares of its 160 records: as simulations round."""
 
 
 def records(folder: Path) -> dict[str, Path]:
@@ -58,6 +64,19 @@ def records(folder: Path) -> dict[str, Path]:
         rows += [(*row, site) for row in mine]
     with (folder / "both.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("text", "label", "site"), *rows])
+    return sites
+
+
+def records_of_three(folder: Path) -> dict[str, Path]:
+    """Three sites' small data, of 160 records each."""
+    words = ["blue", "hot", "lost", "new", "old", "red", "sore", "tired", "torn", "worn"]
+    sites = {}
+    for site, letters in zip(THREE, ("abcdefgh", "ijklmnop", "qrstuvwx"), strict=True):
+        rows = [(f"my card is {w} {c}", "money") for w in words for c in letters]
+        rows += [(f"my heart has {w} {c}", "health") for w in words for c in letters]
+        sites[site] = folder / f"{site}.csv"
+        with sites[site].open("w", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *rows])
     return sites
 
 
@@ -90,6 +109,28 @@ def many_runs(backbone: Path) -> dict[str, dict[str, Any]]:
         },
         "ledger": {"lifetime_epsilon": 1e6, "period_epsilon": 1e6},
     }
+
+
+def sealed_runs(backbone: Path) -> dict[str, dict[str, Any]]:
+    """The same for :func:`records_of_three`."""
+    settings = many_runs(backbone)
+    settings["policy"] |= {"sampling_units": UNITS_OF_THREE, "declared_units": UNITS_OF_THREE}
+    return settings
+
+
+def introduce(federation: Federation) -> None:
+    """What the sites' people do by telephone: every site lists the others' fingerprints."""
+    prints = {}
+    for site in federation.sites:
+        config = str(federation.config(site))
+        said = federation.lorica(site, "site", "peers", "show", "--config", config)
+        found = re.search(rf"^\s*{site}\s+(\S.*?)\s{{2,}}this site", said, re.MULTILINE)
+        assert found, said
+        prints[site] = found[1]
+    for site in federation.sites:
+        content = tomllib.loads(federation.config(site).read_text())
+        content["policy"]["peers"] = {o: text for o, text in prints.items() if o != site}
+        federation.config(site).write_text(tomli_w.dumps(content))
 
 
 def victims(federation: Federation, kind: str, host: str = "") -> list[int]:

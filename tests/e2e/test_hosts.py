@@ -131,10 +131,8 @@ class _ClientApps(threading.Thread):
         while not self._done.wait(0.05):
             for status in Path("/proc").glob("[0-9]*/status"):
                 try:
-                    if (
-                        b"lorica.client.node.guarded_clientapp"
-                        not in (status.parent / "cmdline").read_bytes()
-                    ):
+                    command = (status.parent / "cmdline").read_bytes()
+                    if b"lorica.client.node.standby" not in command:  # and what it splits off
                         continue
                     if self._root.encode() not in (status.parent / "environ").read_bytes():
                         continue

@@ -7,14 +7,13 @@ of the coordinator, which is frozen and searched when all masked vectors are in.
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import re
 import signal
 import sqlite3
+import statistics
 import time
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import safetensors.torch
-import tomli_w
 
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
@@ -33,7 +31,15 @@ from lorica.common.secure_sum.masks import pack
 from lorica.common.wire.messages import reply_from_bytes
 from lorica.server.results.folder import SUM
 from tests.conftest import make_small_backbone
-from tests.e2e.faults import many_runs, small_plan, undisturbed, victims
+from tests.e2e.faults import (
+    THREE,
+    introduce,
+    records_of_three,
+    sealed_runs,
+    small_plan,
+    undisturbed,
+    victims,
+)
 from tests.e2e.federation import (
     COORDINATOR,
     Federation,
@@ -53,24 +59,10 @@ pytestmark = [
 ]
 
 RUN, ROUNDS = "sealed", 5
-SITES = ("east", "north", "south")
-UNITS = 128
-"""Each site's declared number of records, of 160: rounded as simulations round it."""
+STEADY, STEADY_ROUNDS = "steady", 12
+"""A run that nothing happens to, whose rounds are timed."""
 LATE = 45.0
 """Seconds after which a round does without a site."""
-
-
-def records(folder: Path) -> dict[str, Path]:
-    """Three sites' small data."""
-    words = ["blue", "hot", "lost", "new", "old", "red", "sore", "tired", "torn", "worn"]
-    sites = {}
-    for site, letters in zip(SITES, ("abcdefgh", "ijklmnop", "qrstuvwx"), strict=True):
-        rows = [(f"my card is {w} {c}", "money") for w in words for c in letters]
-        rows += [(f"my heart has {w} {c}", "health") for w in words for c in letters]
-        sites[site] = folder / f"{site}.csv"
-        with sites[site].open("w", newline="") as file:
-            csv.writer(file).writerows([("text", "label"), *rows])
-    return sites
 
 
 @dataclass
@@ -126,7 +118,7 @@ class Seen:
 
     def keep(self) -> None:
         """Read what ledgers stored."""
-        for site in SITES:
+        for site in THREE:
             path = self.federation.config(site).parent / "ledger.sqlite"
             with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as ledger:
                 for (content,) in ledger.execute("SELECT reply FROM replies"):
@@ -152,7 +144,7 @@ class Seen:
 
     def forms(self, round: int, vector: npt.NDArray[np.int64]) -> Iterator[tuple[str, bytes]]:
         """A part of a vector in every form that the coordinator could hold it in."""
-        grid = training_grid(self.plan, round, len(vector), len(SITES))
+        grid = training_grid(self.plan, round, len(vector), len(THREE))
         some = vector[len(vector) // 2 :][:12]
         yield "as integers", some.astype("<i8").tobytes()
         yield "packed", pack(some.view(np.uint64).copy(), grid.bits)
@@ -180,21 +172,6 @@ def memory(pid: int) -> Iterator[bytes]:
                 yield file.read(end - start)
 
 
-def introduce(federation: Federation) -> None:
-    """What the sites' people do by telephone: every site lists the others' fingerprints."""
-    prints = {}
-    for site in SITES:
-        config = str(federation.config(site))
-        said = federation.lorica(site, "site", "peers", "show", "--config", config)
-        found = re.search(rf"^\s*{site}\s+(\S.*?)\s{{2,}}this site", said, re.MULTILINE)
-        assert found, said
-        prints[site] = found[1]
-    for site in SITES:
-        content = tomllib.loads(federation.config(site).read_text())
-        content["policy"]["peers"] = {o: text for o, text in prints.items() if o != site}
-        federation.config(site).write_text(tomli_w.dumps(content))
-
-
 def trainers(federation: Federation, site: str, action: signal.Signals) -> None:
     """Send a signal to a site's trainer."""
     held = victims(federation, "trainer", site)
@@ -207,7 +184,7 @@ def trainers(federation: Federation, site: str, action: signal.Signals) -> None:
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     """The whole run, with a site killed in each exchange."""
     root = tmp_path_factory.mktemp("sealed")
-    sites, backbone = records(root), make_small_backbone(root / "backbone")
+    sites, backbone = records_of_three(root), make_small_backbone(root / "backbone")
     plan = small_plan(
         backbone,
         privacy={"trust": "sum", "honest_sites": 2},
@@ -219,12 +196,10 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         },
     )
     (root / "plan.toml").write_text(to_toml(plan))
-    settings = many_runs(backbone)
-    settings["policy"] |= {"sampling_units": UNITS, "declared_units": UNITS}
     begun = time.monotonic()
     with (
-        Network([COORDINATOR, *SITES]) as network,
-        Federation(root / "hosts", sites, network, settings=settings) as federation,
+        Network([COORDINATOR, *THREE]) as network,
+        Federation(root / "hosts", sites, network, settings=sealed_runs(backbone)) as federation,
     ):
         packets = network.capture(root / "packets.pcap")
         found = Seen(federation, plan, root / "packets.pcap")
@@ -234,12 +209,12 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
             begun = time.monotonic()
             federation.submit(root / "plan.toml", RUN)
             # From here on east says nothing, and dies while it is asked for round 2's vector.
-            assert found.wait_fixed(1) == [*SITES]
+            assert found.wait_fixed(1) == [*THREE]
             trainers(federation, "east", signal.SIGSTOP)
             assert found.wait_fixed(2) == ["north", "south"]
             trainers(federation, "east", signal.SIGKILL)
             # All three are in the sum, north dies before it opens it.
-            round = next(r for r in range(3, ROUNDS) if found.wait_fixed(r) == [*SITES])
+            round = next(r for r in range(3, ROUNDS) if found.wait_fixed(r) == [*THREE])
             with found.frozen():
                 trainers(federation, "north", signal.SIGKILL)
                 found.keep()
@@ -249,6 +224,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
             assert order["state"] == "finished", order
             print(f"run of {ROUNDS} rounds in {time.monotonic() - begun:.0f} s")
             found.keep()
+            steady = plan.replace(rounds={"count": STEADY_ROUNDS})
+            (root / "steady.toml").write_text(to_toml(steady))
+            federation.submit(root / "steady.toml", STEADY)
+            order = federation.wait_over(STEADY, 240)
+            assert order["state"] == "finished", order
         finally:
             packets.terminate()
             packets.wait()
@@ -262,19 +242,29 @@ def test_the_run_finishes_without_the_site_that_died_before_its_vector(seen: See
     print(f"\nleft out: {left_out}; {[round(r['seconds'], 1) for r in rounds[1:]]} s a round")
     assert left_out[2] == ["east"]
     assert rounds[2]["sealed"] == 2
-    assert rounds[seen.opened_without_north]["sealed"] == len(SITES)
-    assert all(record["sealed"] == len(SITES) - len(absent(record)) for record in rounds[1:])
+    assert rounds[seen.opened_without_north]["sealed"] == len(THREE)
+    assert all(record["sealed"] == len(THREE) - len(absent(record)) for record in rounds[1:])
+
+
+def test_a_round_of_two_exchanges_is_told_with_its_time(seen: Seen) -> None:
+    rounds = seen.federation.rounds(STEADY)[1:]
+    assert [record["sealed"] for record in rounds] == [len(THREE)] * STEADY_ROUNDS
+    head = [record["seconds"] for record in rounds[1:]]
+    print(
+        f"\na round of the head in two exchanges, {len(THREE)} sites on {os.cpu_count()} cores: "
+        f"median {statistics.median(head):.2f} s, longest {max(head):.2f} s"
+    )
 
 
 def absent(record: dict[str, Any]) -> list[str]:
     """Sites that a round did without."""
     ok = {site["site"] for site in record["sites"] if site["status"] == "ok"}
-    return [site for site in SITES if site not in ok]
+    return [site for site in THREE if site not in ok]
 
 
 def test_nothing_is_charged_twice(seen: Seen) -> None:
     rounds = {record["round"]: record for record in seen.federation.rounds(RUN)[1:]}
-    for site in SITES:
+    for site in THREE:
         ledger = str(seen.federation.config(site).parent / "ledger.sqlite")
         seen.federation.lorica(site, "site", "ledger", "verify", "--ledger", ledger)
         said = seen.federation.lorica(site, "site", "ledger", "export", "--ledger", ledger)
@@ -285,7 +275,7 @@ def test_nothing_is_charged_twice(seen: Seen) -> None:
 
 def test_every_sum_is_exact_over_its_survivors(seen: Seen, tmp_path: Path) -> None:
     rounds = seen.federation.rounds(RUN)[1:]
-    lost = {site: [r["round"] for r in rounds if site in absent(r)] for site in SITES}
+    lost = {site: [r["round"] for r in rounds if site in absent(r)] for site in THREE}
     plan = seen.plan.replace(simulation={"declared": "rounded"})
     undisturbed(plan, seen.federation.sites, RUN, tmp_path / "same", lost)
     furthest = furthest_weight(seen.federation.home / "runs" / RUN, tmp_path / "same")
@@ -295,7 +285,7 @@ def test_every_sum_is_exact_over_its_survivors(seen: Seen, tmp_path: Path) -> No
 
 def test_the_coordinators_memory_holds_sums_and_no_sites_vector(seen: Seen) -> None:
     print(f"\n{seen.searched / 2**20:.0f} MiB of memory searched for {len(seen.vectors)} vectors")
-    assert {(site, seen.opened_without_north) for site in SITES} <= seen.vectors.keys()
+    assert {(site, seen.opened_without_north) for site in THREE} <= seen.vectors.keys()
     assert seen.control  # the global weights were found there
     assert seen.found == []
 

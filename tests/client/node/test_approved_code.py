@@ -265,7 +265,7 @@ def test_the_node_starts_the_guarded_program(tmp_path: Path) -> None:
     )
     assert "--runtime-api-address" in done.stdout
     first = Path(environment["PATH"].split(":")[0]) / "flwr-clientapp"
-    assert "guarded_clientapp" in first.read_text()
+    assert "client/node/launch.py" in first.read_text()
 
 
 def test_the_commands_show_confirm_and_list(tmp_path: Path) -> None:

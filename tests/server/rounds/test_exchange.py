@@ -216,7 +216,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waits between looks."""
     monkeypatch.setattr("lorica.server.rounds.exchange._LOOK_SECONDS", 0.0)
     monkeypatch.setattr("lorica.server.rounds.exchange._AGAIN_SECONDS", 0.0)
-    monkeypatch.setattr("lorica.server.rounds.exchange._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("lorica.server.rounds.exchange._SHORTEST", 0.01)
+    monkeypatch.setattr("lorica.server.rounds.exchange._LONGEST", 0.01)
 
 
 @pytest.mark.usefixtures("quick")

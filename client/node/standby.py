@@ -54,11 +54,12 @@ def serve(root: Path, home: Path, lifeline: int) -> None:
     gc.freeze()  # pages stay shared
     listening = _listen(home)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # whoever ends is forgotten
+    asked = listening.fileno()
     while True:
-        ready, _, _ = select.select([listening, lifeline], [], [])
+        ready, _, _ = select.select([asked, lifeline], [], [])
         if lifeline in ready and not os.read(lifeline, 1):
             return
-        if listening in ready:
+        if asked in ready:
             connection, _ = listening.accept()
             if os.fork() == 0:
                 listening.close()

@@ -48,7 +48,6 @@ def serve(root: Path, home: Path, lifeline: int) -> None:
         home: Flower's, where the socket is made.
         lifeline: a file descriptor that ends when the node does.
     """
-    put_in_place(Guard(root))  # a Flower that the guard does not know ends here
     import_all()
     gc.collect()
     gc.freeze()  # pages stay shared
@@ -96,7 +95,7 @@ def _answer(root: Path, connection: socket.socket) -> None:
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
         from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
 
-        put_in_place(Guard(root))
+        put_in_place(Guard(root))  # here alone: put in place twice, one would stand before another
         flwr_clientapp()
         status = 0
     except SystemExit as ended:

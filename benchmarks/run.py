@@ -17,6 +17,7 @@ def main() -> None:
         print(f"Benchmarks: {', '.join(sorted(known))}. For example: make bench NAME={min(known)}")
         sys.exit(2)
     sys.argv = [str(known[name]), *sys.argv[2:]]
+    sys.path.insert(0, str(HERE / "speed"))  # as of a script that is run by its name
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

@@ -34,6 +34,7 @@ class Code(Enum):
     HARDWARE_MISSING = "LOR-208"
     EXPORT_DIFFERS = "LOR-209"
     EXPORT_FORM = "LOR-210"
+    PUSH_REFUSED = "LOR-211"
     TOKENIZER_OFFSETS = "LOR-221"
 
     DATA_NOT_FOUND = "LOR-301"
@@ -274,6 +275,13 @@ CATALOGUE: dict[Code, Entry] = {
         "Only LoRA has peft's format, and only tasks that answer in one pass become one ONNX "
         "graph; some architectures cannot be traced.",
         "Export it with --format merged, which takes every adapter.",
+    ),
+    Code.PUSH_REFUSED: Entry(
+        "The result was not given away.",
+        "It was trained without differential privacy, or the hub did not take it: no token, no "
+        "such owner, no way to it.",
+        "For a model without privacy, give --without-privacy if that is meant. For a hub, `hf "
+        "auth login` or HF_TOKEN gives the token, and HF_HUB_OFFLINE has to be unset.",
     ),
     Code.TOKENIZER_OFFSETS: Entry(
         "The tokenizer cannot say where its tokens are in the text.",

@@ -17,8 +17,10 @@ from lorica.common.cli.added import LazyCommands
 from lorica.common.cli.errors import explain, print_error, unforeseen
 from lorica.common.cli.evaluate import evaluate
 from lorica.common.cli.export import export
+from lorica.common.cli.few_shot import few_shot
 from lorica.common.cli.plan import plan_app
 from lorica.common.cli.predict import predict
+from lorica.common.cli.push import push
 from lorica.common.cli.reasons import explain_prediction
 from lorica.common.cli.serve import serve
 from lorica.common.display.console import Console
@@ -39,7 +41,7 @@ app = typer.Typer(
 )
 app.command(rich_help_panel="Help")(explain)
 app.add_typer(plan_app, name="plan", rich_help_panel="Plans")
-for use in (predict, evaluate, explain_prediction, serve, export):
+for use in (predict, evaluate, explain_prediction, serve, few_shot, export, push):
     app.command(rich_help_panel="Models")(use)
 
 

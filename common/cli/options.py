@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,4 +18,21 @@ BackboneOption = Annotated[
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; repeatable."),
+]
+
+
+class Numbers(StrEnum):
+    """What an encoder computes in."""
+
+    FLOAT32 = "float32"
+    BF16 = "bf16"
+    AUTO = "auto"
+
+
+PrecisionOption = Annotated[
+    Numbers,
+    typer.Option(
+        help="What the model computes in: bf16 is about twice as fast where the processor has "
+        "units for it, and moves probabilities by about 0.01; auto takes it where there are."
+    ),
 ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 from rich.text import Text
 
-from lorica.common.cli.options import BackboneOption
+from lorica.common.cli.options import BackboneOption, Numbers, PrecisionOption
 from lorica.common.display.console import Console
 from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
@@ -65,6 +65,7 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write .csv, .tsv or .jsonl here.")
     ] = None,
+    precision: PrecisionOption = Numbers.FLOAT32,
     backbone: BackboneOption = "",
 ) -> None:
     """Use a trained adapter on texts (or images' names): arguments, a file, or lines of stdin.
@@ -83,12 +84,12 @@ def predict(
     if file is None:
         texts = [os.fsencode(item).decode(errors="surrogateescape") for item in texts or []]
         listed = texts or _lines_of_stdin()
-        predictor = Predictor(adapter, backbone)
+        predictor = Predictor(adapter, backbone, precision.value)
         name = text or "text"
         given = Given([{name: item} | values for item in listed], listed)
         beside = {column: [cell] * len(listed) for column, cell in values.items()}
     else:
-        predictor = Predictor(adapter, backbone)
+        predictor = Predictor(adapter, backbone, precision.value)
         given = read_given(file, predictor.plan, text=text, label=label)
         beside = columns_of(given.rows, predictor.columns, str(file))
     # An empty argument is refused; an empty row among others stays without a prediction.

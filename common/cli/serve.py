@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from lorica.common.cli.options import AdapterArgument, BackboneOption
+from lorica.common.cli.options import AdapterArgument, BackboneOption, Numbers, PrecisionOption
 from lorica.common.display.console import Console
 from lorica.common.errors import Code, LoricaError
 
@@ -33,6 +33,13 @@ def serve(
     texts: Annotated[int, typer.Option(min=1, help="Most texts of a request.")] = 256,
     waiting: Annotated[int, typer.Option(min=1, help="Most texts that wait.")] = 4096,
     batch: Annotated[int, typer.Option(min=1, help="Most texts of one batch.")] = 64,
+    gather: Annotated[
+        int,
+        typer.Option(
+            min=0, max=1000, help="Milliseconds a text waits for others to share a batch."
+        ),
+    ] = 20,
+    precision: PrecisionOption = Numbers.FLOAT32,
     backbone: BackboneOption = "",
 ) -> None:
     """Answer texts over HTTP: POST /v1/predict, /health, /metrics, OpenAPI at /docs.
@@ -54,8 +61,8 @@ def serve(
     from lorica.common.saved.serving.app import make_app
     from lorica.common.saved.serving.bounds import Limits
 
-    limits = Limits(body_bytes, texts, waiting, batch)
-    app = make_app(Predictor(adapter, backbone), token=token, limits=limits)
+    limits = Limits(body_bytes, texts, waiting, batch, gather / 1000)
+    app = make_app(Predictor(adapter, backbone, precision.value), token=token, limits=limits)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

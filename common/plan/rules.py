@@ -11,7 +11,15 @@ from lorica.common.plan.course import (
 )
 from lorica.common.plan.lora import telling
 from lorica.common.plan.methods import METHODS
-from lorica.common.plan.subject import AdapterPlan, BackbonePlan, DataPlan, PrivacyPlan, TaskPlan
+from lorica.common.plan.subject import (
+    DESCRIBED,
+    DESCRIBES,
+    AdapterPlan,
+    BackbonePlan,
+    DataPlan,
+    PrivacyPlan,
+    TaskPlan,
+)
 from lorica.common.plan.table import TablePlan
 from lorica.common.plan.traits import TRAITS
 
@@ -47,6 +55,8 @@ def check_task(
     if task.labels and len(task.labels) < traits.fewest_labels:
         fewest = _COUNTS[traits.fewest_labels]
         raise ValueError(f"task.labels must name at least {fewest} labels, or be empty")
+    if task.descriptions:
+        check_descriptions(task)
     if task.minimum >= task.maximum:
         raise ValueError("task.minimum must be below task.maximum")
     if adapter.kind == "head" and not traits.head:
@@ -61,6 +71,25 @@ def check_task(
             f'privacy.evaluation_metrics: sites cannot count "{lacks[0]}" for the task '
             f'"{task.kind}", only {", ".join(traits.site_metrics)}'
         )
+
+
+def check_descriptions(task: TaskPlan) -> None:
+    """``task.descriptions`` say something of labels of a task that begins with their meaning.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if task.kind not in DESCRIBED:
+        kinds = " or ".join(f'"{kind}"' for kind in DESCRIBED)
+        raise ValueError(f"task.descriptions are for task.kind {kinds}")
+    for text in task.descriptions:
+        label, between, meaning = text.partition(DESCRIBES)
+        if not (between and label.strip() and meaning.strip()):
+            raise ValueError(f'task.descriptions are of the form "label = text", got {text!r}')
+    known = set(task.labels)
+    for label in task.meanings if known else ():
+        if label not in known:
+            raise ValueError(f"task.descriptions: {label!r} is none of task.labels")
 
 
 def check_lora_trial(task: TaskPlan, privacy: PrivacyPlan) -> None:

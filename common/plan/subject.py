@@ -17,6 +17,12 @@ EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d
 NumberFormat = Literal["none", "int8", "int4"]
 """How weights of frozen linear layers are kept; "none": in float32."""
 
+DESCRIBED = ("text-classification", "multi-label-classification")
+"""Tasks whose head starts from what labels mean."""
+
+DESCRIBES = " = "
+"""Between a label and its description in ``task.descriptions``."""
+
 DEMO_DATA = "embedded:clinic-notes"
 """``data.train`` of the packaged synthetic data set."""
 
@@ -90,6 +96,10 @@ class TaskPlan(Section):
     entities. Empty: a simulation takes them from the training data; a site refuses a plan without
     them."""
 
+    descriptions: list[str] = []
+    """What labels mean, as "label = text"; a label may have several. The head of a text task starts
+    from them, and where a label has none from its name. They are public, as the plan is."""
+
     separator: str = Field("|", min_length=1)
     """Multi-label: what stands between the labels of one record, where they are no JSON list."""
 
@@ -108,6 +118,15 @@ class TaskPlan(Section):
 
     mask_share: float = Field(0.15, gt=0, lt=1)
     """Task "masked-lm": share of a text's tokens that are asked for."""
+
+    @property
+    def meanings(self) -> dict[str, list[str]]:
+        """Label -> its descriptions, in their order, of labels that have some."""
+        found: dict[str, list[str]] = {}
+        for text in self.descriptions:
+            label, _, meaning = text.partition(DESCRIBES)
+            found.setdefault(label, []).append(meaning.strip())
+        return found
 
     @property
     def lacks_labels(self) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorica.common.cache.prefix import PrefixCache, judgements, predictions
+from lorica.common.cache.prefix import PrefixCache, judgements
 from lorica.common.data.images import decode_image
 from lorica.common.data.levels import Levels
 from lorica.common.data.records import Records
@@ -19,33 +19,36 @@ from lorica.common.data.table import Table
 from lorica.common.data.tables import Row
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
+from lorica.common.plan.course import Precision
 from lorica.common.plan.traits import TRAITS
 from lorica.common.saved.folder import load_adapter
-from lorica.common.tasks import task_of
+from lorica.common.saved.ready import answered, ready_model
 from lorica.common.tasks.base import Metrics, Prediction
 
 
 class Predictor:
     """An adapter on its backbone, ready to use."""
 
-    def __init__(self, folder: Path, backbone_source: str = "") -> None:
+    def __init__(
+        self, folder: Path, backbone_source: str = "", precision: Precision = "float32"
+    ) -> None:
         """
         Args:
             folder: an adapter folder, as a run leaves it.
             backbone_source: where to find the backbone on this machine, if not where the
                 adapter's plan says.
+            precision: what the encoder computes in; "auto": bfloat16 where there are units.
 
         Raises:
             LoricaError: LOR-205 when the backbone is another than the adapter's, LOR-206 when
-                the folder is no adapter, LOR-20x when the backbone cannot be loaded.
+                the folder is no adapter, LOR-208 when there are no bfloat16 units, LOR-20x when
+                the backbone cannot be loaded.
         """
         saved = load_adapter(folder)
         self.plan = saved.plan.replace(training={"precision": "float32"})
         backbone = saved.backbone(backbone_source)
         self._backbone = backbone
-        self._task = task_of(self.plan)
-        self._model = self._task.model(backbone).eval()
-        self._model.load_state(saved.state)
+        self._task, self._model = ready_model(saved, backbone, precision)
 
     @property
     def columns(self) -> list[str]:
@@ -98,8 +101,7 @@ class Predictor:
             return list(self._task.generate(self._backbone, self._model, texts))
         records = self._records(texts, [""] * len(texts), table, images)
         encoded = self._task.encode_for_use(self._backbone, records)
-        cache = PrefixCache(self._model, encoded, limit_bytes=0)
-        return predictions(self._task, self._model, cache)
+        return answered(self._task, self._model, encoded)
 
     def score(
         self,

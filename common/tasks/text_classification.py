@@ -26,6 +26,7 @@ ZERO_SHOT_SCALE = 16.0
 """Inverse temperature of the label-name start; softmax(16 · cosine) is about calibrated."""
 
 _NAME_TOKENS = 32
+_TEXT_TOKENS = 128  # of a description
 
 BIAS_INPUT = 0.1
 """In mode "gradient" the head's bias is trained as the weight of a constant input of this size:
@@ -78,19 +79,23 @@ def starting_state(classifier: PooledModel, backbone: Backbone, plan: RunPlan) -
     """The common start of a run, from the plan and its seed alone.
 
     LoRA as :func:`~lorica.common.tasks.model.starting_factors`. Head: label-name features times
-    ``ZERO_SHOT_SCALE``, bias 0.
+    ``ZERO_SHOT_SCALE``, bias 0; of labels with descriptions in the plan, the features of the mean
+    of what is pooled of them.
     """
     generator = torch.Generator().manual_seed(plan.rounds.seed)
     state = starting_factors(classifier, generator)
+    meanings = plan.task.meanings
+    texts = [meanings.get(label) or [label_text(label)] for label in plan.task.labels]
     names = encode(
         backbone,
-        [label_text(label) for label in plan.task.labels],
-        _NAME_TOKENS,
+        [text for own in texts for text in own],
+        _TEXT_TOKENS if plan.task.descriptions else _NAME_TOKENS,
         prompt=backbone.pooling.prompt,
     )
     classifier.load_state(state)
     with torch.no_grad():
-        pooled = classifier.pooled_of_ids(*collate(names, range(len(names))))
+        every = classifier.pooled_of_ids(*collate(names, range(len(names))))
+        pooled = torch.stack([part.mean(0) for part in every.split([len(own) for own in texts])])
         if plan.adapter.center == "labels":
             state["head.center"] = pooled.mean(0)
             classifier.load_state(state)

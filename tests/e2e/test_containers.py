@@ -13,6 +13,8 @@ import shlex
 import shutil
 import signal
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.conftest import make_small_backbone
 from tests.e2e.faults import records
 from tests.e2e.federation import BIN, can_make_hosts, free_port, wait_for
+from tests.saved_adapters import random_adapter
 
 pytestmark = [
     pytest.mark.slow("starts the real services"),
@@ -138,9 +142,10 @@ class Containers:
         assert bool(done.returncode) == fails, done.stdout + done.stderr
         return done.stdout
 
-    def up(self, service: str) -> Path:
-        """Start a service with its own command; the file that its output goes to."""
-        words = self._words(service, self._services[service]["command"])
+    def up(self, service: str, *more: str) -> Path:
+        """Start a service with its own command; the file that its output goes to. ``more``: options
+        after it."""
+        words = self._words(service, [*self._services[service]["command"], *more])
         out = self.root / f"{service}.out"
         with out.open("wb") as file:
             self._running[service] = subprocess.Popen(
@@ -218,3 +223,29 @@ def test_the_compose_files_services_work_on_a_read_only_root_without_rights(
     assert site.down("trainer") == 0 and not site.healthy("trainer")
     assert coordinator.down("coordinator") == 0
     assert not Path(SCRATCH).exists()  # nothing of it was on this machine
+
+
+def test_an_adapter_is_served_from_folders_that_nothing_writes_to(tmp_path: Path) -> None:
+    backbone = make_small_backbone(tmp_path / "small")
+    token, port = "a-token-of-thirty-two-characters", free_port()
+    with Containers(tmp_path / "v", "serve", {"serve": "serve"}) as found:
+        shutil.copytree(backbone, found.root / "backbone", dirs_exist_ok=True)
+        saved = random_adapter(tmp_path / "adapter", backbone, ["a", "b"])
+        shutil.copytree(saved, found.root / "adapter", dirs_exist_ok=True)
+        (found.root / "secret" / "token").write_text(token)
+        said = found.up("serve", "--backbone", "/backbone", "--port", str(port))
+        wait_for("the server", lambda: found.healthy("serve", _8080=str(port)), 180, poll=1)
+        assert "Serving /adapter" in said.read_text()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/predict",
+            data=json.dumps({"texts": ["my card"]}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=60)
+        assert refused.value.code == 401
+        request.add_header("Authorization", f"Bearer {token}")
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            (prediction,) = json.load(answer)["predictions"]
+        assert prediction["predicted_label"] in ("a", "b")
+        assert found.down("serve") in (0, -signal.SIGTERM, 128 + signal.SIGTERM)

@@ -32,7 +32,7 @@ class _Strict(BaseModel):
 class Build(_Strict):
     context: str
     dockerfile: str
-    target: Literal["coordinator", "trainer", "node"]
+    target: Literal["coordinator", "trainer", "node", "serve"]
 
 
 class Condition(_Strict):
@@ -127,6 +127,13 @@ def test_the_container_publishes_the_proxy_to_all_and_the_monitor_to_its_host_al
     assert service.ports == [f"{config.port}:{config.port}", f"127.0.0.1:{monitor}"]
 
 
+def test_what_is_served_is_read_alone_and_asks_for_a_token() -> None:
+    (service,) = composed("serve").services.values()
+    assert "--token-file" in service.command
+    assert all(mount.endswith(":ro") for mount in service.volumes)
+    assert service.ports == ["127.0.0.1:8080:8080"]
+
+
 def test_images_are_pinned_not_root_and_checked_for_health() -> None:
     assert re.search(r"^ARG BASE=python:\d+\.\d+\.\d+-slim-[a-z]+$", DOCKERFILE, re.MULTILINE)
     assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) <= {
@@ -134,7 +141,7 @@ def test_images_are_pinned_not_root_and_checked_for_health() -> None:
         "base",
         "training",
     }
-    for target in ("node", "trainer", "coordinator"):
+    for target in ("node", "trainer", "coordinator", "serve"):
         stage = re.split(r"^FROM ", DOCKERFILE.partition(f" AS {target}\n")[2], flags=re.M)[0]
         assert "USER 10001:10001" in stage and "HEALTHCHECK" in stage
 
@@ -156,7 +163,7 @@ def test_the_nodes_image_needs_no_torch() -> None:
     [
         *[
             [*shlex.split(prefix), *service.command]
-            for kind, prefix in (("coordinator", ""), ("site", "site"))
+            for kind, prefix in (("coordinator", ""), ("site", "site"), ("serve", ""))
             for service in composed(kind).services.values()
         ],
         *[

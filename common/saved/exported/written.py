@@ -61,6 +61,7 @@ def write_about(folder: Path, plan: RunPlan, backbone: Backbone) -> None:
         "task": plan.task.kind,
         **task_of(plan).about(backbone),
         "plan_fingerprint": plan.fingerprint,
+        "epsilon": plan.privacy.epsilon if plan.privacy.private else None,
     }
     content = json.dumps(about, indent=2, ensure_ascii=False)
     (folder / ABOUT).write_text(content, encoding="utf-8")

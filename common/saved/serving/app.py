@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,7 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from lorica.common.errors import Code, LoricaError
 from lorica.common.saved.predict import Predictor
 from lorica.common.saved.serving.batches import Batches
-from lorica.common.saved.serving.bounds import Bounded, Guarded, Limits, error_content
+from lorica.common.saved.serving.bounds import (
+    Bounded,
+    Guarded,
+    Limits,
+    Measured,
+    error_content,
+)
 from lorica.common.version import __version__
 
 _LATENCIES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -73,6 +78,7 @@ def make_app(predictor: Predictor, *, token: str = "", limits: Limits | None = N
         lambda texts, table: predictor(texts, table),
         most_texts=bounds.batch,
         most_waiting=bounds.waiting,
+        gather=bounds.gather_seconds,
     )
 
     @asynccontextmanager
@@ -98,23 +104,16 @@ def make_app(predictor: Predictor, *, token: str = "", limits: Limits | None = N
     )
     waiting = Gauge("lorica_serve_waiting_texts", "Texts that wait.", registry=registry)
 
-    @app.middleware("http")
-    async def measured(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        if request.url.path != "/v1/predict":
-            return await call_next(request)
-        begun = time.perf_counter()
-        response = await call_next(request)
-        seconds.observe(time.perf_counter() - begun)
-        requests.labels(str(response.status_code)).inc()
-        return response
+    def note(status: int, took: float) -> None:
+        seconds.observe(took)
+        requests.labels(str(status)).inc()
 
+    app.add_middleware(Measured, path="/v1/predict", note=note)
     app.add_middleware(Bounded, most=bounds.body_bytes)
     app.add_middleware(Guarded, token=token)
 
-    @app.post("/v1/predict")
-    async def predict(asked: Asked) -> Predicted:
+    @app.post("/v1/predict", response_model=Predicted)
+    async def predict(asked: Asked) -> Response:
         """Predictions for texts."""
         if len(asked.texts) > bounds.texts:
             raise LoricaError(
@@ -129,7 +128,8 @@ def make_app(predictor: Predictor, *, token: str = "", limits: Limits | None = N
                 )
         found = await batches.ask(asked.texts, asked.table)
         texts.inc(len(found))
-        return Predicted(predictions=[prediction.content() for prediction in found])
+        # Not by the response's model: that is walked through twice, for each number of each label.
+        return JSONResponse({"predictions": [prediction.content() for prediction in found]})
 
     @app.get("/health")
     async def health() -> Health:

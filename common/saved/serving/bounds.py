@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hmac
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,6 +25,39 @@ class Limits:
     """Most texts that wait."""
     batch: int = 64
     """Most texts in one batch of the model."""
+    gather_seconds: float = 0.02
+    """How long a text waits for others to share its batch."""
+
+
+class Measured:
+    """Tells status and seconds of every request of one path."""
+
+    def __init__(self, app: ASGIApp, path: str, note: Callable[[int, float], None]) -> None:
+        """
+        Args:
+            app: what is measured.
+            path: of the requests.
+            note: called with status and seconds when an answer is sent.
+        """
+        self._app, self._path, self._note = app, path, note
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Without a task or a stream of its own, as starlette's middleware by functions has."""
+        if scope["type"] != "http" or scope["path"] != self._path:
+            await self._app(scope, receive, send)
+            return
+        begun, status = time.perf_counter(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            self._note(status, time.perf_counter() - begun)
 
 
 class Bounded:

@@ -314,3 +314,25 @@ def test_lora_is_not_tried_by_metrics_that_cannot_tell(
 def test_lora_is_tried_by_classes_counted_label_by_label() -> None:
     settings = ["privacy.evaluation_metrics=per_label", "rounds.evaluate_every=5"]
     assert load_plan(None, settings).lora_on_trial
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ({"descriptions": ["no sign between"]}, "label = text"),
+        ({"descriptions": ["a = "]}, "label = text"),
+        ({"labels": ["a", "b"], "descriptions": ["c = of the third"]}, "'c' is none"),
+        ({"kind": "image-classification", "descriptions": ["a = b"]}, "task.descriptions are for"),
+    ],
+)
+def test_descriptions_that_describe_nothing_are_refused(
+    task: dict[str, Any], said: str, refuses: Refuses
+) -> None:
+    text = json.dumps({"task": task})
+    assert said in refuses(Code.PLAN_BAD_VALUE, lambda: from_canonical(text))
+
+
+def test_descriptions_are_of_their_labels() -> None:
+    told = ["a = first", "b = x = y", "a = second"]
+    plan = RunPlan().replace(task={"labels": ["a", "b"], "descriptions": told})
+    assert plan.task.meanings == {"a": ["first", "second"], "b": ["x = y"]}

@@ -43,6 +43,8 @@ def another_value(dotted: str) -> Any:
         return 2
     if dotted == "adapter.layers":
         return [0, 1]
+    if key == "descriptions":
+        return ["label = what it means"]
     if isinstance(default, list):
         return [0, 1] if default and isinstance(default[0], int) else ["another", "one more"]
     if isinstance(default, str):

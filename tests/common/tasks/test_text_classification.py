@@ -200,6 +200,25 @@ def test_the_starting_head_is_the_scaled_features_of_the_label_names(
         torch.testing.assert_close(row, reference, rtol=0, atol=3e-4)
 
 
+def test_descriptions_stand_in_the_place_of_names(small_backbone: Path) -> None:
+    """Several of a label as the mean of what is pooled of them; reference: by hand."""
+    told = ["lost_card = my card is lost", "new-pain = my heart has pain", "new-pain = fever"]
+    plan = plan_for(small_backbone)
+    backbone, classifier = made(plan)
+    plain = starting_state(classifier, backbone, plan)
+    described = plan.replace(task={"descriptions": told})
+    state = starting_state(classifier, backbone, described)
+    last = label_text(plan.task.labels[2])
+    encoded = encode(backbone, ["my card is lost", "my heart has pain", "fever", last], 32)
+    with torch.no_grad():
+        pooled = classifier.pooled_of_ids(*collate(encoded, range(4)))
+        rows = torch.stack([pooled[0], pooled[1:3].mean(0), pooled[3]])
+        expected = torch.nn.functional.normalize(rows - rows.mean(0), dim=1)
+    torch.testing.assert_close(state["head.center"], rows.mean(0))
+    torch.testing.assert_close(state["head.weight"], ZERO_SHOT_SCALE * expected)
+    assert not torch.equal(state["head.weight"], plain["head.weight"])
+
+
 def test_the_start_is_a_function_of_the_plan_and_its_seed(small_backbone: Path) -> None:
     states = []
     for seed in (5, 5, 6):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import classification_report, precision_score, recall_score
+from sklearn.metrics import classification_report, f1_score, precision_score, recall_score
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.saved.quality.answers import Answers, answers
@@ -73,6 +73,8 @@ def test_groups_are_scikit_learns_on_the_rows_of_the_group() -> None:
         assert group.records == rows.sum()
         assert group.metrics["accuracy"].value == pytest.approx(right.mean())
         assert group.metrics["balanced accuracy"].value == pytest.approx(macro)
+        f1 = f1_score(found.truth[rows], found.said[rows], average="macro")
+        assert group.metrics["macro F1"].value == pytest.approx(f1)
 
 
 def test_the_confusion_counts_every_record_once() -> None:

@@ -146,6 +146,28 @@ def test_requests_that_come_together_share_batches_and_each_gets_its_own() -> No
     assert sizes == [4, 4, 4] or sizes == [2, 4, 4, 2]
 
 
+@pytest.mark.parametrize(("gather", "sizes"), [(30.0, [3]), (0.3, [2])])
+def test_texts_wait_for_others_until_a_batch_is_full_or_their_time_is_up(
+    gather: float, sizes: list[int]
+) -> None:
+    async def run() -> tuple[float, list[int]]:
+        batches = Batches(numbers, most_texts=3, most_waiting=100, gather=gather)
+        batches.start()
+        start = time.monotonic()
+        asked = []
+        for number in range(sizes[0]):
+            asked.append(asyncio.create_task(batches.ask([str(number)], {})))
+            await asyncio.sleep(0.01)
+        assert not asked[0].done() or sizes == [3]
+        await asyncio.gather(*asked)
+        await batches.close()
+        return time.monotonic() - start, batches.sizes
+
+    took, found = asyncio.run(run())
+    assert found == sizes
+    assert took < 20 if sizes == [3] else took >= 0.3
+
+
 def test_one_callers_bad_text_is_no_others_error() -> None:
     async def run() -> list[object]:
         batches = Batches(numbers, most_texts=10, most_waiting=100)

@@ -70,6 +70,11 @@ class Admission:
         self._answered = answered or Answered(None, hours)
         self._fits = ""  # the question that the records were last found to fit
 
+    @property
+    def open(self) -> bool:
+        """Whether there is neither a policy nor a person to ask (simulations)."""
+        return self._config is None and self._consent is None and self._questions is None
+
     @contextlib.contextmanager
     def answering(self, request: Request, kind: Kind) -> Iterator[None]:
         """Before anything else is looked at: is this a coordinator that the site answers, and was

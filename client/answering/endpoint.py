@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from typing import TypeVar
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -20,6 +21,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import log_context
 from lorica.common.wire.messages import (
     Reply,
+    Request,
     is_refusal,
     named_in,
     pack_reply,
@@ -30,6 +32,8 @@ from lorica.common.wire.messages import (
 )
 
 __all__ = ["answer", "installed_trainer", "is_refusal", "make_client_app"]
+
+T = TypeVar("T")
 
 TrainerOf = Callable[[Context], Trainer | Forwarder]
 """Finds the trainer of the node that a message reached."""
@@ -70,11 +74,26 @@ def answer(method: str, content: RecordDict, find: Callable[[], Trainer | Forwar
             reply: Reply = getattr(trainer, method)(request)
             return pack_reply(reply)
         except Exception as error:  # noqa: BLE001 - its text must not reach the coordinator
-            known = isinstance(error, LoricaError)
-            _log.warning("refused %s: %s", method, error, exc_info=None if known else error)
-            fingerprint, round = named_in(content)
-            site = str(logged["site"])
-            return pack_reply(refusal(error, fingerprint=fingerprint, round=round, site=site))
+            named = named_in(content)
+            return pack_reply(_refused(method, error, *named, str(logged["site"])))
+
+
+def answered(trainer: Trainer, method: str, request: Request, run: Callable[[], T]) -> T | Reply:
+    """What ``run`` gives for a request that did not travel, or the refusal that its exception
+    becomes; never raises."""
+    with log_context(site=trainer.site, run=request.run, round=request.round):
+        try:
+            return run()
+        except Exception as error:  # noqa: BLE001 - as of a request that travelled
+            plan = request.plan
+            return _refused(method, error, plan.fingerprint, request.round, trainer.site)
+
+
+def _refused(method: str, error: Exception, fingerprint: str, round: int, site: str) -> Reply:
+    """The refusal that an exception becomes; its details go to the site's own log."""
+    known = isinstance(error, LoricaError)
+    _log.warning("refused %s: %s", method, error, exc_info=None if known else error)
+    return refusal(error, fingerprint=fingerprint, round=round, site=site)
 
 
 def _forwarded(forwarder: Forwarder, method: str, content: RecordDict) -> RecordDict:

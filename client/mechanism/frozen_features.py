@@ -29,7 +29,7 @@ Formal guarantee:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,6 +121,42 @@ def noised_sum(
     return noise.add_noise(total, event.noise_multiplier * given.bound)
 
 
+def noised_sums(
+    given: Contributions,
+    owner: torch.Tensor,
+    records: Sequence[int],
+    event: PrivacyEvent,
+    noises: Sequence[NoiseSource],
+) -> list[torch.Tensor]:
+    """The releases of several sites: of each, to the bit, what :func:`noised_sum` gives of its
+    records alone.
+
+    Norms and factors are of rows in blocks of one shape, whoever's they are; a site's sum is of
+    its own rows, in matrices of its own.
+
+    Args:
+        given: what all sites' records give, site after site.
+        owner: number of every record's unit, from 0 without gaps, shape (n,); no unit is of two
+            sites.
+        records: how many of the records every site has.
+        event: gives σ, the same for all.
+        noises: every site's source of noise.
+
+    Returns:
+        float32, shape (C, K), one for every site.
+    """
+    exact = event.noise_multiplier > 0
+    scaled, right = _scaled(given.left, given.right, owner, given.bound, exact=exact)
+    found, start = [], 0
+    for count, noise in zip(records, noises, strict=True):
+        # Copies, so that they lie in memory as a site's own would: kernels look at that.
+        own = slice(start, start + count)
+        total = _product(scaled[own].clone(), right[own].clone())
+        found.append(noise.add_noise(total, event.noise_multiplier * given.bound))
+        start += count
+    return found
+
+
 def head_tensors(noised: torch.Tensor) -> dict[str, torch.Tensor]:
     """A released gradient sum (C, H + 1) as "head.weight" (C, H) and "head.bias" (C,), in units of
     the loss per weight; the bias is that of the constant input, b / ``BIAS_INPUT``."""
@@ -131,15 +167,26 @@ def _clipped_sum(
     left: torch.Tensor, right: torch.Tensor, owner: torch.Tensor, bound: float, *, exact: bool
 ) -> torch.Tensor:
     """Σ_u clip(mean over u's records of left_i (x) right_i); left (n, C), right (n, H), float64."""
+    return _product(*_scaled(left, right, owner, bound, exact=exact))
+
+
+def _scaled(
+    left: torch.Tensor, right: torch.Tensor, owner: torch.Tensor, bound: float, *, exact: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """left, each row times its unit's factor, and right, without what is no finite number."""
     sizes = torch.bincount(owner)
     finite = (left.isfinite().all(1) & right.isfinite().all(1)).double()
     sane = torch.ones(len(sizes), dtype=torch.float64).scatter_reduce_(0, owner, finite, "amin")
     left, right = left.nan_to_num(0.0, 0.0, 0.0), right.nan_to_num(0.0, 0.0, 0.0)
     norms = _norms(left, right, owner, sizes)
     factors = sane * factors_of(norms, bound, exact=exact, margin=_MARGIN) / sizes
-    scaled = factors[owner][:, None] * left
-    total = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64)
-    for start in range(0, len(left), _PART):
+    return factors[owner][:, None] * left, right
+
+
+def _product(scaled: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Σ_i scaled_i (x) right_i, in parts."""
+    total = torch.zeros(scaled.shape[1], right.shape[1], dtype=torch.float64)
+    for start in range(0, len(scaled), _PART):
         total += scaled[start : start + _PART].T @ right[start : start + _PART]
     return total
 

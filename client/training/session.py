@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from lorica.client.mechanism.after_noise import AfterNoise
 from lorica.client.mechanism.clipping import blocks
 from lorica.client.mechanism.dp_sgd import DPTrainer, KeepGradient, NoisyOptimizer
 from lorica.client.mechanism.evaluation import counts_by_unit, noised_counts, set_aside
-from lorica.client.mechanism.exactness import require_exact
 from lorica.client.mechanism.frozen_features import (
     Contributions,
     head_contributions,
@@ -20,13 +20,11 @@ from lorica.client.mechanism.frozen_features import (
     label_contributions,
     noised_sum,
 )
-from lorica.client.mechanism.gradient_trial import require_right_gradients
-from lorica.client.mechanism.independence import require_independence
 from lorica.client.mechanism.noise import NoiseSource
-from lorica.client.mechanism.per_sample import enable_per_sample_gradients
 from lorica.client.mechanism.step_sizes import layerwise_adam, parameter_groups
 from lorica.client.mechanism.units import Units, joined
 from lorica.client.secure_sum.grid_noise import GridNoise
+from lorica.client.training.models import Model, Models, build
 from lorica.common.adapter.factors import cut_factors, filled_up
 from lorica.common.adapter.layer_rates import layer_factors
 from lorica.common.adapter.state import State, check_shapes
@@ -40,7 +38,6 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import is_personal, step_turns
 from lorica.common.plan.stages import (
     Stage,
-    ever_trained,
     falling,
     returned,
     schedule,
@@ -51,10 +48,25 @@ from lorica.common.plan.tensors import factor_pairs
 from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.tasks import task_of
 from lorica.common.tasks.inputs import Inputs, long_texts
+from lorica.common.tasks.model import AdaptedModel
 from lorica.common.tasks.text_classification import BIAS_INPUT
 from lorica.common.tasks.views import ViewNumbers
 
 _log = logging.getLogger("lorica.site")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Records drawn for a release."""
+
+    cache: PrefixCache
+    """That has them."""
+    targets: Any
+    """Of all records of the cache."""
+    rows: np.ndarray
+    """Theirs in cache and targets, shape (n,)."""
+    owner: torch.Tensor
+    """Number of every one's unit, from 0 without gaps, shape (n,)."""
 
 
 class Session:
@@ -69,6 +81,7 @@ class Session:
         cache_bytes: int,
         secret: bytes,
         rank: int | None = None,
+        models: Models | None = None,
     ) -> None:
         """Build the model; of the records nothing is looked at before :meth:`read`.
 
@@ -79,6 +92,7 @@ class Session:
             cache_bytes: memory for cached token states, bytes.
             secret: the site's own, which decides what is set aside for evaluation.
             rank: the LoRA rank to train at, at most the plan's; the plan's when omitted.
+            models: where sites of one process have their model in common; None builds one.
 
         Raises:
             LoricaError: LOR-2xx the backbone does not give what the plan needs, LOR-411 not the
@@ -87,19 +101,16 @@ class Session:
         self._plan = plan
         self._rank = rank or plan.adapter.rank
         self._task = task_of(plan)
-        self._classifier = task_of(_at_rank(plan, self._rank)).model(backbone).eval()
+        own = _at_rank(plan, self._rank)
+        get = build if models is None else models.get
+        self._model: Model = get(own, backbone, records)
+        self._classifier = self._model.classifier
         self._records, self._secret = records, secret
         self._backbone = backbone
         self._cache_bytes = cache_bytes
-        adapter = self._classifier.adapter_parameters
-        self._trainable = {name: adapter[name] for name in ever_trained(plan, adapter)}
-        enable_per_sample_gradients(self._classifier, self._trainable.values())
-        self._trained = self._trainable
+        self._trained = self._trainable = self._model.trainable
         self._received: State = {}
         self._views = plan.training.augmentations
-        require_independence(self._classifier.pooled_of_ids, backbone)
-        require_right_gradients(plan, backbone)
-        require_exact(self._classifier, backbone, self._task.encode(backbone, records.take([])))
         self._test: tuple[PrefixCache, Any] | None = None
         self._ready = False
 
@@ -137,6 +148,7 @@ class Session:
         Raises:
             LoricaError: LOR-205 when it does not fit, LOR-501 when it holds NaN or infinity.
         """
+        self._model.held = None
         for name, tensor in state.items():
             if not bool(tensor.isfinite().all()):
                 raise LoricaError(
@@ -148,6 +160,15 @@ class Session:
             unsent = {name: torch.zeros_like(tensor) for name, tensor in self.personal.items()}
             self._received = state = unsent | state | (own or {})
             self._classifier.load_state(self._at_own_rank(state))
+
+    def hold(self, blob: bytes, stage: Stage) -> None:
+        """Note that what is loaded is what these bytes hold, for a stage on frozen features."""
+        self._model.held = (blob, stage) if stage.on_frozen_features else None
+
+    def holds(self, blob: bytes, stage: Stage) -> bool:
+        """Whether just that is loaded, in the very bytes, and nothing was loaded since."""
+        held = self._model.held
+        return held is not None and held[0] is blob and held[1] is stage
 
     @property
     def personal(self) -> State:
@@ -166,21 +187,32 @@ class Session:
         self._choose(round)
         if stage is Stage.LOCAL:
             return self._local_steps(round, event, noise)
-        closed = self._task.closed_head and self._views == 1
-        if stage is Stage.LORA or (stage is Stage.HEAD and not closed):
+        if not self.in_closed_form(stage):
             return self._gradient_sum(event, noise)
         rows, owner = joined(self._units.draw(noise, event.sample_rate))
         noised = noised_sum(self._contributions(stage, rows), owner, event, noise)
         if isinstance(noise, GridNoise):
             noised = noise.released[-1]
-        return {"head.weight": noised} if stage is Stage.CLASS_SUMS else head_tensors(noised)
+        return named(stage, noised)
+
+    def in_closed_form(self, stage: Stage) -> bool:
+        """Whether a stage's release is one of :mod:`~lorica.client.mechanism.frozen_features`."""
+        closed = self._task.closed_head and self._views == 1
+        return stage is Stage.CLASS_SUMS or (stage is Stage.HEAD and closed)
 
     def _contributions(self, stage: Stage, rows: np.ndarray) -> Contributions:
         """What training rows give to a release on frozen features, before clipping."""
-        features, head = self._idle_features(rows), self._classifier.head
-        targets = self._train_targets
+        features = idle_features(self._train_cache, self._classifier, rows)
+        return self.contributions_of(stage, features, self._train_targets, rows)
+
+    def contributions_of(
+        self, stage: Stage, features: torch.Tensor, targets: Any, rows: np.ndarray
+    ) -> Contributions:
+        """The same of any records with these features, whose targets are ``rows`` of ``targets``;
+        by this session's model as it is."""
         if stage is Stage.CLASS_SUMS:
             return label_contributions(features, targets.of(rows), len(self._plan.task.labels))
+        head = self._classifier.head
         assert isinstance(head, torch.nn.Linear)
         return head_contributions(
             head,
@@ -188,6 +220,16 @@ class Session:
             lambda outputs, places: self._task.residuals(outputs, targets, rows[places]),
             self._plan.privacy.clip_norm,
         )
+
+    def drawn(self, event: PrivacyEvent, noise: NoiseSource) -> Drawn:
+        """The records that a release reads: drawn by the site's own stream."""
+        rows, owner = joined(self._units.draw(noise, event.sample_rate))
+        return Drawn(self._train_cache, self._train_targets, rows, owner)
+
+    @property
+    def model(self) -> Model:
+        """What the session computes with."""
+        return self._model
 
     def _choose(self, round: int) -> None:
         """Make what the round trains, and nothing else, trainable."""
@@ -280,16 +322,6 @@ class Session:
         check_shapes(state, shapes)
         return cut_factors(state, self._rank)
 
-    def _idle_features(self, rows: np.ndarray) -> torch.Tensor:
-        """Features (n, H) of training rows through the backbone as it came."""
-        cache, classifier = self._train_cache, self._classifier
-        features = torch.empty(len(rows), classifier.pooled_width)
-        with torch.no_grad():
-            for batch, places in cache.batches(rows):
-                found = cache.features(classifier, batch)[: len(places)]
-                features[torch.from_numpy(places)] = found
-        return features
-
     def evaluate(self, event: PrivacyEvent, noise: NoiseSource) -> tuple[float, ...]:
         """Noised counts of the loaded state on the records set aside."""
         self._test = self._test or self._cache(self._test_rows)
@@ -341,6 +373,21 @@ class Session:
         else:
             outputs = self._train_cache.outputs(self._classifier, rows)
         return self._task.loss_sum(outputs, self._train_targets, rows)
+
+
+@torch.no_grad()
+def idle_features(cache: PrefixCache, classifier: AdaptedModel, rows: np.ndarray) -> torch.Tensor:
+    """Features (n, H) of rows of a cache through the backbone as it came."""
+    features = torch.empty(len(rows), classifier.pooled_width)
+    for batch, places in cache.batches(rows):
+        found = cache.features(classifier, batch)[: len(places)]
+        features[torch.from_numpy(places)] = found
+    return features
+
+
+def named(stage: Stage, noised: torch.Tensor) -> State:
+    """A release on frozen features as the tensors that are sent."""
+    return {"head.weight": noised} if stage is Stage.CLASS_SUMS else head_tensors(noised)
 
 
 def _key(noise: NoiseSource) -> bytes:

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,6 +17,7 @@ from lorica.client.benefit.aside import OwnRecords, own_records
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.ledger.head import Heads
 from lorica.client.mechanism.noise import NoiseSource, RequestNoise
+from lorica.client.training.models import Models
 from lorica.client.training.personal import MemoryPersonal, PersonalStore, has_own, own_state
 from lorica.client.training.sealing import SealedAnswer, Sealing
 from lorica.client.training.session import Session
@@ -53,7 +54,23 @@ NoiseFactory = Callable[[str, int], NoiseSource]
 for training and that id with "/evaluate" for evaluation. For simulations and tests; a site gives
 its :class:`~lorica.client.mechanism.noise.RequestNoise`."""
 
+Run = Callable[[Session, PrivacyEvent], tuple[Reply, State]]
+"""Computes a charged answer: the reply, and the personal tensors to keep with it."""
+
 _log = logging.getLogger("lorica.site")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An answer that is checked and charged, and not computed yet."""
+
+    request: Request
+    kind: Kind
+    ledger: Ledger
+    session: Session
+    event: PrivacyEvent
+    """What was charged."""
+    sealed: SealedAnswer | None = None
 
 
 class LocalTrainer:
@@ -93,6 +110,7 @@ class LocalTrainer:
         aside: bytes | None = None,
         key: ec.EllipticCurvePrivateKey | None = None,
         cache_bytes: int = CACHE_BYTES,
+        models: Models | None = None,
     ) -> None:
         """
         Args:
@@ -110,6 +128,8 @@ class LocalTrainer:
                 draws one for this process's lifetime.
             key: signs replies, that of the site's registration; None leaves them unsigned.
             cache_bytes: memory for cached token states, bytes.
+            models: where sites of one process have their model in common; the process then keeps
+                its memory between answers. None: a model of its own.
 
         Raises:
             LoricaError: LOR-615 the ledger protects another unit than the policy.
@@ -132,6 +152,7 @@ class LocalTrainer:
         self._key = key
         self._sealing = sealing or Sealing(site)
         self._session: Session | None = None
+        self._models = models
         self._units_by_name = len(set(records.units))
 
     def capabilities(self, request: Request) -> Reply:
@@ -164,6 +185,46 @@ class LocalTrainer:
             return self._signed(self._train(request), request, TRAIN)
 
     def _train(self, request: Request) -> Reply:
+        begun = self._begin_training(request)
+        if isinstance(begun, Reply):
+            return begun
+        round, sealed = request.round, begun.sealed
+
+        def run(session: Session, event: PrivacyEvent) -> tuple[Reply, State]:
+            noise = self.source(request, TRAIN)
+            if sealed is not None:
+                vector = sealed.vector(noise, lambda n: session.train(round, event, n))
+                return self._reply(request, sealed=vector), {}
+            return self._trained(request, session, session.train(round, event, noise))
+
+        return self._finish(begun, run)
+
+    def joins(self, request: Request) -> bool:
+        """Whether a request to train may be answered in parts, beside other sites' of this process
+        (:mod:`lorica.client.training.together`): the site shares its model with them, and neither
+        sums are sealed nor requests or replies signed."""
+        plain = self._models is not None and self._admission.open and self._key is None
+        return plain and not request.plan.sealed
+
+    def begin_training(self, request: Request) -> Begun | Reply:
+        """The first part of :meth:`train`, of a site that :meth:`joins`: check and charge, or the
+        stored reply. Raises as that does."""
+        return self._begin_training(request)
+
+    def finish_training(self, begun: Begun, update: Callable[[], State]) -> Reply:
+        """The last part: the reply with an update that was computed for what was begun, or, if
+        ``update`` raises, the refusal that is the round's reply."""
+
+        def run(session: Session, event: PrivacyEvent) -> tuple[Reply, State]:
+            return self._trained(begun.request, session, update())
+
+        return self._finish(begun, run)
+
+    def load(self, begun: Begun) -> None:
+        """Have the model hold again what the request sent: other sites' answers use it, too."""
+        self._load(begun.request, begun.kind, begun.session)
+
+    def _begin_training(self, request: Request) -> Begun | Reply:
         plan = request.plan
         if not 1 <= request.round <= plan.rounds.count:
             raise LoricaError(
@@ -171,20 +232,16 @@ class LocalTrainer:
                 f"Round {request.round} is outside the plan's 1 to {plan.rounds.count}.",
             )
 
-        def run(session: Session, event: PrivacyEvent) -> tuple[Reply, State]:
-            noise = self._source(request, TRAIN)
-            if sealed is not None:
-                vector = sealed.vector(noise, lambda n: session.train(request.round, event, n))
-                return self._reply(request, sealed=vector), {}
-            update = session.train(request.round, event, noise)
-            own = session.personal if has_own(plan, request.round) else {}
-            seed = request.run, request.round, self.site
-            blob = pack_state(encode(update, plan.wire.update, *seed))
-            return self._reply(request, blob=blob), own
-
         sealed = self._sealing.training(request) if plan.sealed else None
         part = partial(RunPrivacy.of_round, round=request.round)
-        return self._answer(request, TRAIN, part, run, sealed)
+        return self._begin(request, TRAIN, part, sealed)
+
+    def _trained(self, request: Request, session: Session, update: State) -> tuple[Reply, State]:
+        """The reply with an update, and what the site keeps for itself."""
+        own = session.personal if has_own(request.plan, request.round) else {}
+        seed = request.run, request.round, self.site
+        blob = pack_state(encode(update, request.plan.wire.update, *seed))
+        return self._reply(request, blob=blob), own
 
     def evaluate(self, request: Request) -> Reply:
         """Noised counts of the request's global adapter on records set aside at the site.
@@ -202,15 +259,19 @@ class LocalTrainer:
                 f"The plan has no evaluation at sites after round {request.round}.",
             )
 
+        sealed = self._sealing.evaluation(request) if request.plan.sealed else None
+        begun = self._begin(request, EVALUATE, lambda privacy: privacy.evaluation, sealed)
+        if isinstance(begun, Reply):
+            return begun
+
         def run(session: Session, event: PrivacyEvent) -> tuple[Reply, State]:
-            noise = self._source(request, EVALUATE)
+            noise = self.source(request, EVALUATE)
             if sealed is not None:
                 vector = sealed.vector(noise, lambda n: session.evaluate(event, n))
                 return self._reply(request, sealed=vector), {}
             return self._reply(request, counts=session.evaluate(event, noise)), {}
 
-        sealed = self._sealing.evaluation(request) if request.plan.sealed else None
-        return self._answer(request, EVALUATE, lambda privacy: privacy.evaluation, run, sealed)
+        return self._finish(begun, run)
 
     @property
     def labels(self) -> list[str]:
@@ -239,20 +300,14 @@ class LocalTrainer:
         """Free the model and the cached states; the next request builds them anew."""
         self._session = None
 
-    def _answer(
+    def _begin(
         self,
         request: Request,
         kind: Kind,
         part: Callable[[RunPrivacy], PrivacyEvent | None],
-        run: Callable[[Session, PrivacyEvent], tuple[Reply, State]],
         sealed: SealedAnswer | None,
-    ) -> Reply:
-        """Stored reply, or: check, charge, run, store. Only stored replies leave (masked, in a
-        sealed sum), and only the personal tensors that ``run`` gave with them are kept.
-
-        A private step that fails leaves no second chance: its refusal is the round's reply. Were
-        it tried again, whether and how often it fails could tell of the records, unaccounted.
-        """
+    ) -> Begun | Reply:
+        """The stored reply, or: check and charge."""
         plan = request.plan
         ledger = self._ledger_of(plan)
         self._require_newest(request)
@@ -266,10 +321,7 @@ class LocalTrainer:
         if sealed is not None:
             sealed.begin()
         session = self._open(plan)
-        own = own_state(self._personal, request, kind)
-        sent = unpack_state(request.blob)
-        session.load(sent, stage_of(plan, request.round), own)
-        self._admission.require_adapter(sent)
+        self._load(request, kind, session)
         ledger.charge(
             Charge(
                 run=request.run,
@@ -280,34 +332,60 @@ class LocalTrainer:
                 fingerprint=plan.fingerprint,
                 run_epsilon=plan.privacy.epsilon,
                 run_delta=plan.privacy.delta,
-                whole=tuple(privacy.events(plan.rounds.count, len(plan.evaluation_rounds))),
+                whole=privacy.whole,
                 shared=OWN_NOISE if sealed is None else sealed.shared,
             )
         )
+        return Begun(request, kind, ledger, session, event, sealed)
+
+    def _load(self, request: Request, kind: Kind, session: Session) -> None:
+        """Have the session take over what was sent; where sites share its model and it holds just
+        that already, it stays."""
+        stage = stage_of(request.plan, request.round)
+        if self._models is not None and session.holds(request.blob, stage):
+            return
+        own = own_state(self._personal, request, kind)
+        unpack = unpack_state if self._models is None else self._models.unpacked
+        sent = unpack(request.blob)
+        session.load(sent, stage, own)
+        self._admission.require_adapter(sent)
+        session.hold(request.blob, stage)
+
+    def _finish(self, begun: Begun, run: Run) -> Reply:
+        """Run what was charged and store its reply. Only stored replies leave (masked, in a
+        sealed sum), and only the personal tensors that ``run`` gave with them are kept.
+
+        A private step that fails leaves no second chance: its refusal is the round's reply. Were
+        it tried again, whether and how often it fails could tell of the records, unaccounted.
+        """
+        request, kind, sealed = begun.request, begun.kind, begun.sealed
         kept: State = {}
         try:
-            session.read()
-            reply, kept = run(session, event)
+            begun.session.read()
+            reply, kept = run(begun.session, begun.event)
             packed = reply_to_bytes(reply)
         except Exception as error:  # noqa: BLE001 - it may depend on the records: answered once
             _log.warning(
                 "%s of round %d failed; its refusal is kept", kind, request.round, exc_info=error
             )
             self.close()
+            if self._models is not None:
+                self._models.clean()
             packed = reply_to_bytes(self._refusal(request, error))
-        release_unused()
+        if self._models is None:
+            release_unused()
 
         def keep() -> None:
             if kept:
-                self._personal.save(request.run, plan, request.round, kept)
+                self._personal.save(request.run, request.plan, request.round, kept)
 
-        leaves = ledger.store(request.run, request.round, kind, packed, beside=keep)
+        leaves = begun.ledger.store(request.run, request.round, kind, packed, beside=keep)
         if self._heads is not None:
             self._heads.keep()
         reply = reply_from_bytes(leaves)
         return self._headed(reply if sealed is None else sealed.leaving(reply))
 
-    def _source(self, request: Request, kind: Kind) -> NoiseSource:
+    def source(self, request: Request, kind: Kind) -> NoiseSource:
         """Sampling and noise of the answer to a request."""
         if isinstance(self._noise, RequestNoise):
             blob = hashlib.sha256(request.blob).hexdigest()
@@ -397,5 +475,6 @@ class LocalTrainer:
                 cache_bytes=self._cache_bytes,
                 secret=self._aside,
                 rank=self._figures.rank_of(plan),
+                models=self._models,
             )
         return self._session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
@@ -63,7 +64,7 @@ class CacheView(PrefixCache):
         """``places``: the row in ``whole`` of every record of ``encoded``."""
         self.encoded = encoded
         self.lengths, self.sizes = encoded.lengths, encoded.sizes
-        self._whole, self._places = whole, np.array(places, dtype=np.int64)
+        self.whole, self.places = whole, np.array(places, dtype=np.int64)
 
     @property
     def size_bytes(self) -> int:
@@ -72,7 +73,21 @@ class CacheView(PrefixCache):
 
     def features(self, classifier: AdaptedModel, rows: np.ndarray) -> torch.Tensor:
         """As of the whole."""
-        return self._whole.features(classifier, self._places[rows])
+        return self.whole.features(classifier, self.places[rows])
+
+
+def joined(
+    parts: Sequence[tuple[PrefixCache, np.ndarray]],
+) -> tuple[PrefixCache, np.ndarray] | None:
+    """One cache that has all of these rows of several, and where it has them, shape (n,); None
+    where there is none: they are not all views of one."""
+    wholes = {id(cache.whole): cache.whole for cache, _ in parts if isinstance(cache, CacheView)}
+    if len(wholes) != 1:
+        return None
+    places = [cache.places[rows] for cache, rows in parts if isinstance(cache, CacheView)]
+    if len(places) != len(parts):
+        return None
+    return next(iter(wholes.values())), np.concatenate(places)
 
 
 class CacheShelf:

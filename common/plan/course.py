@@ -302,6 +302,11 @@ class SimulationPlan(Section):
     """Engine "in-process": worker processes that the sites are divided among; 1 runs one site after
     another in the simulation's own process, with all its threads; 0: one for every core."""
 
+    messages: Literal["direct", "real"] = "direct"
+    """Engine "in-process": "direct" hands requests and replies over as they are, with the same
+    results to the bit; "real" packs every one of them as it travels between institutions, which
+    takes several times as long."""
+
     noise: Literal["seeded", "secure"] = "seeded"
     """"seeded" makes noise reproducible (and so not private); "secure" draws it from the
     operating system's generator, as real sites do."""

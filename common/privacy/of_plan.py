@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
@@ -18,6 +19,11 @@ from lorica.common.privacy.shared_noise import accounted
 _BEFORE_LORA = 0.125
 """What of rounds.warm_start is left to the class sums of a run whose LoRA rounds stand above the
 noise: its sums do so by far, and LoRA rounds need the budget more."""
+
+
+_MOST_KNOWN = 4096
+_KNOWN: dict[tuple[str, float | None], RunPrivacy] = {}
+"""What was worked out in this process, by the plan's fingerprint and q of local steps."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,11 @@ class RunPrivacy:
         """One round of the stage that has most of the rounds."""
         longest = max(schedule(self.plan), key=lambda part: part[1])[0]
         return dict(self.stages)[longest]
+
+    @cached_property
+    def whole(self) -> tuple[PrivacyEvent, ...]:
+        """All that the run does."""
+        return tuple(self.events(self.plan.rounds.count, len(self.plan.evaluation_rounds)))
 
     def events(self, rounds: int | Collection[int], evaluations: int) -> list[PrivacyEvent]:
         """All that these rounds (or the first so many) and so many evaluations do."""
@@ -111,7 +122,18 @@ def public_privacy(plan: RunPlan) -> RunPrivacy:
 
 
 def _calibrated(plan: RunPlan, local_rate: float | None) -> RunPrivacy:
-    """The noise of all stages; ``local_rate`` is q of local steps, None to leave them out."""
+    """The noise of all stages; ``local_rate`` is q of local steps, None to leave them out. Worked
+    out once: every site and every round of a run asks for the same."""
+    key = plan.fingerprint, local_rate
+    found = _KNOWN.get(key)
+    if found is None:
+        if len(_KNOWN) >= _MOST_KNOWN:
+            _KNOWN.clear()
+        found = _KNOWN[key] = _worked_out(plan, local_rate)
+    return found
+
+
+def _worked_out(plan: RunPlan, local_rate: float | None) -> RunPrivacy:
     sigmas = _jointly(plan) if plan.training.mode == "gradient" else _apart(plan, local_rate)
     rates = _rates(plan) | {Stage.LOCAL: local_rate or 0.0}
     steps = {Stage.LOCAL: plan.training.local_steps}

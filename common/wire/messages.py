@@ -232,7 +232,15 @@ def unpack_reply(record: RecordDict, *, fingerprint: str, round: int) -> Reply:
         LoricaError: LOR-501 malformed or of another round, LOR-104 of another plan.
     """
     same_protocol(fields_of(record))
-    reply = _reply_in(record)
+    return require_answer(_reply_in(record), fingerprint=fingerprint, round=round)
+
+
+def require_answer(reply: Reply, *, fingerprint: str, round: int) -> Reply:
+    """The reply, if it answers a request of this plan and round.
+
+    Raises:
+        LoricaError: LOR-501 of another round, LOR-104 of another plan.
+    """
     if reply.fingerprint != fingerprint and reply.status == "ok":
         raise LoricaError(Code.PLAN_MISMATCH, "A reply belongs to another plan.")
     if reply.round != round and reply.status == "ok":
@@ -240,6 +248,11 @@ def unpack_reply(record: RecordDict, *, fingerprint: str, round: int) -> Reply:
             Code.MESSAGE_MALFORMED, f"A reply belongs to round {reply.round}, not {round}."
         )
     return reply
+
+
+def name_shown(name: str) -> str:
+    """A site's name as a coordinator takes it over from a reply."""
+    return printable(name[:200])
 
 
 def _reply_in(record: RecordDict) -> Reply:
@@ -259,7 +272,7 @@ def _reply_in(record: RecordDict) -> Reply:
         round=count_of(fields, "round"),
         status="ok" if status == "ok" else "refused",
         code=code,
-        site=printable(text_of(fields, "site")[:200]),
+        site=name_shown(text_of(fields, "site")),
         weight=count_of(fields, "weight"),
         blob=blob_of(record),
         counts=counts_of(record),

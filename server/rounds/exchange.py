@@ -15,6 +15,8 @@ from typing import Literal
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from lorica.common.wire.messages import Reply
+
 _SHORTEST, _LONGEST, _SHARE = 0.05, 0.5, 0.1
 """Seconds between polls: a tenth of the time since the messages were sent, within bounds."""
 _LOOK_SECONDS = 2.0  # between looks at which nodes are online, and since when
@@ -36,6 +38,8 @@ class Answer:
     """Of a reply."""
     error: int = 0
     """Flower's error code."""
+    reply: Reply | None = None
+    """Of a reply that did not travel (:mod:`lorica.server.rounds.direct`)."""
 
 
 @dataclass

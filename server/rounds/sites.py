@@ -21,12 +21,14 @@ from lorica.common.wire.messages import (
     Request,
     pack_request,
     refusal_code,
+    require_answer,
     unpack_reply,
     with_head,
 )
 from lorica.common.wire.sealing import verify_reply
 from lorica.common.wire.signing import CoordinatorKey
 from lorica.server.results.round import SiteRound, SiteStatus
+from lorica.server.rounds.direct import DirectGrid, exchange_directly
 from lorica.server.rounds.exchange import Answer, exchange
 from lorica.server.rounds.heads import Heads
 from lorica.server.rounds.known import MOST_UNITS, Directory, KnownSite
@@ -199,8 +201,18 @@ class Sites:
     ) -> Iterator[Answer]:
         """Ask all ``nodes``, signed for each when there is a key: the same, but for what each is
         asked for in a sealed sum."""
-        unsigned: dict[bytes, RecordDict] = {}
         self._sent = {}
+        if self._key is None and isinstance(self._grid, DirectGrid):
+            asked: dict[bytes, Request] = {}
+
+            def request_to(node: int) -> Request:
+                what = sealed[node] if sealed else b""
+                if what not in asked:
+                    asked[what] = Request(self._plan, self._run, round, blob, sealed=what)
+                return asked[what]
+
+            return exchange_directly(self._grid, nodes, request_to, kind, self.check_stop)
+        unsigned: dict[bytes, RecordDict] = {}
 
         def content(node: int) -> RecordDict:
             what, name = sealed[node] if sealed else b"", self._name(node)
@@ -255,9 +267,13 @@ class Sites:
             raise Unanswered(
                 "late", f"{Code.SITE_SILENT.value}: no answer within {seconds:g} seconds"
             )
-        if answer.kind == "error" or answer.content is None:
+        fingerprint = self._plan.fingerprint
+        if answer.reply is not None:
+            reply = require_answer(answer.reply, fingerprint=fingerprint, round=round)
+        elif answer.kind == "error" or answer.content is None:
             raise Unanswered("failed", f"the node answered with Flower's error {answer.error}")
-        reply = unpack_reply(answer.content, fingerprint=self._plan.fingerprint, round=round)
+        else:
+            reply = unpack_reply(answer.content, fingerprint=fingerprint, round=round)
         known = self._known.get(answer.node)
         if known is None and self._directory is not None:
             raise LoricaError(
@@ -265,6 +281,10 @@ class Sites:
             )
         if known is not None:
             if reply.status == "ok" or reply.signature:
+                if answer.content is None:
+                    raise LoricaError(
+                        Code.REPLY_FORGED, "A registered site's reply did not travel."
+                    )
                 verify_reply(answer.content, self._sent[answer.node], kind, known.public_key)
             if reply.status == "ok" and reply.site != known.name:
                 raise LoricaError(

@@ -16,23 +16,42 @@ from lorica.client.answering.endpoint import make_client_app
 from lorica.client.answering.protocol import Trainer
 from lorica.common.adapter.state import State
 from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import RunPlan
+from lorica.simulations.run.direct import DirectInProcessGrid, DirectNodes
 from lorica.simulations.run.grid import InProcessGrid
 from lorica.simulations.run.nodes import LocalGrid, VirtualNodes
-from lorica.simulations.run.workers import SiteWorkers
+from lorica.simulations.run.workers import Nodes, SiteWorkers
 
 Main = Callable[[Grid], State]
 """The coordinator's side: runs all rounds over a grid and returns the final state."""
 
 
 def run_in_process(
-    main: Main, trainers: Mapping[str, Trainer], workers: SiteWorkers | None = None
+    main: Main,
+    trainers: Mapping[str, Trainer],
+    workers: SiteWorkers | None = None,
+    *,
+    plan: RunPlan | None = None,
 ) -> State:
-    """Run with sites called one after another in this process, or in workers that have them."""
-    return main(InProcessGrid(_app_of(trainers), len(trainers), workers))
+    """Run with sites called in this process, or in workers that have them.
+
+    Args:
+        main: the coordinator's side.
+        trainers: the sites.
+        workers: made for just these; None: there are none.
+        plan: says whether requests travel as messages; None: they do.
+    """
+    app = _app_of(trainers)
+    if plan is None or plan.simulation.messages == "real":
+        return main(InProcessGrid(app, len(trainers), workers))
+    nodes, ahead = DirectNodes(list(trainers.values())), not plan.rounds.over_provision
+    return main(DirectInProcessGrid(app, nodes, workers, ahead=ahead))
 
 
-def virtual_nodes(trainers: Mapping[str, Trainer]) -> VirtualNodes:
-    """Nodes whose messages these trainers answer, for workers."""
+def virtual_nodes(trainers: Mapping[str, Trainer], plan: RunPlan) -> Nodes:
+    """Nodes of these trainers, for workers."""
+    if plan.simulation.messages == "direct":
+        return DirectNodes(list(trainers.values()))
     return VirtualNodes(_app_of(trainers), len(trainers))
 
 

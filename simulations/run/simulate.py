@@ -203,14 +203,14 @@ class Simulation:
         local = self.plan.training.mode == "local"  # as many steps at every site
         costs = {name: 1 if local else t.units(self.plan) for name, t in self._trainers.items()}
         count = worker_count(self.plan, len(costs))
-        return site_workers(virtual_nodes(self._trainers), costs, count)
+        return site_workers(virtual_nodes(self._trainers, self.plan), costs, count)
 
     def _federate(self, kept: Recording, workers: SiteWorkers | None) -> State:
         main = self._main(self.plan, self._folder, FEDERATION, kept, list(self._trainers))
         if self.plan.simulation.engine == "ray":
             personal = {PERSONAL_VARIABLE: str(self._personal.resolve())}
             return run_on_ray(main, len(self._trainers), personal)
-        return run_in_process(main, self._trainers, workers)
+        return run_in_process(main, self._trainers, workers, plan=self.plan)
 
     def _main(
         self, plan: RunPlan, folder: RunFolder, run: str, kept: Recording, sites: list[str]
@@ -317,7 +317,7 @@ class Simulation:
         ):
             progress.note(f"Baseline: {title}")
             main = self._main(plan, folder, run, kept.beside(progress), [trainer.site])
-            run_in_process(main, {trainer.site: trainer})
+            run_in_process(main, {trainer.site: trainer}, plan=plan)
         score = folder.rounds()[-1].score
         assert score is not None
         return score

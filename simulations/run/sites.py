@@ -15,6 +15,7 @@ from flwr.app import Context
 from lorica.client.admission.figures import SiteFigures
 from lorica.client.admission.gate import Admission
 from lorica.client.mechanism.noise import NoiseSource, SecureNoise, SeededNoise
+from lorica.client.training.models import Models
 from lorica.client.training.personal import FolderPersonal
 from lorica.client.training.sealing import Sealing
 from lorica.client.training.trainer import LocalTrainer
@@ -46,6 +47,7 @@ def make_trainer(
     personal: Path | None = None,
     rank: int | None = None,
     cache_bytes: int = CACHE_BYTES,
+    models: Models | None = None,
 ) -> LocalTrainer:
     """A site's trainer with the plan's kind of noise.
 
@@ -60,6 +62,7 @@ def make_trainer(
             memory.
         rank: the LoRA rank it trains at, if below the plan's.
         cache_bytes: memory for its cached states, bytes.
+        models: what the sites of the process share; None: it shares nothing.
     """
     seed, secure = plan.simulation.seed, plan.simulation.noise == "secure"
 
@@ -80,6 +83,7 @@ def make_trainer(
         cache_bytes=cache_bytes,
         sealing=_sealing(site, plan),
         aside=f"simulation {seed}".encode(),
+        models=models,
     )
 
 
@@ -115,6 +119,7 @@ def make_trainers(
     """
     parts = partition(records, plan.simulation, task_of(plan).strata(records))
     ranks = itertools.cycle(plan.simulation.ranks or [None])
+    models = Models()
     return {
         site: make_trainer(
             site,
@@ -123,6 +128,7 @@ def make_trainers(
             personal=personal,
             rank=rank,
             cache_bytes=CACHE_BYTES * len(rows) // len(records),
+            models=models,
         )
         for (site, rows), rank in zip(parts.items(), ranks, strict=False)
     }

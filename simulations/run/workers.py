@@ -24,16 +24,24 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
 
 import torch
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import fields_of
 from lorica.common.plan import RunPlan
-from lorica.simulations.run.nodes import VirtualNodes
 
 _WAITING = 4
 """Replies per worker that may wait to be pulled before it gets no more to do: bounds memory."""
+
+
+class Nodes(Protocol):
+    """What a worker runs."""
+
+    def answer(self, content: Any) -> Any:
+        """What comes back for what was sent; a pipe between processes takes both."""
+        ...
 
 
 def worker_count(plan: RunPlan, sites: int) -> int:
@@ -76,7 +84,7 @@ def shared_out(costs: Sequence[float], workers: int) -> list[int]:
 class SiteWorkers:
     """Forked processes that answer for virtual nodes; a context manager around the run."""
 
-    def __init__(self, nodes: VirtualNodes, names: Sequence[str], owners: Sequence[int]) -> None:
+    def __init__(self, nodes: Nodes, names: Sequence[str], owners: Sequence[int]) -> None:
         """
         Args:
             nodes: all virtual nodes.
@@ -86,9 +94,9 @@ class SiteWorkers:
         self._nodes, self._names, self._owners = nodes, list(names), list(owners)
         self._processes: list[BaseProcess] = []
         self._connections: list[Connection] = []
-        self._queues: list[dict[str, tuple[int, bytes]]] = [{} for _ in range(max(owners) + 1)]
+        self._queues: list[dict[str, tuple[int, Any]]] = [{} for _ in range(max(owners) + 1)]
         self._busy: dict[int, tuple[str, int]] = {}  # worker -> message and partition
-        self._done: dict[str, bytes] = {}
+        self._done: dict[str, Any] = {}
         self._worker_of: dict[str, int] = {}
 
     def __enter__(self) -> SiteWorkers:
@@ -120,15 +128,24 @@ class SiteWorkers:
         for process in self._processes:
             process.join()
 
-    def ask(self, identity: str, partition: int, packed: bytes) -> None:
-        """Give a message to the worker of its site."""
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._queues)
+
+    def owner(self, partition: int) -> int:
+        """The worker of a site."""
+        return self._owners[partition]
+
+    def ask(self, identity: str, partition: int, content: Any) -> None:
+        """Give what is asked of a site, or of several that begin with it, to their worker."""
         worker = self._owners[partition]
         self._worker_of[identity] = worker
-        self._queues[worker][identity] = partition, packed
+        self._queues[worker][identity] = partition, content
         self._go_on(worker, "")
 
-    def reply(self, identity: str) -> bytes:
-        """The reply to a message, once it is there.
+    def reply(self, identity: str) -> Any:
+        """What came back for what was asked, once it is there.
 
         Raises:
             LoricaError: LOR-511 when a worker died.
@@ -150,10 +167,10 @@ class SiteWorkers:
         identity = wanted if wanted in queue else next(iter(queue))
         if identity != wanted and len(self._done) >= _WAITING * len(self._queues):
             return
-        partition, packed = queue.pop(identity)
+        partition, content = queue.pop(identity)
         self._busy[worker] = identity, partition
         try:
-            self._connections[worker].send_bytes(packed)
+            self._connections[worker].send(content)
         except OSError:
             self._died(worker)
 
@@ -181,7 +198,7 @@ class SiteWorkers:
 
 @contextlib.contextmanager
 def site_workers(
-    nodes: VirtualNodes, costs: Mapping[str, float], count: int
+    nodes: Nodes, costs: Mapping[str, float], count: int
 ) -> Iterator[SiteWorkers | None]:
     """So many workers for these sites, or None where one process is enough.
 
@@ -214,9 +231,7 @@ class _Lines(logging.handlers.QueueHandler):
         return taken
 
 
-def _serve(
-    connection: Connection, others: list[Connection], nodes: VirtualNodes, threads: int
-) -> None:
+def _serve(connection: Connection, others: list[Connection], nodes: Nodes, threads: int) -> None:
     """A worker: answer one message after the other until the connection is closed."""
     for other in others:
         other.close()  # else they stay open when the parent is gone
@@ -228,10 +243,10 @@ def _serve(
     log.handlers, log.propagate = [lines], False
     while True:
         try:
-            packed = connection.recv_bytes()
+            content = connection.recv()
         except (EOFError, OSError):
             return
-        connection.send((nodes.answer(packed), lines.take()))
+        connection.send((nodes.answer(content), lines.take()))
 
 
 def cores() -> int:

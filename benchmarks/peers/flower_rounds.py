@@ -66,10 +66,8 @@ def main() -> None:
         for number in range(ROUNDS):
             begun = time.perf_counter()
             content = RecordDict({"head": ArrayRecord({"head": head})})
-            messages = [
-                Message(content, node, "train", group_id=str(number))
-                for node in grid.get_node_ids()
-            ]
+            group, nodes = str(number), grid.get_node_ids()
+            messages = [Message(content, node, "train", group_id=group) for node in nodes]
             total = torch.zeros_like(head)
             for reply in grid.send_and_receive(messages):
                 total += torch.from_numpy(reply.content["head"]["head"].numpy())

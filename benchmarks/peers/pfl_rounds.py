@@ -20,7 +20,7 @@ import torch
 from head_round import Step, Task
 from pfl.aggregate.simulate import SimulatedBackend
 from pfl.algorithm.base import FederatedAlgorithm
-from pfl.callback import TrainingProcessCallback
+from pfl.callback.base import TrainingProcessCallback
 from pfl.common_types import Population
 from pfl.context import CentralContext
 from pfl.data.dataset import Dataset
@@ -114,20 +114,12 @@ def main() -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     task = Task.read(Path(sys.argv[1]), rounds=int(sys.argv[2]), empty="--empty" in sys.argv)
-    users = {
-        str(number): Dataset(site, user_id=str(number)) for number, site in enumerate(task.sites)
-    }
-    data = FederatedDataset.from_slices(users, get_user_sampler("minimize_reuse", list(users)))
-    sites = {name: Dataset(user.raw_data, user_id=name) for name, user in users.items()}
-    data = FederatedDataset(
-        lambda name: sites[name], get_user_sampler("minimize_reuse", list(sites))
-    )
+    users = {str(place): Dataset(site, user_id=str(place)) for place, site in enumerate(task.sites)}
+    sampler = get_user_sampler("minimize_reuse", list(users))
+    data = FederatedDataset(users.__getitem__, sampler)
     head = Head(task.start())
-    model = PyTorchModel(
-        head,
-        lambda params: torch.optim.SGD(params, lr=1.0),
-        torch.optim.SGD(head.parameters(), lr=1.0),
-    )
+    unused = torch.optim.SGD(head.parameters(), lr=1.0)
+    model = PyTorchModel(head, lambda params: torch.optim.SGD(params, lr=1.0), unused)
     clock = Clock()
     Rounds(task).run(
         Params(task.rounds, len(task.sites)),

@@ -11,6 +11,7 @@ from typing import Any
 from lorica.client.ledger import chain
 from lorica.client.ledger.anchor import Anchor, check_anchor, read_anchor, sweep, write_anchor
 from lorica.client.ledger.history import History
+from lorica.client.ledger.in_memory import MemoryStore
 from lorica.client.ledger.store import Store
 from lorica.common.errors import Code, LoricaError
 
@@ -28,7 +29,7 @@ class Book:
         :meth:`anchor` does.
     """
 
-    def __init__(self, store: Store, anchor: Path | None, clock: Clock) -> None:
+    def __init__(self, store: Store | MemoryStore, anchor: Path | None, clock: Clock) -> None:
         """
         Args:
             store: where the entries are.

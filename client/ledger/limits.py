@@ -142,7 +142,7 @@ class Limits:
         composer = self._composer(history.delta)
         return Spending(
             lifetime=self._counted(history, None, budgets.lifetime, run, more, whole),
-            run=composer.epsilon([*history.events(run=run), *more], budgets.run),
+            run=composer.epsilon(_of_run(history, run, more), budgets.run),
             period=period,
         )
 
@@ -214,7 +214,11 @@ class Limits:
             if chosen.epsilon(Tally().plus(first)) > budget * _SLACK:
                 tally = tally.plus(first)  # it has the budget to itself
             return chosen.epsilon(tally)
-        alone = [*history.events(run=scope.first or run, within=within), *more]
+        own = scope.first or run
+        if within is None:
+            alone = _of_run(history, own, more)
+        else:
+            alone = [*history.events(run=own, within=within), *more]
         return self._composer(history.delta).epsilon(alone, budget)
 
     def close(self) -> None:
@@ -230,10 +234,10 @@ class Limits:
         more: Sequence[PrivacyEvent],
     ) -> None:
         delta = history.delta if charge.run_delta is None else charge.run_delta
-        composer, past = self._composer(delta), history.events(run=charge.run)
-        asked = composer.epsilon([*past, *more], charge.run_epsilon)
+        composer = self._composer(delta)
+        asked = composer.epsilon(_of_run(history, charge.run, more), charge.run_epsilon)
         if asked > charge.run_epsilon * _SLACK:
-            spent = composer.epsilon(past)
+            spent = composer.epsilon(_of_run(history, charge.run, ()))
             raise OverBudgetError(
                 charges, "plan", limit=charge.run_epsilon, spent=spent, asked=asked
             )
@@ -242,6 +246,15 @@ class Limits:
         if self._blocks is None and delta not in self._composers:
             return _shared(delta)
         return self._composers.setdefault(delta, Composer(delta, self._blocks))
+
+
+def _of_run(history: History, run: str, more: Sequence[PrivacyEvent]) -> list[PrivacyEvent]:
+    """A run's events and ``more``, for the composer: where none is sampled, equal ones as one, for
+    the closed form, which takes them in any order; else in the order of the chain."""
+    merged = [*history.merged(run), *more]
+    if all(event.sample_rate == 1 for event in merged):
+        return merged
+    return [*history.events(run=run), *more]
 
 
 @functools.lru_cache(maxsize=8)

@@ -13,6 +13,7 @@ from lorica.client.ledger.blocks import BlockFile, cache_path
 from lorica.client.ledger.book import Book, Clock
 from lorica.client.ledger.charge import Budgets
 from lorica.client.ledger.history import VERSION, History
+from lorica.client.ledger.in_memory import MemoryStore
 from lorica.client.ledger.ledger import Ledger
 from lorica.client.ledger.limits import Limits
 from lorica.client.ledger.store import Store
@@ -111,7 +112,7 @@ class MemoryLedger(Ledger):
         clock: Clock = _now,
     ) -> None:
         """As :class:`FileLedger`; without budgets the plan's own is the only limit."""
-        book = Book(Store(None, create=True), None, clock)
+        book = Book(MemoryStore(), None, clock)
         super().__init__(book, Limits(None), budgets or Budgets.unlimited())
         with book.writing():
             book.append(chain.OPEN, _opening(data_set, unit, delta, self.budgets))

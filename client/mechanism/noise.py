@@ -163,16 +163,21 @@ class _AesNoise(ABC):
             spacing = grid_spacing(std)
             flat = noisy.reshape(-1)
             source = values.reshape(-1)
+            room = np.empty((2, min(flat.size, CHUNK)))  # numbers of a chunk, twice
             for part in _chunks(flat.size):
                 # In units of the grid. `steps` and `rest` are exact, so a large total costs the
                 # noise no precision.
-                rest = source[part].astype(np.float64) / spacing
-                steps = np.rint(rest)
+                rest, steps = room[:, : source[part].size]
+                np.divide(source[part], spacing, out=rest, dtype=np.float64)
+                np.rint(rest, out=steps)
                 rest -= steps
-                rest += standard_normal(self._words(rest.size)) * (std / spacing)
-                steps += np.rint(rest)
+                draws = standard_normal(self._words(rest.size))
+                draws *= std / spacing
+                rest += draws
+                np.rint(rest, out=rest)
+                steps += rest
                 steps += 0.0  # -0.0, which would betray the total's sign, becomes 0.0
-                flat[part] = steps * spacing
+                np.multiply(steps, spacing, out=flat[part], casting="same_kind")
         return torch.from_numpy(noisy).to(total.device)
 
     def gaussian(self, shape: Sequence[int] | torch.Size, std: float) -> torch.Tensor:

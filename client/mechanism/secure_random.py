@@ -50,8 +50,12 @@ def standard_normal(words: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     errs by less than 2^-48.
     """
     high, low = words.reshape(2, -1)
-    tail = (low & _LOW_63_BITS) * 2.0**-63
+    bits = low & _LOW_63_BITS
+    tail = bits * 2.0**-63
     tail += 2.0**-64
-    tail += high & _LOW_63_BITS
+    np.bitwise_and(high, _LOW_63_BITS, out=bits)
+    tail += bits
     tail *= 2.0**-64
-    return np.copysign(torch.special.ndtri(torch.from_numpy(tail)).numpy(), high)
+    held = torch.from_numpy(tail)
+    torch.special.ndtri(held, out=held)
+    return np.copysign(tail, high, out=tail)

@@ -84,6 +84,7 @@ def _computed(
 ) -> Iterator[tuple[int, Reply]]:
     """The replies of sites that have charged, in whatever order."""
     parts: list[_Part] = []
+    records = 0
     for place, trainer, one in begun:
         try:
             one.session.read()
@@ -92,9 +93,10 @@ def _computed(
         except Exception:  # noqa: BLE001 - whatever it is, alone it is met again, and answered
             yield place, _alone(trainer, one)
             continue
-        if sum(len(part.drawn.rows) for part in parts) >= _MOST_RECORDS:
+        records += len(parts[-1].drawn.rows)
+        if records >= _MOST_RECORDS:
             yield from _passed(parts, request)
-            parts = []
+            parts, records = [], 0
     yield from _passed(parts, request)
 
 

@@ -44,7 +44,9 @@ from lorica.common.wire.messages import (
     Request,
     refusal,
     reply_from_bytes,
+    reply_from_memory,
     reply_to_bytes,
+    reply_to_memory,
 )
 from lorica.common.wire.rounding import encode
 from lorica.common.wire.sealing import sign_reply
@@ -313,7 +315,7 @@ class LocalTrainer:
         self._require_newest(request)
         stored = ledger.stored(request.run, request.round, kind, fingerprint=plan.fingerprint)
         if stored is not None:
-            kept_reply = reply_from_bytes(stored)
+            kept_reply = _unpacked(ledger, stored)
             return self._headed(kept_reply if sealed is None else sealed.leaving(kept_reply))
         privacy = self._allow(request)
         event = part(privacy)
@@ -363,7 +365,7 @@ class LocalTrainer:
         try:
             begun.session.read()
             reply, kept = run(begun.session, begun.event)
-            packed = reply_to_bytes(reply)
+            packed = _packed(begun.ledger, reply)
         except Exception as error:  # noqa: BLE001 - it may depend on the records: answered once
             _log.warning(
                 "%s of round %d failed; its refusal is kept", kind, request.round, exc_info=error
@@ -371,7 +373,8 @@ class LocalTrainer:
             self.close()
             if self._models is not None:
                 self._models.clean()
-            packed = reply_to_bytes(self._refusal(request, error))
+            reply = self._refusal(request, error)
+            packed = _packed(begun.ledger, reply)
         if self._models is None:
             release_unused()
 
@@ -382,7 +385,8 @@ class LocalTrainer:
         leaves = begun.ledger.store(request.run, request.round, kind, packed, beside=keep)
         if self._heads is not None:
             self._heads.keep()
-        reply = reply_from_bytes(leaves)
+        if leaves is not packed or not isinstance(begun.ledger, MemoryLedger):
+            reply = _unpacked(begun.ledger, leaves)  # as it will be when it is asked for again
         return self._headed(reply if sealed is None else sealed.leaving(reply))
 
     def source(self, request: Request, kind: Kind) -> NoiseSource:
@@ -478,3 +482,14 @@ class LocalTrainer:
                 models=self._models,
             )
         return self._session
+
+
+def _packed(ledger: Ledger, reply: Reply) -> bytes:
+    """A reply as a ledger keeps it."""
+    return reply_to_memory(reply) if isinstance(ledger, MemoryLedger) else reply_to_bytes(reply)
+
+
+def _unpacked(ledger: Ledger, content: bytes) -> Reply:
+    """The inverse of :func:`_packed`."""
+    in_memory = isinstance(ledger, MemoryLedger)
+    return reply_from_memory(content) if in_memory else reply_from_bytes(content)

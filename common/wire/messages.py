@@ -27,6 +27,8 @@ error catalogue, nothing else. The sentence that people read is the receiver's o
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -302,6 +304,28 @@ def reply_to_bytes(reply: Reply) -> bytes:
 def reply_from_bytes(content: bytes) -> Reply:
     """The inverse of :func:`reply_to_bytes`, whichever version of the wire format kept it."""
     return _reply_in(record_from_bytes(content))
+
+
+def reply_to_memory(reply: Reply) -> bytes:
+    """The reply as bytes for keeping in this very process, where no other version reads them: made
+    in a fraction of the time of :func:`reply_to_bytes`."""
+    small = {name: getattr(reply, name) for name in _SMALL}
+    head = json.dumps(small).encode()
+    sizes = len(head).to_bytes(8), len(reply.blob).to_bytes(8)
+    return b"".join((*sizes, head, reply.blob, reply.sealed))
+
+
+def reply_from_memory(content: bytes) -> Reply:
+    """The inverse of :func:`reply_to_memory`."""
+    head, blob = (int.from_bytes(content[start : start + 8]) for start in (0, 8))
+    small = json.loads(content[16 : 16 + head])
+    small["counts"] = tuple(small["counts"])
+    small["budget"] = small["budget"] and tuple(small["budget"])
+    rest = content[16 + head :]
+    return Reply(**small, blob=rest[:blob], sealed=rest[blob:])
+
+
+_SMALL = [one.name for one in dataclasses.fields(Reply) if one.name not in ("blob", "sealed")]
 
 
 def refusal(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, TypeVar
 
 from lorica.common.plan.stages import Stage
@@ -106,13 +106,18 @@ class RoundRecord:
         return found if found is not None or loss is None else -loss
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self)
+        """As plain JSON values, in dicts and lists of their own."""
+        found = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
+        return found | {"sites": [dict(vars(site)) for site in self.sites]}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> RoundRecord:
         """The inverse of :meth:`to_dict`."""
         return cls(**{**content, "sites": [SiteRound(**site) for site in content["sites"]]})
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, dict) else value
 
 
 class _Round(Protocol):

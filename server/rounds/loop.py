@@ -169,14 +169,17 @@ class RoundLoop:
         blob = self._packed(state, round)
         chosen = self._sites.selection(round)
         measures = RoundMeasures(self._plan, round, len(chosen.asked))
-        missing = [self._sites.ready[position] for position in chosen.asked]
+        ready = self._sites.ready
+        missing = dict.fromkeys(ready[position] for position in chosen.asked)
         sites: list[SiteRound] = []
+        able = 0
         for answer in self._sites.exchange(list(missing), TRAIN, round, blob):
-            missing.remove(answer.node)
+            del missing[answer.node]
             site = self._take(answer, round, expected, rule, measures)
             sites.append(site)
             self._observer.site_answered(round, site)
-            if sum(done.status == "ok" for done in sites) >= chosen.wanted:
+            able += site.status == "ok"
+            if able >= chosen.wanted:
                 break
         for node in missing:
             sites.append(_cut(self._sites.named(node).name, time.monotonic() - begun))

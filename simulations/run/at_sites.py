@@ -75,27 +75,49 @@ class PersonalEvaluator:
         return state | self._stores[site].load(self._run, self._plan)
 
 
+class ByStratum:
+    """Metrics of one table of judgements, worked out once for each stratum of the test data."""
+
+    def __init__(
+        self,
+        metrics: Callable[[torch.Tensor], Metrics],
+        table: torch.Tensor,
+        strata: Sequence[str],
+    ) -> None:
+        """
+        Args:
+            metrics: of a table of judgements with at least one row.
+            table: an adapter's judgements on all test data, shape (n, S).
+            strata: of every test record.
+        """
+        self._metrics, self._table = metrics, table
+        self._rows: dict[str, list[int]] = {}
+        for row, stratum in enumerate(strata):
+            self._rows.setdefault(stratum, []).append(row)
+        self._scores: dict[str, float] = {}
+        self._whole = metrics(table)
+
+    def of(self, own: Sequence[str]) -> AtSite:
+        """Quality for a site of the adapter; ``own``: strata of every record of the site."""
+        counts = Counter(own)
+        shares = {stratum: counts[stratum] for stratum in self._rows if counts[stratum]}
+        if not shares:
+            return AtSite(self._whole.score, self._whole)
+        total = sum(shares.values())
+        score = sum(share * self._score(stratum) for stratum, share in shares.items()) / total
+        return AtSite(score, self._whole)
+
+    def _score(self, stratum: str) -> float:
+        if stratum not in self._scores:
+            self._scores[stratum] = self._metrics(self._table[self._rows[stratum]]).score
+        return self._scores[stratum]
+
+
 def at_site(
     metrics: Callable[[torch.Tensor], Metrics],
     table: torch.Tensor,
     strata: Sequence[str],
     own: Sequence[str],
 ) -> AtSite:
-    """Quality for a site of an adapter.
-
-    Args:
-        metrics: of a table of judgements with at least one row.
-        table: the adapter's judgements on all test data, shape (n, S).
-        strata: of every test record.
-        own: of every record of the site.
-    """
-    whole, counts = metrics(table), Counter(own)
-    rows: dict[str, list[int]] = {}
-    for row, stratum in enumerate(strata):
-        rows.setdefault(stratum, []).append(row)
-    shares = {stratum: counts[stratum] for stratum in rows if counts[stratum]}
-    if not shares:
-        return AtSite(whole.score, whole)
-    total = sum(shares.values())
-    score = sum(share * metrics(table[rows[s]]).score for s, share in shares.items()) / total
-    return AtSite(score, whole)
+    """As :meth:`ByStratum.of`, for one site alone."""
+    return ByStratum(metrics, table, strata).of(own)

@@ -43,7 +43,7 @@ from lorica.server.results.folder import (
 )
 from lorica.server.rounds.evaluation import CentralEvaluator
 from lorica.server.rounds.loop import Evaluator, RoundLoop
-from lorica.simulations.run.at_sites import AtSite, PersonalEvaluator, at_site
+from lorica.simulations.run.at_sites import AtSite, ByStratum, PersonalEvaluator, at_site
 from lorica.simulations.run.engines import Main, run_in_process, run_on_ray, virtual_nodes
 from lorica.simulations.run.keep import Keep
 from lorica.simulations.run.progress import LiveProgress
@@ -247,13 +247,13 @@ class Simulation:
         central = self._evaluate
         evaluate = self._evaluator(self.plan, FEDERATION, list(self._trainers))
         personal = evaluate if isinstance(evaluate, PersonalEvaluator) else None
-        table = central.judge(state)
+        judged = ByStratum(central.metrics, central.judge(state), central.strata)
         found = {}
         for site, trainer in self._trainers.items():
             if personal is not None:
                 table = central.judge(personal.of(site, state))
-            own = trainer.strata(self.plan)
-            found[site] = at_site(central.metrics, table, central.strata, own)
+                judged = ByStratum(central.metrics, table, central.strata)
+            found[site] = judged.of(trainer.strata(self.plan))
         return found
 
     def _benefit(self, state: State) -> dict[str, Any]:

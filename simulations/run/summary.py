@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import sys
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
@@ -45,8 +46,16 @@ def summarise(
     all test data.
     """
     last, trained = rounds[-1], rounds[1:]
+    spending = _Spending(plan, trained)
+    asked: dict[str, set[int]] = {}
+    for record in trained:
+        for entry in record.sites:
+            asked.setdefault(entry.site, set()).add(record.round)
     privacy = {
-        site: _privacy_of(site, cost, trained, plan, trainers[site]) for site, cost in costs.items()
+        site: _privacy_of(
+            asked.get(site, set()), spending, cost, trained[-1].round, plan, trainers[site]
+        )
+        for site, cost in costs.items()
     }
     return {
         "run": FEDERATION,
@@ -106,17 +115,17 @@ def _quality(plan: RunPlan, last: RoundRecord, at_sites: Mapping[str, AtSite]) -
 
 
 def _privacy_of(
-    site: str, cost: RunPrivacy, trained: list[RoundRecord], plan: RunPlan, trainer: LocalTrainer
+    rounds: Collection[int],
+    spending: _Spending,
+    cost: RunPrivacy,
+    last: int,
+    plan: RunPlan,
+    trainer: LocalTrainer,
 ) -> dict[str, Any]:
     """What a site spent: every round in which it was asked to train counts, and every evaluation,
     whatever came of them."""
-    spent: list[float | str] = []
-    asked: list[int] = []
-    for record in trained:
-        if any(entry.site == site for entry in record.sites):
-            asked.append(record.round)
-        value = epsilon_after(cost, plan, record.round, asked)
-        spent.append(value if math.isfinite(value) else "inf")
+    asked = sorted(rounds)
+    spent = spending(cost, tuple(asked))
     main = cost.training
     events = [
         {
@@ -140,8 +149,28 @@ def _privacy_of(
     }
     if cost.evaluation is not None:
         content["evaluation_noise_multiplier"] = cost.evaluation.noise_multiplier
-        content["evaluations"] = plan.evaluations_until(trained[-1].round)
+        content["evaluations"] = plan.evaluations_until(last)
     return content
+
+
+class _Spending:
+    """ε after every round, worked out once for sites that cost the same and were asked in the same
+    rounds."""
+
+    def __init__(self, plan: RunPlan, trained: list[RoundRecord]) -> None:
+        self._plan, self._trained = plan, [record.round for record in trained]
+        self._found: dict[tuple[int, tuple[int, ...]], list[float | str]] = {}
+
+    def __call__(self, cost: RunPrivacy, asked: tuple[int, ...]) -> list[float | str]:
+        """By round; ``asked``: the rounds in which the site was asked to train, rising."""
+        key = id(cost), asked
+        if key not in self._found:
+            values = [
+                epsilon_after(cost, self._plan, last, asked[: bisect_right(asked, last)])
+                for last in self._trained
+            ]
+            self._found[key] = [value if math.isfinite(value) else "inf" for value in values]
+        return self._found[key]
 
 
 def epsilon_after(cost: RunPrivacy, plan: RunPlan, last: int, asked: Collection[int]) -> float:

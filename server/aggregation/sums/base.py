@@ -32,7 +32,7 @@ class SumOfReleases(Aggregator):
     def add(self, update: State, weight: float) -> None:
         check_form(update, self._start, self._total)
         for name, total in self._total.items():
-            total += update[name].detach().to(total)
+            total.add_(update[name].detach())  # in float64, without a copy of it
         self._sites += 1
 
     def add_sum(self, total: State, *, shares: float, units: float) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from lorica.common.cli.added import LazyCommands
+from lorica.common.cli.distill import distill
 from lorica.common.cli.errors import explain, print_error, unforeseen
 from lorica.common.cli.evaluate import evaluate
 from lorica.common.cli.export import export
@@ -41,7 +42,7 @@ app = typer.Typer(
 )
 app.command(rich_help_panel="Help")(explain)
 app.add_typer(plan_app, name="plan", rich_help_panel="Plans")
-for use in (predict, evaluate, explain_prediction, serve, few_shot, export, push):
+for use in (predict, evaluate, explain_prediction, serve, few_shot, export, distill, push):
     app.command(rich_help_panel="Models")(use)
 
 

@@ -1,4 +1,5 @@
-"""Energy that this machine used for a run, as codecarbon measures it, where it is installed."""
+"""Energy that this machine used for a run: by codecarbon, where it is installed, which estimates
+what it cannot read; else by the processor's own counters, where they can be read."""
 
 from __future__ import annotations
 
@@ -7,6 +8,10 @@ import importlib.util
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from lorica.common.machine.effort import Effort
+
+JOULES_PER_KWH = 3.6e6
 
 _log = logging.getLogger("lorica.store")
 
@@ -24,7 +29,12 @@ def measured_energy() -> Iterator[Energy]:
     """Measure what is done within; nothing is sent anywhere, and no failure gets out."""
     energy = Energy()
     if importlib.util.find_spec("codecarbon") is None:
-        yield energy
+        with Effort() as effort:
+            try:
+                yield energy
+            finally:
+                joules = effort.joules
+                energy.kwh = None if joules is None else joules / JOULES_PER_KWH
         return
     try:
         from codecarbon import OfflineEmissionsTracker

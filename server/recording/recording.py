@@ -73,7 +73,7 @@ def recorded(
     cost_of: CostOf | None = None,
     observers: Sequence[Observer] = (),
 ) -> Iterator[Recording]:
-    """Keep what happens within in the store, and its energy where codecarbon is installed.
+    """Keep what happens within in the store, and its energy where the machine tells it.
 
     A run whose results folder the store knows is gone on with, under its id.
 

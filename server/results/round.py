@@ -61,6 +61,13 @@ class RoundRecord:
     site_accuracy_by_label: dict[str, float] = field(default_factory=dict)
     stage: str = ""
     """What the round was for, as :class:`~lorica.common.plan.stages.Stage` names it."""
+    alike: list[list[float | None]] = field(default_factory=list)
+    """Of a round of class sums, for every two of the sites that were "ok", in their order: the
+    cosine of their sums, less what noise takes from it; None where noise is all there is. Empty
+    where the coordinator saw no single site's sums, or more than
+    :data:`~lorica.server.rounds.alike.MOST`."""
+    alike_error: float | None = None
+    """Largest standard error of these cosines from noise."""
     mean_norm: float | None = None
     """L2 norm of the weighted mean of the updates."""
     noise_norm: float | None = None

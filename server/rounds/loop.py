@@ -194,6 +194,8 @@ class RoundLoop:
             _with_agreement(sites, found.agreement or {}),
             headline=self._headline,
             stage=stage_of(self._plan, round).value,
+            alike=found.alike.cosines if found.alike else [],
+            alike_error=found.alike.error if found.alike else None,
             mean_norm=found.mean_norm,
             noise_norm=found.noise_norm,
             signal_to_noise=found.signal_to_noise,

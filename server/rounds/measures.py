@@ -14,6 +14,7 @@ from lorica.common.adapter.state import State
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import Stage, stage_of, unit_bound
 from lorica.common.privacy.of_plan import public_privacy
+from lorica.server.rounds.alike import MOST, Alike, alike
 
 _MOST_KEPT = 1 << 14  # values kept of an update
 _LEAST_KEPT = 1 << 8
@@ -32,6 +33,8 @@ class Measured:
     """√(max(0, mean² / noise² - 1)): the rest of the mean over the noise."""
     agreement: dict[str, float] | None = None
     """Site -> cosine of its update with the weighted mean of the others'."""
+    alike: Alike | None = None
+    """Of a round of class sums: every two sites, in the order in which they were added."""
 
 
 class RoundMeasures:
@@ -93,14 +96,27 @@ class RoundMeasures:
         ratio = None
         if noise:
             ratio = math.sqrt(max(0.0, (mean / noise) ** 2 - 1.0))
-        return Measured(mean, noise, ratio, self._agreements())
+        return Measured(mean, noise, ratio, self._agreements(), self._alike())
+
+    def _alike(self) -> Alike | None:
+        count = len(self._weights)
+        if stage_of(self._plan, self._round) is not Stage.CLASS_SUMS or not 1 < count <= MOST:
+            return None
+        assert self._sketches is not None and self._total is not None
+        return alike(self._sketches[:count], self._total.numel(), self._deviation())
+
+    def _deviation(self) -> float:
+        """Of the noise in every value of one release of a sum, as the plan alone says."""
+        if not self._plan.privacy.private:
+            return 0.0
+        sigma = public_privacy(self._plan).of_round(self._round).noise_multiplier
+        return sigma * unit_bound(self._plan, self._round)
 
     def _noise(self, values: int) -> float | None:
         plan = self._plan
         if not self._sums or not plan.privacy.private:
             return None
-        sigma = public_privacy(plan).of_round(self._round).noise_multiplier
-        deviation = sigma * unit_bound(plan, self._round)
+        deviation = self._deviation()
         if self._shares:
             return deviation * math.sqrt(values * self._shares) / self._weight
         return deviation * math.sqrt(values / len(self._weights))

@@ -28,6 +28,12 @@ from lorica.common.plan.subject import DEMO_DATA
 from lorica.common.saved.trained import what_is_trained
 from lorica.server.results.round import RoundRecord, SiteStatus
 from lorica.simulations.reports import plots
+from lorica.simulations.reports.alike import (
+    alike_sentence,
+    alike_sites,
+    alike_svg,
+    worst_sentence,
+)
 from lorica.simulations.reports.benefit import benefit_rows, benefit_sentence
 from lorica.simulations.reports.tables import (
     Summary,
@@ -61,6 +67,8 @@ class SiteRow:
     privacy: dict[str, Any]
     epsilon: float | None
     alone: float | None
+    seconds: float | None
+    """From request to answer, over all rounds."""
 
 
 def write_report(
@@ -82,7 +90,7 @@ def write_report(
         .joinpath("templates/report.html.j2")
         .read_text(encoding="utf-8")
     )
-    budget = plan.privacy.epsilon
+    budget, alike = plan.privacy.epsilon, alike_sites(rounds)
     html = template.render(
         summary=summary,
         plan=plan,
@@ -99,6 +107,9 @@ def write_report(
         headline=headline(summary),
         metrics=shown_metrics(summary, rounds),
         sites=site_rows(summary),
+        worst=worst_sentence(summary),
+        alike=alike,
+        alike_said=alike_sentence(alike),
         problems=problems(rounds),
         absent=absent_sites(rounds, summary),
         plan_toml=to_toml(plan),
@@ -106,6 +117,7 @@ def write_report(
             "score": _markup(plots.score_svg(summary, rounds)),
             "epsilon": _markup(plots.epsilon_svg(summary, budget)),
             "labels": _markup(plots.labels_svg(summary)),
+            "alike": _markup(alike_svg(alike)),
         },
     )
     write_atomically(path, html.encode("utf-8", "replace"))
@@ -158,8 +170,9 @@ def site_rows(summary: Summary) -> list[SiteRow]:
     privacy: dict[str, dict[str, Any]] = summary.get("privacy") or {}
     spent = epsilons(summary)
     alone = (summary.get("baselines") or {}).get("alone") or {}
+    took = (summary.get("cost") or {}).get("seconds_by_site") or {}
     return [
-        SiteRow(site, privacy.get(site, {}), spent.get(site), alone.get(site))
+        SiteRow(site, privacy.get(site, {}), spent.get(site), alone.get(site), took.get(site))
         for site in sorted(privacy.keys() | spent.keys())
     ]
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,10 @@ from lorica.common.adapter.state import State
 from lorica.common.plan import RunPlan
 from lorica.common.tasks.base import Metrics
 from lorica.server.rounds.evaluation import CentralEvaluator
+
+
+FEWEST = 10
+"""Test records of a group that is said to be served worst."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,15 @@ class ByStratum:
         total = sum(shares.values())
         score = sum(share * self._score(stratum) for stratum, share in shares.items()) / total
         return AtSite(score, self._whole)
+
+    def worst(self) -> dict[str, Any] | None:
+        """The stratum (for classification: the label) with the lowest headline metric, of those with
+        ``FEWEST`` test records; None where there are fewer than two."""
+        able = [stratum for stratum, rows in self._rows.items() if len(rows) >= FEWEST]
+        if len(able) < 2:
+            return None
+        name = min(able, key=self._score)
+        return {"name": name, "score": self._score(name), "records": len(self._rows[name])}
 
     def _score(self, stratum: str) -> float:
         if stratum not in self._scores:

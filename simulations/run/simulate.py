@@ -19,6 +19,7 @@ from lorica.common.backbone.loading import backbone_of
 from lorica.common.data.fingerprint import fingerprint
 from lorica.common.display.console import Console
 from lorica.common.errors import Code, LoricaError
+from lorica.common.machine.effort import Effort
 from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.plan import RunPlan
 from lorica.common.plan.lora import lora_sentence
@@ -54,7 +55,7 @@ from lorica.simulations.run.sites import (
     share_cache,
     stands_in,
 )
-from lorica.simulations.run.summary import FEDERATION, epsilon_after, summarise
+from lorica.simulations.run.summary import FEDERATION, cost_of, epsilon_after, summarise, worst_of
 from lorica.simulations.run.workers import SiteWorkers, site_workers, worker_count
 
 ALONE, POOLED = "alone", "pooled"
@@ -97,6 +98,7 @@ class Simulation:
         self._folder.data = fingerprint(self._data.train, self._data.test)
         self.plan = with_labels(plan, *label_sources(plan, self._data))
         self._personal = out / PERSONAL_FOLDER
+        self._worst: dict[str, Any] | None = None
         self._trainers = make_trainers(self._data.train, self.plan, personal=self._personal)
         if _asks_for_size(self.plan):
             self.plan = _expecting(self.plan, *self._trainers.values())
@@ -135,7 +137,7 @@ class Simulation:
         else:
             self._folder.create(self.plan)
             self._forget()
-        with ExitStack() as stack:
+        with Effort() as effort, ExitStack() as stack:
             workers = stack.enter_context(self._workers())  # before anything starts threads
             with self._keep.run(self.plan, self._folder.path, cost_of=self._cost_of) as kept:
                 if said := lora_sentence(self.plan):
@@ -154,7 +156,9 @@ class Simulation:
                 )
                 baselines = self._baselines(kept.run_id)
                 benefit = self._benefit(state)
-                summary = self._finish(baselines, self._at_sites(state), benefit, report=report)
+                summary = self._finish(
+                    baselines, self._at_sites(state), benefit, effort, report=report
+                )
                 self._keep.summary(kept.run_id, summary)
         return summary
 
@@ -254,6 +258,7 @@ class Simulation:
                 table = central.judge(personal.of(site, state))
                 judged = ByStratum(central.metrics, table, central.strata)
             found[site] = judged.of(trainer.strata(self.plan))
+        self._worst = judged.worst()
         return found
 
     def _benefit(self, state: State) -> dict[str, Any]:
@@ -345,6 +350,7 @@ class Simulation:
         baselines: dict[str, Any],
         at_sites: Mapping[str, AtSite],
         benefit: dict[str, Any],
+        effort: Effort,
         *,
         report: bool,
     ) -> dict[str, Any]:
@@ -354,6 +360,8 @@ class Simulation:
         )
         if benefit:
             summary["benefit"] = benefit
+        summary["worst"] = worst_of(at_sites, self._worst, rounds)
+        summary["cost"] = cost_of(effort, rounds)
         summary["cut_texts"] = asdict(self._long)
         summary["start"] = self._keep_start()
         write_atomically(

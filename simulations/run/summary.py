@@ -7,13 +7,14 @@ import resource
 import sys
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from statistics import fmean
 from typing import Any
 
 from lorica.client.training.trainer import LocalTrainer
+from lorica.common.machine.effort import Effort
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import METHODS
 from lorica.common.privacy.accountant import epsilon
@@ -21,7 +22,7 @@ from lorica.common.privacy.of_plan import RunPrivacy
 from lorica.common.privacy.sealed import run_figures, sum_terms
 from lorica.common.saved.trained import trained_summary
 from lorica.common.tasks.run_data import RunData
-from lorica.server.results.round import RoundRecord
+from lorica.server.results.round import RoundRecord, measured_result
 from lorica.simulations.run.at_sites import AtSite
 from lorica.simulations.run.sites import stands_in
 
@@ -88,6 +89,39 @@ def summarise(
         "versions": versions(),
         "plan_fingerprint": plan.fingerprint,
     }
+
+
+def cost_of(effort: Effort, rounds: Sequence[RoundRecord]) -> dict[str, Any]:
+    """What the run and its baselines took since this process began or went on with it; and, for every
+    site, the seconds from request to answer over all rounds. Sites of one machine that are computed
+    together share these, and no processor seconds are told of each."""
+    waited: Counter[str] = Counter()
+    for record in rounds:
+        for site in record.sites:
+            waited[site.site] += site.seconds  # type: ignore[assignment]
+    return {
+        "cpu_seconds": effort.cpu_seconds,
+        "joules": effort.joules,
+        "seconds_by_site": dict(waited),
+    }
+
+
+def worst_of(
+    at_sites: Mapping[str, AtSite], group: dict[str, Any] | None, rounds: Sequence[RoundRecord]
+) -> dict[str, Any]:
+    """Who is served worst: of several sites, of labels on test data, and of labels by the sites'
+    own noised counts, where the plan asked for them."""
+    found: dict[str, Any] = {}
+    if len(at_sites) > 1:
+        site = min(at_sites, key=lambda name: at_sites[name].score)
+        found["site"] = {"name": site, "score": at_sites[site].score}
+    if group is not None:
+        found["label"] = group
+    counted = [record.site_accuracy_by_label for record in measured_result(rounds)]
+    if told := next((by_label for by_label in reversed(counted) if by_label), None):
+        label = min(told, key=lambda name: told[name])
+        found["label_at_sites"] = {"name": label, "score": told[label]}
+    return found
 
 
 def _sums(plan: RunPlan, trained: list[RoundRecord], sites: int) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def test_the_circle_runs_from_the_first_row_to_the_last(
     variant(small, tmp_path / "models" / "other", None)
     notes(tmp_path / "notes.csv", range(180))
     notes(tmp_path / "test.csv", range(500, 540))
+    notes(tmp_path / "public.csv", range(600, 640))
     (plan,) = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     (tmp_path / "plan.toml").write_text(f'[backbone]\nsource = "models/small"\n\n{plan}')
     make(tmp_path / "site", small)
@@ -67,6 +68,11 @@ def test_the_circle_runs_from_the_first_row_to_the_last(
             words.append("--help")
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 0, f"{line}: {done.output} {done.exception}"
-    for made in ("evaluation/evaluation.html", "kept/benefit.json", "exported/onnx/model.onnx"):
+    for made in (
+        "evaluation/evaluation.html",
+        "kept/benefit.json",
+        "student/distilled.json",
+        "exported/onnx/model.onnx",
+    ):
         assert (tmp_path / made).is_file(), made
     assert (tmp_path / "runs" / "second" / "adapter" / "head.safetensors").is_file()

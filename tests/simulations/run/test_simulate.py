@@ -149,6 +149,15 @@ def test_the_summary_holds_what_was_measured(finished: Path) -> None:
     assert summary["bytes_down_per_round"] == sum(r["bytes_down"] for r in trained) / ROUNDS
     assert summary["seconds"] == pytest.approx(sum(record["seconds"] for record in rounds))
     assert summary["peak_rss_bytes"] > 50_000_000, "bytes, and torch is loaded"
+    cost = summary["cost"]
+    assert cost["cpu_seconds"] > 0
+    assert set(cost["seconds_by_site"]) == set(summary["epsilon"])
+    for site, seconds in cost["seconds_by_site"].items():
+        by_round = [s["seconds"] for r in rounds for s in r["sites"] if s["site"] == site]
+        assert seconds == pytest.approx(sum(by_round)) and seconds > 0
+    worst = summary["worst"]["site"]
+    assert worst["score"] == min(summary["score_at_sites"].values())
+    assert summary["score_at_sites"][worst["name"]] == worst["score"]
     assert summary["seed"] == 0
     assert summary["noise"] == "seeded"
     assert summary["versions"]["torch"] == torch.__version__

@@ -55,7 +55,14 @@ from lorica.simulations.run.sites import (
     share_cache,
     stands_in,
 )
-from lorica.simulations.run.summary import FEDERATION, cost_of, epsilon_after, summarise, worst_of
+from lorica.simulations.run.summary import (
+    FEDERATION,
+    cost_before,
+    cost_of,
+    epsilon_after,
+    summarise,
+    worst_of,
+)
 from lorica.simulations.run.workers import SiteWorkers, site_workers, worker_count
 
 ALONE, POOLED = "alone", "pooled"
@@ -99,6 +106,7 @@ class Simulation:
         self.plan = with_labels(plan, *label_sources(plan, self._data))
         self._personal = out / PERSONAL_FOLDER
         self._worst: dict[str, Any] | None = None
+        self._cost: dict[str, Any] = {}
         self._trainers = make_trainers(self._data.train, self.plan, personal=self._personal)
         if _asks_for_size(self.plan):
             self.plan = _expecting(self.plan, *self._trainers.values())
@@ -134,6 +142,7 @@ class Simulation:
             self._clear()
         if resume:
             self._folder.checkpoint(self.plan)  # what is wrong with it is said before all else
+            self._cost = cost_before(self._folder.path / SUMMARY)
         else:
             self._folder.create(self.plan)
             self._forget()
@@ -361,7 +370,7 @@ class Simulation:
         if benefit:
             summary["benefit"] = benefit
         summary["worst"] = worst_of(at_sites, self._worst, rounds)
-        summary["cost"] = cost_of(effort, rounds)
+        summary["cost"] = self._cost or cost_of(effort, rounds)
         summary["cut_texts"] = asdict(self._long)
         summary["start"] = self._keep_start()
         write_atomically(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import resource
 import sys
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -104,6 +106,15 @@ def cost_of(effort: Effort, rounds: Sequence[RoundRecord]) -> dict[str, Any]:
         "joules": effort.joules,
         "seconds_by_site": dict(waited),
     }
+
+
+def cost_before(summary: Path) -> dict[str, Any]:
+    """What a run that had ended cost, by its summary; empty where it had not ended."""
+    try:
+        found = json.loads(summary.read_text(encoding="utf-8")).get("cost", {})
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def worst_of(

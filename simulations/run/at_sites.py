@@ -26,7 +26,6 @@ from lorica.common.plan import RunPlan
 from lorica.common.tasks.base import Metrics
 from lorica.server.rounds.evaluation import CentralEvaluator
 
-
 FEWEST = 10
 """Test records of a group that is said to be served worst."""
 
@@ -113,8 +112,8 @@ class ByStratum:
         return AtSite(score, self._whole)
 
     def worst(self) -> dict[str, Any] | None:
-        """The stratum (for classification: the label) with the lowest headline metric, of those with
-        ``FEWEST`` test records; None where there are fewer than two."""
+        """The stratum (for classification: the label) with the lowest headline metric, of those
+        with ``FEWEST`` test records; None where there are fewer than two."""
         able = [stratum for stratum, rows in self._rows.items() if len(rows) >= FEWEST]
         if len(able) < 2:
             return None

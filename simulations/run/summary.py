@@ -7,7 +7,7 @@ import math
 import resource
 import sys
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -94,13 +94,13 @@ def summarise(
 
 
 def cost_of(effort: Effort, rounds: Sequence[RoundRecord]) -> dict[str, Any]:
-    """What the run and its baselines took since this process began or went on with it; and, for every
-    site, the seconds from request to answer over all rounds. Sites of one machine that are computed
-    together share these, and no processor seconds are told of each."""
-    waited: Counter[str] = Counter()
+    """What the run and its baselines took since this process began or went on with it; and, for
+    every site, the seconds from request to answer over all rounds. Sites of one machine that are
+    computed together share these, so no processor seconds are told of each."""
+    waited: defaultdict[str, float] = defaultdict(float)
     for record in rounds:
         for site in record.sites:
-            waited[site.site] += site.seconds  # type: ignore[assignment]
+            waited[site.site] += site.seconds
     return {
         "cpu_seconds": effort.cpu_seconds,
         "joules": effort.joules,

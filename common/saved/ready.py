@@ -43,11 +43,10 @@ def ready_model(
         LoricaError: LOR-205 the adapter does not fit, LOR-208 no bfloat16 units.
     """
     numbers = number_format(precision)
+    task, model = adapted_model(saved, backbone)  # whose every tensor has to be there, and fit
     if backbone.quantize == "none":
         folding = fold(saved, backbone)
         task, model = head_model(saved, folding, folding.changed)
-    else:
-        task, model = adapted_model(saved, backbone)
     model.numbers = numbers
     if numbers != torch.float32:
         for module in model.encoder.modules():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from lorica.common.backbone.precision import has_bf16
 from lorica.common.cache.batching import BATCH_OVERHEAD
@@ -95,3 +96,17 @@ def test_bfloat16_is_near_and_refused_where_there_are_no_units(
         Predictor(adapter, precision=wanted)
     assert caught.value.code is Code.HARDWARE_MISSING
     assert Predictor(adapter, precision="auto")(TEXTS) == exact
+
+
+@pytest.mark.parametrize("file", ["head.safetensors", "adapter_model.safetensors"])
+def test_tensors_that_do_not_fit_are_refused(adapter: Path, file: str) -> None:
+    held = load_file(adapter / file)
+    name = max(held, key=lambda key: held[key].numel())
+    save_file({**held, name: torch.zeros(5, 7)}, adapter / file)
+    with pytest.raises(LoricaError) as caught:
+        Predictor(adapter)
+    assert caught.value.code is Code.ADAPTER_MISMATCH
+    del held[name]
+    save_file(held, adapter / file)
+    with pytest.raises(LoricaError):
+        Predictor(adapter)

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from lorica.common.plan.io import from_run_config
 from lorica.common.wire.bundle import RUN_KEY
+from lorica.common.wire.pulling import pull_promptly
 from lorica.server.results.folder import RunFolder
 from lorica.server.rounds.run import FOLDER_VARIABLE, run_plan
 
@@ -20,6 +21,7 @@ def make_server_app() -> ServerApp:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
+        pull_promptly()
         submitted = str(context.run_config.get(RUN_KEY, ""))
         if submitted:
             from lorica.server.coordinator.serve import serve_run

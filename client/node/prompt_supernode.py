@@ -11,8 +11,10 @@ one. A reply too many (Flower makes one for a ClientApp that died, and the one t
 place makes another) thus leaves each later reply behind until the next message comes; the last
 would wait for ever. Here replies are also sent when no message came.
 
-Beside it a process stands by that each message's ClientApp is split off from
-(:mod:`lorica.client.node.standby`); where it does not run, each starts anew, as in Flower.
+Where a message's contents are not there yet it looks again soon
+(:mod:`lorica.common.wire.pulling`). Beside it a process stands by that each message's ClientApp
+is split off from (:mod:`lorica.client.node.standby`); where it does not run, each starts anew, as
+in Flower.
 
 Nothing else changes. With a version of Flower whose parts have other names its own loop stays.
 """
@@ -28,6 +30,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from lorica.common.wire.pulling import pull_promptly
 
 PROGRAM = "flower-supernode"
 _SHORTEST, _SHARE = 0.1, 0.1
@@ -126,8 +130,8 @@ def main() -> None:
     from flwr.supernode import start_client_internal as loop
     from flwr.supernode.cli import flower_supernode
 
-    if not put_in_place(loop, Prompt()):
-        _log.warning("This Flower looks for work every three seconds, whatever goes on.")
+    if not put_in_place(loop, Prompt()) or not pull_promptly():
+        _log.warning("This Flower has pauses of a second and more, whatever goes on.")
     flower_supernode()
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from lorica.client.node.guarded_clientapp import PROGRAM, Guard, put_in_place
 from lorica.client.node.launch import SOCKET
+from lorica.common.wire.pulling import pull_promptly
 
 _STREAMS = 3
 _LARGEST = 2**24  # bytes of arguments and environment
@@ -34,6 +35,8 @@ _FAILED = 1
 
 def import_all() -> None:
     """Everything that answering a message imports, but nothing of a bundle."""
+    import flwr.clientapp
+    import flwr.supernode.cli.flwr_clientapp  # noqa: F401
     import httpx  # noqa: F401
 
     import lorica.client.answering.endpoint
@@ -49,6 +52,7 @@ def serve(root: Path, home: Path, lifeline: int) -> None:
         lifeline: a file descriptor that ends when the node does.
     """
     import_all()
+    pull_promptly()
     gc.collect()
     gc.freeze()  # pages stay shared
     listening = _listen(home)

@@ -67,7 +67,7 @@ def check_coordinator(home: CoordinatorHome) -> Iterator[Finding]:
 
 
 def _permissions(home: CoordinatorHome) -> str:
-    private = [home.signing_key, home.register, home.database, home.config_file]
+    private = [home.signing_key, home.register, home.config_file]
     private += [authority_pair(home.authority).key, public_pair(home).key, private_pair(home).key]
     for path in [*private, *home.folders]:
         if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077:
@@ -76,7 +76,7 @@ def _permissions(home: CoordinatorHome) -> str:
                 f"Others than its owner may use {path}.",
                 mend=f"chmod go= {path}",
             )
-    return "keys, register and database are for their owner alone"
+    return "keys and register are for their owner alone"
 
 
 def _expiry(path: Path) -> str:

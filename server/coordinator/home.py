@@ -7,7 +7,6 @@
     authority/           ca.key, ca.crt: the certificate authority
     tls/                 public.crt/.key for sites, private.crt/.key for the loopback interface
     sites.json           invited, admitted and revoked sites
-    superlink.sqlite     Flower's database
     flower/ proxy/ logs/ run/    what services keep
     runs/ID/             a run's results; runs.sqlite: the run store
 """
@@ -89,7 +88,6 @@ class CoordinatorHome:
         self.authority = self.path / "authority"
         self.tls = self.path / "tls"
         self.register = self.path / "sites.json"
-        self.database = self.path / "superlink.sqlite"
         self.flower = self.path / "flower"
         self.proxy = self.path / "proxy"
         self.logs = self.path / "logs"

@@ -1,8 +1,8 @@
 """What is wanted of a run, and which Flower run does it: one small file in the run's folder.
 
 The run's folder is the truth of a run: its plan, its last whole round, and this order. The store
-shows it; Flower's database may be lost. A lock in the folder makes sure that one ServerApp writes
-at a time, whatever died and was started again.
+shows it; what Flower's SuperLink knows is lost with it. A lock in the folder makes sure that one
+ServerApp writes at a time, whatever died and was started again.
 """
 
 from __future__ import annotations

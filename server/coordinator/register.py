@@ -1,8 +1,8 @@
 """The register of sites: who was invited, admitted, revoked. One file, the truth of it.
 
 The SuperLink keeps keys of its own; the services bring it in line with this register at every
-start and after every change, so that losing Flower's database loses no site, and a site that was
-revoked while nothing ran is out when it does.
+start and after every change, so that a SuperLink that forgot everything loses no site, and a site
+that was revoked while nothing ran is out when it does.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from lorica.server.coordinator.proxy import end_orphans, find_nginx, proxy_comma
 from lorica.server.coordinator.register import Register
 from lorica.server.coordinator.setup import align, private_pair, public_pair
 
-_TASK_POLL = "0.1"  # seconds between SuperExec's looks for work
+_TASK_POLL = "0.5"  # seconds between SuperExec's looks for a run to start
 _LOOK_SECONDS = 2.0
 _PORT_SECONDS = 15.0  # how long programs of a coordinator that was killed may take to end
 _log = logging.getLogger("lorica.coordinator")
@@ -64,7 +64,12 @@ def flower_program(name: str) -> str:
 
 
 def superlink_command(home: CoordinatorHome, config: CoordinatorConfig) -> list[str]:
-    """The SuperLink: private interface, authentication on, nothing installed at run time."""
+    """The SuperLink: private interface, authentication on, nothing installed at run time.
+
+    What it knows is in its memory alone: every request would write to a database, which is most of
+    what a short round takes. What must outlast it is Lorica's: the register of sites, orders and
+    their rounds; and messages, noised or masked, lie on no disk of the coordinator's.
+    """
     pair = private_pair(home)
     return [
         flower_program("flower-superlink"),
@@ -72,7 +77,6 @@ def superlink_command(home: CoordinatorHome, config: CoordinatorConfig) -> list[
         *("--fleet-api-address", "127.0.0.1:0"),  # the old interface that nobody uses
         *("--ssl-certfile", str(pair.certificate), "--ssl-keyfile", str(pair.key)),
         *("--ssl-ca-certfile", str(home.authority / "ca.crt")),
-        *("--database", str(home.database)),
         "--enable-supernode-auth",
         "--disable-runtime-dependency-installation",
     ]

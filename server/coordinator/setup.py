@@ -34,7 +34,7 @@ def private_pair(home: CoordinatorHome) -> Pair:
 
 
 def create_coordinator(home: CoordinatorHome, config: CoordinatorConfig) -> CoordinatorKey:
-    """Make a coordinator's folder: settings, signing key, authority, certificates, database.
+    """Make a coordinator's folder: settings, signing key, authority, certificates.
 
     Returns:
         The key that will sign requests.
@@ -47,8 +47,6 @@ def create_coordinator(home: CoordinatorHome, config: CoordinatorConfig) -> Coor
     key = CoordinatorKey.create(home.signing_key)
     create_authority(home.authority, config.host)
     renew_certificates(home)
-    if not home.database.exists():  # made here so that it is for its owner's eyes from the start
-        os.close(os.open(home.database, os.O_WRONLY | os.O_CREAT, 0o600))
     return key
 
 

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 
 from lorica.common.wire.messages import Reply
 
-_SHORTEST, _LONGEST, _SHARE = 0.05, 0.5, 0.1
+_SHORTEST, _LONGEST, _SHARE = 0.1, 0.5, 0.1
 """Seconds between polls: a tenth of the time since the messages were sent, within bounds."""
 _LOOK_SECONDS = 2.0  # between looks at which nodes are online, and since when
 _AGAIN_SECONDS = 1.0  # before a node is asked again

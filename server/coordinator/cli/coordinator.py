@@ -31,7 +31,7 @@ def coordinator_init(
         int, typer.Option(min=1, max=65535, help="Port of the SuperLink on 127.0.0.1.")
     ] = 8440,
 ) -> None:
-    """Set a coordinator up: authority, certificates, signing key, database, folders."""
+    """Set a coordinator up: authority, certificates, signing key, folders."""
     from lorica.server.coordinator.home import CoordinatorHome, default_home, first_config
     from lorica.server.coordinator.setup import create_coordinator
 

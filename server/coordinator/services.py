@@ -82,15 +82,28 @@ def superlink_command(home: CoordinatorHome, config: CoordinatorConfig) -> list[
     ]
 
 
-def services(home: CoordinatorHome, config: CoordinatorConfig) -> list[Service]:
+def services(
+    home: CoordinatorHome, config: CoordinatorConfig, forgotten: threading.Event
+) -> list[Service]:
     """All programs of a coordinator.
+
+    Args:
+        home: the coordinator's.
+        config: its settings.
+        forgotten: is set when the SuperLink died, and with it what it knew.
 
     Raises:
         LoricaError: LOR-726 one is not installed.
     """
     environment = coordinator_environment(home)
     found = [
-        Service("superlink", superlink_command(home, config), environment, longest_wait=5.0),
+        Service(
+            "superlink",
+            superlink_command(home, config),
+            environment,
+            before_restart=forgotten.set,
+            longest_wait=5.0,
+        ),
         Service(
             "proxy",
             proxy_command(find_nginx(), write_proxy(home, config)),
@@ -128,9 +141,9 @@ def start(home: CoordinatorHome) -> None:
             _log.warning("process %d, a worker of a proxy that was killed, is ended", worker)
         _require_ports(config)
         os.environ.update(coordinator_environment(home))
-        supervisor = Supervisor(services(home, config), home.logs)
-        done = threading.Event()
-        keeper = threading.Thread(target=_keep, args=(home, done), daemon=True)
+        forgotten, done = threading.Event(), threading.Event()
+        supervisor = Supervisor(services(home, config, forgotten), home.logs)
+        keeper = threading.Thread(target=_keep, args=(home, forgotten, done), daemon=True)
         keeper.start()
         try:
             supervisor.run(
@@ -152,12 +165,15 @@ def _end_serverapps(home: CoordinatorHome) -> None:
                 os.kill(process, signal.SIGKILL)
 
 
-def _keep(home: CoordinatorHome, done: threading.Event) -> None:
+def _keep(home: CoordinatorHome, forgotten: threading.Event, done: threading.Event) -> None:
     """Bring SuperLink and register in line, and runs on their way, again and again."""
     control, register = Control(home), Register(home.register)
     keeper = Keeper(home, control)
     aligned = down = False
     while not done.wait(_LOOK_SECONDS if aligned else 0.5):
+        if forgotten.is_set():  # though it may have been away too shortly to be missed
+            forgotten.clear()
+            aligned = False
         try:
             if not aligned:
                 for change in align(control, register):

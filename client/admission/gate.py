@@ -69,6 +69,7 @@ class Admission:
         hours = config.policy.request_hours if config is not None else math.inf
         self._answered = answered or Answered(None, hours)
         self._fits = ""  # the question that the records were last found to fit
+        self._fits_plan = ""  # the plan, by its fingerprint, that last asked it
 
     @property
     def open(self) -> bool:
@@ -138,8 +139,11 @@ class Admission:
                 LOR-335 the plan does not fit, whatever
                 the reason; it is in the detail, for the site alone. LOR-60x.
         """
+        if plan.fingerprint == self._fits_plan:
+            return
         asked = question(plan)
         if asked == self._fits:
+            self._fits_plan = plan.fingerprint
             return
         require_labels(plan)
         if self._questions is not None:
@@ -153,7 +157,7 @@ class Admission:
                 f"The records do not fit the plan: {known or repr(error)}",
                 mend=known.mend if known else None,
             ) from error
-        self._fits = asked
+        self._fits, self._fits_plan = asked, plan.fingerprint
 
     def backbone(self, plan: RunPlan) -> Backbone:
         """The plan's backbone: where the site has a policy, from its own folders alone."""

@@ -8,10 +8,40 @@ a caller could change.
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from lorica.client.ledger.chain import Entry
 from lorica.common.errors import Code, LoricaError
+
+
+class Replies:
+    """What ledgers of one process keep of replies together, within a limit: the oldest go first.
+
+    A ledger keeps replies so that a request whose answer was lost may come again. Where nothing
+    travels none is lost, and a hundred thousand sites' replies need not be in memory.
+    """
+
+    def __init__(self, limit_bytes: float = float("inf")) -> None:
+        """``limit_bytes``: of all replies together; the newest stays, whatever its size."""
+        self._limit = limit_bytes
+        self._held: OrderedDict[tuple[object, int], bytes] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, owner: object, number: int) -> bytes | None:
+        """A reply, if it is still kept."""
+        return self._held.get((owner, number))
+
+    def put(self, owner: object, number: int, reply: bytes) -> None:
+        """Keep a reply."""
+        self._held[owner, number] = reply
+        self._bytes += len(reply)
+        while self._bytes > self._limit and len(self._held) > 1:
+            self._bytes -= len(self._held.popitem(last=False)[1])
+
+    def drop(self, owner: object, number: int) -> None:
+        """Forget a reply, if it is still kept."""
+        self._bytes -= len(self._held.pop((owner, number), b""))
 
 
 class MemoryStore:
@@ -20,24 +50,34 @@ class MemoryStore:
     path = None
     """It has none."""
 
-    def __init__(self) -> None:
+    def __init__(self, replies: Replies | None = None) -> None:
+        """``replies``: where other ledgers of the process keep theirs, too; None: nobody else."""
         self._entries: list[Entry] = []
-        self._replies: dict[int, bytes] = {}
+        self._owner = object()
+        self._replies = Replies() if replies is None else replies
+        self._kept: list[int] = []
+        self._pending: list[tuple[int, bytes, list[int]]] = []
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Forget the replies."""
+        for number in self._kept:
+            self._replies.drop(self._owner, number)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """A transaction: what is written in it is undone when it ends with an error."""
-        count, replies = len(self._entries), self._replies
-        self._replies = dict(replies)
+        count, kept = len(self._entries), list(self._kept)
+        self._pending = []
         try:
             yield
         except BaseException:
             del self._entries[count:]
-            self._replies = replies
+            self._kept = kept
             raise
+        for number, reply, drop in self._pending:
+            for one in drop:
+                self._replies.drop(self._owner, one)
+            self._replies.put(self._owner, number, reply)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -66,14 +106,14 @@ class MemoryStore:
 
     def reply(self, number: int) -> bytes | None:
         """The reply whose answer is entry ``number``, if it is still kept."""
-        return self._replies.get(number)
+        return self._replies.get(self._owner, number)
 
     def keep_reply(self, number: int, reply: bytes, drop: list[int]) -> None:
         """Keep the reply of entry ``number`` and forget those of the entries ``drop``."""
-        for one in drop:
-            self._replies.pop(one, None)
-        self._replies[number] = reply
+        self._pending.append((number, reply, drop))
+        self._kept = [one for one in self._kept if one not in drop] + [number]
 
     def kept(self) -> list[int]:
-        """Numbers of the answers whose replies are kept, ascending."""
-        return sorted(self._replies)
+        """Numbers of the answers whose replies are kept, ascending, but for those that others'
+        replies have made room for."""
+        return list(self._kept)

@@ -13,7 +13,7 @@ from lorica.client.ledger.blocks import BlockFile, cache_path
 from lorica.client.ledger.book import Book, Clock
 from lorica.client.ledger.charge import Budgets
 from lorica.client.ledger.history import VERSION, History
-from lorica.client.ledger.in_memory import MemoryStore
+from lorica.client.ledger.in_memory import MemoryStore, Replies
 from lorica.client.ledger.ledger import Ledger
 from lorica.client.ledger.limits import Limits
 from lorica.client.ledger.store import Store
@@ -110,9 +110,11 @@ class MemoryLedger(Ledger):
         data_set: str = "simulation",
         budgets: Budgets | None = None,
         clock: Clock = _now,
+        replies: Replies | None = None,
     ) -> None:
-        """As :class:`FileLedger`; without budgets the plan's own is the only limit."""
-        book = Book(MemoryStore(), None, clock)
+        """As :class:`FileLedger`; without budgets the plan's own is the only limit, and with
+        ``replies`` the process's ledgers keep so much of them together."""
+        book = Book(MemoryStore(replies), None, clock)
         super().__init__(book, Limits(None), budgets or Budgets.unlimited())
         with book.writing():
             book.append(chain.OPEN, _opening(data_set, unit, delta, self.budgets))

@@ -37,6 +37,7 @@ class Units:
             order.setdefault(name, []).append(row)
         self._rows = [np.array(rows, dtype=np.int64) for rows in order.values()]
         self._most = most
+        self._plain = False  # every record its own unit
 
     @property
     def grouped(self) -> bool:
@@ -48,10 +49,18 @@ class Units:
         """Every record its own unit."""
         units = cls([], most=1)
         units._rows = list(np.arange(count, dtype=np.int64)[:, None])
+        units._plain = True
         return units
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def draw_rows(self, noise: NoiseSource, rate: float) -> tuple[np.ndarray, torch.Tensor]:
+        """The same as :func:`joined` gives it."""
+        if not self._plain:
+            return joined(self.draw(noise, rate))
+        rows = np.flatnonzero(noise.poisson_mask(len(self._rows), rate).numpy())
+        return rows, torch.arange(len(rows))
 
     def draw(self, noise: NoiseSource, rate: float) -> Drawn:
         """The units of one Poisson batch, each drawn with probability ``rate``."""

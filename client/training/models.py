@@ -8,11 +8,13 @@ one computes.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
+from lorica.client.ledger.in_memory import Replies
 from lorica.client.mechanism.exactness import require_exact
 from lorica.client.mechanism.gradient_trial import require_right_gradients
 from lorica.client.mechanism.independence import require_independence
@@ -25,7 +27,11 @@ from lorica.common.plan.stages import Stage, ever_trained
 from lorica.common.tasks import task_of
 from lorica.common.tasks.model import AdaptedModel
 
+MOST_OPEN = 8192
+"""Sessions of a process that are open at a time: their records are encoded."""
+
 _MOST = 2  # models kept at a time
+_REPLY_BYTES = 2**27  # of the newest replies of all sites
 
 
 @dataclass(eq=False)
@@ -70,6 +76,9 @@ class Models:
     def __init__(self) -> None:
         self._made: OrderedDict[tuple[str, int, str, int], Model] = OrderedDict()
         self._sent: tuple[bytes, State] | None = None
+        self._open: OrderedDict[int, Callable[[], None]] = OrderedDict()
+        self.replies = Replies(_REPLY_BYTES)
+        """Where the sites' ledgers keep replies."""
 
     def get(self, plan: RunPlan, backbone: Backbone, records: Records) -> Model:
         """As :func:`build`, once for a plan and a number of threads."""
@@ -85,6 +94,18 @@ class Models:
         if self._sent is None or self._sent[0] is not blob:
             self._sent = blob, unpack_state(blob)
         return self._sent[1]
+
+    def opened(self, site: int, close: Callable[[], None]) -> None:
+        """Note that a site uses its session; of very many those not used for longest are closed.
+
+        Args:
+            site: tells the process's sites apart.
+            close: closes its session, which is opened anew when it is needed.
+        """
+        self._open.pop(site, None)
+        self._open[site] = close
+        while len(self._open) > MOST_OPEN:
+            self._open.popitem(last=False)[1]()
 
     def clean(self) -> None:
         """Forget what an answer that failed may have left in the models: gradients, and what is

@@ -22,7 +22,7 @@ from lorica.client.mechanism.frozen_features import (
 )
 from lorica.client.mechanism.noise import NoiseSource
 from lorica.client.mechanism.step_sizes import layerwise_adam, parameter_groups
-from lorica.client.mechanism.units import Units, joined
+from lorica.client.mechanism.units import Units
 from lorica.client.secure_sum.grid_noise import GridNoise
 from lorica.client.training.models import Model, Models, build
 from lorica.common.adapter.factors import cut_factors, filled_up
@@ -189,7 +189,7 @@ class Session:
             return self._local_steps(round, event, noise)
         if not self.in_closed_form(stage):
             return self._gradient_sum(event, noise)
-        rows, owner = joined(self._units.draw(noise, event.sample_rate))
+        rows, owner = self._units.draw_rows(noise, event.sample_rate)
         noised = noised_sum(self._contributions(stage, rows), owner, event, noise)
         if isinstance(noise, GridNoise):
             noised = noise.released[-1]
@@ -223,7 +223,7 @@ class Session:
 
     def drawn(self, event: PrivacyEvent, noise: NoiseSource) -> Drawn:
         """The records that a release reads: drawn by the site's own stream."""
-        rows, owner = joined(self._units.draw(noise, event.sample_rate))
+        rows, owner = self._units.draw_rows(noise, event.sample_rate)
         return Drawn(self._train_cache, self._train_targets, rows, owner)
 
     @property

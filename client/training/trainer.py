@@ -466,7 +466,10 @@ class LocalTrainer:
             return self._ledger
         key = plan.privacy.unit, plan.privacy.delta
         if key not in self._ledgers:
-            self._ledgers[key] = MemoryLedger(plan.privacy.delta, unit=plan.privacy.unit)
+            replies = None if self._models is None else self._models.replies
+            self._ledgers[key] = MemoryLedger(
+                plan.privacy.delta, unit=plan.privacy.unit, replies=replies
+            )
         return self._ledgers[key]
 
     def _open(self, plan: RunPlan) -> Session:
@@ -481,6 +484,8 @@ class LocalTrainer:
                 rank=self._figures.rank_of(plan),
                 models=self._models,
             )
+        if self._models is not None:
+            self._models.opened(id(self), self.close)
         return self._session
 
 

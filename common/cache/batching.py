@@ -152,9 +152,21 @@ def record_batches(
         the batch's rows, shape (R,), and the places in ``rows`` of the first of them, shape (k,);
         what is computed of the R - k others counts as nothing.
     """
-    alone = list(np.arange(len(rows))[:, None])
-    for batch in unit_batches(alone, sizes[rows], limit, budget):
-        yield rows[batch.rows], batch.rows[: batch.real]
+    if not len(rows):
+        return
+    shapes = shapes_of(sizes[rows], np.arange(len(rows)), limit)
+    kinds, kind_of = np.unique(shapes, axis=0, return_inverse=True)
+    for kind in reversed(range(len(kinds))):
+        members = np.flatnonzero(kind_of.reshape(-1) == kind)
+        length = int(kinds[kind, 0])
+        counts = row_counts(length, budget)
+        at = 0
+        while at < len(members):  # as of units of one record each, without a list of them
+            part = members[at : at + cut(len(members) - at, length, budget)[0]]
+            at += len(part)
+            found = np.full(_fitting(len(part), counts), part[0], dtype=np.int64)
+            found[: len(part)] = part
+            yield rows[found], part
 
 
 def _of_one_shape(units: list[np.ndarray], length: int, budget: int) -> Iterator[Batch]:

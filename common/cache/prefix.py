@@ -34,7 +34,7 @@ from lorica.common.tasks.model import AdaptedModel, PooledModel
 CACHE_BYTES = 2**30
 """Memory for the cached states of one process's data sets together, bytes."""
 
-_FLOAT_BYTES = 4
+FLOAT_BYTES = 4
 
 
 class PrefixCache:
@@ -69,7 +69,7 @@ class PrefixCache:
         self._states: torch.Tensor | None = None
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
         self._width, self._pooled_width = classifier.width, classifier.pooled_width
-        self._room = limit_bytes // _FLOAT_BYTES  # numbers in the cache
+        self._room = limit_bytes // FLOAT_BYTES  # numbers in the cache
         moving = states and not classifier.frozen
         self._split = bool(classifier.prefix.depth and (moving or not classifier.vector))
         if self._split:
@@ -87,7 +87,7 @@ class PrefixCache:
         if self._files is not None:
             return 0  # mapped: the system takes the pages back when it needs them
         held = [tensor for tensor in (self._pooled, self._states) if tensor is not None]
-        return sum(tensor.numel() * _FLOAT_BYTES for tensor in held)
+        return sum(tensor.numel() * FLOAT_BYTES for tensor in held)
 
     def features(self, classifier: AdaptedModel, rows: np.ndarray) -> torch.Tensor:
         """The model's features of ``rows``, differentiable in the adapter.

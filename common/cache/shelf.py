@@ -105,6 +105,11 @@ class CacheShelf:
         self._lock = threading.Lock()
         self._folder: CacheFolder | None = None
 
+    @property
+    def in_files(self) -> bool:
+        """Whether what is made is kept in files."""
+        return self._folder is not None
+
     def keep_in(self, folder: CacheFolder | None) -> None:
         """Keep what is made from now on in files of a folder; None: in memory again."""
         with self._lock:

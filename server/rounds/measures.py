@@ -18,6 +18,7 @@ from lorica.server.rounds.alike import MOST, Alike, alike
 
 _MOST_KEPT = 1 << 14  # values kept of an update
 _LEAST_KEPT = 1 << 8
+_ROWS = 64  # updates compared at a time
 _KEPT_TOGETHER = 1 << 22  # values kept of all updates of a round, 4 bytes each
 
 
@@ -124,18 +125,22 @@ class RoundMeasures:
     def _agreements(self) -> dict[str, float]:
         if self._sketches is None or len(self._weights) < 2:
             return {}
-        total = torch.zeros(self._sketches.shape[1], dtype=torch.float64)
-        for kept, weight in zip(self._sketches, self._weights.values(), strict=False):
-            total.add_(kept.double(), alpha=weight)
-        found = {}
-        for kept, (site, weight) in zip(self._sketches, self._weights.items(), strict=False):
-            sketch = kept.double()
-            others = total - weight * sketch
-            length = float(sketch.norm()) * float(others.norm())
-            if length > 0:
-                cosine = float(sketch @ others) / length
-                found[site] = min(1.0, max(-1.0, cosine))
-        return found
+        kept = self._sketches[: len(self._weights)]
+        weights = torch.tensor(list(self._weights.values()), dtype=torch.float64)
+        total = torch.zeros(kept.shape[1], dtype=torch.float64)
+        for rows in range(0, len(kept), _ROWS):
+            total += weights[rows : rows + _ROWS] @ kept[rows : rows + _ROWS].double()
+        cosines = []
+        for rows in range(0, len(kept), _ROWS):
+            own = kept[rows : rows + _ROWS].double()
+            others = total - weights[rows : rows + _ROWS, None] * own
+            length = own.norm(dim=1) * others.norm(dim=1)
+            cosines += ((own * others).sum(1) / length).tolist()  # not a number where it is 0
+        return {
+            site: min(1.0, max(-1.0, cosine))
+            for site, cosine in zip(self._weights, cosines, strict=True)
+            if math.isfinite(cosine)
+        }
 
     def _sketch(self, flat: torch.Tensor) -> torch.Tensor:
         """What is kept of an update: float32, summed in float64."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import itertools
 import math
 import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +23,8 @@ from lorica.client.training.personal import FolderPersonal
 from lorica.client.training.sealing import Sealing
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.backbone.loading import Backbone
-from lorica.common.cache.prefix import CACHE_BYTES
+from lorica.common.cache.files import CacheFolder
+from lorica.common.cache.prefix import CACHE_BYTES, FLOAT_BYTES
 from lorica.common.cache.shelf import SHELF
 from lorica.common.data.records import Records
 from lorica.common.display.long_texts import LongTexts
@@ -34,6 +38,8 @@ from lorica.common.tasks.inputs import long_texts
 from lorica.common.tasks.run_data import load_data
 from lorica.common.wire.messages import Reply, Request
 from lorica.simulations.run.partition import partition
+
+_DISK_BYTES = 2**40  # a full disk says so before: what does not fit is computed each time
 
 PERSONAL_VARIABLE = "LORICA_SIMULATION_PERSONAL"
 """Environment variable: where the virtual sites of worker processes keep what is their own."""
@@ -145,14 +151,27 @@ def share_cache(plan: RunPlan, backbone: Backbone, records: Records) -> LongText
     encoded = task.encode(backbone, records)
     if plan.simulation.engine != "in-process":
         return long_texts(plan, backbone, encoded)  # sites are in other processes
+    model, pooled = task.model(backbone).eval(), any(stage.on_frozen_features for stage in stages)
+    if pooled and len(records) * model.pooled_width * FLOAT_BYTES > SHELF.limit_bytes:
+        _keep_on_disk()
     SHELF.lay_out(
-        task.model(backbone).eval(),
+        model,
         encoded,
         backbone=backbone,
         states=any(not stage.on_frozen_features for stage in stages),
-        pooled=any(stage.on_frozen_features for stage in stages),
+        pooled=pooled,
     )
     return long_texts(plan, backbone, encoded)
+
+
+def _keep_on_disk() -> None:
+    """Have features that do not fit in memory in files, for as long as this process lives: they are
+    computed once, not anew in every round."""
+    if SHELF.in_files:
+        return
+    folder = Path(tempfile.mkdtemp(prefix="lorica-features-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    SHELF.keep_in(CacheFolder(folder, _DISK_BYTES))
 
 
 class SimulatedNode:

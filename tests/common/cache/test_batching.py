@@ -101,6 +101,20 @@ def test_record_batches_say_where_each_row_was_asked_for(
     assert found.tolist() == chosen
 
 
+@settings(max_examples=100, deadline=None)
+@given(sizes=st.lists(st.integers(1, 128), min_size=1, max_size=90))
+def test_record_batches_are_those_of_units_of_one_record_each(sizes: list[int]) -> None:
+    given_sizes = np.array(sizes, dtype=np.int64).reshape(-1, 1)
+    rows = np.arange(len(sizes))[::-1].copy()
+    alone = list(np.arange(len(rows))[:, None])
+    expected = [
+        (rows[batch.rows].tolist(), batch.rows[: batch.real].tolist())
+        for batch in unit_batches(alone, given_sizes[rows], 128)
+    ]
+    found = record_batches(rows, given_sizes, 128)
+    assert [(batch.tolist(), places.tolist()) for batch, places in found] == expected
+
+
 @settings(max_examples=300, deadline=None)
 @given(count=st.integers(1, 300), length=st.sampled_from(canonical_lengths(512)))
 def test_rows_are_cut_at_the_least_cost(count: int, length: int) -> None:

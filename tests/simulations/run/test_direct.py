@@ -14,17 +14,21 @@ from safetensors.torch import load, load_file
 from torch import Tensor
 
 from lorica.client.ledger import Ledger
-from lorica.client.training import together
+from lorica.client.training import models, session, together
 from lorica.client.training.session import Session
 from lorica.client.training.together import train_together
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.state import State, pack_state
 from lorica.common.backbone.loading import backbone_of
+from lorica.common.cache.shelf import CacheShelf
 from lorica.common.display.console import Console
 from lorica.common.plan import RunPlan
 from lorica.common.tasks import task_of
+from lorica.common.tasks.model import AdaptedModel
 from lorica.common.tasks.run_data import load_data
 from lorica.common.wire.messages import Reply, Request
+from lorica.server.rounds import evaluation
+from lorica.simulations.run import sites
 from lorica.simulations.run.simulate import Simulation
 from lorica.simulations.run.sites import make_trainers, share_cache
 from lorica.simulations.run.summary import FEDERATION
@@ -158,10 +162,10 @@ def test_sites_in_one_pass_release_what_each_does_alone(
     monkeypatch.setattr(together, "_MOST_RECORDS", 20)
     plan = with_labels_of(plan_of(small_backbone, tmp_path, simulation={"sites": 7, "workers": 1}))
     request = first_request(plan, round)
-    sites = sites_of(plan)
-    for site in sites:
+    virtual = sites_of(plan)
+    for site in virtual:
         site._models = None  # each has a model of its own
-    alone = [site.train(request) for site in sites]
+    alone = [site.train(request) for site in virtual]
     assert train_together(sites_of(plan), request) == alone
     assert {reply.status for reply in alone} == {"ok"}
     assert len({reply.blob for reply in alone}) == 7
@@ -169,17 +173,17 @@ def test_sites_in_one_pass_release_what_each_does_alone(
 
 def test_sites_in_one_pass_share_one_model(small_backbone: Path, tmp_path: Path) -> None:
     plan = with_labels_of(plan_of(small_backbone, tmp_path))
-    sites = sites_of(plan)
-    train_together(sites, first_request(plan))
-    sessions = [site._session for site in sites]
-    assert len({id(session._classifier) for session in sessions if session is not None}) == 1
+    virtual = sites_of(plan)
+    train_together(virtual, first_request(plan))
+    sessions = [site._session for site in virtual]
+    assert len({id(one._classifier) for one in sessions if one is not None}) == 1
 
 
 def test_every_site_charges_before_anything_is_computed(
     small_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = with_labels_of(plan_of(small_backbone, tmp_path))
-    sites = sites_of(plan)
+    virtual = sites_of(plan)
     seen: list[int] = []
     read, charge = Session.read, Ledger.charge
 
@@ -193,7 +197,7 @@ def test_every_site_charges_before_anything_is_computed(
 
     monkeypatch.setattr(Session, "read", reading)
     monkeypatch.setattr(Ledger, "charge", charging)
-    train_together(sites, first_request(plan))
+    train_together(virtual, first_request(plan))
     assert seen.index(0) == 4
     assert seen[:4] == [1] * 4
 
@@ -212,24 +216,24 @@ def test_a_site_that_fails_refuses_and_leaves_the_others_as_they_are(
         return contributions(self, stage, features, targets, rows)
 
     monkeypatch.setattr(Session, "contributions_of", failing)
-    sites = sites_of(plan)
-    found = train_together(sites, request)
+    virtual = sites_of(plan)
+    found = train_together(virtual, request)
     refused = [place for place, reply in enumerate(found) if reply.status == "refused"]
     assert 0 < len(refused) < 4
     assert {found[place].code for place in refused} == {"LOR-335"}
     for place, reply in enumerate(found):
         assert place in refused or reply == whole[place]
-    assert train_together(sites, request) == found  # the stored replies, refusals as well
+    assert train_together(virtual, request) == found  # the stored replies, refusals as well
 
 
 def test_a_request_that_comes_again_gets_the_stored_reply(
     small_backbone: Path, tmp_path: Path
 ) -> None:
     plan = with_labels_of(plan_of(small_backbone, tmp_path))
-    sites, request = sites_of(plan), first_request(plan)
-    first = train_together(sites, request)
-    assert train_together(sites, request) == first
-    assert [len(chain_of(site)) for site in sites] == [2] * 4  # one charge, one answer
+    virtual, request = sites_of(plan), first_request(plan)
+    first = train_together(virtual, request)
+    assert train_together(virtual, request) == first
+    assert [len(chain_of(site)) for site in virtual] == [2] * 4  # one charge, one answer
 
 
 def test_what_another_request_loads_is_not_taken_for_the_last(
@@ -241,10 +245,10 @@ def test_what_another_request_loads_is_not_taken_for_the_last(
     state = {n: 2.0 * t for n, t in load(one.blob).items()}
     other = replace(one, run="another run", blob=pack_state(state))
     reference = [[site.train(r) for site in sites_of(plan)] for r in (one, other)]
-    sites = sites_of(plan)
-    assert train_together(sites[:2], one) == reference[0][:2]
-    assert train_together(sites, other) == reference[1]
-    assert [site.train(one) for site in sites[2:]] == reference[0][2:]
+    virtual = sites_of(plan)
+    assert train_together(virtual[:2], one) == reference[0][:2]
+    assert train_together(virtual, other) == reference[1]
+    assert [site.train(one) for site in virtual[2:]] == reference[0][2:]
 
 
 def test_a_round_that_is_none_of_the_plans_is_refused_by_every_site(
@@ -253,3 +257,45 @@ def test_a_round_that_is_none_of_the_plans_is_refused_by_every_site(
     plan = with_labels_of(plan_of(small_backbone, tmp_path))
     found: list[Reply] = train_together(sites_of(plan), first_request(plan, 4))
     assert [reply.code for reply in found] == ["LOR-403"] * 4
+
+
+def test_sites_beyond_those_that_are_open_are_opened_anew(
+    small_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(small_backbone, tmp_path)
+    whole = outcome(plan, tmp_path / "whole")
+    monkeypatch.setattr(models, "MOST_OPEN", 2)
+    simulation = Simulation(plan, tmp_path / "few", Console(file=io.StringIO(), width=100))
+    simulation.run(report=False)
+    assert_same(load_file(tmp_path / "few" / "checkpoint.safetensors"), whole[0])
+    assert sum(site._session is not None for site in simulation._trainers.values()) == 2
+
+
+def test_features_beyond_the_caches_memory_are_computed_once(
+    small_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are kept on disk; the reference has them in memory."""
+    plan = plan_of(small_backbone, tmp_path, rounds={"count": 4})
+    whole = outcome(plan, tmp_path / "whole")
+    shelf = CacheShelf(limit_bytes=64)
+    for module in (sites, session, evaluation):
+        monkeypatch.setattr(module, "SHELF", shelf)
+    encoded = AdaptedModel.pooled_of_ids
+    rows: list[int] = []
+
+    def counting(self: AdaptedModel, ids: Tensor, mask: Tensor) -> Tensor:
+        rows.append(len(ids))
+        return encoded(self, ids, mask)
+
+    simulation = Simulation(plan, tmp_path / "disk", Console(file=io.StringIO(), width=100))
+    monkeypatch.setattr(AdaptedModel, "pooled_of_ids", counting)
+    simulation.run(report=False)
+    assert_same(load_file(tmp_path / "disk" / "checkpoint.safetensors"), whole[0])
+    assert shelf.in_files
+    many = sum(rows)
+    rows.clear()
+    longer = plan.replace(rounds={"count": 8})
+    Simulation(longer, tmp_path / "longer", Console(file=io.StringIO(), width=100)).run(
+        report=False
+    )
+    assert sum(rows) <= many  # four head rounds more run the encoder no more often

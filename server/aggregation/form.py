@@ -24,8 +24,11 @@ def update_norm(update: State) -> float:
     )
 
 
-def check_form(update: State, start: State, trained: Collection[str]) -> None:
+def check_form(update: State, start: State, trained: Collection[str]) -> float:
     """Check names, shapes, dtypes and that all values are finite.
+
+    Returns:
+        As of :func:`update_norm`, which is how the values are looked at.
 
     Raises:
         LoricaError: LOR-502 with a sentence on the first thing found wrong.
@@ -36,11 +39,12 @@ def check_form(update: State, start: State, trained: Collection[str]) -> None:
     missing = [name for name in trained if name not in update]
     if missing:
         raise _refused(f"The update lacks tensors that are trained: {_listed(missing)}.")
-    for name in trained:
-        _check_tensor(name, update[name], start[name].shape)
+    norms = {name: _check_tensor(name, update[name], start[name].shape) for name in trained}
+    return math.hypot(*(norms[name] for name in update))
 
 
-def _check_tensor(name: str, tensor: torch.Tensor, shape: torch.Size) -> None:
+def _check_tensor(name: str, tensor: torch.Tensor, shape: torch.Size) -> float:
+    """The tensor's norm."""
     if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
         raise _refused(f"The update's '{name}' is not a dense tensor.")
     if tensor.shape != shape:
@@ -53,8 +57,10 @@ def _check_tensor(name: str, tensor: torch.Tensor, shape: torch.Size) -> None:
             f"{', '.join(map(_plain, ACCEPTED_DTYPES))}."
         )
     # float64 holds the square of any value of these formats: the norm is finite if all of them are
-    if not math.isfinite(float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64))):
+    norm = float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64))
+    if not math.isfinite(norm):
         raise _refused(f"The update's '{name}' holds NaN or infinite values.")
+    return norm
 
 
 def _refused(detail: str) -> LoricaError:

@@ -46,8 +46,7 @@ def screen(
         LoricaError: LOR-502 for wrong names, shapes or dtypes, for NaN or infinite values, and
             for an update longer than ``max_norm``.
     """
-    check_form(update, start, trained)
-    norm = update_norm(update)
+    norm = check_form(update, start, trained)
     if max_norm is not None and not norm <= max_norm:  # also refuses when max_norm is NaN
         raise _refused(f"The update's L2 norm is {norm:.4g}, above the limit of {max_norm:.4g}.")
     return norm

@@ -187,6 +187,10 @@ class ServerPlan(Section):
     """Decay of an exponential mean of the head's iterates, which is what a stage ends with; 0: its
     last iterate."""
 
+    lora_averaging: float = Field(0.0, ge=0, le=1)
+    """Share of the LoRA rounds, the last ones, whose mean state is what they end with, head and
+    factors alike. A mean of released states costs no ε. 0: the last state."""
+
     local_optimizer: Literal["none", "fedavgm", "fedadam", "fedyogi"] = "none"
     """Mode "local": the mean update is the next adapter's move as it is ("none"), or the gradient
     of this optimiser."""
@@ -325,11 +329,11 @@ class SimulationPlan(Section):
     power of √2 ("rounded"), as a site would that keeps it to itself. Weights follow from it and,
     in mode "local", sample rates; rounded ones are few, and noise is calibrated once for each."""
 
-    baselines: Literal["zero-shot", "own", "all"] = "zero-shot"
-    """What the result is compared with: "zero-shot" the untrained start alone; "own" also a model
-    of every site's own records, trained without privacy inside its walls, and the result tuned on
-    them; "all" besides trains each site alone under the same ε, and one model on all data pooled
-    without privacy."""
+    baselines: Literal["zero-shot", "alone", "own", "all"] = "zero-shot"
+    """What the result is compared with: "zero-shot" the untrained start alone; "alone" also each
+    site alone under the same ε, and one model on all data pooled without privacy; "own" a model of
+    every site's own records, trained without privacy inside its walls, and the result tuned on
+    them; "all" all of these."""
 
     @model_validator(mode="after")
     def _column_for_by_column(self) -> SimulationPlan:

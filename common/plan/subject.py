@@ -26,6 +26,9 @@ DESCRIBES = " = "
 DEMO_DATA = "embedded:clinic-notes"
 """``data.train`` of the packaged synthetic data set."""
 
+SYNTHETIC_NOTES = (DEMO_DATA, "embedded:clinic-histories")
+"""Packaged data sets of notes that no patient is behind."""
+
 
 class BackbonePlan(Section):
     """The pretrained model that every site adapts."""

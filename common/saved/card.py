@@ -20,7 +20,7 @@ from lorica.common.display.text import printable
 from lorica.common.plan import RunPlan
 from lorica.common.plan.lora import lora_sentence
 from lorica.common.plan.stages import schedule
-from lorica.common.plan.subject import DEMO_DATA
+from lorica.common.plan.subject import SYNTHETIC_NOTES
 from lorica.common.saved.trained import adapting_rounds, what_is_trained
 from lorica.common.tasks import task_of
 from lorica.common.tasks.fusion.usage import usual_row
@@ -297,7 +297,7 @@ _ROUNDING = {
 
 
 def _data_name(plan: RunPlan) -> str:
-    if plan.data.train == DEMO_DATA:
+    if plan.data.train in SYNTHETIC_NOTES:
         return "synthetic clinic notes"
     return f"records of the sites ({printable(Path(plan.data.train).name)})"
 

@@ -19,7 +19,7 @@ from lorica.common.display.text import printable
 from lorica.common.display.wording import percent
 from lorica.common.machine.files import write_atomically
 from lorica.common.plan.stages import Stage
-from lorica.common.plan.subject import DEMO_DATA
+from lorica.common.plan.subject import SYNTHETIC_NOTES
 from lorica.common.version import __version__
 from lorica.server.reports.charts import line_chart
 from lorica.server.results.round import measured_result
@@ -120,7 +120,7 @@ def what_was_trained(run: Run, plan: Mapping[str, Any], rounds: Sequence[Round])
     elif plan.get("adapter.kind") != "head":
         part = "a task head alone"
     data = str(plan.get("data.train", ""))
-    source = "synthetic clinic notes" if data == DEMO_DATA else "the sites' own records"
+    source = "synthetic clinic notes" if data in SYNTHETIC_NOTES else "the sites' own records"
     labels = plan.get("task.labels") or []
     aim = f"{run.task}, {len(labels)} labels" if labels else run.task
     virtual = "" if run.kind == "federation" else " virtual"

@@ -46,21 +46,21 @@ TEST_SHARE = 0.2
 # frozen embeddings a linear classifier of all hospitals' notes does well, one of a single hospital
 # clearly worse, and neither is perfect.
 _VISITS = (26, 31, 21, 12, 6, 4)  # patients with 1, 2, … 6 notes
-_ELSEWHERE = 0.12  # later notes for a department drawn anew
-_MISLABELED = 0.04
+ELSEWHERE = 0.12  # later notes for a department drawn anew
+MISLABELED = 0.04
 _RECURRING = 0.6  # notes about the patient's own complaints
 _CLARITY = (70, 17, 10, 3)  # clues alone; clue + shared; clue + general; shared alone
 _THIRD_CLUE = 0.5  # of the notes with clues alone
 _GENERAL = 0.4  # notes with a (further) general symptom
-_TIMED = 0.5  # notes that say since when
+TIMED = 0.5  # notes that say since when
 _EXTRAS = (0.45, 0.25)  # notes with an aside; with a closing sentence
 _HISTORY, _OWN_HISTORY = 0.75, 0.6  # asides that are history, not a denial; of these the patient's
 _ASIDE_FIRST = 0.25
-_MISSPELLED = 0.2
+MISSPELLED = 0.2
 _FEWEST_WORDS, _MOST_WORDS = 8, 35
 
 
-class _Draws:
+class Draws:
     """Draws that are the same in every Python version."""
 
     def __init__(self, seed: int) -> None:
@@ -90,10 +90,10 @@ class _Draws:
         return len(weights) - 1
 
 
-class _Patient:
+class Patient:
     """What stays the same over a patient's notes: identity, complaints, history."""
 
-    def __init__(self, draws: _Draws, hospital: Hospital, number: int) -> None:
+    def __init__(self, draws: Draws, hospital: Hospital, number: int) -> None:
         self.hospital = hospital
         self.id = f"{hospital.prefix}-{number:04d}"
         self.department = DEPARTMENTS[draws.weighted(hospital.mix)]
@@ -113,11 +113,11 @@ def generate(seed: int = 0) -> list[Row]:
     Returns:
         Rows with the keys of :data:`COLUMNS`; all values are text, none is empty.
     """
-    draws = _Draws(seed)
+    draws = Draws(seed)
     rows: list[Row] = []
     for hospital in HOSPITALS:
         for number in range(1, hospital.patients + 1):
-            patient = _Patient(draws, hospital, number)
+            patient = Patient(draws, hospital, number)
             for visit in range(draws.weighted(_VISITS) + 1):
                 rows.append(_note(draws, patient, visit))
     return rows
@@ -129,7 +129,11 @@ def train_test(seed: int = 0) -> tuple[list[Row], list[Row]]:
     Test holds :data:`TEST_SHARE` of the patients of every hospital, chosen by a hash of seed
     and patient, each with all their notes.
     """
-    rows = generate(seed)
+    return split(generate(seed), seed)
+
+
+def split(rows: list[Row], seed: int) -> tuple[list[Row], list[Row]]:
+    """Rows as (train, test), as :func:`train_test` says."""
     patients: dict[str, dict[str, None]] = {}  # dict, not set: keeps the order
     for row in rows:
         patients.setdefault(row["hospital"], {})[row["patient_id"]] = None
@@ -166,18 +170,18 @@ def write_csv(folder: Path, seed: int = 0) -> tuple[Path, Path]:
     return paths
 
 
-def _note(draws: _Draws, patient: _Patient, visit: int) -> Row:
+def _note(draws: Draws, patient: Patient, visit: int) -> Row:
     hospital, department = patient.hospital, patient.department
-    if visit and draws.chance(_ELSEWHERE):
+    if visit and draws.chance(ELSEWHERE):
         department = DEPARTMENTS[draws.weighted(hospital.mix)]
-    findings = _findings(draws, patient, department)
+    findings = findings_of(draws, patient, department)
     denial = _denial(draws, hospital, department, findings)
     text = _compose(draws, patient, visit, findings, denial)
-    label = draws.one(NEIGHBORS[department]) if draws.chance(_MISLABELED) else department
+    label = draws.one(NEIGHBORS[department]) if draws.chance(MISLABELED) else department
     return dict(zip(COLUMNS, (patient.id, hospital.name, text, label), strict=True))
 
 
-def _findings(draws: _Draws, patient: _Patient, department: str) -> list[str]:
+def findings_of(draws: Draws, patient: Patient, department: str) -> list[str]:
     """Two to four phrases, the telling ones first: clues, shared symptoms, general symptoms."""
     hospital = patient.hospital
     clues: Sequence[str] = phrases(hospital.clues[department])
@@ -203,7 +207,7 @@ def _findings(draws: _Draws, patient: _Patient, department: str) -> list[str]:
     return found + draws.some(phrases(hospital.general), unspecific)
 
 
-def _denial(draws: _Draws, hospital: Hospital, department: str, findings: list[str]) -> str:
+def _denial(draws: Draws, hospital: Hospital, department: str, findings: list[str]) -> str:
     """What speaks against a department that has nothing to do with the findings."""
     involved = [department]
     for symptom, departments in SHARED_BY.items():
@@ -213,11 +217,11 @@ def _denial(draws: _Draws, hospital: Hospital, department: str, findings: list[s
     return draws.one([phrase for name, phrase in clear if name not in involved])
 
 
-def _compose(draws: _Draws, patient: _Patient, visit: int, findings: list[str], denial: str) -> str:
+def _compose(draws: Draws, patient: Patient, visit: int, findings: list[str], denial: str) -> str:
     """A note of 8 to 35 words in the hospital's manner."""
     hospital = patient.hospital
     opening = draws.one(phrases(hospital.again if visit else hospital.first))
-    since = draws.one(phrases(hospital.since)) if draws.chance(_TIMED) else ""
+    since = draws.one(phrases(hospital.since)) if draws.chance(TIMED) else ""
     joiners = draws.some(hospital.joiners, len(findings) - 1)
     while _words(opening, *findings, *joiners, since) > _MOST_WORDS:
         findings, joiners = findings[:-1], joiners[:-1]
@@ -238,15 +242,15 @@ def _compose(draws: _Draws, patient: _Patient, visit: int, findings: list[str], 
     sentences = [main, *wanted]
     if aside in wanted and draws.chance(_ASIDE_FIRST):
         sentences = [aside, main, *wanted[1:]]
-    text = _fill(draws, patient, ". ".join(sentences) + ".")
-    return _typo(draws, text) if draws.chance(_MISSPELLED) else text
+    text = filled(draws, patient, ". ".join(sentences) + ".")
+    return misspelled(draws, text) if draws.chance(MISSPELLED) else text
 
 
 def _words(*sentences: str) -> int:
     return sum(len(sentence.split()) for sentence in sentences)
 
 
-def _fill(draws: _Draws, patient: _Patient, text: str) -> str:
+def filled(draws: Draws, patient: Patient, text: str) -> str:
     values = {
         "age": str(patient.age),
         "sex": draws.one(patient.hospital.sexes[patient.sex]),
@@ -259,7 +263,7 @@ def _fill(draws: _Draws, patient: _Patient, text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _typo(draws: _Draws, text: str) -> str:
+def misspelled(draws: Draws, text: str) -> str:
     """``text`` with one long word misspelled: two letters swapped or one left out."""
     words = text.split(" ")
     long = [i for i, word in enumerate(words) if len(word) >= 5 and word.isalpha()]

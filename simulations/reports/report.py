@@ -24,7 +24,7 @@ from lorica.common.machine.files import write_atomically
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import to_toml
 from lorica.common.plan.stages import schedule
-from lorica.common.plan.subject import DEMO_DATA
+from lorica.common.plan.subject import SYNTHETIC_NOTES
 from lorica.common.saved.trained import what_is_trained
 from lorica.server.results.round import RoundRecord, SiteStatus
 from lorica.simulations.reports import plots
@@ -127,7 +127,8 @@ def what_was_trained(plan: RunPlan, summary: Summary) -> str:
     """The run in one sentence."""
     embedded = plan.backbone.source == "embedded"
     backbone = "all-MiniLM-L6-v2" if embedded else plan.backbone.source
-    data = "synthetic clinic notes" if plan.data.train == DEMO_DATA else Path(plan.data.train).name
+    notes = plan.data.train in SYNTHETIC_NOTES
+    data = "synthetic clinic notes" if notes else Path(plan.data.train).name
     sites = len(epsilons(summary)) or plan.simulation.sites
     part = (summary.get("trained") or {}).get("what") or what_is_trained(plan)
     part = part.replace("a task head", f"a head for {plan.task.kind}")

@@ -273,7 +273,7 @@ class Simulation:
     def _benefit(self, state: State) -> dict[str, Any]:
         """What every site's guard would decide inside its walls, and what that is worth on test
         data; empty where sites' own models are not asked for."""
-        if self.plan.simulation.baselines == "zero-shot":
+        if self.plan.simulation.baselines in ("zero-shot", "alone"):
             return {}
         central, found = self._evaluate, {}
         evaluate = self._evaluator(self.plan, FEDERATION, list(self._trainers))
@@ -296,7 +296,7 @@ class Simulation:
     def _baselines(self, parent: str) -> dict[str, Any]:
         """Scores to compare with; every trained one is a resumable run of its own."""
         found: dict[str, Any] = {"zero_shot": self._folder.rounds()[0].score}
-        if self.plan.simulation.baselines != "all":
+        if self.plan.simulation.baselines not in ("alone", "all"):
             return found
         root = self._folder.path / BASELINES
         plan = self.plan

@@ -160,6 +160,7 @@ def test_every_entry_point_loads_from_the_wheel(wheel: Path, tmp_path: Path) -> 
         ("lorica.commands", "demo"),
         ("lorica.trainers", "partition-id"),
         ("lorica.datasets", "clinic-notes"),
+        ("lorica.datasets", "clinic-histories"),
     } <= named
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert lines[-1][1] == config["project"]["version"]

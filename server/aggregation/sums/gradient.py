@@ -12,6 +12,7 @@ from lorica.common.adapter.state import State
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import place_in_stage, place_of_tensor, unit_bound
 from lorica.common.plan.tensors import Part, part_of
+from lorica.server.aggregation.sums.averaging import averaged
 from lorica.server.aggregation.sums.base import SumOfReleases
 from lorica.server.aggregation.sums.per_weight import PerWeightAdam
 from lorica.server.aggregation.sums.step_sizes import number_of_stage, step_size
@@ -42,7 +43,8 @@ class GradientStep(SumOfReleases):
     (:class:`lorica.server.aggregation.sums.per_weight.PerWeightAdam`); so has the head, where
     they are the run's first.
 
-    η is :func:`lorica.server.aggregation.sums.step_sizes.step_size`.
+    η is :func:`lorica.server.aggregation.sums.step_sizes.step_size`. What a stage ends with may be
+    a mean over its iterates (:func:`lorica.server.aggregation.sums.averaging.averaged`).
 
     **Exact**: all sites differentiate at one common (A, B), so there is no product of averages.
 
@@ -93,21 +95,9 @@ class GradientStep(SumOfReleases):
         for name, u in along.items():
             size = step_size(self._plan, self._round, name, self._start)
             changed[name] = self._start[name].double() - size * u
-        if self._plan.server.averaging:
-            changed |= self._averaged(changed)
-        return self._next(changed)
-
-    def _averaged(self, changed: State) -> State:
-        """In a stage's last round, the exponential mean of the head's iterates since its first;
-        updates the memory."""
-        number, rounds = place_in_stage(self._plan, self._round)
-        decay, found = self._plan.server.averaging, {}
-        for name in changed:
-            if part_of(name) is Part.HEAD:
-                held = self._start[name] if number == 1 else self._before[f"average.{name}"]
-                found[name] = decay * held.double() + (1 - decay) * changed[name]
-                self.memory[f"average.{name}"] = found[name]
-        return found if number == rounds else {}
+        means, memory = averaged(self._plan, self._round, self._start, changed, self._before)
+        self.memory.update(memory)
+        return self._next(changed | means)
 
     def _along_factors(self, totals: State) -> State:
         """u of the LoRA factors (or biases); updates the memory."""

@@ -28,8 +28,8 @@ A, B = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
 SHAPES = {A: (2, 8), B: (6, 2), "head.weight": (3, 8), "head.bias": (3,), "head.center": (8,)}
 
 
-def plan_of(**server: Any) -> RunPlan:
-    """Rounds: 1 class sums, 2 to 4 head, 5 to 7 LoRA."""
+def plan_of(*, lora_averaging: float = 0.0, **server: Any) -> RunPlan:
+    """Rounds: 1 class sums, 2 to 4 head, 5 to 7 LoRA, which end with their last state."""
     return RunPlan().replace(
         task={"labels": ["a", "b", "c"]},
         adapter={"rank": 2},
@@ -37,7 +37,7 @@ def plan_of(**server: Any) -> RunPlan:
         training={"lora": "always", "lora_rounds": 3},
         aggregation={"method": "ffa"},
         rounds={"count": 7},
-        server=server,
+        server={"lora_averaging": lora_averaging, **server},
     )
 
 
@@ -479,6 +479,26 @@ def test_averaging_ends_a_stage_with_the_exponential_mean_of_the_heads_iterates(
         mean = 0.6 * mean + 0.4 * iterate
     torch.testing.assert_close(averaged, [*last[:-1], mean], rtol=1e-6, atol=1e-6)
     assert float((mean - last[-1]).abs().max()) > 0.01
+
+
+def test_lora_rounds_end_with_the_mean_of_their_last_states() -> None:
+    """Of head and factors; two of three rounds where the plan says a half. The states on the way,
+    and what the optimiser remembers, are those of the last iterates."""
+    rounds = range(5, 8)
+    last = walk(plan_of(lora_rate=1.0), rounds)
+    averaged = walk(plan_of(lora_averaging=0.5, lora_rate=1.0), rounds)
+    for name in SHAPES:
+        mean = (last[1][0][name].double() + last[2][0][name].double()) / 2
+        torch.testing.assert_close(averaged[2][0][name].double(), mean, rtol=1e-6, atol=1e-7)
+        for found, expected in zip(averaged[:2], last[:2], strict=True):
+            assert torch.equal(found[0][name], expected[0][name])
+    moments = [name for name in last[2][1] if name.startswith(("m.", "v."))]
+    assert moments
+    assert all(torch.equal(averaged[2][1][name], last[2][1][name]) for name in moments)
+    assert float((averaged[2][0][B] - last[2][0][B]).abs().max()) > 1e-3
+    whole = walk(plan_of(lora_averaging=1.0, lora_rate=1.0), rounds)[2][0][B].double()
+    every = torch.stack([state[B].double() for state, _ in last]).mean(0)
+    torch.testing.assert_close(whole, every, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("round", [2, 5])

@@ -8,7 +8,6 @@ worker process reads the sites' records once. Prints the seconds of every round 
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
@@ -22,25 +21,26 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
+HERE = str(Path(__file__).resolve().parent)
+sys.path.insert(0, HERE)
 
-import torch
-from flwr.app import ArrayRecord, Context, Message, RecordDict
-from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid, ServerApp
-from flwr.simulation import run_simulation
+import torch  # noqa: E402
+from flwr.app import ArrayRecord, Context, Message, RecordDict  # noqa: E402
+from flwr.clientapp import ClientApp  # noqa: E402
+from flwr.serverapp import Grid, ServerApp  # noqa: E402
+from flwr.simulation import run_simulation  # noqa: E402
 
-FILE, ROUNDS, EMPTY = Path(sys.argv[1]), int(sys.argv[2]), "--empty" in sys.argv
+FILE, ROUNDS, EMPTY = str(Path(sys.argv[1]).resolve()), int(sys.argv[2]), "--empty" in sys.argv
 
 
-@functools.cache
 def task():  # type: ignore[no-untyped-def]
-    """The task, once in a process."""
-    from head_round import Task
+    """The task, once in a process, also in one of Ray's, to which this function is sent."""
+    if HERE not in sys.path:
+        sys.path.insert(0, HERE)
+    from head_round import held
 
     torch.set_num_threads(1)
-    return Task.read(FILE, rounds=ROUNDS, empty=EMPTY)
+    return held(FILE, ROUNDS, EMPTY)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ head's gradient is an outer product, so no gradient is written out), summed, and
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,12 @@ class Task:
         norms = left.norm(dim=1) * inputs.norm(dim=1)
         left *= (self.clip_norm / (norms + 1e-12)).clamp(max=1.0)[:, None]
         return left.T @ inputs + self.sigma * self.clip_norm * torch.randn(head.shape)
+
+
+@functools.cache
+def held(path: str, rounds: int, empty: bool) -> Task:
+    """The task, read once in a process."""
+    return Task.read(Path(path), rounds=rounds, empty=empty)
 
 
 class Step:

@@ -9,6 +9,7 @@ from lorica.client.benefit.compared import Benefit
 from lorica.common.backbone.loading import Backbone
 from lorica.common.machine.files import write_atomically
 from lorica.common.plan import RunPlan
+from lorica.common.saved.card import CardResults
 from lorica.common.saved.folder import SavedAdapter, save_adapter
 
 FIGURES = "benefit.json"
@@ -25,7 +26,8 @@ def write_kept(folder: Path, benefit: Benefit, saved: SavedAdapter, backbone: Ba
     kept = benefit.decision.kept
     trained_here = kept in ("own", "tuned")
     plan = without_privacy(saved.plan) if trained_here else saved.plan
-    save_adapter(folder, benefit.states[kept], plan, backbone)
+    seeded = saved.seeded and kept == "federated"
+    save_adapter(folder, benefit.states[kept], plan, backbone, CardResults(seeded=seeded))
     write_atomically(folder / FIGURES, benefit.json(), mode=_PRIVATE)
     folder.chmod(0o700)
 

@@ -31,6 +31,7 @@ def site_adapter(
     from lorica.client.training.opening import personal_store
     from lorica.common.backbone.loading import backbone_of
     from lorica.common.plan.methods import METHODS
+    from lorica.common.saved.card import CardResults
     from lorica.common.saved.folder import load_adapter, save_adapter
 
     site, shared = load_site(config), load_adapter(adapter)
@@ -53,5 +54,5 @@ def site_adapter(
             mend="Name the run with --run." if runs else None,
         )
     state = shared.state | store.load(runs[0], plan)
-    save_adapter(output, state, plan, backbone_of(plan))
+    save_adapter(output, state, plan, backbone_of(plan), CardResults(seeded=shared.seeded))
     Console().print(f"Written to {output}.", highlight=False, soft_wrap=True)

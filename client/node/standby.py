@@ -49,7 +49,7 @@ def serve(root: Path, home: Path, lifeline: int) -> None:
     Args:
         root: the folder that site.toml is in.
         home: Flower's, where the socket is made.
-        lifeline: a file descriptor that ends when the node does.
+        lifeline: a file descriptor that ends when the node does; one of the three streams.
     """
     import_all()
     pull_promptly()
@@ -66,8 +66,7 @@ def serve(root: Path, home: Path, lifeline: int) -> None:
             connection, _ = listening.accept()
             if os.fork() == 0:
                 listening.close()
-                os.close(lifeline)
-                _answer(root, connection)
+                _answer(root, connection)  # whose streams take the lifeline's place
             connection.close()
 
 
@@ -139,7 +138,9 @@ def _take_over(connection: socket.socket) -> None:
     wanted = json.loads(content)
     for number, fd in enumerate(fds):
         os.dup2(fd, number)
-        os.close(fd)
+    for fd in fds:
+        if fd >= _STREAMS:
+            os.close(fd)
     os.chdir(wanted["cwd"])
     os.environ.clear()
     os.environ.update(wanted["environment"])

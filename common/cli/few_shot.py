@@ -39,14 +39,13 @@ def few_shot(
     from lorica.common.saved.exported.written import require_new
     from lorica.common.saved.few_shot import few_shot as made_of
     from lorica.common.saved.folder import save_adapter
-    from lorica.common.tasks.run_data import with_labels
 
     console = Console()
     require_new(out)
     wanted = load_plan(plan, settings or [])
     records = read_records(str(file) if file else wanted.data.train, wanted.columns)
     with console.status("reading the records"):
-        made = made_of(with_labels(wanted, records), records, shots, seed)
+        made = made_of(wanted, records, shots, seed)
         save_adapter(out, made.state, made.plan, made.backbone)
     console.print(Text(f"Wrote {out}: {_what(made.records, made.shots)}."), soft_wrap=True)
     if made.left_out is not None:
@@ -59,6 +58,12 @@ def few_shot(
         )
         console.print(
             Text("It has no differential privacy: it tells of the records it was made of."),
+            style="yellow",
+            soft_wrap=True,
+        )
+    elif not made.plan.privacy.private:
+        console.print(
+            Text("Its labels are those of the records: name them in task.labels, if all may know."),
             style="yellow",
             soft_wrap=True,
         )

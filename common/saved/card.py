@@ -45,6 +45,9 @@ class CardResults:
     """The metric that decides what is better."""
     start: float | None = None
     """That metric before any round, on the coordinator's test data; None when not known."""
+    seeded: bool = False
+    """Whether the noise follows from the plan's seed, as in simulations: whoever has the plan can
+    subtract it."""
 
     @property
     def gained(self) -> bool | None:
@@ -69,7 +72,7 @@ def model_card(
     sections = [
         f"# Adapter for {task.subject}",
         _details(plan, source, results),
-        _use(plan),
+        _use(plan, results),
         _training(plan, results),
         _evaluation(plan, results),
         _how(plan, backbone, source, revision),
@@ -88,7 +91,7 @@ def _metadata(plan: RunPlan, source: str, results: CardResults) -> str:
             "lorica",
             *([plan.adapter.kind] if adapting_rounds(plan, results.kept_round) else []),
             "federated-learning",
-            *(["differential-privacy"] if plan.privacy.private else []),
+            *(["differential-privacy"] if plan.privacy.private and not results.seeded else []),
         ],
     }
     if lora:
@@ -143,12 +146,12 @@ def _details(plan: RunPlan, source: str, results: CardResults) -> str:
 - **Plan fingerprint:** `{plan.fingerprint}`"""
 
 
-def _use(plan: RunPlan) -> str:
+def _use(plan: RunPlan, results: CardResults) -> str:
     private = (
         "The guarantee holds for every "
         + ("record" if plan.privacy.unit == "record" else f"`{printable(plan.privacy.unit)}`")
         + " of every site separately; what several sites hold about one person adds up."
-        if plan.privacy.private
+        if plan.privacy.private and not results.seeded
         else "It was trained **without privacy**: treat it as you treat the training data."
     )
     records = "images" if task_of(plan).traits.images else "texts"
@@ -163,7 +166,13 @@ def _training(plan: RunPlan, results: CardResults) -> str:
     if results.kept_round == 0:
         return "## Training\n\nNone: no record was read for it, and it costs no ε."
     privacy = plan.privacy
-    if privacy.private:
+    if privacy.private and results.seeded:
+        guarantee = (
+            f"none: the noise of this simulation was seeded, and whoever has its plan can subtract "
+            f"it. Sites that draw it of their own would give (ε = {privacy.epsilon:g}, "
+            f"δ = {privacy.delta:g})"
+        )
+    elif privacy.private:
         clip = f"clip norm {privacy.clip_norm:g}"
         guarantee = (
             f"(ε = {privacy.epsilon:g}, δ = {privacy.delta:g}) differential privacy per "

@@ -31,6 +31,7 @@ from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.subject import DESCRIBED, BackbonePlan
+from lorica.common.saved.card import CardResults
 from lorica.common.saved.exported.fold import fold
 from lorica.common.saved.exported.folded import head_model, head_task
 from lorica.common.saved.exported.written import new_folder, require_new
@@ -135,7 +136,7 @@ def distill(
             write_model(own.model, folding.backbone, new / "backbone")
             written = load_backbone(BackbonePlan(source=str(new / "backbone")))
             written = replace(written, folder=(out / "backbone").absolute())
-            save_adapter(new / "adapter", state, plan, written)
+            save_adapter(new / "adapter", state, plan, written, CardResults(seeded=saved.seeded))
             _note(new / "adapter" / "README.md", found, public)
             content = json.dumps(asdict(found), indent=2) + "\n"
             (new / FIGURES).write_text(content, encoding="utf-8")

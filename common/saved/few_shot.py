@@ -7,7 +7,8 @@ length times a scale. How many records a description is worth, and the scale, ar
 least log loss when every record in turn is left out of its own prototype.
 
 No noise: the result tells of the few records that it was made of, as far as their mean does. Its
-plan says ε = ∞ where there are any; of none, it has no record in it.
+plan says ε = ∞ where there are any, and where the labels are those that the records have; of none,
+with labels that the plan names, it has nothing of a record in it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.subject import DESCRIBED
 from lorica.common.tasks import task_of
+from lorica.common.tasks.run_data import with_labels
 
 WORTHS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
 """Records that a label's name or description may count as."""
@@ -59,21 +61,22 @@ def few_shot(plan: RunPlan, records: Records, shots: int | None, seed: int) -> F
     """Make prototypes of at most ``shots`` records of every label, chosen by ``seed``.
 
     Args:
-        plan: its task, labels filled in, and backbone; what it says of training does not count.
+        plan: its task and backbone; what it says of training does not count. Labels that it does
+            not name are those of all records.
         records: with labels.
         shots: 0 for the descriptions alone; None for all.
         seed: of the choice.
 
     Raises:
-        LoricaError: LOR-103 another task, LOR-306 a label that is not the plan's, LOR-20x the
-            backbone.
+        LoricaError: LOR-103 another task, LOR-306 a label that is not the plan's, LOR-307 too few
+            labels, LOR-20x the backbone.
     """
     if plan.task.kind != DESCRIBED[0]:
         raise LoricaError(
             Code.PLAN_BAD_VALUE,
             f"Prototypes are of texts with one label each, not of {plan.task.kind}.",
         )
-    own = plan.replace(adapter={"kind": "head"})
+    own = with_labels(plan.replace(adapter={"kind": "head"}), records)
     task = task_of(own)
     task.check(records, where="The data")
     backbone = backbone_of(own)
@@ -91,6 +94,7 @@ def few_shot(plan: RunPlan, records: Records, shots: int | None, seed: int) -> F
         features = features_of(model, PrefixCache(model, given, limit_bytes=0))
         worth, scale, left_out = best_blend(features, labels[rows], names)
         state["head.weight"] = scale * prototypes(features, labels[rows], names, worth)
+    if rows or not plan.task.labels:
         own = own.replace(privacy={"epsilon": float("inf")})
     return FewShot(
         state,

@@ -35,6 +35,8 @@ from lorica.common.tasks import task_of
 from lorica.common.version import __version__
 
 FORMAT = 1
+SEEDED = "seeded"
+"""``lorica.json``'s "noise" of a simulation whose noise follows from its plan."""
 EMBEDDED_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDED_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 
@@ -51,6 +53,8 @@ class SavedAdapter:
     backbone_folder: str = ""
     """Where the backbone was on the machine that wrote the adapter; "" when it is not a folder of
     somebody's own but the packaged model or one of the hub."""
+    seeded: bool = False
+    """Whether its noise follows from the plan's seed, so that it has no privacy."""
 
     def backbone(self, given: str = "") -> Backbone:
         """The adapter's backbone, and no other.
@@ -137,7 +141,8 @@ def load_adapter(folder: Path) -> SavedAdapter:
         if plan.adapter.kind == "bitfit":
             state |= safetensors.torch.load((folder / "biases.safetensors").read_bytes())
         where = str(about["backbone"].get("folder", ""))
-        return SavedAdapter(state, plan, about["backbone"]["sha256"], where)
+        seeded = about.get("noise") == SEEDED
+        return SavedAdapter(state, plan, about["backbone"]["sha256"], where, seeded)
     except FileNotFoundError as error:
         raise LoricaError(
             Code.ADAPTER_UNREADABLE, f"{folder} is no adapter: it lacks {error.filename}."
@@ -199,6 +204,7 @@ def _write(
         },
         "plan": json.loads(plan.canonical()),
         "plan_fingerprint": plan.fingerprint,
+        **({"noise": SEEDED} if results.seeded else {}),
     }
     (folder / "lorica.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), "utf-8")
     card = model_card(plan, backbone, source, revision, results)

@@ -2,8 +2,8 @@
 
 What goes is a list of names that is written here, whatever else lies in the folder: figures of a
 site, logs, checkpoints and keys stay. Paths of this machine, which its files name, are cut to their
-last part. A folder whose model was trained without privacy goes nowhere unless that is said to be
-meant: it may hold its records by heart.
+last part. A folder whose model was trained without privacy, or with a simulation's seeded noise,
+goes nowhere unless that is said to be meant: it may hold its records by heart.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
 from lorica.common.saved.exported.written import ABOUT, new_folder, require_new
+from lorica.common.saved.folder import SEEDED
 
 WEIGHTS = frozenset(
     {
@@ -92,11 +94,12 @@ def push_to_hub(
     Args:
         result: the folder.
         repository: "owner/name"; made, private, if it is not there.
-        public: make it for everybody; one that is there stays what it is.
+        public: make it for everybody; one that is there stays what it is, and is refused if it is
+            for everybody and this is not said.
         without_privacy: as of :func:`push_to_folder`.
 
     Raises:
-        LoricaError: LOR-206, LOR-211 as above, or the hub does not take it.
+        LoricaError: LOR-206, LOR-211 as above, or the hub does not take it, or all could read it.
     """
     import httpx
     from huggingface_hub import HfApi
@@ -110,6 +113,12 @@ def push_to_hub(
         api = HfApi(library_name="lorica")
         try:
             made = api.create_repo(repository, private=not public, exist_ok=True)
+            if not public and api.repo_info(made.repo_id).private is False:
+                raise LoricaError(
+                    Code.PUSH_REFUSED,
+                    f"{made.repo_id} is there already, for everybody to read.",
+                    mend="Give --public if that is meant, or name another repository.",
+                )
             api.upload_folder(
                 repo_id=made.repo_id,
                 folder_path=folder,
@@ -132,9 +141,8 @@ def _chosen(result: Path, without_privacy: bool) -> tuple[list[str], list[str]]:
         str(path.relative_to(result)) for path in result.rglob("*") if path.is_file()
     )  # links to folders are not followed
     allowed = WEIGHTS | SETTINGS
-    files = [name for name in found if name in allowed and not (result / name).is_symlink()] + [
-        name for name in found if _pooling(name)
-    ]
+    own = [name for name in found if not (result / name).is_symlink()]
+    files = [name for name in own if name in allowed or _pooling(name)]
     if "README.md" not in files or not WEIGHTS.intersection(files):
         raise LoricaError(
             Code.ADAPTER_UNREADABLE,
@@ -144,8 +152,8 @@ def _chosen(result: Path, without_privacy: bool) -> tuple[list[str], list[str]]:
     if not without_privacy and not _private(result, files):
         raise LoricaError(
             Code.PUSH_REFUSED,
-            f"{result} was trained without privacy, or does not say with which: whoever has it may "
-            "learn its records.",
+            f"{result} was trained without privacy (a simulation's seeded noise gives none), "
+            "or does not say with which: whoever has it may learn its records.",
         )
     return files, [name for name in found if name not in files]
 
@@ -157,11 +165,12 @@ def _pooling(name: str) -> bool:
 
 
 def _private(result: Path, files: list[str]) -> bool:
-    """Whether what was trained has an ε."""
+    """Whether what was trained has an ε, and noise that nobody can make again."""
     try:
         if "lorica.json" in files:
             text = (result / "lorica.json").read_text(encoding="utf-8")
-            spent = json.loads(text)["plan"]["privacy"]["epsilon"]
+            about = json.loads(text)
+            spent = "inf" if about.get("noise") == SEEDED else about["plan"]["privacy"]["epsilon"]
         else:
             spent = json.loads((result / ABOUT).read_text(encoding="utf-8"))["epsilon"]
         return math.isfinite(float(spent))
@@ -190,21 +199,19 @@ def _own_paths(result: Path) -> list[str]:
         about = json.loads((result / "lorica.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    found = {json.dumps(text, ensure_ascii=False)[1:-1] for text in _paths(about)}
-    return sorted(found | set(_paths(about)), key=len, reverse=True)
+    found: set[str] = set()
+    for path in _paths(about):
+        # As text, in JSON with and without other letters than ASCII's, and in Python's code.
+        found |= {path, json.dumps(path)[1:-1], json.dumps(path, ensure_ascii=False)[1:-1]}
+        found |= {repr(path)[1:-1], printable(path)}
+    return sorted(found, key=len, reverse=True)
 
 
 def _paths(about: Any) -> Iterator[str]:
-    plan = about.get("plan", {})
-    for key in _PATHS:
-        yield from _local(plan.get("data", {}).get(key, ""))
-    yield from _local(plan.get("backbone", {}).get("source", ""))
-    yield from _local(about.get("backbone", {}).get("folder", ""))
-
-
-def _local(text: str) -> Iterator[str]:
-    """The text, if it is a path; "org/name" is one of the hub's where there is no such folder."""
-    path = Path(text)
-    elsewhere = text.startswith(("hub:", "embedded:"))
-    if path.name and "/" in text and not elsewhere and (path.is_absolute() or path.exists()):
-        yield text
+    plan, folder = about.get("plan", {}), about.get("backbone", {}).get("folder", "")
+    texts = [plan.get("data", {}).get(key, "") for key in _PATHS]
+    if folder:  # else "org/name" is one of the hub's
+        texts += [folder, plan.get("backbone", {}).get("source", "")]
+    for text in texts:
+        if "/" in text and Path(text).name and not text.startswith(("hub:", "embedded:")):
+            yield text

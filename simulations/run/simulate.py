@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.plan import RunPlan
 from lorica.common.plan.lora import lora_sentence
 from lorica.common.plan.methods import METHODS
+from lorica.common.plan.subject import DEMO_DATA
 from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
 from lorica.common.saved.card import CardResults
 from lorica.common.saved.folder import save_adapter
@@ -161,7 +163,7 @@ class Simulation:
                     state,
                     self.plan,
                     self._backbone,
-                    self._folder.results(),
+                    dataclasses.replace(self._folder.results(), seeded=self._seeded),
                 )
                 baselines = self._baselines(kept.run_id)
                 benefit = self._benefit(state)
@@ -335,6 +337,13 @@ class Simulation:
         score = folder.rounds()[-1].score
         assert score is not None
         return score
+
+    @property
+    def _seeded(self) -> bool:
+        """Whether whoever has the plan can subtract the noise that was added to real records."""
+        made_up = self.plan.data.train == DEMO_DATA
+        seeded = self.plan.simulation.noise == "seeded"
+        return seeded and self.plan.privacy.private and not made_up
 
     def _keep_start(self) -> str:
         """Where the untrained start was written, as it is better than what was trained: nothing is

@@ -33,9 +33,11 @@ from lorica.common.saved.exported.samples import sample_inputs
 from lorica.common.saved.exported.written import (
     ABOUT,
     copy_settings,
+    has_privacy,
     new_folder,
     privacy_sentence,
     require_new,
+    source_shown,
     write_about,
 )
 from lorica.common.saved.folder import SavedAdapter, load_adapter
@@ -95,7 +97,7 @@ def export_merged(adapter: Path, out: Path, backbone_source: str = "") -> Merged
             if plain.readout is None and plain.pooling.tensors:
                 projection = safetensors.torch.save(plain.pooling.tensors)
                 (new / "projection.safetensors").write_bytes(projection)
-            write_about(new, saved.plan, plain)
+            write_about(new, saved, plain)
         (new / "README.md").write_text(_readme(saved, plain, found, bool(head)), encoding="utf-8")
         agreement = _checked(saved, backbone, new)
     return Merged(out, found, len(merged), len(folding.rounded), agreement)
@@ -160,7 +162,7 @@ def _keys(weights: dict[str, torch.Tensor], name: str) -> list[str]:
 
 
 def _readme(saved: SavedAdapter, backbone: Backbone, sha256: str, head: bool) -> str:
-    plan = saved.plan
+    plan, source = saved.plan, source_shown(saved)
     number = plan.backbone.quantize
     rounding = (
         f" The run kept the backbone's linear weights in {number}: they are here as it had them, "
@@ -170,15 +172,15 @@ def _readme(saved: SavedAdapter, backbone: Backbone, sha256: str, head: bool) ->
     )
     how = _how(saved, backbone) if head else ""
     return f"""---
-base_model: {json.dumps(plan.backbone.source)}
+base_model: {json.dumps(source)}
 library_name: transformers
-tags: [lorica, federated-learning, differential-privacy]
+tags: [lorica, federated-learning{", differential-privacy" * has_privacy(saved)}]
 ---
 # A backbone with a merged adapter
 
-`{plan.backbone.source}` (weights {backbone.sha256}) with the adapter of a Lorica run for
-{plan.task.kind} merged into it. Differential privacy of the adapter: {privacy_sentence(plan)}. Plan
-fingerprint: `{plan.fingerprint}`.{rounding}
+`{source}` (weights {backbone.sha256}) with the adapter of a Lorica run for
+{plan.task.kind} merged into it. Differential privacy of the adapter: {privacy_sentence(saved)}.
+Plan fingerprint: `{plan.fingerprint}`.{rounding}
 
 Weights of this folder: SHA-256 `{sha256}`.
 {how}"""

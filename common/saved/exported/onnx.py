@@ -37,9 +37,10 @@ from lorica.common.saved.exported.written import (
     new_folder,
     privacy_sentence,
     require_new,
+    source_shown,
     write_about,
 )
-from lorica.common.saved.folder import load_adapter
+from lorica.common.saved.folder import SavedAdapter, load_adapter
 from lorica.common.tasks.base import Task
 from lorica.common.tasks.fusion.usage import lines_to_numbers
 from lorica.common.tasks.usage import lines_to_batch
@@ -105,27 +106,27 @@ def export_onnx(
             less = outputs_by(computing(task, new / GRAPH), model, inputs, together=len(inputs))
             rounded = compare(wanted, less)
         copy_settings(folding.backbone, new)
-        write_about(new, saved.plan, folding.backbone)
-        readme = _readme(saved.plan, task, folding.backbone, rounded or agreement, numbers)
+        write_about(new, saved, folding.backbone)
+        readme = _readme(saved, task, folding.backbone, rounded or agreement, numbers)
         (new / "README.md").write_text(readme, encoding="utf-8")
         size = sum(file.stat().st_size for file in new.glob(f"{GRAPH}*"))
     return Written(out, size, agreement, rounded)
 
 
 def _readme(
-    plan: RunPlan, task: Task, backbone: Backbone, agreement: Agreement, numbers: Numbers
+    saved: SavedAdapter, task: Task, backbone: Backbone, agreement: Agreement, numbers: Numbers
 ) -> str:
-    images = task.traits.images
+    plan, images = saved.plan, task.traits.images
     reader, variable = (
         ("AutoImageProcessor", "processor") if images else ("AutoTokenizer", "tokenizer")
     )
     return f"""# {task.subject.capitalize()}, as an ONNX graph
 
-`{plan.backbone.source}` with the adapter and the head of a Lorica run for {plan.task.kind}, in
+`{source_shown(saved)}` with the adapter and the head of a Lorica run for {plan.task.kind}, in
 `{GRAPH}`.
 
 - **Numbers:** {numbers}; {agreement.sentence}
-- **Differential privacy of the adapter:** {privacy_sentence(plan)}
+- **Differential privacy of the adapter:** {privacy_sentence(saved)}
 - **Plan fingerprint:** `{plan.fingerprint}`
 
 Inputs: {", ".join(f"`{name}`" for name in input_names(task))}. Output: `outputs`, what the head

@@ -13,7 +13,7 @@ from lorica.common.backbone.files import settings_files
 from lorica.common.backbone.loading import Backbone
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.files import storage_errors
-from lorica.common.plan import RunPlan
+from lorica.common.saved.folder import SavedAdapter
 from lorica.common.tasks import task_of
 
 ABOUT = "task.json"
@@ -55,23 +55,37 @@ def copy_settings(backbone: Backbone, folder: Path) -> None:
         shutil.copyfile(file, target)
 
 
-def write_about(folder: Path, plan: RunPlan, backbone: Backbone) -> None:
+def write_about(folder: Path, saved: SavedAdapter, backbone: Backbone) -> None:
     """:data:`ABOUT`: the task, and what its README's lines read."""
+    plan = saved.plan
     about = {
         "task": plan.task.kind,
         **task_of(plan).about(backbone),
         "plan_fingerprint": plan.fingerprint,
-        "epsilon": plan.privacy.epsilon if plan.privacy.private else None,
+        "epsilon": plan.privacy.epsilon if has_privacy(saved) else None,
     }
     content = json.dumps(about, indent=2, ensure_ascii=False)
     (folder / ABOUT).write_text(content, encoding="utf-8")
 
 
-def privacy_sentence(plan: RunPlan) -> str:
+def privacy_sentence(saved: SavedAdapter) -> str:
     """The guarantee that the adapter, and so whatever is made of it alone, has."""
-    if not plan.privacy.private:
+    plan = saved.plan
+    if saved.seeded:
+        return "none (a simulation's noise, which follows from its seed)"
+    if not has_privacy(saved):
         return "none (ε = ∞)"
     return (
         f"(ε = {plan.privacy.epsilon:g}, δ = {plan.privacy.delta:g}) per {plan.privacy.unit}, "
         "enforced by every site"
     )
+
+
+def source_shown(saved: SavedAdapter) -> str:
+    """What the backbone is called for others: of a folder of this machine its last part."""
+    return Path(saved.backbone_folder).name or saved.plan.backbone.source
+
+
+def has_privacy(saved: SavedAdapter) -> bool:
+    """Whether the adapter has an ε, and noise that nobody can make again."""
+    return saved.plan.privacy.private and not saved.seeded

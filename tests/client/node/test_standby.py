@@ -103,6 +103,34 @@ def test_it_has_the_environment_it_was_started_with(node: Node) -> None:
     assert len(narrow.splitlines()) > len(wide.splitlines())
 
 
+def test_its_streams_are_those_it_was_started_with_and_nothing_else_is_open(
+    node: Node, silent: str
+) -> None:
+    def links(pid: int) -> list[Path]:
+        return [Path(f"/proc/{pid}/fd/{number}").readlink() for number in range(3)]
+
+    words = ("--runtime-api-address", silent, "--insecure", "--token", "one")
+    started = subprocess.Popen(
+        ["flwr-clientapp", *words],
+        env=node.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        (pid,) = node.wait_children(1)
+        lifeline = Path(f"/proc/{node.standby.pid}/fd/0").readlink()
+        deadline = time.monotonic() + WAIT
+        while links(pid) != links(started.pid):
+            assert time.monotonic() < deadline, (links(pid), links(started.pid))
+            time.sleep(0.02)
+        held = [path.readlink() for path in Path(f"/proc/{pid}/fd").iterdir()]
+        assert lifeline not in held
+    finally:
+        started.kill()
+        started.communicate()
+
+
 def test_each_message_has_a_process_of_its_own_that_dies_with_it(node: Node, silent: str) -> None:
     words = ("--runtime-api-address", silent, "--insecure", "--token")
     one, two = (node.start(*words, name) for name in ("one", "two"))

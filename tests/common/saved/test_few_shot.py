@@ -88,7 +88,12 @@ def test_the_command_writes_an_adapter_that_evaluate_judges(
     zero = [*arguments[:-1], str(tmp_path / "zero"), "--shots", "0"]
     done = CliRunner().invoke(app, zero, terminal_width=300)
     assert done.exit_code == 0 and "no record in it" in done.output
-    assert load_adapter(tmp_path / "zero").plan.privacy.private
+    assert "labels are those of the records" in done.output
+    assert not load_adapter(tmp_path / "zero").plan.privacy.private  # but its labels
+    named = [*arguments[:-1], str(tmp_path / "named"), "--shots", "0"]
+    done = CliRunner().invoke(app, [*named, "--set", 'task.labels=["a", "b"]'])
+    assert done.exit_code == 0 and "labels are those" not in done.output
+    assert load_adapter(tmp_path / "named").plan.privacy.private
 
 
 def test_other_tasks_are_refused(small_backbone: Path) -> None:

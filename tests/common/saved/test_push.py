@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,11 +14,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from lorica.common.backbone.loading import backbone_of
 from lorica.common.cli.command import app
 from lorica.common.errors import Code, LoricaError
+from lorica.common.plan import RunPlan
+from lorica.common.saved.card import CardResults
 from lorica.common.saved.exported.merged import export_merged
+from lorica.common.saved.folder import load_adapter, save_adapter
 from lorica.common.saved.predict import Predictor
 from lorica.common.saved.push import push_to_folder, push_to_hub
+from lorica.common.tasks import task_of
 from tests.saved_adapters import random_adapter
 
 CONTENT = ["README.md", "adapter_config.json", "adapter_model.safetensors", "head.safetensors"]
@@ -76,6 +82,49 @@ def test_a_model_without_privacy_goes_only_where_that_is_meant(
     assert done.exit_code == 0 and "Not pushed: .env, benefit.json" in done.output
 
 
+def test_what_a_simulation_added_seeded_noise_to_has_no_privacy(
+    adapter: Path, tmp_path: Path, small_backbone: Path
+) -> None:
+    saved = load_adapter(adapter)
+    for seeded in (True, False):
+        folder = tmp_path / f"seeded {seeded}"
+        save_adapter(folder, saved.state, saved.plan, saved.backbone(), CardResults(seeded=seeded))
+        assert load_adapter(folder).seeded == seeded
+        assert ("differential-privacy" in (folder / "README.md").read_text()) != seeded
+        export_merged(folder, tmp_path / f"merged {seeded}")
+        for given in (folder, tmp_path / f"merged {seeded}"):
+            if not seeded:
+                push_to_folder(given, tmp_path / "given" / given.name)
+                continue
+            with pytest.raises(LoricaError) as caught:
+                push_to_folder(given, tmp_path / "given" / given.name)
+            assert caught.value.code is Code.PUSH_REFUSED
+
+
+def test_no_path_of_this_machine_goes_however_a_file_writes_it(
+    tmp_path: Path, small_backbone: Path
+) -> None:
+    home = tmp_path / "größe 'ß'"
+    shutil.copytree(small_backbone, home / "model")
+    plan = RunPlan().replace(
+        backbone={"source": str(home / "model")},
+        data={"train": "gone/of-müller/notes.csv", "test": str(home / "test.csv")},
+        task={"labels": ["a", "b"]},
+    )
+    state = task_of(plan).start(backbone_of(plan))
+    save_adapter(tmp_path / "adapter", state, plan, backbone_of(plan))
+    (tmp_path / "adapter" / "1_Pooling").mkdir()
+    (tmp_path / "adapter" / "1_Pooling" / "config.json").symlink_to(home / "model" / "config.json")
+    done = push_to_folder(tmp_path / "adapter", tmp_path / "given")
+    assert done.left == ["1_Pooling/config.json"]
+    export_merged(tmp_path / "adapter", tmp_path / "merged")
+    push_to_folder(tmp_path / "merged", tmp_path / "other")
+    for path in [*(tmp_path / "given").iterdir(), *(tmp_path / "other").iterdir()]:
+        if path.suffix in (".md", ".json"):
+            text = path.read_text(encoding="utf-8")
+            assert tmp_path.name not in text and "of-m" not in text, path
+
+
 def test_an_export_goes_with_the_settings_that_it_needs(
     adapter: Path, tmp_path: Path, small_backbone: Path
 ) -> None:
@@ -94,6 +143,7 @@ class Hub(BaseHTTPRequestHandler):
     commits: dict[str, bytes]
     made: list[dict[str, Any]]
     tokens: list[str | None]
+    about: dict[str, Any]
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -123,7 +173,7 @@ class Hub(BaseHTTPRequestHandler):
             self._answer({"errors": [], "warnings": []})
 
     def do_GET(self) -> None:
-        self._answer({"sha": "0" * 40, "id": "north/notes", "siblings": []})
+        self._answer({"sha": "0" * 40, "id": "north/notes", "siblings": []} | type(self).about)
 
     def log_message(self, *_: Any) -> None:
         """Not to standard error."""
@@ -142,7 +192,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     """A hub on this machine, which huggingface_hub is told of."""
     from huggingface_hub import constants
 
-    kind = type("OwnHub", (Hub,), {"commits": {}, "made": [], "tokens": []})
+    kind = type(
+        "OwnHub", (Hub,), {"commits": {}, "made": [], "tokens": [], "about": {"private": True}}
+    )
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -163,6 +215,17 @@ def test_a_hub_gets_the_same_files_in_a_private_repository(adapter: Path, hub: t
     assert hub.commits["adapter_model.safetensors"] == weights
     assert done.target.endswith("/north/notes")
     assert b"of the site alone" not in b"".join(hub.commits.values())
+
+
+def test_a_repository_that_all_may_read_gets_nothing_unless_that_is_said(
+    adapter: Path, hub: type[Hub]
+) -> None:
+    hub.about = {"private": False}
+    with pytest.raises(LoricaError) as caught:
+        push_to_hub(adapter, "north/notes")
+    assert caught.value.code is Code.PUSH_REFUSED and not hub.commits
+    push_to_hub(adapter, "north/notes", public=True)
+    assert sorted(hub.commits) == sorted(CONTENT)
 
 
 def test_a_hub_that_refuses_is_told_of_and_no_token_is_shown(

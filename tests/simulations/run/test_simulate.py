@@ -312,6 +312,8 @@ def test_secure_noise_differs_from_run_to_run_and_costs_the_same(
     stated = json.loads((finished / "summary.json").read_text())["epsilon"]
     assert all(summary["epsilon"] == stated for summary in summaries)
     assert {summary["noise"] for summary in summaries} == {"secure"}
+    assert load_adapter(finished / "adapter").seeded
+    assert not load_adapter(tmp_path / "one" / "adapter").seeded
 
 
 @pytest.mark.parametrize("method", ["fedavg", "ffa"])

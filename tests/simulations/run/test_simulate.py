@@ -21,7 +21,7 @@ from opacus.accountants import PRVAccountant
 from rich.console import Console
 from safetensors.torch import load_file
 
-from lorica.client.training.trainer import LocalTrainer
+from lorica.client.training.trainer import Begun, LocalTrainer
 from lorica.common.cli import main
 from lorica.common.data.records import Records
 from lorica.common.errors import Code, LoricaError
@@ -407,16 +407,16 @@ def test_a_run_interrupted_within_a_round_repeats_that_round(
 ) -> None:
     """Sites that had answered answer the same again."""
     calls = iter(range(1, 100))
-    train = LocalTrainer.train
+    begin = LocalTrainer._begin_training  # what a site does first, alone or beside others
 
-    def interrupted(self: LocalTrainer, request: Request) -> Reply:
+    def interrupted(self: LocalTrainer, request: Request) -> Begun | Reply:
         if next(calls) == call:
             raise KeyboardInterrupt
-        return train(self, request)
+        return begin(self, request)
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(LocalTrainer, "train", interrupted)
+        patch.setattr(LocalTrainer, "_begin_training", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(plan, out)
     assert len(read_rounds(out)) == 1 + (call > SITES)

@@ -25,7 +25,7 @@ from lorica.common.machine.files import storage_errors, write_atomically
 from lorica.common.plan import RunPlan
 from lorica.common.plan.lora import lora_sentence
 from lorica.common.plan.methods import METHODS
-from lorica.common.plan.subject import DEMO_DATA
+from lorica.common.plan.subject import SYNTHETIC_NOTES
 from lorica.common.privacy.of_plan import RunPrivacy, run_privacy
 from lorica.common.saved.card import CardResults
 from lorica.common.saved.folder import save_adapter
@@ -341,7 +341,7 @@ class Simulation:
     @property
     def _seeded(self) -> bool:
         """Whether whoever has the plan can subtract the noise that was added to real records."""
-        made_up = self.plan.data.train == DEMO_DATA
+        made_up = self.plan.data.train in SYNTHETIC_NOTES
         seeded = self.plan.simulation.noise == "seeded"
         return seeded and self.plan.privacy.private and not made_up
 

@@ -4,7 +4,8 @@ What runs for a message is what :mod:`lorica.client.node.guarded_clientapp` runs
 a process that answers this message and ends. It begins from a process that has answered none, so
 nothing passes from one message to the next but code that was imported, and no bundle's code is.
 It gets arguments, environment, folder and streams of the ``flwr-clientapp`` that was started for
-the message (:mod:`lorica.client.node.launch`), and dies with it.
+the message (:mod:`lorica.client.node.launch`), and dies with it. Code that was approved runs
+as this user, and could put something else in the socket's place: approving is trusting it so far.
 
 Who may ask: this user alone, for the socket lies in a folder that nobody else may search. The
 process ends when its standard input closes, that is, when the node does.

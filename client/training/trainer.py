@@ -344,7 +344,8 @@ class LocalTrainer:
         """Have the session take over what was sent; where sites share its model and it holds just
         that already, it stays."""
         stage = stage_of(request.plan, request.round)
-        if self._models is not None and session.holds(request.blob, stage):
+        unasked = self._models is not None and self._admission.open
+        if unasked and session.holds(request.blob, stage):
             return
         own = own_state(self._personal, request, kind)
         unpack = unpack_state if self._models is None else self._models.unpacked

@@ -20,21 +20,21 @@ def distill(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="New folder for backbone/ and adapter/.")
     ],
+    public_texts: Annotated[
+        bool,
+        typer.Option(
+            "--public-texts/--private-texts",
+            help="Whether anybody may read the texts. If not, the student may tell of them, and "
+            "is marked as one without privacy.",
+        ),
+    ],
     layers: Annotated[int, typer.Option(min=1, help="Layers of the student.")] = 3,
     epochs: Annotated[int, typer.Option(min=0, help="Over the texts.")] = 5,
     text: Annotated[str, typer.Option(help="Column of the text; the plan's if empty.")] = "",
     seed: Annotated[int, typer.Option(help="Of the order of texts.")] = 0,
-    private_texts: Annotated[
-        bool,
-        typer.Option(
-            "--private-texts",
-            help="The texts are not public: the student may tell of them, and is marked as one "
-            "without privacy.",
-        ),
-    ] = False,
     backbone: BackboneOption = "",
 ) -> None:
-    """Train a student of fewer layers to an adapter's answers, on public text without labels.
+    """Train a student of fewer layers to an adapter's answers, on text without labels.
 
     On public texts it has the adapter's privacy, and costs no ε.
     """
@@ -52,7 +52,7 @@ def distill(
             layers=layers,
             epochs=epochs,
             seed=seed,
-            public=not private_texts,
+            public=public_texts,
             backbone_source=backbone,
         )
     console.print(
@@ -71,7 +71,7 @@ def distill(
         ),
         soft_wrap=True,
     )
-    if private_texts:
+    if not public_texts:
         console.print(
             Text("It has no privacy: it may tell of the texts."), style="yellow", soft_wrap=True
         )

@@ -67,6 +67,10 @@ def test_a_student_comes_to_agree_and_is_used_like_any_adapter(
     (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
     arguments = ["distill", str(adapter), "--texts", str(tmp_path / "texts.txt"), "--layers", "2"]
     arguments += ["--out", str(tmp_path / "student"), "--epochs", "6"]
+    unsaid = CliRunner().invoke(app, arguments)
+    assert unsaid.exit_code == 2 and "--public-texts" in unsaid.output
+    assert not (tmp_path / "student").exists()
+    arguments += ["--public-texts"]
     done = CliRunner().invoke(app, arguments, terminal_width=300)
     assert done.exit_code == 0, done.exception
     found: dict[str, Any] = json.loads((tmp_path / "student" / FIGURES).read_text())

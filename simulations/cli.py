@@ -97,7 +97,7 @@ def demo(
     no_store: NoStoreOption = False,
     track: TrackOption = None,
 ) -> None:
-    """Four hospitals with synthetic notes train one classifier under ε = 8: a minute or two.
+    """Four hospitals with synthetic notes train one classifier under ε = 8: some minutes.
 
     Replaces the results of an earlier demo in the same folder.
     """

@@ -59,7 +59,7 @@ from lorica.common.secure_sum.shamir import (
     element_to_bytes,
     secret,
 )
-from lorica.common.wire.messages import TRAIN, Request, reply_from_bytes
+from lorica.common.wire.messages import TRAIN, Request, reply_from_memory
 from lorica.simulations.audit.evidence.findings import Check
 from lorica.simulations.audit.watched.subject import Subject
 from lorica.simulations.audit.watched.sums import sealing_of
@@ -170,7 +170,7 @@ class _Liar:
                 self.run, round, TRAIN, fingerprint=self.plan.fingerprint
             )
             assert stored is not None
-            kept = reply_from_bytes(stored).sealed
+            kept = reply_from_memory(stored).sealed
             found.true[number] = np.frombuffer(kept, dtype="<i8").astype(np.int64)
         for number in self.colluding:
             found.true[number] = np.zeros(one.context.values, dtype=np.int64)

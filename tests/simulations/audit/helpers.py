@@ -9,19 +9,21 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lorica.client.ledger import Charge, MemoryLedger
-from lorica.client.training.session import Session
-from lorica.client.training.trainer import LocalTrainer
-from lorica.common.adapter.state import State, unpack_state
+from lorica.client.mechanism.units import Units, joined
+from lorica.client.training.sealing import SealedAnswer
+from lorica.client.training.trainer import Begun, LocalTrainer, Run
+from lorica.common.adapter.state import unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan
 from lorica.common.plan.stages import stage_of
 from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.of_plan import RunPrivacy
-from lorica.common.wire.messages import Reply, Request
+from lorica.common.wire.messages import Kind, Reply, Request
 from lorica.simulations.audit.evidence.findings import Audit
 from tests.conftest import SMALL_WORDS, make_small_backbone
 
@@ -62,20 +64,34 @@ class ForgetfulLedger(MemoryLedger):
         return None
 
 
-def answer_without_ledger(
-    self: LocalTrainer,
-    request: Request,
-    kind: str,
-    part: Callable[[RunPrivacy], PrivacyEvent],
-    run: Callable[[Session, PrivacyEvent], tuple[Reply, State]],
-    sealed: object = None,
-) -> Reply:
-    """In place of ``LocalTrainer._answer``: runs without a charge."""
-    event = part(self._allow(request))
-    session = self._open(request.plan)
-    session.read()
-    session.load(unpack_state(request.blob), stage_of(request.plan, request.round))
-    return run(session, event)[0]
+def without_ledger(patch: pytest.MonkeyPatch) -> None:
+    """Have trainers answer without a charge."""
+
+    def begin(
+        self: LocalTrainer,
+        request: Request,
+        kind: Kind,
+        part: Callable[[RunPrivacy], PrivacyEvent | None],
+        sealed: SealedAnswer | None,
+    ) -> Begun:
+        event = part(self._allow(request))
+        assert event is not None
+        session = self._open(request.plan)
+        session.load(unpack_state(request.blob), stage_of(request.plan, request.round))
+        return Begun(request, kind, MemoryLedger(0.1), session, event, sealed)
+
+    def finish(self: LocalTrainer, begun: Begun, run: Run) -> Reply:
+        begun.session.read()
+        return run(begun.session, begun.event)[0]
+
+    patch.setattr(LocalTrainer, "_begin", begin)
+    patch.setattr(LocalTrainer, "_finish", finish)
+
+
+def drawing(patch: pytest.MonkeyPatch, draw: Callable[..., list[np.ndarray]]) -> None:
+    """Have units drawn in another way, whoever asks for them."""
+    patch.setattr(Units, "draw", draw)
+    patch.setattr(Units, "draw_rows", lambda self, *given: joined(self.draw(*given)))
 
 
 def refused(audit: Audit) -> str:

@@ -30,7 +30,6 @@ from typer.testing import CliRunner
 import lorica.client.training.session
 from lorica.client.mechanism.dp_sgd import DPTrainer, NoisyOptimizer
 from lorica.client.mechanism.noise import NoiseSource, SeededNoise
-from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.state import pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
@@ -53,10 +52,10 @@ from lorica.simulations.run.partition import partition
 from tests.simulations.audit.helpers import (
     CLAIM,
     ForgetfulLedger,
-    answer_without_ledger,
     default_plan,
     refused,
     small_plan,
+    without_ledger,
 )
 
 
@@ -157,7 +156,7 @@ def test_shuffling_shows_in_the_sampling_and_not_in_the_bound(
 def test_unpaid_steps_show_in_the_ledger_and_not_in_the_bound(
     plan: RunPlan, sound: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LocalTrainer, "_answer", answer_without_ledger)
+    without_ledger(monkeypatch)
     audit = run_audit(plan, ["gradient"])
     assert audit.strongest.lower_bound == sound.strongest.lower_bound
     assert [check.name for check in audit.failed] == ["ledger"]

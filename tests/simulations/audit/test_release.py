@@ -23,7 +23,6 @@ import lorica.client.training.session
 from lorica.client.mechanism.frozen_features import Contributions, noised_sum
 from lorica.client.mechanism.noise import NoiseSource
 from lorica.client.mechanism.units import Units
-from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.state import pack_state, unpack_state
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
@@ -39,10 +38,11 @@ from lorica.simulations.audit.watched.releases import ReleasingTrainer, claimed_
 from lorica.simulations.audit.watched.subject import Subject
 from tests.simulations.audit.helpers import (
     ForgetfulLedger,
-    answer_without_ledger,
     default_plan,
+    drawing,
     refused,
     small_plan,
+    without_ledger,
 )
 
 CLAIM = 8.0
@@ -120,7 +120,7 @@ def test_too_little_noise_or_clipping_exceeds_the_claim(
 def test_unpaid_releases_show_in_the_ledger_and_not_in_the_bound(
     plan: RunPlan, sound: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LocalTrainer, "_answer", answer_without_ledger)
+    without_ledger(monkeypatch)
     audit = run_audit(plan, ["release"])
     assert audit.strongest.lower_bound == sound.strongest.lower_bound
     assert [check.name for check in audit.failed] == ["ledger of the releases"]
@@ -148,7 +148,7 @@ def test_batches_of_a_part_of_the_units_pass_and_of_a_fixed_size_fail(
         keys = noise.gaussian((len(self),), 1.0).numpy()
         return [self._rows[unit] for unit in np.argsort(keys)[: round(rate * len(self))]]
 
-    monkeypatch.setattr(Units, "draw", fixed)
+    drawing(monkeypatch, fixed)
     audit = run_audit(sampled, ["release"])
     assert [check.name for check in audit.failed] == ["Poisson sampling, head"]
     refused(audit)
@@ -158,9 +158,7 @@ def test_a_unit_left_out_of_full_batches_is_seen(
     plan: RunPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Units.draw
-    monkeypatch.setattr(
-        Units, "draw", lambda self, noise, rate: whole(self, noise, rate)[1:], raising=True
-    )
+    drawing(monkeypatch, lambda self, noise, rate: whole(self, noise, rate)[1:])
     failed = {check.name for check in run_audit(plan, ["release"], canaries=100).failed}
     assert {"Poisson sampling, class sums", "Poisson sampling, head"} <= failed
 

@@ -21,7 +21,7 @@ import csv
 import hashlib
 import io
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,8 +46,8 @@ TEST_SHARE = 0.2
 # frozen embeddings a linear classifier of all hospitals' notes does well, one of a single hospital
 # clearly worse, and neither is perfect.
 _VISITS = (26, 31, 21, 12, 6, 4)  # patients with 1, 2, … 6 notes
-ELSEWHERE = 0.12  # later notes for a department drawn anew
-MISLABELED = 0.04
+_ELSEWHERE = 0.12  # later notes for a department drawn anew
+_MISLABELED = 0.04
 _RECURRING = 0.6  # notes about the patient's own complaints
 _CLARITY = (70, 17, 10, 3)  # clues alone; clue + shared; clue + general; shared alone
 _THIRD_CLUE = 0.5  # of the notes with clues alone
@@ -113,13 +113,29 @@ def generate(seed: int = 0) -> list[Row]:
     Returns:
         Rows with the keys of :data:`COLUMNS`; all values are text, none is empty.
     """
+    return written(seed, _VISITS, _text)
+
+
+Text = Callable[[Draws, Patient, int, str], str]
+"""Writes a note: of a patient, at a visit from 0 on, for a department."""
+
+
+def written(seed: int, visits: Sequence[int], text: Text, times_as_many: float = 1.0) -> list[Row]:
+    """Notes, patient after patient, hospital after hospital.
+
+    Args:
+        seed: of everything.
+        visits: weights of the numbers of a patient's notes, from 1 on.
+        text: writes a note.
+        times_as_many: patients, of those that the hospitals have.
+    """
     draws = Draws(seed)
     rows: list[Row] = []
     for hospital in HOSPITALS:
-        for number in range(1, hospital.patients + 1):
+        for number in range(1, round(times_as_many * hospital.patients) + 1):
             patient = Patient(draws, hospital, number)
-            for visit in range(draws.weighted(_VISITS) + 1):
-                rows.append(_note(draws, patient, visit))
+            for visit in range(draws.weighted(visits) + 1):
+                rows.append(_row(draws, patient, visit, text))
     return rows
 
 
@@ -170,15 +186,13 @@ def write_csv(folder: Path, seed: int = 0) -> tuple[Path, Path]:
     return paths
 
 
-def _note(draws: Draws, patient: Patient, visit: int) -> Row:
+def _row(draws: Draws, patient: Patient, visit: int, text: Text) -> Row:
     hospital, department = patient.hospital, patient.department
-    if visit and draws.chance(ELSEWHERE):
+    if visit and draws.chance(_ELSEWHERE):
         department = DEPARTMENTS[draws.weighted(hospital.mix)]
-    findings = findings_of(draws, patient, department)
-    denial = _denial(draws, hospital, department, findings)
-    text = _compose(draws, patient, visit, findings, denial)
-    label = draws.one(NEIGHBORS[department]) if draws.chance(MISLABELED) else department
-    return dict(zip(COLUMNS, (patient.id, hospital.name, text, label), strict=True))
+    note = text(draws, patient, visit, department)
+    label = draws.one(NEIGHBORS[department]) if draws.chance(_MISLABELED) else department
+    return dict(zip(COLUMNS, (patient.id, hospital.name, note, label), strict=True))
 
 
 def findings_of(draws: Draws, patient: Patient, department: str) -> list[str]:
@@ -207,29 +221,27 @@ def findings_of(draws: Draws, patient: Patient, department: str) -> list[str]:
     return found + draws.some(phrases(hospital.general), unspecific)
 
 
-def _denial(draws: Draws, hospital: Hospital, department: str, findings: list[str]) -> str:
-    """What speaks against a department that has nothing to do with the findings."""
+def denials_of(hospital: Hospital, department: str, findings: list[str]) -> list[str]:
+    """What speaks against each department that has nothing to do with the findings."""
     involved = [department]
     for symptom, departments in SHARED_BY.items():
         if any(phrase in findings for phrase in phrases(hospital.shared[symptom])):
             involved.extend(departments)
     clear = zip(DEPARTMENTS, phrases(hospital.clear), strict=True)
-    return draws.one([phrase for name, phrase in clear if name not in involved])
+    return [phrase for name, phrase in clear if name not in involved]
 
 
-def _compose(draws: Draws, patient: Patient, visit: int, findings: list[str], denial: str) -> str:
+def _text(draws: Draws, patient: Patient, visit: int, department: str) -> str:
     """A note of 8 to 35 words in the hospital's manner."""
     hospital = patient.hospital
+    findings = findings_of(draws, patient, department)
+    denial = draws.one(denials_of(hospital, department, findings))
     opening = draws.one(phrases(hospital.again if visit else hospital.first))
     since = draws.one(phrases(hospital.since)) if draws.chance(TIMED) else ""
     joiners = draws.some(hospital.joiners, len(findings) - 1)
     while _words(opening, *findings, *joiners, since) > _MOST_WORDS:
         findings, joiners = findings[:-1], joiners[:-1]
-    findings = draws.some(findings, len(findings))
-    complaint = findings[0]
-    for joiner, finding in zip(joiners, findings[1:], strict=True):
-        complaint += joiner + finding
-    main = f"{opening} {complaint} {since}".rstrip()
+    main = complaint_of(draws, opening, findings, joiners, since)
 
     past = patient.history if draws.chance(_OWN_HISTORY) else phrases(hospital.history)
     aside = draws.one(past) if draws.chance(_HISTORY) else denial
@@ -244,6 +256,17 @@ def _compose(draws: Draws, patient: Patient, visit: int, findings: list[str], de
         sentences = [aside, main, *wanted[1:]]
     text = filled(draws, patient, ". ".join(sentences) + ".")
     return misspelled(draws, text) if draws.chance(MISSPELLED) else text
+
+
+def complaint_of(
+    draws: Draws, opening: str, findings: list[str], joiners: list[str], since: str
+) -> str:
+    """What a patient comes for: the findings in random order, one joiner between any two."""
+    findings = draws.some(findings, len(findings))
+    complaint = findings[0]
+    for joiner, finding in zip(joiners, findings[1:], strict=True):
+        complaint += joiner + finding
+    return f"{opening} {complaint} {since}".rstrip()
 
 
 def _words(*sentences: str) -> int:

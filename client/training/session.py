@@ -187,18 +187,13 @@ class Session:
         self._choose(round)
         if stage is Stage.LOCAL:
             return self._local_steps(round, event, noise)
-        if not self.in_closed_form(stage):
+        if not in_closed_form(self._plan, stage):
             return self._gradient_sum(event, noise)
-        rows, owner = self._units.draw_rows(noise, event.sample_rate)
-        noised = noised_sum(self._contributions(stage, rows), owner, event, noise)
+        drawn = self.drawn(event, noise)
+        noised = noised_sum(self._contributions(stage, drawn.rows), drawn.owner, event, noise)
         if isinstance(noise, GridNoise):
             noised = noise.released[-1]
         return named(stage, noised)
-
-    def in_closed_form(self, stage: Stage) -> bool:
-        """Whether a stage's release is one of :mod:`~lorica.client.mechanism.frozen_features`."""
-        closed = self._task.closed_head and self._views == 1
-        return stage is Stage.CLASS_SUMS or (stage is Stage.HEAD and closed)
 
     def _contributions(self, stage: Stage, rows: np.ndarray) -> Contributions:
         """What training rows give to a release on frozen features, before clipping."""
@@ -383,6 +378,12 @@ def idle_features(cache: PrefixCache, classifier: AdaptedModel, rows: np.ndarray
         found = cache.features(classifier, batch)[: len(places)]
         features[torch.from_numpy(places)] = found
     return features
+
+
+def in_closed_form(plan: RunPlan, stage: Stage) -> bool:
+    """Whether a stage's release is one of :mod:`~lorica.client.mechanism.frozen_features`."""
+    closed = task_of(plan).closed_head and plan.training.augmentations == 1
+    return stage is Stage.CLASS_SUMS or (stage is Stage.HEAD and closed)
 
 
 def named(stage: Stage, noised: torch.Tensor) -> State:

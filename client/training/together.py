@@ -24,12 +24,11 @@ from lorica.client.answering.endpoint import answered
 from lorica.client.answering.protocol import Trainer
 from lorica.client.mechanism.frozen_features import noised_sums
 from lorica.client.mechanism.noise import NoiseSource
-from lorica.client.training.session import Drawn, Session, idle_features, named
+from lorica.client.training.session import Drawn, Session, idle_features, in_closed_form, named
 from lorica.client.training.trainer import Begun, LocalTrainer
 from lorica.common.adapter.state import State
 from lorica.common.cache.shelf import joined
-from lorica.common.plan.stages import Stage, stage_of
-from lorica.common.tasks import task_of
+from lorica.common.plan.stages import stage_of
 from lorica.common.tasks.base import TensorTargets
 from lorica.common.wire.messages import TRAIN, Reply, Request
 
@@ -74,9 +73,7 @@ def _is_release(request: Request) -> bool:
     plan = request.plan
     if not 1 <= request.round <= plan.rounds.count:
         return False
-    stage = stage_of(plan, request.round)
-    closed = task_of(plan).closed_head and plan.training.augmentations == 1
-    return stage is Stage.CLASS_SUMS or (stage is Stage.HEAD and closed)
+    return in_closed_form(plan, stage_of(plan, request.round))
 
 
 def _computed(

@@ -19,6 +19,7 @@ from lorica.client.ledger.head import Heads
 from lorica.client.mechanism.noise import NoiseSource, RequestNoise
 from lorica.client.training.models import Models
 from lorica.client.training.personal import MemoryPersonal, PersonalStore, has_own, own_state
+from lorica.client.training.replies import packed_for, unpacked_from
 from lorica.client.training.sealing import SealedAnswer, Sealing
 from lorica.client.training.session import Session
 from lorica.common.adapter.state import State, pack_state, unpack_state
@@ -43,10 +44,6 @@ from lorica.common.wire.messages import (
     Reply,
     Request,
     refusal,
-    reply_from_bytes,
-    reply_from_memory,
-    reply_to_bytes,
-    reply_to_memory,
 )
 from lorica.common.wire.rounding import encode
 from lorica.common.wire.sealing import sign_reply
@@ -315,7 +312,7 @@ class LocalTrainer:
         self._require_newest(request)
         stored = ledger.stored(request.run, request.round, kind, fingerprint=plan.fingerprint)
         if stored is not None:
-            kept_reply = _unpacked(ledger, stored)
+            kept_reply = unpacked_from(ledger, stored)
             return self._headed(kept_reply if sealed is None else sealed.leaving(kept_reply))
         privacy = self._allow(request)
         event = part(privacy)
@@ -366,7 +363,7 @@ class LocalTrainer:
         try:
             begun.session.read()
             reply, kept = run(begun.session, begun.event)
-            packed = _packed(begun.ledger, reply)
+            packed = packed_for(begun.ledger, reply)
         except Exception as error:  # noqa: BLE001 - it may depend on the records: answered once
             _log.warning(
                 "%s of round %d failed; its refusal is kept", kind, request.round, exc_info=error
@@ -375,7 +372,7 @@ class LocalTrainer:
             if self._models is not None:
                 self._models.clean()
             reply = self._refusal(request, error)
-            packed = _packed(begun.ledger, reply)
+            packed = packed_for(begun.ledger, reply)
         if self._models is None:
             release_unused()
 
@@ -387,7 +384,7 @@ class LocalTrainer:
         if self._heads is not None:
             self._heads.keep()
         if leaves is not packed or not isinstance(begun.ledger, MemoryLedger):
-            reply = _unpacked(begun.ledger, leaves)  # as it will be when it is asked for again
+            reply = unpacked_from(begun.ledger, leaves)  # as it will be when it is asked for again
         return self._headed(reply if sealed is None else sealed.leaving(reply))
 
     def source(self, request: Request, kind: Kind) -> NoiseSource:
@@ -488,14 +485,3 @@ class LocalTrainer:
         if self._models is not None:
             self._models.opened(id(self), self.close)
         return self._session
-
-
-def _packed(ledger: Ledger, reply: Reply) -> bytes:
-    """A reply as a ledger keeps it."""
-    return reply_to_memory(reply) if isinstance(ledger, MemoryLedger) else reply_to_bytes(reply)
-
-
-def _unpacked(ledger: Ledger, content: bytes) -> Reply:
-    """The inverse of :func:`_packed`."""
-    in_memory = isinstance(ledger, MemoryLedger)
-    return reply_from_memory(content) if in_memory else reply_from_bytes(content)

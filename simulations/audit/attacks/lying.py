@@ -34,6 +34,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from lorica.client.ledger import MemoryLedger
 from lorica.client.secure_sum.memory import KeptInMemory
 from lorica.client.secure_sum.part import PartInSum
+from lorica.client.training.replies import unpacked_from
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.state import pack_state
 from lorica.common.data.records import Records
@@ -59,7 +60,7 @@ from lorica.common.secure_sum.shamir import (
     element_to_bytes,
     secret,
 )
-from lorica.common.wire.messages import TRAIN, Request, reply_from_memory
+from lorica.common.wire.messages import TRAIN, Request
 from lorica.simulations.audit.evidence.findings import Check
 from lorica.simulations.audit.watched.subject import Subject
 from lorica.simulations.audit.watched.sums import sealing_of
@@ -166,11 +167,10 @@ class _Liar:
         for number in self.honest:
             reply = self._trainers[number].train(self._request(round, one.roster, b""))
             found.masked[number] = found.read(reply.sealed)
-            stored = self._ledgers[number].stored(
-                self.run, round, TRAIN, fingerprint=self.plan.fingerprint
-            )
+            ledger = self._ledgers[number]
+            stored = ledger.stored(self.run, round, TRAIN, fingerprint=self.plan.fingerprint)
             assert stored is not None
-            kept = reply_from_memory(stored).sealed
+            kept = unpacked_from(ledger, stored).sealed
             found.true[number] = np.frombuffer(kept, dtype="<i8").astype(np.int64)
         for number in self.colluding:
             found.true[number] = np.zeros(one.context.values, dtype=np.int64)

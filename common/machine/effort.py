@@ -11,7 +11,6 @@ import resource
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 POWERCAP = Path("/sys/class/powercap")
 _SECONDS = 60.0
@@ -61,12 +60,7 @@ class Effort:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()

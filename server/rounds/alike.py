@@ -53,7 +53,7 @@ def alike(kept: torch.Tensor, values: int, deviation: float) -> Alike:
             if one == other:
                 found.append(1.0)
                 continue
-            if not (told[one] and told[other] and squares[one] > 0 and squares[other] > 0):
+            if not (told[one] and told[other]):
                 found.append(None)
                 continue
             length = math.sqrt(squares[one] * squares[other])

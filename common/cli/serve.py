@@ -16,6 +16,7 @@ from lorica.common.errors import Code, LoricaError
 
 TOKEN_VARIABLE = "LORICA_SERVE_TOKEN"
 _SHORTEST = 16
+_MOST_HANDS = 4
 
 
 def serve(
@@ -39,6 +40,15 @@ def serve(
             min=0, max=1000, help="Milliseconds a text waits for others to share a batch."
         ),
     ] = 20,
+    hands: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=64,
+            help="Batches that are answered at a time, each by its share of the cores; 0: one for "
+            f"each core, up to {_MOST_HANDS}.",
+        ),
+    ] = 0,
     precision: PrecisionOption = Numbers.FLOAT32,
     backbone: BackboneOption = "",
 ) -> None:
@@ -55,13 +65,15 @@ def serve(
         )
     import socket
 
+    import torch
     import uvicorn
 
     from lorica.common.saved.predict import Predictor
     from lorica.common.saved.serving.app import make_app
     from lorica.common.saved.serving.bounds import Limits
 
-    limits = Limits(body_bytes, texts, waiting, batch, gather / 1000)
+    hands = hands or min(_MOST_HANDS, torch.get_num_threads())
+    limits = Limits(body_bytes, texts, waiting, batch, gather / 1000, hands)
     app = make_app(Predictor(adapter, backbone, precision.value), token=token, limits=limits)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)

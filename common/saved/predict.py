@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,12 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.course import Precision
 from lorica.common.plan.traits import TRAITS
 from lorica.common.saved.folder import load_adapter
-from lorica.common.saved.ready import answered, ready_model
+from lorica.common.saved.ready import ready_model
 from lorica.common.tasks.base import Metrics, Prediction
 
 
 class Predictor:
-    """An adapter on its backbone, ready to use."""
+    """An adapter on its backbone, ready to use, by several threads at a time, too."""
 
     def __init__(
         self, folder: Path, backbone_source: str = "", precision: Precision = "float32"
@@ -48,7 +49,9 @@ class Predictor:
         self.plan = saved.plan.replace(training={"precision": "float32"})
         backbone = saved.backbone(backbone_source)
         self._backbone = backbone
-        self._task, self._model = ready_model(saved, backbone, precision)
+        self._one_at_a_time = threading.Lock()  # tokenizers and generation keep states of a call
+        self._ready = ready_model(saved, backbone, precision)
+        self._task, self._model = self._ready.task, self._ready.model
 
     @property
     def columns(self) -> list[str]:
@@ -98,10 +101,12 @@ class Predictor:
         if not texts:
             return []
         if self._task.generates:
-            return list(self._task.generate(self._backbone, self._model, texts))
+            with self._one_at_a_time:
+                return list(self._task.generate(self._backbone, self._model, texts))
         records = self._records(texts, [""] * len(texts), table, images)
-        encoded = self._task.encode_for_use(self._backbone, records)
-        return answered(self._task, self._model, encoded)
+        with self._one_at_a_time:
+            encoded = self._task.encode_for_use(self._backbone, records)
+        return self._ready.answers(encoded)
 
     def score(
         self,

@@ -2,13 +2,15 @@
 
 Training computes a record in shapes that follow from it alone, to the bit, because neighbours must
 not be told from each other. Whoever uses a model knows all records of the batch, so here a batch
-may have records of several lengths, padded to the longest, where that is cheaper. A record's
-outputs then differ by float32's rounding (about 1e-6) from those it has alone.
+may have records of several lengths, padded to the longest, where that is cheaper, and short texts
+share rows (:mod:`lorica.common.saved.packed`). A record's outputs then differ by float32's rounding
+(about 1e-6) from those it has alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,15 +23,48 @@ from lorica.common.plan.course import Precision
 from lorica.common.saved.exported.fold import fold
 from lorica.common.saved.exported.folded import adapted_model, head_model
 from lorica.common.saved.folder import SavedAdapter
+from lorica.common.saved.packed import LONGEST, Packing, packing_of, packs
 from lorica.common.tasks.base import Prediction, Task
-from lorica.common.tasks.inputs import Inputs
+from lorica.common.tasks.inputs import Encoded, Inputs
 from lorica.common.tasks.model import AdaptedModel
 from lorica.common.tasks.shapes import padded
 
 
+@dataclass(frozen=True)
+class ReadyModel:
+    """A model that is used and no longer trained."""
+
+    task: Task
+    model: AdaptedModel
+    packing: Packing | None
+    """How short texts share rows; None where they do not."""
+
+    def pooled(self, encoded: Inputs) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """What the model pools of all records, batch by batch: rows, and theirs."""
+        rows = np.arange(len(encoded))
+        if self.packing is not None and isinstance(encoded, Encoded):
+            short = encoded.lengths <= LONGEST
+            for few in packs(encoded.lengths[short], TOKEN_BUDGET):
+                chosen = rows[short][few]
+                yield chosen, self.packing.pooled(self.model, encoded, chosen)
+            rows = rows[~short]
+        for few in use_batches(encoded.sizes[rows], encoded.limit):
+            yield rows[few], self.model.pooled_of_ids(*encoded.collate(rows[few]))
+
+    @torch.inference_mode()
+    def answers(self, encoded: Inputs) -> list[Prediction]:
+        """The task's predictions for all records, in their order."""
+        found: dict[int, Prediction] = {}
+        for rows, pooled in self.pooled(encoded):
+            outputs = self.model.outputs(self.model.features(pooled), encoded, rows)
+            answers = self.task.predictions(outputs, encoded, rows)
+            found.update(zip(rows.tolist(), answers, strict=True))
+        return [found[row] for row in range(len(encoded))]
+
+
 def ready_model(
     saved: SavedAdapter, backbone: Backbone, precision: Precision = "float32"
-) -> tuple[Task, AdaptedModel]:
+) -> ReadyModel:
     """The adapter's model in eval mode: the adapter is added to the weights it changes, which are
     the model's own then, unless the backbone is held in fewer bits, which no sum fits into.
 
@@ -47,29 +82,19 @@ def ready_model(
     if backbone.quantize == "none":
         folding = fold(saved, backbone)
         task, model = head_model(saved, folding, folding.changed)
+    packing = packing_of(model, backbone.max_length)  # tried in float32, whatever comes next
     model.numbers = numbers
     if numbers != torch.float32:
         for module in model.encoder.modules():
             if type(module) is nn.Linear:
                 _held_in(module, numbers)
-    return task, model.requires_grad_(False)
+    return ReadyModel(task, model.requires_grad_(False), packing)
 
 
 def _held_in(module: nn.Linear, numbers: torch.dtype) -> None:
     module.weight = nn.Parameter(module.weight.to(numbers), requires_grad=False)
     if module.bias is not None:
         module.bias = nn.Parameter(module.bias.to(numbers), requires_grad=False)
-
-
-@torch.inference_mode()
-def answered(task: Task, model: AdaptedModel, encoded: Inputs) -> list[Prediction]:
-    """The task's predictions for all records, in their order."""
-    found: dict[int, Prediction] = {}
-    for rows in use_batches(encoded.sizes, encoded.limit):
-        features = model.features(model.pooled_of_ids(*encoded.collate(rows)))
-        answers = task.predictions(model.outputs(features, encoded, rows), encoded, rows)
-        found.update(zip(rows.tolist(), answers, strict=True))
-    return [found[row] for row in range(len(encoded))]
 
 
 def use_batches(sizes: np.ndarray, limit: int, budget: int = TOKEN_BUDGET) -> Iterator[np.ndarray]:

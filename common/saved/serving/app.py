@@ -79,6 +79,7 @@ def make_app(predictor: Predictor, *, token: str = "", limits: Limits | None = N
         most_texts=bounds.batch,
         most_waiting=bounds.waiting,
         gather=bounds.gather_seconds,
+        hands=bounds.hands,
     )
 
     @asynccontextmanager

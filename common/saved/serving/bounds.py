@@ -27,6 +27,8 @@ class Limits:
     """Most texts in one batch of the model."""
     gather_seconds: float = 0.02
     """How long a text waits for others to share its batch."""
+    hands: int = 1
+    """Batches that are answered at a time, each by its share of the cores."""
 
 
 class Measured:

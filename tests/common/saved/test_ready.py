@@ -75,7 +75,7 @@ def test_answers_are_those_of_the_model_as_it_was_trained(adapter: Path) -> None
     found = Predictor(adapter)(TEXTS)
     got = torch.tensor([answer.probabilities for answer in found])  # type: ignore[attr-defined]
     torch.testing.assert_close(got, wanted, rtol=0, atol=2e-5)
-    _, ready = ready_model(saved, backbone)
+    ready = ready_model(saved, backbone).model
     assert not [name for name, _ in ready.encoder.named_modules() if "lora" in name]
     for name, tensor in backbone.model.state_dict().items():
         assert torch.equal(tensor, before[name]), name  # merging changed nothing of it

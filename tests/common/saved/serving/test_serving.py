@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,55 @@ def test_requests_that_come_together_share_batches_and_each_gets_its_own() -> No
     found, sizes = asyncio.run(run())
     assert found == [[NumberPrediction(n), NumberPrediction(n + 0.5)] for n in range(6)]
     assert sizes == [4, 4, 4] or sizes == [2, 4, 4, 2]
+
+
+def test_as_many_batches_as_there_are_hands_are_answered_at_a_time() -> None:
+    together = threading.Barrier(2)
+
+    def both(texts: Sequence[str], table: Mapping[str, Sequence[str]]) -> list[Prediction]:
+        together.wait(10)  # broken, and an error, where the other batch waits for this one
+        return numbers(texts, table)
+
+    async def run() -> list[list[Prediction]]:
+        batches = Batches(both, most_texts=2, most_waiting=100, hands=2)
+        batches.start()
+        found = await asyncio.gather(*(batches.ask([str(n), str(n)], {}) for n in range(4)))
+        await batches.close()
+        return found
+
+    assert asyncio.run(run()) == [[NumberPrediction(float(n))] * 2 for n in range(4)]
+
+
+def test_who_waits_for_a_batch_in_hand_hears_when_the_server_stops() -> None:
+    begun, held = threading.Event(), threading.Event()
+
+    def stuck(texts: Sequence[str], table: Mapping[str, Sequence[str]]) -> list[Prediction]:
+        begun.set()
+        held.wait(10)
+        return numbers(texts, table)
+
+    async def run() -> None:
+        batches = Batches(stuck, most_texts=2, most_waiting=100)
+        batches.start()
+        asked = asyncio.create_task(batches.ask(["1"], {}))
+        await asyncio.to_thread(begun.wait, 10)
+        await batches.close()
+        with pytest.raises(LoricaError) as caught:
+            await asked
+        assert caught.value.code is Code.SERVER_BUSY
+
+    try:
+        asyncio.run(run())
+    finally:
+        held.set()
+
+
+def test_many_threads_get_the_answers_of_one(adapter: Path) -> None:
+    predictor = Predictor(adapter)
+    texts = [["fever", "pain " * (1 + n % 7), f"case {n}"] for n in range(40)]
+    alone = [predictor(few) for few in texts]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(predictor, texts)) == alone
 
 
 @pytest.mark.parametrize(("gather", "sizes"), [(30.0, [3]), (0.3, [2])])

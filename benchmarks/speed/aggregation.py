@@ -75,7 +75,7 @@ def aggregate(method: str, sites: int) -> dict[str, float]:
     rule, measures = rule_of_round(plan, 2, state, memory), RoundMeasures(plan, 2, sites)
     expected = ExpectedUpdates(plan, 2, state)
     for number in range(sites):
-        update, _ = expected.read(blobs[number % DISTINCT], 1000)
+        update = expected.read(blobs[number % DISTINCT], 1000)
         rule.add(update, 1.0 + number % 7)
         measures.add(f"site-{number}", update, 1.0 + number % 7)
     rule.finish()

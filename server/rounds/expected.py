@@ -6,6 +6,7 @@ from lorica.common.adapter.state import State, unpack_state
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import returned
 from lorica.common.wire.rounding import decode
+from lorica.server.aggregation.form import CheckedUpdate
 from lorica.server.rounds.screening import honest_norm, longest_sum, screen
 
 
@@ -25,8 +26,8 @@ class ExpectedUpdates:
         longest = honest_norm(plan, state, round)
         self._longest = longest_sum(plan, state, round) if longest is None else lambda _: longest
 
-    def read(self, blob: bytes, units: int) -> tuple[State, float]:
-        """The update in a reply's blob, as float32, and its L2 norm.
+    def read(self, blob: bytes, units: int) -> CheckedUpdate:
+        """The update in a reply's blob, as float32, with its L2 norm.
 
         Args:
             blob: of the reply.
@@ -37,4 +38,5 @@ class ExpectedUpdates:
         """
         update = decode(unpack_state(blob), self._plan.wire.update, self._shapes)
         longest = self._longest(units)
-        return update, screen(update, self._state, self._names, max_norm=longest)
+        norm = screen(update, self._state, self._names, max_norm=longest)
+        return CheckedUpdate(update, norm)

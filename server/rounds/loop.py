@@ -335,7 +335,7 @@ class RoundLoop:
     ) -> SiteRound:
         """Screen one answer and add it to the aggregate."""
         site = self._sites.of(answer)
-        size, norm = 0, None
+        size = 0
         try:
             reply = self._sites.reply(answer, round, TRAIN)
             if reply.site != site.name or reply.weight != site.weight:
@@ -343,7 +343,7 @@ class RoundLoop:
                     Code.UPDATE_REFUSED, f"Site {site.name} answers as another site or weight."
                 )
             size = len(reply.blob)
-            update, norm = expected.read(reply.blob, reply.weight)
+            update = expected.read(reply.blob, reply.weight)
             rule.add(update, self._sites.share(site))
             measures.add(site.name, update, self._sites.share(site))
         except Unanswered as problem:
@@ -352,7 +352,7 @@ class RoundLoop:
             return SiteRound(
                 site.name, "failed", shown(error), bytes_up=size, seconds=answer.seconds
             )
-        return SiteRound(site.name, "ok", "", site.weight, norm, size, answer.seconds)
+        return SiteRound(site.name, "ok", "", site.weight, update.norm, size, answer.seconds)
 
     def _packed(self, state: State, round: int) -> bytes:
         """What sites need to be sent of a state."""

@@ -143,13 +143,15 @@ class RoundMeasures:
         }
 
     def _sketch(self, flat: torch.Tensor) -> torch.Tensor:
-        """What is kept of an update: float32, summed in float64."""
+        """What is kept of an update: float32. As many of its values are added up in every place,
+        or one less, so that two share one less often than by places drawn for each."""
         if len(flat) <= self._kept:
             return flat
         if self._places is None or self._signs is None:
             generator = torch.Generator().manual_seed(self._round)
-            self._places = torch.randint(self._kept, (len(flat),), generator=generator)
-            signs = torch.randint(2, (len(flat),), generator=generator)
-            self._signs = signs.double() * 2 - 1
-        sums = torch.zeros(self._kept, dtype=torch.float64)
-        return sums.index_add_(0, self._places, self._signs * flat).float()
+            shape = math.ceil(len(flat) / self._kept), self._kept
+            places = torch.randperm(shape[0] * shape[1], generator=generator)
+            signs = torch.randint(2, places.shape, generator=generator) * 2.0 - 1.0
+            signs[places >= len(flat)] = 0.0  # no value of the update
+            self._places, self._signs = places.clamp(max=len(flat) - 1), signs.view(shape)
+        return (flat.index_select(0, self._places).view_as(self._signs) * self._signs).sum(0)

@@ -17,6 +17,7 @@ from contextlib import closing
 SOCKET = "clientapp.sock"
 """Name of the standby's socket in Flower's home."""
 _STREAMS = (0, 1, 2)
+_PATIENCE = 10.0  # seconds until a standby that does not begin is taken for stopped
 
 
 def _connected(folder: str) -> socket.socket | None:
@@ -26,6 +27,7 @@ def _connected(folder: str) -> socket.socket | None:
     except OSError:
         return None
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(_PATIENCE)
     try:
         connection.connect(f"/proc/self/fd/{held}/{SOCKET}")
     except OSError:
@@ -53,6 +55,7 @@ def main() -> None:
             except OSError:
                 begun = b""
             if begun == b"+":  # else nothing was started: as if nobody stood by
+                connection.settimeout(None)
                 status = connection.recv(1)
                 sys.exit(status[0] if status else 1)
     guarded = ("-P", "-m", "lorica.client.node.guarded_clientapp", root)

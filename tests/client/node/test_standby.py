@@ -162,6 +162,20 @@ def test_what_is_no_launcher_starts_nothing_and_leaves_the_others_be(node: Node)
     assert node.start("--help").wait(WAIT) == 0
 
 
+@pytest.mark.slow("waits until the standby is given up")
+def test_beside_one_that_is_stopped_it_starts_anew(node: Node) -> None:
+    node.standby.send_signal(signal.SIGSTOP)
+    try:
+        started = node.start("--help")
+        assert started.wait(WAIT) == 0
+    finally:
+        node.standby.send_signal(signal.SIGCONT)
+    # Its streams lie in the standby's socket until that goes on.
+    assert "--runtime-api-address" in started.communicate(timeout=WAIT)[0]
+    node.wait_children(0)  # what it was asked meanwhile has no launcher any more, and ends
+    assert node.start("--help").wait(WAIT) == 0
+
+
 def test_nobody_else_may_connect(node: Node) -> None:
     assert node.socket.stat().st_mode & 0o777 == 0o600
     assert node.socket.parent.stat().st_mode & 0o077 == 0

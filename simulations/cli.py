@@ -170,6 +170,7 @@ def _simulate(
                 f"Simulations need the package {error.name}.",
                 mend="pip install 'lorica[simulation,embedded]'",
             ) from error
+        from lorica.server.results.kept_own import KeptOwn
         from lorica.simulations.reports.benefit import benefit_table
         from lorica.simulations.reports.tables import closing_table, comparison_table
         from lorica.simulations.reports.verdict import verdict
@@ -193,6 +194,8 @@ def _simulate(
     console.print(comparison_table(summary))
     if summary.get("benefit"):
         console.print(benefit_table(summary))
+    if bits := KeptOwn.from_json(summary.get("kept_own") or {}):
+        console.print(Text(bits.sentence), soft_wrap=True)
     console.print(closing_table(summary, out))
     if said := verdict(summary):
         console.print(Text(said, style="bold yellow"))

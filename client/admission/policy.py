@@ -105,6 +105,12 @@ def check_plan(plan: RunPlan, config: SiteConfig, *, backbone_sha256: str, units
             f"{', '.join(policy.metrics) or 'none'}",
         ),
         (
+            plan.privacy.benefit_epsilon <= policy.benefit_epsilon,
+            "one bit about the site's guard is asked for, with an epsilon of "
+            f"{plan.privacy.benefit_epsilon:g}; policy.benefit_epsilon is "
+            f"{policy.benefit_epsilon:g}",
+        ),
+        (
             not (missing := _unnamed(plan, config)),
             f"task.labels lacks {missing!r}, which data.classes maps to",
         ),

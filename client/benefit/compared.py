@@ -66,6 +66,7 @@ def compare_models(
     trains: Trains = "head",
     draws: int = DRAWS,
     seed: int = 0,
+    steady: bool = False,
 ) -> Benefit:
     """Train a site's own models and judge all four on the records set aside.
 
@@ -76,6 +77,7 @@ def compare_models(
         federated: what the federation ended with; of a method with personal parts, this site's.
         trains: what the site's own training trains.
         draws, seed: of the guard's bootstrap; the seed also of the order of records.
+        steady: as of :func:`~lorica.client.benefit.tuning.tune`.
 
     Raises:
         LoricaError: LOR-308 no record is set aside, or too few are left to train on.
@@ -98,7 +100,9 @@ def compare_models(
     states: dict[ModelName, State] = {"start": task.start(backbone), "federated": federated}
     for name, begin in (("own", "start"), ("tuned", "federated")):
         model.load_state(states[begin])  # type: ignore[index]
-        tuned = tune(task, model, cache, targets, rows, judged, trains=trains, seed=seed)
+        tuned = tune(
+            task, model, cache, targets, rows, judged, trains=trains, seed=seed, steady=steady
+        )
         states[name] = tuned.state  # type: ignore[index]
     tables = {}
     for model_name in NAMES:

@@ -49,6 +49,7 @@ def tune(
     *,
     trains: Trains = "head",
     seed: int = 0,
+    steady: bool = False,
 ) -> Tuned:
     """Train the model from the state that it has; Adam with falling steps, the best epoch kept.
 
@@ -61,6 +62,8 @@ def tune(
         judged: records by whose loss the best epoch is chosen.
         trains: what is trained.
         seed: of the order of records.
+        steady: go through all epochs, also where those after some do not count any more: with the
+            same result, in a time that does not tell when that was.
     """
     start = model.adapter_state()
     if min(len(rows), len(judged)) < _FEWEST:
@@ -78,6 +81,7 @@ def tune(
     )
     order = np.random.default_rng(seed)
     best, best_loss, best_epoch = start, _loss(task, read, targets, judged), 0
+    over = False
     for epoch in range(1, _EPOCHS + 1):
         for batch in np.array_split(order.permutation(rows), math.ceil(len(rows) / _BATCH)):
             optimizer.zero_grad()
@@ -86,9 +90,10 @@ def tune(
             optimizer.step()
         falling.step()
         loss = _loss(task, read, targets, judged)
-        if loss < best_loss:
+        if loss < best_loss and not over:
             best, best_loss, best_epoch = model.adapter_state(), loss, epoch
-        elif epoch - best_epoch >= _PATIENCE:
+        over = over or epoch - best_epoch >= _PATIENCE
+        if over and not steady:
             break
     model.load_state(best)
     return Tuned(best, best_epoch)

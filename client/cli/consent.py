@@ -92,6 +92,8 @@ def _show(item: Pending, config: SiteConfig, folder: Path, console: Console) -> 
         ("model", plain(plan.backbone.source)),
         ("rounds", f"{plan.rounds.count}, {len(plan.evaluation_rounds)} with evaluation here"),
     ]
+    if bit := plan.privacy.benefit_epsilon:
+        rows.append(("one bit about the guard", f"by randomised response with ε = {bit:g}"))
     try:
         cost = run_cost(plan, config, folder)
     except LoricaError as error:

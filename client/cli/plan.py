@@ -17,6 +17,7 @@ from lorica.common.display.wording import epsilon_text, left_text
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.privacy.event import PrivacyEvent
+from lorica.common.privacy.response import truth
 
 _REFUSED = 14
 
@@ -73,6 +74,7 @@ def site_plan(
             for stage, event in cost.privacy.events_by_stage(loaded.rounds.count)
         ),
         ("evaluations", str(len(loaded.evaluation_rounds)) if evaluation else "none"),
+        ("one bit about the guard", _bit_text(cost.privacy.benefit)),
         ("signal to noise of a step", f"{cost.signal_to_noise:.1f} (expected batch / σ)"),
         ("ε of the run", f"{epsilon_text(cost.run_epsilon, 3)} at δ = {loaded.privacy.delta:g}"),
         *_of_sums(loaded),
@@ -129,6 +131,12 @@ def _of_sums(plan: RunPlan) -> list[tuple[str, str]]:
         ),
         ("ε, if all other sites collude", epsilon_text(found.alone, 3)),
     ]
+
+
+def _bit_text(event: PrivacyEvent | None) -> str:
+    if event is None:
+        return "not asked for"
+    return f"randomised, ε = {event.response:g}: true in {truth(event.response):.0%} of cases"
 
 
 def _event_text(event: PrivacyEvent) -> str:

@@ -148,6 +148,9 @@ class Policy(Section):
     (sampling_units) that it takes part with."""
     metrics: list[SiteMetric] = ["accuracy", "loss"]
     """Metrics that may leave, noised and charged; empty: none."""
+    benefit_epsilon: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Largest ε of the one bit, by randomised response, that a plan may ask for about the site's
+    guard: whether it keeps a model without the others' records. 0: plans that ask are refused."""
     sampling_units: int = Field(0, ge=0)
     """The site's figure for its number of units, rounded down and fixed here when its ledger is
     made. Sample rates, noise, and whether a plan is for so few units are computed from it, never

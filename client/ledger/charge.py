@@ -15,8 +15,8 @@ from lorica.common.privacy.shared_noise import OWN_NOISE, SharedNoise
 Period = Literal["month", "quarter", "year"]
 """Calendar periods, in UTC."""
 
-MECHANISM = "Poisson-subsampled Gaussian"
-"""The one mechanism Lorica runs; written into every charge."""
+MECHANISM, BIT = "Poisson-subsampled Gaussian", "randomised response"
+"""The mechanisms that Lorica runs; written into every charge."""
 
 MAX_NAME = 200
 """Longest run id or kind, characters: they come from a coordinator and are kept for ever."""
@@ -36,7 +36,7 @@ class Charge:
     round: int
     """Round, from 0."""
     kind: str
-    """What is asked: "train", "evaluate"; each kind of a round is answered once."""
+    """What is asked: "train", "evaluate", "benefit"; each kind of a round is answered once."""
     events: tuple[PrivacyEvent, ...]
     """Every mechanism that the answer runs on private data."""
     unit: str
@@ -87,7 +87,7 @@ class Charge:
             "run": self.run,
             "round": self.round,
             "kind": self.kind,
-            "mechanism": MECHANISM,
+            "mechanism": BIT if any(event.response for event in self.events) else MECHANISM,
             "events": _events_out(self.events),
             "unit": self.unit,
             "fingerprint": self.fingerprint,
@@ -116,12 +116,18 @@ class Charge:
 def _events_out(events: tuple[PrivacyEvent, ...]) -> list[dict[str, float]]:
     return [
         {"sigma": float(e.noise_multiplier), "q": float(e.sample_rate), "steps": e.steps}
+        | ({"response": float(e.response)} if e.response else {})
         for e in events
     ]
 
 
 def _events_in(events: Iterable[Mapping[str, Any]]) -> tuple[PrivacyEvent, ...]:
-    return tuple(PrivacyEvent(float(e["sigma"]), float(e["q"]), int(e["steps"])) for e in events)
+    return tuple(
+        PrivacyEvent(
+            float(e["sigma"]), float(e["q"]), int(e["steps"]), float(e.get("response", 0.0))
+        )
+        for e in events
+    )
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from typing import Protocol
 
 from lorica.client.ledger.losses import Block, compose, leaf, read, step_deviation
 from lorica.common.privacy.accountant import composable, epsilon
-from lorica.common.privacy.event import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent, told
 from lorica.common.privacy.renyi import renyi_epsilon
 
 FORMAT = 1
@@ -79,6 +79,14 @@ class Composer:
         Returns:
             ε in nats; 0 for no events, inf when one has no noise.
         """
+        found = self._epsilon(events, budget)
+        if bits := told(events):
+            rest = [event for event in events if not event.response]
+            found = min(found, bits + self._epsilon(rest, budget - bits))
+        return found
+
+    def _epsilon(self, events: Sequence[PrivacyEvent], budget: float) -> float:
+        """:meth:`epsilon` where bits count as the Gaussian mechanisms that they are made of."""
         real = [event for event in events if event.steps and event.sample_rate > 0]
         if any(event.noise_multiplier == 0 for event in real):
             return math.inf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -138,7 +138,7 @@ class History:
         """The plan's fingerprint of every run."""
         self._newest: dict[tuple[str, int, str], Charged] = {}
         self._of_run: dict[str, list[Charged]] = {}
-        self._sums: dict[str, dict[tuple[float, float], int]] = {}  # run -> (σ, q) -> steps
+        self._sums: dict[str, dict[PrivacyEvent, int]] = {}  # run -> one step -> how many
         self._scopes: dict[tuple[Period, str] | None, Scope] = {}
 
     @property
@@ -163,10 +163,10 @@ class History:
         ]
 
     def merged(self, run: str) -> list[PrivacyEvent]:
-        """All events charged to a run, those of equal (σ, q) as one: a bound on them composed is
+        """All events charged to a run, equal ones as one: a bound on them composed is
         one on :meth:`events`. The time it takes does not grow with the history."""
         sums = self._sums.get(run, {})
-        return [PrivacyEvent(sigma, rate, steps) for (sigma, rate), steps in sums.items()]
+        return [replace(one, steps=steps) for one, steps in sums.items()]
 
     def observed(self, observer: Observer) -> list[PrivacyEvent]:
         """All events charged, with the noise that was left for an observer of sealed sums; those
@@ -238,8 +238,8 @@ class History:
         self._of_run.setdefault(charge.run, []).append(charged)
         sums = self._sums.setdefault(charge.run, {})
         for event in charge.events:
-            kind = event.noise_multiplier, event.sample_rate
-            sums[kind] = sums.get(kind, 0) + event.steps
+            one = replace(event, steps=1)
+            sums[one] = sums.get(one, 0) + event.steps
 
     def _retry(self, number: int, time: datetime, content: dict[str, Any]) -> None:
         self.retries[content["charge"]] += 1

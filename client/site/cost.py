@@ -56,7 +56,7 @@ def run_cost(plan: RunPlan, config: SiteConfig, folder: Path) -> Cost:
     """
     units = config.policy.sampling_units or count_units(plan, config, folder)
     privacy = run_privacy(plan, units)
-    events = tuple(privacy.events(plan.rounds.count, len(plan.evaluation_rounds)))
+    events = privacy.whole
     ledger = open_ledger(config, folder) if (folder / config.ledger.path).exists() else None
     try:
         forecast = (ledger or _unused(config)).forecast(_whole(plan, events))

@@ -44,7 +44,7 @@ from lorica.common.machine.files import make_private_folder, storage_errors, wri
 from lorica.common.plan import RunPlan
 from lorica.common.plan.methods import METHODS
 from lorica.common.plan.stages import stage_of
-from lorica.common.wire.messages import TRAIN, Kind, Request
+from lorica.common.wire.messages import TRAIN, Request
 
 _KEPT_ROUNDS = 2
 
@@ -71,8 +71,9 @@ def has_own(plan: RunPlan, round: int) -> bool:
     return bool(personal) and not stage_of(plan, round).on_frozen_features
 
 
-def own_state(store: PersonalStore, request: Request, kind: Kind) -> State:
-    """The site's own tensors that an answer begins with; a round's evaluation comes after it."""
+def own_state(store: PersonalStore, request: Request, kind: str) -> State:
+    """The site's own tensors that an answer begins with; what is not training comes after its
+    round."""
     if not has_own(request.plan, request.round):
         return {}
     before = request.round if kind == TRAIN else request.round + 1

@@ -9,11 +9,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from lorica.client.admission.gate import Admission
 from lorica.client.benefit.aside import OwnRecords, own_records
+from lorica.client.benefit.told import keeps_own, told
 from lorica.client.ledger import Charge, Ledger, MemoryLedger
 from lorica.client.ledger.head import Heads
 from lorica.client.mechanism.noise import NoiseSource, RequestNoise
@@ -56,6 +58,11 @@ its :class:`~lorica.client.mechanism.noise.RequestNoise`."""
 Run = Callable[[Session, PrivacyEvent], tuple[Reply, State]]
 """Computes a charged answer: the reply, and the personal tensors to keep with it."""
 
+Asked = Literal["train", "evaluate", "benefit"]
+"""What a charge is for. The last is asked for as an evaluation after the last round."""
+
+BENEFIT: Asked = "benefit"
+
 _log = logging.getLogger("lorica.site")
 
 
@@ -64,7 +71,7 @@ class Begun:
     """An answer that is checked and charged, and not computed yet."""
 
     request: Request
-    kind: Kind
+    kind: Asked
     ledger: Ledger
     session: Session
     event: PrivacyEvent
@@ -82,6 +89,7 @@ class LocalTrainer:
         :class:`lorica.common.privacy.of_plan.RunPrivacy`). Every answer that reads records is
         charged to the ledger before it runs; the ledger refuses what would pass a budget, and a
         repeated request returns the stored reply. A reply holds the update or the counts (noised),
+        or the bit about the guard (:mod:`lorica.client.benefit.told`),
         the site's name, its declared number of units (public by the site's decision, or 0), and,
         when refused, a reason from the error catalogue.
 
@@ -243,7 +251,9 @@ class LocalTrainer:
         return self._reply(request, blob=blob), own
 
     def evaluate(self, request: Request) -> Reply:
-        """Noised counts of the request's global adapter on records set aside at the site.
+        """Noised counts of the request's global adapter on records set aside at the site; after the
+        last round, where the plan asks and the policy allows it, one noised bit in their place:
+        whether the site's guard keeps a model without the others' records.
 
         Raises:
             LoricaError: as of :meth:`train`.
@@ -252,6 +262,8 @@ class LocalTrainer:
             return self._signed(self._evaluate(request), request, EVALUATE)
 
     def _evaluate(self, request: Request) -> Reply:
+        if request.plan.benefit_round and request.round == request.plan.benefit_round:
+            return self._tell_benefit(request)
         if request.round not in request.plan.evaluation_rounds:
             raise LoricaError(
                 Code.PRIVACY_BUDGET,
@@ -269,6 +281,20 @@ class LocalTrainer:
                 vector = sealed.vector(noise, lambda n: session.evaluate(event, n))
                 return self._reply(request, sealed=vector), {}
             return self._reply(request, counts=session.evaluate(event, noise)), {}
+
+        return self._finish(begun, run)
+
+    def _tell_benefit(self, request: Request) -> Reply:
+        begun = self._begin(request, BENEFIT, lambda privacy: privacy.benefit, None)
+        if isinstance(begun, Reply):
+            return begun
+
+        def run(session: Session, event: PrivacyEvent) -> tuple[Reply, State]:
+            plan, kept = request.plan, own_state(self._personal, request, BENEFIT)
+            received = unpack_state(request.blob) | kept
+            bit = keeps_own(plan, self._admission.backbone(plan), self.own(plan), received)
+            answer = told(bit, event, self.source(request, BENEFIT))
+            return self._reply(request, counts=(float(answer),)), {}
 
         return self._finish(begun, run)
 
@@ -302,7 +328,7 @@ class LocalTrainer:
     def _begin(
         self,
         request: Request,
-        kind: Kind,
+        kind: Asked,
         part: Callable[[RunPrivacy], PrivacyEvent | None],
         sealed: SealedAnswer | None,
     ) -> Begun | Reply:
@@ -337,7 +363,7 @@ class LocalTrainer:
         )
         return Begun(request, kind, ledger, session, event, sealed)
 
-    def _load(self, request: Request, kind: Kind, session: Session) -> None:
+    def _load(self, request: Request, kind: Asked, session: Session) -> None:
         """Have the session take over what was sent; where sites share its model and it holds just
         that already, it stays."""
         stage = stage_of(request.plan, request.round)
@@ -387,7 +413,7 @@ class LocalTrainer:
             reply = unpacked_from(begun.ledger, leaves)  # as it will be when it is asked for again
         return self._headed(reply if sealed is None else sealed.leaving(reply))
 
-    def source(self, request: Request, kind: Kind) -> NoiseSource:
+    def source(self, request: Request, kind: Asked) -> NoiseSource:
         """Sampling and noise of the answer to a request."""
         if isinstance(self._noise, RequestNoise):
             blob = hashlib.sha256(request.blob).hexdigest()

@@ -130,6 +130,11 @@ def check_trust(
         if privacy.honest_sites:
             raise ValueError('privacy.honest_sites is for privacy.trust "sum"')
         return
+    if privacy.benefit_epsilon:
+        raise ValueError(
+            "privacy.benefit_epsilon asks single sites for a bit, and with privacy.trust "
+            '"sum" the coordinator sees nothing of a single site'
+        )
     if training.mode != "gradient":
         raise ValueError('privacy.trust "sum" needs training.mode "gradient": sums of releases')
     if (privacy.honest_sites or rounds.minimum_sites) < 2:

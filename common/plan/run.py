@@ -194,6 +194,12 @@ class RunPlan(Section):
         before_lora = {last - self.lora_rounds} if last > self.lora_rounds else set()
         return sorted({*range(every, last + 1, every), *before_lora, *judged, last})
 
+    @property
+    def benefit_round(self) -> int:
+        """Number of the evaluation after the last round, in which sites tell one bit about their
+        guards; 0 where the plan asks for none."""
+        return self.rounds.count + 1 if self.privacy.benefit_epsilon else 0
+
     def evaluations_until(self, round: int) -> int:
         """How many evaluations the rounds up to this one have, itself included.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from lorica.common.config import Positive, PositiveOrInf, Section, Window, distinct
 from lorica.common.plan.traits import TRAITS, SiteMetric, TaskKind
@@ -28,6 +28,10 @@ DEMO_DATA = "embedded:clinic-notes"
 
 SYNTHETIC_NOTES = (DEMO_DATA, "embedded:clinic-histories")
 """Packaged data sets of notes that no patient is behind."""
+
+
+LEAST_BIT, MOST_BIT = 1e-3, 10.0
+"""ε of a bit by randomised response, as in :mod:`lorica.common.privacy.response`."""
 
 
 class BackbonePlan(Section):
@@ -229,6 +233,21 @@ class PrivacyPlan(Section):
 
     evaluation_metrics: list[SiteMetric] = ["accuracy", "loss"]
     """What sites count, noise and send when they evaluate."""
+
+    benefit_epsilon: float = Field(0.0, ge=0, le=MOST_BIT, allow_inf_nan=False)
+    """ε of one bit that every site tells after the last round, by randomised response: whether its
+    own guard (`lorica site benefit`) keeps a model without the others' records. Part of
+    ``epsilon``. Ten sites tell something from about 2 on, a hundred from 0.5. 0: nobody is
+    asked."""
+
+    @model_validator(mode="after")
+    def _room_for_the_bit(self) -> PrivacyPlan:
+        bit = self.benefit_epsilon
+        if bit and bit < LEAST_BIT:
+            raise ValueError(f"benefit_epsilon must be 0 or at least {LEAST_BIT:g}")
+        if bit and bit >= self.epsilon:
+            raise ValueError(f"benefit_epsilon is part of epsilon: {bit:g} is not below it")
+        return self
 
     @property
     def private(self) -> bool:

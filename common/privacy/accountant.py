@@ -3,8 +3,10 @@
 The accountant of record is the PLD accountant of dp-accounting (Google), with pessimistic
 discretisation: the ε it states is an upper bound on the true one (design rule 6). Steps that use
 all units (q = 1) are composed exactly before it sees them, to one Gaussian mechanism; where nothing
-else runs, its closed form is the ε (:mod:`lorica.common.privacy.gaussian`). Tests compare both with
-Opacus' PRV accountant, with dp-accounting's own and with closed forms in high precision.
+else runs, its closed form is the ε (:mod:`lorica.common.privacy.gaussian`). The ε of bits by
+randomised response is added to that of all else, where that is less than to compose them. Tests
+compare both with Opacus' PRV accountant, with dp-accounting's own and with closed forms in high
+precision.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from lorica.common.errors import Code, LoricaError
-from lorica.common.privacy.event import PrivacyEvent
+from lorica.common.privacy.event import PrivacyEvent, told
 from lorica.common.privacy.gaussian import gaussian_epsilon
 from lorica.common.privacy.loss_grid import interval_for, rough_epsilon
 from lorica.common.privacy.renyi import renyi_epsilon
@@ -55,6 +57,16 @@ def epsilon(events: Iterable[PrivacyEvent], delta: float, *, coarseness: float =
     Raises:
         ValueError: δ is not in (0, 1).
     """
+    events = list(events)
+    found = _epsilon(events, delta, coarseness)
+    if bits := told(events):
+        rest = [event for event in events if not event.response]
+        found = min(found, bits + _epsilon(rest, delta, coarseness))
+    return found
+
+
+def _epsilon(events: Iterable[PrivacyEvent], delta: float, coarseness: float) -> float:
+    """:func:`epsilon` where bits count as the Gaussian mechanisms that they are made of."""
     totals = _merged(events, delta)
     if any(sigma == 0 for sigma, _, _ in totals):
         return math.inf

@@ -20,6 +20,10 @@ Formal guarantee:
     is chosen in view of earlier outputs (Smith and Thakurta, "Fully Adaptive Composition for
     Gaussian Differential Privacy", 2022, theorem 3.1), and sampling only makes a step more private.
 
+    *Bits by randomised response* count in the Rényi part by their own divergence, in the Gaussian
+    part as the Gaussian mechanism that they are post-processing of
+    (:mod:`lorica.common.privacy.response`).
+
     *Together.* A mechanism runs if either part has room, so every transcript lies wholly within
     one. The hockey-stick divergence is a sum over transcripts, those of one part at most δ₁, those
     of the other at most δ₂, and δ₁ + δ₂ = δ.
@@ -40,7 +44,7 @@ import numpy as np
 from lorica.common.privacy.accountant import precision_of
 from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.gaussian import gaussian_epsilon
-from lorica.common.privacy.renyi import ORDERS, conversion, divergences
+from lorica.common.privacy.renyi import ORDERS, conversion, divergences_of
 
 _GAUSSIAN_SHARE = 0.9  # of δ, where everything known beforehand uses all units
 
@@ -59,8 +63,7 @@ class Tally:
         for event in events:
             if event.steps and event.sample_rate > 0:
                 sigma = event.noise_multiplier
-                one = divergences(sigma, event.sample_rate)
-                self.divergence = self.divergence + event.steps * one
+                self.divergence = self.divergence + event.steps * divergences_of(event)
                 self.precision += event.steps * precision_of(sigma)
 
     def plus(self, events: Iterable[PrivacyEvent]) -> Tally:
@@ -105,7 +108,7 @@ def filter_for(budget: float, delta: float, known: tuple[PrivacyEvent, ...]) -> 
         delta: δ in (0, 1).
         known: what will run first, as it is fixed before anything ran.
     """
-    whole = all(event.sample_rate == 1 for event in known)
+    whole = all(event.sample_rate == 1 and not event.response for event in known)
     share = _GAUSSIAN_SHARE if whole else 0.0
     tally = Tally()
     tally.add(known)

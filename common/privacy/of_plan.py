@@ -31,11 +31,13 @@ class RunPrivacy:
     """What a run costs at one site.
 
     Formal guarantee:
-        All rounds of all stages and all evaluations together are (ε, δ)-DP for the plan's ε and
-        δ. Which share each stage has is the plan's choice. The noise multipliers are
-        calibrated jointly (:mod:`lorica.common.privacy.calibration`). With ``privacy.trust`` "sum"
-        they are those against an observer of sums for whom the noise of ``privacy.honest_sites``
-        sites is left (:mod:`lorica.common.privacy.shared_noise`).
+        All rounds of all stages and all evaluations, and the bit about the site's guard if the plan
+        asks for one, together are (ε, δ)-DP for the plan's ε and δ: the bit's ε is taken off the
+        plan's, and the rest is calibrated to what is left. Which share each stage has is the
+        plan's choice. The noise multipliers are calibrated jointly
+        (:mod:`lorica.common.privacy.calibration`). With ``privacy.trust`` "sum" they are those
+        against an observer of sums for whom the noise of ``privacy.honest_sites`` sites is left
+        (:mod:`lorica.common.privacy.shared_noise`).
     """
 
     plan: RunPlan
@@ -43,6 +45,8 @@ class RunPrivacy:
     """One round of every stage."""
     evaluation: PrivacyEvent | None
     """One evaluation: the Gaussian mechanism over all units set aside (q = 1)."""
+    benefit: PrivacyEvent | None = None
+    """The bit about the site's guard (:mod:`lorica.client.benefit.told`)."""
 
     def of_round(self, round: int) -> PrivacyEvent:
         """What training in a round costs."""
@@ -57,13 +61,19 @@ class RunPrivacy:
     @cached_property
     def whole(self) -> tuple[PrivacyEvent, ...]:
         """All that the run does."""
-        return tuple(self.events(self.plan.rounds.count, len(self.plan.evaluation_rounds)))
+        evaluations = len(self.plan.evaluation_rounds)
+        return tuple(self.events(self.plan.rounds.count, evaluations, benefit=True))
 
-    def events(self, rounds: int | Collection[int], evaluations: int) -> list[PrivacyEvent]:
-        """All that these rounds (or the first so many) and so many evaluations do."""
+    def events(
+        self, rounds: int | Collection[int], evaluations: int, *, benefit: bool = False
+    ) -> list[PrivacyEvent]:
+        """All that these rounds (or the first so many) and so many evaluations do, and the bit
+        about the guard if it was asked for (``benefit``)."""
         found = [event for _, event in self.events_by_stage(rounds)]
         if self.evaluation and evaluations:
             found.append(PrivacyEvent(self.evaluation.noise_multiplier, 1.0, evaluations))
+        if self.benefit and benefit:
+            found.append(self.benefit)
         return found
 
     def events_by_stage(self, rounds: int | Collection[int]) -> list[tuple[Stage, PrivacyEvent]]:
@@ -143,7 +153,14 @@ def _worked_out(plan: RunPlan, local_rate: float | None) -> RunPrivacy:
         if stage in sigmas
     ]
     evaluation = PrivacyEvent(sigmas[None], 1.0, 1) if None in sigmas else None
-    return RunPrivacy(plan, tuple(events), evaluation)
+    bit = plan.privacy.benefit_epsilon
+    benefit = PrivacyEvent.of_response(bit) if bit else None
+    return RunPrivacy(plan, tuple(events), evaluation, benefit)
+
+
+def _budget(plan: RunPlan) -> tuple[float, float]:
+    """ε and δ of all but the bit about the guard."""
+    return plan.privacy.epsilon - plan.privacy.benefit_epsilon, plan.privacy.delta
 
 
 def _jointly(plan: RunPlan) -> dict[Stage | None, float]:
@@ -154,7 +171,7 @@ def _jointly(plan: RunPlan) -> dict[Stage | None, float]:
     }
     if plan.evaluation_rounds:
         parts[None] = Part(1.0, len(plan.evaluation_rounds), shares[None])
-    budget = plan.privacy.epsilon, plan.privacy.delta
+    budget = _budget(plan)
     if plan.sealed:
         budget = accounted(*budget)
     return dict(zip(parts, share_budget(*budget, list(parts.values())), strict=True))
@@ -163,7 +180,7 @@ def _jointly(plan: RunPlan) -> dict[Stage | None, float]:
 def _apart(plan: RunPlan, local_rate: float | None) -> dict[Stage | None, float]:
     """The same in mode "local", whose steps have a q of the site's own: the others' σ follow from
     their shares alone, and the steps' σ is what the budget then leaves them."""
-    epsilon, delta, shares = plan.privacy.epsilon, plan.privacy.delta, _shares(plan)
+    (epsilon, delta), shares = _budget(plan), _shares(plan)
     runs: dict[Stage | None, int] = dict(schedule(plan))
     local = runs.pop(Stage.LOCAL, 0) * plan.training.local_steps
     if plan.evaluation_rounds:

@@ -26,10 +26,12 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
 from lorica.common.privacy.event import PrivacyEvent
+from lorica.common.privacy.response import truth
 
 ORDERS = np.array(
     [
@@ -42,6 +44,7 @@ ORDERS = np.array(
 """Orders α that are looked at, ascending."""
 
 _MARGIN = 1e-9
+_BIT_MARGIN = 1e-12  # absolute: near order 1 a bit's divergence is a difference over 1e-3
 
 
 def renyi_epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
@@ -59,13 +62,13 @@ def renyi_epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
     """
     if not 0 < delta < 1:
         raise ValueError(f"delta must lie between 0 and 1, got {delta}")
-    steps: Counter[tuple[float, float]] = Counter()
+    steps: Counter[PrivacyEvent] = Counter()
     for event in events:
         if event.steps and event.sample_rate > 0:
-            steps[event.noise_multiplier, event.sample_rate] += event.steps
+            steps[replace(event, steps=1)] += event.steps
     if not steps:
         return 0.0
-    total = np.sum([count * divergences(*key) for key, count in steps.items()], axis=0)
+    total = np.sum([count * divergences_of(one) for one, count in steps.items()], axis=0)
     return max(0.0, float(np.min(total + conversion(delta))))
 
 
@@ -83,6 +86,24 @@ def divergences(sigma: float, rate: float) -> np.ndarray:
         rate: q in [0, 1].
     """
     found = np.array([_bound(sigma, rate, float(order)) for order in ORDERS])
+    found *= 1 + _MARGIN
+    found.flags.writeable = False
+    return found
+
+
+def divergences_of(event: PrivacyEvent) -> np.ndarray:
+    """D_α of one step of ``event`` for every one of :data:`ORDERS`."""
+    if event.response:
+        return _of_bit(event.response)
+    return divergences(event.noise_multiplier, event.sample_rate)
+
+
+@functools.lru_cache(maxsize=64)
+def _of_bit(epsilon: float) -> np.ndarray:
+    """Of one bit by randomised response (:mod:`lorica.common.privacy.response`)."""
+    yes, no = math.log(truth(epsilon)), math.log(truth(-epsilon))
+    grown = np.logaddexp(ORDERS * yes + (1 - ORDERS) * no, ORDERS * no + (1 - ORDERS) * yes)
+    found = np.minimum(grown / (ORDERS - 1) + _BIT_MARGIN, epsilon)
     found *= 1 + _MARGIN
     found.flags.writeable = False
     return found

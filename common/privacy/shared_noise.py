@@ -77,7 +77,9 @@ class SharedNoise:
             raise ValueError(f"no such shares: {self}")
 
     def seen_by(self, observer: Observer, event: PrivacyEvent) -> PrivacyEvent:
-        """The plan's event, with the noise that is left for an observer."""
+        """The plan's event, with the noise that is left for an observer; a bit's is its site's."""
+        if event.response:
+            return event
         shares = {"sums": self.threshold, "colluding": self.honest, "alone": 1}[observer]
         sigma = event.noise_multiplier * math.sqrt(shares / self.honest)
         return PrivacyEvent(sigma, event.sample_rate, event.steps)

@@ -64,8 +64,8 @@ Kind = Literal["query.capabilities", "train", "evaluate"]
 """What is asked of a site, as Flower's type of the message."""
 
 CAPABILITIES: Kind = "query.capabilities"
-TRAIN: Kind = "train"
-EVALUATE: Kind = "evaluate"
+TRAIN: Literal["train"] = "train"
+EVALUATE: Literal["evaluate"] = "evaluate"
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _CODE = re.compile(r"LOR-[0-9]{3}")

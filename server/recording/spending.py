@@ -56,14 +56,15 @@ class Spending:
             return {}
         self.skip(record)
         weights = {entry.site: entry.weight for entry in record.sites}
-        every = not self._told or record.round in self._plan.evaluation_rounds
+        bit = record.round + 1 == self._plan.benefit_round  # asked for after the last round
+        every = not self._told or bit or record.round in self._plan.evaluation_rounds
         self._told = True
         evaluations = self._plan.evaluations_until(record.round)
         found: dict[str, float] = {}
         for site in self._asked if every else weights:
             cost = self._cost(site, weights.get(site, 0))
             if cost is not None:
-                events = tuple(cost.events(self._asked[site], evaluations))
+                events = tuple(cost.events(self._asked[site], evaluations, benefit=bit))
                 if events not in self._spent:
                     self._spent[events] = epsilon(events, self._plan.privacy.delta)
                 if events and math.isfinite(self._spent[events]):

@@ -75,9 +75,10 @@ def _round_rows(store: Queries, run: Run) -> list[dict[str, Any]]:
     rows = []
     for row in store.rounds(run.run_id):
         content = _plain(row)
-        for group in ("phases", "metrics", "site_metrics", "by_label"):
+        for group in ("phases", "metrics", "site_metrics", "by_label", "kept_own"):
             values = content.pop(group) or {}
             content |= {f"{group}.{name}": value for name, value in values.items()}
+        del content["alike"]  # a table of its own, in the JSON
         rows.append(content)
     return rows
 

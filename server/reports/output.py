@@ -17,6 +17,7 @@ from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
 from lorica.common.display.wording import duration, epsilon_text, human_bytes, percent
 from lorica.server.reports.export import run_content, whole_run
+from lorica.server.results.kept_own import kept_own_said
 from lorica.server.store.prune import Pruning
 from lorica.server.store.queries import Queries
 from lorica.server.store.tables import Run
@@ -93,6 +94,7 @@ def run_view(store: Queries, run: Run) -> list[RenderableType]:
         ("rounds", f"{done} in {duration(run.seconds)}" if run.seconds else done),
         (run.headline, score_text(run.score)),
         ("by sites", score_text(run.site_score)),
+        *([("guards", said)] if (said := kept_own_said(store.rounds(run.run_id))) else []),
         ("ε", spent),
         *([("sealed", SEALED)] if run.sealed else []),
         ("bytes", f"{human_bytes(run.bytes_up)} up, {human_bytes(run.bytes_down)} down"),

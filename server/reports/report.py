@@ -22,6 +22,7 @@ from lorica.common.plan.stages import Stage
 from lorica.common.plan.subject import SYNTHETIC_NOTES
 from lorica.common.version import __version__
 from lorica.server.reports.charts import line_chart
+from lorica.server.results.kept_own import kept_own_said
 from lorica.server.results.round import measured_result
 from lorica.server.store.queries import Queries, plan_values
 from lorica.server.store.tables import Round, Run
@@ -83,6 +84,7 @@ def report_html(store: Queries, run: Run) -> str:
         records=sum(sums.weight for _, sums in sites),
         silent=[site.name for site, sums in sites if not sums.weight],
         quality=quality_rows(full, rounds),
+        kept_own=kept_own_said(rounds),
         score_chart=line_chart(
             _named(curves), f"{full.headline} by round", percent=_shares(curves)
         ),

@@ -87,6 +87,9 @@ class RoundRecord:
     agreement are sealed. 0: it saw every site's release."""
     lora_dropped: bool = False
     """That state is the one before the LoRA rounds: they were given up."""
+    kept_own: dict[str, Any] = field(default_factory=dict)
+    """Of the last round, where the plan asks: how many sites keep a model of their own, as of
+    :class:`~lorica.server.results.kept_own.KeptOwn`."""
     bytes_up: int = 0
     """Update blobs received, bytes."""
     bytes_down: int = 0

@@ -31,6 +31,7 @@ from lorica.server.aggregation import Aggregator
 from lorica.server.aggregation.choose import rule_of_round
 from lorica.server.aggregation.sums.base import SumOfReleases
 from lorica.server.results.folder import RunFolder
+from lorica.server.results.kept_own import kept_own
 from lorica.server.results.observers import Observer
 from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.rounds.exchange import Answer
@@ -223,6 +224,10 @@ class RoundLoop:
             dropped = stage_of(self._plan, kept) is not Stage.LORA
             record = replace(record, kept_round=kept, lora_dropped=dropped)
             state = self._trial.kept(state, self._memory)
+        if round + 1 == self._plan.benefit_round:
+            at = time.monotonic()
+            record = self._ask_benefit(record, state)
+            phases["benefit"] = time.monotonic() - at
         self._close(record, state, phases, begun)
         return state
 
@@ -291,6 +296,27 @@ class RoundLoop:
             elif len(counts) == vector_length(self._plan):
                 vectors.append(counts)
         return self._with_metrics(record, combine(self._plan, vectors), len(blob) * len(asked))
+
+    def _ask_benefit(self, record: RoundRecord, state: State) -> RoundRecord:
+        """The record with what sites' noised bits say of the state that the run ends with."""
+        round, asked = self._plan.benefit_round, self._sites.ready
+        blob, bits = self._packed(state, round), []
+        for answer in self._sites.exchange(asked, EVALUATE, round, blob):
+            try:
+                counts = self._sites.reply(answer, round, EVALUATE).counts
+            except (Unanswered, LoricaError) as problem:
+                _log.warning("no bit from %s: %s", self._sites.of(answer).name, problem)
+                continue
+            if counts in ((0.0,), (1.0,)):
+                bits.append(counts == (1.0,))
+            else:
+                _log.warning("%s tells no bit; left out", self._sites.of(answer).name)
+        if not bits:
+            return record
+        found = kept_own(bits, len(asked), self._plan.privacy.benefit_epsilon)
+        _log.info("%s", found.sentence)
+        down = record.bytes_down + len(blob) * len(asked)
+        return replace(record, kept_own=found.as_json(), bytes_down=down)
 
     @staticmethod
     def _with_metrics(

@@ -24,7 +24,7 @@ from lorica.common.machine.home import STORE_VARIABLE, home
 
 NONE = "none"
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest schema; a test holds it against the migrations."""
 VERSION_TABLE = "lorica_schema"
 

@@ -142,7 +142,18 @@ def _round_row(run: Run, record: RoundRecord, largest: float | None, at: float) 
         exact=record.exact,
         epsilon=largest,
         lora_dropped=record.lora_dropped,
+        kept_own=record.kept_own,
+        alike=_alike(record),
     )
+
+
+def _alike(record: RoundRecord) -> dict[str, Any]:
+    """Sites in the order of their cosines, and these to four decimals."""
+    if not record.alike:
+        return {}
+    cosines = [[None if c is None else round(c, 4) for c in row] for row in record.alike]
+    sites = [shown_name(site.site) for site in record.sites if site.status == "ok"]
+    return {"sites": sites, "cosines": cosines, "error": finite(record.alike_error)}
 
 
 def _site_row(

@@ -210,6 +210,10 @@ class Round(Base):
     epsilon: Mapped[float | None] = mapped_column()
     """Largest over the sites after this round, as declared."""
     lora_dropped: Mapped[bool] = mapped_column(default=False)
+    kept_own: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """What sites' bits about their guards say (:mod:`lorica.server.results.kept_own`); or empty."""
+    alike: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """How alike the sites' class sums are: "sites", "cosines" and "error"; or empty."""
 
 
 class PhaseTotal(Base):

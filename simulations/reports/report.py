@@ -26,6 +26,7 @@ from lorica.common.plan.io import to_toml
 from lorica.common.plan.stages import schedule
 from lorica.common.plan.subject import SYNTHETIC_NOTES
 from lorica.common.saved.trained import what_is_trained
+from lorica.server.results.kept_own import kept_own_said
 from lorica.server.results.round import RoundRecord, SiteStatus
 from lorica.simulations.reports import plots
 from lorica.simulations.reports.alike import (
@@ -108,6 +109,7 @@ def write_report(
         metrics=shown_metrics(summary, rounds),
         sites=site_rows(summary),
         worst=worst_sentence(summary),
+        kept_own=kept_own_said(rounds),
         alike=alike,
         alike_said=alike_sentence(alike),
         problems=problems(rounds),

@@ -83,6 +83,7 @@ def summarise(
         "engine": plan.simulation.engine,
         "trust": plan.privacy.trust,
         **({"sums": _sums(plan, trained, len(trainers))} if plan.sealed else {}),
+        **({"kept_own": last.kept_own} if last.kept_own else {}),
         "test_records": len(data.test),
         "label_counts": {
             site: dict(sorted(Counter(trainer.strata(plan)).items()))
@@ -220,7 +221,9 @@ class _Spending:
 
 def epsilon_after(cost: RunPrivacy, plan: RunPlan, last: int, asked: Collection[int]) -> float:
     """ε of a site after round ``last`` that was asked to train in these rounds."""
-    return epsilon(cost.events(asked, plan.evaluations_until(last)), plan.privacy.delta)
+    bit = last + 1 == plan.benefit_round
+    events = cost.events(asked, plan.evaluations_until(last), benefit=bit)
+    return epsilon(events, plan.privacy.delta)
 
 
 def _peak_rss_bytes() -> int:

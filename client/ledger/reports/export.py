@@ -22,13 +22,15 @@ COLUMNS = (
     "sigma",
     "q",
     "steps",
+    "response",
     "unit",
     "fingerprint",
     "answered",
     "epsilon_lifetime",
     "epsilon_run",
 )
-"""Columns of the CSV; the ε are totals at the ledger's δ once the charge was written."""
+"""Columns of the CSV; "response" is the ε of a bit by randomised response, else empty; the other ε
+are totals at the ledger's δ once the charge was written."""
 
 
 def as_json(history: History, entries: Iterable[Entry]) -> str:
@@ -72,6 +74,7 @@ def as_csv(history: History) -> str:
                     repr(event.noise_multiplier),
                     repr(event.sample_rate),
                     event.steps,
+                    repr(event.response) if event.response else "",
                     harmless(charge.unit),
                     charge.fingerprint,
                     "yes" if charged.number in paid else "no",

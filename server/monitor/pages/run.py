@@ -21,6 +21,7 @@ from lorica.server.monitor.shown.shapes import (
     run_shape,
     run_site_shapes,
 )
+from lorica.server.results.kept_own import kept_own_said
 
 router = APIRouter(include_in_schema=False)
 _LINES = 200
@@ -32,6 +33,7 @@ def run(request: Request, caller: Person, run_id: str) -> HTMLResponse:
     """Everything about a run."""
     store = shared_of(request).store
     found = RunDetailShape.model_validate(store.run(run_id))
+    rounds = store.rounds(run_id, after=found.rounds_done - 1)
     return page(
         request,
         "run",
@@ -44,6 +46,7 @@ def run(request: Request, caller: Person, run_id: str) -> HTMLResponse:
         artefacts=[ArtefactShape.model_validate(item) for item in store.artefacts(run_id)],
         parts_of_run=[run_shape(part) for part in store.list_runs(parent=run_id, limit=100).items],
         plan=_sections(found.plan),
+        kept_own=kept_own_said(rounds),
     )
 
 

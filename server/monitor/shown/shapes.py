@@ -124,6 +124,12 @@ class RoundShape(Shape):
     exact: bool | None = Field(description="the aggregate equals the mean of the products B·A")
     epsilon: float | None = Field(description="largest over the sites after this round")
     lora_dropped: bool
+    kept_own: dict[str, Any] = Field(
+        description="how many sites keep a model of their own, by their noised bits; or empty"
+    )
+    alike: dict[str, Any] = Field(
+        description="of class sums: sites, and the cosines of every two, less noise; or empty"
+    )
 
 
 class GridShape(Shape):

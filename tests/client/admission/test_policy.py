@@ -225,15 +225,36 @@ def test_the_command_shows_the_cost_and_ends_with_14_when_it_would_be_refused(
     assert fine.exit_code == 0, fine.output
     assert "would take part" in fine.output
     assert "NONE: the site does not start" in fine.output
+    assert "one bit about the guard" in fine.output and "not asked for" in fine.output
     toml = tmp_path / "site.toml"
     assert "coordinators = []" in toml.read_text()
     toml.write_text(toml.read_text().replace("coordinators = []", f'coordinators = ["{"0" * 64}"]'))
     assert "1 by key" in CliRunner().invoke(app, ["site", "plan", str(path), *site]).output
+    bit = ["--set", "privacy.benefit_epsilon=2", *site]
+    unasked = CliRunner().invoke(app, ["site", "plan", str(path), *bit])
+    assert unasked.exit_code == 14 and "policy.benefit_epsilon is 0" in " ".join(
+        unasked.output.split()
+    )
+    toml.write_text(toml.read_text().replace("benefit_epsilon = 0.0", "benefit_epsilon = 2.0"))
+    told = CliRunner().invoke(app, ["site", "plan", str(path), *bit])
+    assert told.exit_code == 0 and "ε = 2: true in 88% of cases" in told.output
     refused = CliRunner().invoke(
         app, ["site", "plan", str(path), "--set", "privacy.epsilon=100", *site]
     )
     assert refused.exit_code == 14
     assert "ceiling" in refused.output
+
+
+def test_a_site_charges_the_bit_as_a_part_of_the_run(
+    tmp_path: Path, plan: RunPlan, config: SiteConfig
+) -> None:
+    """Before it takes part: the run's ε is the plan's with or without."""
+    asking = plan.replace(privacy={"benefit_epsilon": 2.0})
+    cost, without = (run_cost(one, config, tmp_path) for one in (asking, plan))
+    assert cost.run_epsilon == pytest.approx(without.run_epsilon, rel=1e-2)
+    assert cost.run_epsilon <= 8.0 and cost.privacy.whole[-1].response == 2.0
+    assert [reason for reason in cost.refusals if "one bit about" in reason]
+    assert not without.refusals
 
 
 def test_what_costs_only_delta_is_refused(plan: RunPlan, config: SiteConfig) -> None:

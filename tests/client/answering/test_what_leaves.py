@@ -64,6 +64,7 @@ def plan(request: pytest.FixtureRequest, tmp_path: Path, small_backbone: Path) -
             "privacy.evaluation_metrics=accuracy,loss,per_label",
             "task.labels=a,b",
             f"training.mode={'gradient' if request.param == 'sum' else request.param}",
+            *(["privacy.benefit_epsilon=2"] if request.param == "gradient" else []),
             *(["privacy.trust=sum", "privacy.honest_sites=2"] if request.param == "sum" else []),
             "training.lora=always",
             "training.lora_rounds=1",
@@ -161,6 +162,7 @@ def test_a_site_that_declares_nothing_sends_no_count(plan: RunPlan, tmp_path: Pa
             unit="patient",
             minimum_units=5,
             metrics=["accuracy", "loss", "per_label"],
+            benefit_epsilon=2.0,
         ),
     )
     records = load_data(plan).train

@@ -23,6 +23,7 @@ from lorica.common.tasks.base import Metrics
 from lorica.common.tasks.classes import LOSS_BOUND
 from lorica.common.wire.messages import Reply, Request, pack_reply, refusal, unpack_request
 from lorica.server.results.folder import RunFolder
+from lorica.server.results.kept_own import KeptOwn, kept_own
 from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.rounds.loop import Evaluator, RoundLoop
 from lorica.simulations.run.grid import InProcessGrid
@@ -760,3 +761,48 @@ def test_rounds_say_how_sites_agree_and_whether_the_rule_is_exact(
     first = honest_run[1].records[1]
     assert first.stage == "local steps" and first.mean_norm and first.exact is not None
     assert all(-1 <= (site.agreement or 0) <= 1 and site.agreement for site in first.sites)
+
+
+class Telling(Honest):
+    """A site that answers the question about its guard as it is told to."""
+
+    def __init__(self, key: int, *counts: float) -> None:
+        super().__init__(key)
+        self._counts = counts
+        self.judged: list[tuple[int, State]] = []
+
+    def evaluate(self, request: Request) -> Reply:
+        self.judged.append((request.round, unpack_state(request.blob)))
+        if not self._counts:
+            raise LoricaError(Code.PRIVACY_BUDGET, "There is nothing left.")
+        fingerprint, round = request.plan.fingerprint, request.round
+        return Reply(fingerprint, round, site=self.site, weight=100, counts=self._counts)
+
+
+def test_sites_are_asked_for_a_bit_about_the_state_that_the_run_ends_with(tmp_path: Path) -> None:
+    """Once, after the last round; what is no bit is left out, and so is who does not answer."""
+    plan = PLAN.replace(privacy={"benefit_epsilon": 2.0})
+    bits = [(1.0,), (0.0,), (0.0,), (0.5,), (1.0, 0.0), (2.0,), (), (1e9,)]
+    sites = [Telling(key, *told) for key, told in enumerate(bits)]
+    state, witness = run(tmp_path / "run", *sites, plan=plan)
+    for site in sites:
+        ((round, judged),) = site.judged
+        assert round == ROUNDS + 1
+        assert_equal(judged, state)
+    assert all(not record.kept_own for record in witness.records[:-1])
+    found = KeptOwn.from_json(witness.records[-1].kept_own)
+    assert found == kept_own([True, False, False], len(bits), 2.0)
+    assert witness.records[-1].seconds_by_phase["benefit"] > 0
+    sent = len(pack_state(state)) * len(bits)
+    assert witness.records[-1].bytes_down >= witness.records[-2].bytes_down + sent
+    assert RunFolder(tmp_path / "run").rounds()[-1] == witness.records[-1]
+
+
+def test_nobody_is_asked_where_the_plan_does_not_say_so(tmp_path: Path) -> None:
+    sites = [Telling(key, 1.0) for key in (1, 2)]
+    _, witness = run(tmp_path / "run", *sites)
+    assert not any(site.judged for site in sites)
+    assert not any(record.kept_own for record in witness.records)
+    silent = [Telling(key) for key in (1, 2)]
+    _, told = run(tmp_path / "told", *silent, plan=PLAN.replace(privacy={"benefit_epsilon": 1.0}))
+    assert all(site.judged for site in silent) and not told.records[-1].kept_own

@@ -8,17 +8,20 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import select, text
+from sqlalchemy import inspect, select, text
 
 from lorica.common.errors import Code, LoricaError
 from lorica.server.reports.report import label_changes, quality_rows
+from lorica.server.results.kept_own import kept_own
 from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.store import RunStore
 from lorica.server.store.database import HEAD, VERSION_TABLE
@@ -338,3 +341,38 @@ def test_what_a_site_says_of_itself_is_kept(store: RunStore) -> None:
         10.0,
         3.5,
     )
+
+
+def test_a_store_of_the_first_schema_is_taken_over_with_its_rounds(store_url: str) -> None:
+    first = RunStore.open(store_url)
+    run_id = filled(first)
+    with first.engine.connect() as connection, connection.begin():
+        command.downgrade(configured(connection), "0001")
+        names = {column["name"] for column in inspect(connection).get_columns("rounds")}
+        assert not names & {"kept_own", "alike"}
+    first.close()
+    with closing(RunStore.open(store_url)) as again:
+        rounds = again.rounds(run_id)
+        assert [row.round for row in rounds] == [0, 1, 2, 3]
+        assert all((row.kept_own, row.alike) == ({}, {}) for row in rounds)
+
+
+def test_bits_and_likeness_are_kept_with_their_round(store: RunStore) -> None:
+    sites = ("north", "gone", "south")
+    told = kept_own([True, False], 3, 2.0).as_json()
+    map_of = replace(
+        record(1, sites=sites, late="gone"),
+        alike=[[1.0, 0.123456], [0.123456, 1.0]],
+        alike_error=0.05,
+        kept_own=told,
+    )
+    store.create_run("run-1", PLAN)
+    store.begin("run-1", PLAN, record(1, sites=sites).sites, 1)
+    store.add_rounds("run-1", [map_of, record(2)])
+    first, second = store.rounds("run-1")
+    assert first.kept_own == told and (second.kept_own, second.alike) == ({}, {})
+    assert first.alike == {
+        "sites": ["north", "south"],
+        "cosines": [[1.0, 0.1235], [0.1235, 1.0]],
+        "error": 0.05,
+    }

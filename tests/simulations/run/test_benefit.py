@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from lorica.common.plan import RunPlan
+from lorica.server.results.kept_own import KeptOwn
 from lorica.simulations.reports.benefit import benefit_rows, benefit_sentence, benefit_table
 from lorica.simulations.run.simulate import Simulation
 from tests.conftest import make_small_backbone
@@ -41,7 +42,7 @@ def make_plan(folder: Path, **sections: Any) -> RunPlan:
             "test": str(folder / "test.csv"),
             "validation": 0.3,
         },
-        privacy={"epsilon": 20.0, "delta": 1e-3},
+        privacy={"epsilon": 20.0, "delta": 1e-3, "benefit_epsilon": 8.0},
         training={"lora": "never"},
         rounds={"count": 8, "evaluate_every": 8},
         simulation={
@@ -89,10 +90,23 @@ def test_the_report_says_it(finished: tuple[dict[str, Any], Path]) -> None:
     assert ALIEN in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_the_sites_bits_say_at_how_many(finished: tuple[dict[str, Any], Path]) -> None:
+    """At ε = 8 a bit is the truth in 2,999 of 3,000 cases."""
+    summary, out = finished
+    harmed = sum(row.harmed for row in benefit_rows(summary))
+    found = KeptOwn.from_json(summary["kept_own"])
+    assert found is not None and (found.asked, found.answered, found.said) == (SITES, SITES, harmed)
+    assert found.estimate == pytest.approx(harmed, abs=0.01) and (found.low, found.high) == (1, 1)
+    assert found.sentence in html.unescape((out / "report.html").read_text())
+    assert all(19.5 < spent <= 20.0 for spent in summary["epsilon"].values())
+
+
 def test_by_default_nothing_of_the_kind_is_computed(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, simulation={"baselines": "zero-shot"})
+    silent = {"benefit_epsilon": 0.0}
+    plan = make_plan(tmp_path, simulation={"baselines": "zero-shot"}, privacy=silent)
     summary = Simulation(plan, tmp_path / "out", Console(file=io.StringIO())).run(report=False)
     assert "benefit" not in summary
+    assert "kept_own" not in summary
     assert benefit_rows(summary) == [] and benefit_sentence(summary) == ""
 
 
@@ -100,6 +114,7 @@ def test_where_sites_keep_a_part_each_is_judged_with_its_own(tmp_path: Path) -> 
     plan = make_plan(
         tmp_path,
         aggregation={"method": "fedsa"},
+        privacy={"benefit_epsilon": 0.0},
         training={"mode": "local", "lora": "auto", "local_steps": 2, "expected_batch_size": 8},
         rounds={"count": 2, "evaluate_every": 0, "warm_start": 0},
         adapter={"rank": 2, "layers": [-1]},

@@ -22,6 +22,8 @@ from lorica.common.plan.stages import Stage
 from lorica.common.plan.subject import SYNTHETIC_NOTES
 from lorica.common.version import __version__
 from lorica.server.reports.charts import line_chart
+from lorica.server.reports.map import alike_map
+from lorica.server.results.alike import likeness
 from lorica.server.results.kept_own import kept_own_said
 from lorica.server.results.round import measured_result
 from lorica.server.store.queries import Queries, plan_values
@@ -85,6 +87,8 @@ def report_html(store: Queries, run: Run) -> str:
         silent=[site.name for site, sums in sites if not sums.weight],
         quality=quality_rows(full, rounds),
         kept_own=kept_own_said(rounds),
+        alike=likeness(rounds),
+        map=alike_map(likeness(rounds)),
         score_chart=line_chart(
             _named(curves), f"{full.headline} by round", percent=_shares(curves)
         ),

@@ -14,6 +14,7 @@ from sqlalchemy import Table, and_, delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from lorica.common.display.text import printable
+from lorica.server.results.alike import AlikeSites
 from lorica.server.results.round import RoundRecord, measured_result
 from lorica.server.results.round import SiteRound as SiteRecord
 from lorica.server.store.site_rows import (
@@ -143,17 +144,8 @@ def _round_row(run: Run, record: RoundRecord, largest: float | None, at: float) 
         epsilon=largest,
         lora_dropped=record.lora_dropped,
         kept_own=record.kept_own,
-        alike=_alike(record),
+        alike=alike.as_json() if (alike := AlikeSites.of(record)) else {},
     )
-
-
-def _alike(record: RoundRecord) -> dict[str, Any]:
-    """Sites in the order of their cosines, and these to four decimals."""
-    if not record.alike:
-        return {}
-    cosines = [[None if c is None else round(c, 4) for c in row] for row in record.alike]
-    sites = [shown_name(site.site) for site in record.sites if site.status == "ok"]
-    return {"sites": sites, "cosines": cosines, "error": finite(record.alike_error)}
 
 
 def _site_row(

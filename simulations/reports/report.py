@@ -26,15 +26,11 @@ from lorica.common.plan.io import to_toml
 from lorica.common.plan.stages import schedule
 from lorica.common.plan.subject import SYNTHETIC_NOTES
 from lorica.common.saved.trained import what_is_trained
+from lorica.server.reports.map import alike_map
+from lorica.server.results.alike import alike_sites
 from lorica.server.results.kept_own import kept_own_said
 from lorica.server.results.round import RoundRecord, SiteStatus
 from lorica.simulations.reports import plots
-from lorica.simulations.reports.alike import (
-    alike_sentence,
-    alike_sites,
-    alike_svg,
-    worst_sentence,
-)
 from lorica.simulations.reports.benefit import benefit_rows, benefit_sentence
 from lorica.simulations.reports.tables import (
     Summary,
@@ -48,6 +44,7 @@ from lorica.simulations.reports.tables import (
     sums_rows,
 )
 from lorica.simulations.reports.verdict import verdict
+from lorica.simulations.reports.worst import worst_sentence
 
 
 @dataclass(frozen=True)
@@ -111,7 +108,7 @@ def write_report(
         worst=worst_sentence(summary),
         kept_own=kept_own_said(rounds),
         alike=alike,
-        alike_said=alike_sentence(alike),
+        alike_said=alike.sentence if alike else "",
         problems=problems(rounds),
         absent=absent_sites(rounds, summary),
         plan_toml=to_toml(plan),
@@ -119,7 +116,7 @@ def write_report(
             "score": _markup(plots.score_svg(summary, rounds)),
             "epsilon": _markup(plots.epsilon_svg(summary, budget)),
             "labels": _markup(plots.labels_svg(summary)),
-            "alike": _markup(alike_svg(alike)),
+            "alike": alike_map(alike),
         },
     )
     write_atomically(path, html.encode("utf-8", "replace"))

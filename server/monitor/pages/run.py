@@ -21,10 +21,13 @@ from lorica.server.monitor.shown.shapes import (
     run_shape,
     run_site_shapes,
 )
+from lorica.server.reports.map import alike_map
+from lorica.server.results.alike import likeness
 from lorica.server.results.kept_own import kept_own_said
 
 router = APIRouter(include_in_schema=False)
 _LINES = 200
+_FIRST_ROUNDS = 2  # the start, and the class sums that a run begins with
 _SHOWN_IN_PLACE = {".html": "text/html", ".png": "image/png"}
 
 
@@ -33,7 +36,8 @@ def run(request: Request, caller: Person, run_id: str) -> HTMLResponse:
     """Everything about a run."""
     store = shared_of(request).store
     found = RunDetailShape.model_validate(store.run(run_id))
-    rounds = store.rounds(run_id, after=found.rounds_done - 1)
+    alike = likeness(store.rounds(run_id, limit=_FIRST_ROUNDS))
+    last = store.rounds(run_id, after=found.rounds_done - 1)
     return page(
         request,
         "run",
@@ -46,7 +50,9 @@ def run(request: Request, caller: Person, run_id: str) -> HTMLResponse:
         artefacts=[ArtefactShape.model_validate(item) for item in store.artefacts(run_id)],
         parts_of_run=[run_shape(part) for part in store.list_runs(parent=run_id, limit=100).items],
         plan=_sections(found.plan),
-        kept_own=kept_own_said(rounds),
+        kept_own=kept_own_said(last),
+        alike=alike,
+        map=alike_map(alike),
     )
 
 

@@ -23,14 +23,17 @@ def main() -> None:
     out, first, settings = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     simulation = Simulation(load_plan(None, settings), out, Console(), keep=Keep(RunStore.open()))
     trainer: Any = list(simulation._trainers.values())[-1]
-    train = trainer.train
 
-    def failing(request: Any, *rest: Any, **named: Any) -> Any:
-        if request.round >= first:
-            raise OSError("the disk of this site is gone")
-        return train(request, *rest, **named)
+    def failing(answer: Any) -> Any:
+        def answered(request: Any, *rest: Any, **named: Any) -> Any:
+            if request.round >= first:
+                raise OSError("the disk of this site is gone")
+            return answer(request, *rest, **named)
 
-    trainer.train = failing
+        return answered
+
+    for name in ("train", "begin_training"):  # alone, and together with other sites
+        setattr(trainer, name, failing(getattr(trainer, name)))
     simulation.run()
 
 

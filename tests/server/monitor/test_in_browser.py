@@ -220,6 +220,20 @@ def test_a_run_moves_without_reload_in_figures_curves_and_grid(tab: Tab, scene: 
     wait(lambda: page.locator("table.grid td.cell").count() > cells, "a column more in the grid")
 
 
+def test_the_map_of_sites_is_drawn_once_the_class_sums_are_in(tab: Tab, scene: Scene) -> None:
+    """Within the page's own policy: with the names of all four sites, and a table of the same."""
+    page = tab.go(f"/runs/{scene.run('live')}")
+    together = page.locator("#together")
+    wait(lambda: together.locator(".map svg circle").count() == 4, "the map", scene.said)
+    names = together.locator(".map svg text").all_text_contents()
+    assert sorted(names) == [f"site-0{number}" for number in range(1, 5)]
+    assert "Most alike are" in together.inner_text()
+    box, dot = (together.locator(what).first.bounding_box() for what in (".map svg", "circle"))
+    assert box and dot and box["width"] > 300 and box["x"] < dot["x"] < box["x"] + box["width"]
+    together.locator("summary").click()
+    assert together.locator("tbody tr").count() == 4
+
+
 def test_curves_and_grid_are_read_by_keys(tab: Tab, scene: Scene) -> None:
     page = tab.go(f"/runs/{scene.run('live')}")
     page.wait_for_selector('[data-chart="score"] canvas')

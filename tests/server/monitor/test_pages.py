@@ -13,6 +13,8 @@ from starlette.testclient import TestClient
 from lorica.common.display.wording import epsilon_text
 from lorica.server.monitor.shown import formats
 from lorica.server.reports.alerts import alerts
+from lorica.server.results.kept_own import kept_own
+from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.server.store import RunStore
 from tests.server.monitor.helpers import add_run, client_of, shared_of
 
@@ -165,3 +167,29 @@ def test_a_declared_size_is_shown_as_a_class_and_an_epsilon_never_less_than_spen
     ]
     assert formats.FILTERS["epsilon"](2.9901) == "3"
     assert formats.budget(None) == "no privacy"
+
+
+def test_a_runs_page_and_report_show_how_alike_sites_are_and_how_many_keep_their_own(
+    operator: TestClient, store: RunStore
+) -> None:
+    """The map within the page's policy of content: no style and no script of its own."""
+    text = operator.get("/runs/run-1").text
+    assert re.search(r'<section id="together"[^>]* hidden>', text) and "#together" not in text
+    sites = ("north", "<script>alert(1)</script>", "west")
+    entries = [SiteRound(site, "ok", weight=100) for site in sites]
+    cosines: list[list[float | None]] = [[1.0, 0.9, 0.1], [0.9, 1.0, 0.2], [0.1, 0.2, 1.0]]
+    sums = RoundRecord(1, entries, stage="class sums", alike=cosines, alike_error=0.01)
+    told = kept_own([True, False, False], 3, 2.0)
+    add_run(store, "mapped", sites=sites, rounds=0)
+    store.add_rounds("mapped", [sums, RoundRecord(2, entries, kept_own=told.as_json())])
+    page = operator.get("/runs/mapped").text
+    section = page[page.index('<section id="together"') : page.index('<section id="grid"')]
+    assert "hidden" not in section[:60] and section.count("<circle") == 3
+    assert "<script" not in section and "style=" not in section
+    assert told.sentence in unescape(section) and "least like the others is west" in section
+    assert section.count("<tr>") == 4 and "0.90" in section
+    report = operator.get("/runs/mapped/report").text
+    assert report.count("<circle") >= 3 and told.sentence in unescape(report)
+    rounds = operator.get("/api/v1/runs/mapped/rounds").json()
+    assert rounds[-1]["kept_own"]["said"] == 1 and rounds[-2]["alike"]["cosines"] == cosines
+    assert rounds[-1]["alike"] == {} == rounds[-2]["kept_own"]

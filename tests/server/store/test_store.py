@@ -375,4 +375,5 @@ def test_bits_and_likeness_are_kept_with_their_round(store: RunStore) -> None:
         "sites": ["north", "south"],
         "cosines": [[1.0, 0.1235], [0.1235, 1.0]],
         "error": 0.05,
+        "sealed": 0,
     }

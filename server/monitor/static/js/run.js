@@ -94,6 +94,7 @@ function heardRound(row) {
     }
   }
   draw();
+  if (Object.keys(row.alike).length || Object.keys(row.kept_own).length) refresh("together");
   if (row.round > 0 && grid.add(row.round, row.cells)) ask(`${path}/grid`).then((shape) => grid.set(shape));
 }
 
@@ -109,16 +110,16 @@ function heardRun(state) {
   if (!stoppable) document.getElementById("stop")?.close();
   if (before && before !== state.status) {
     say(`The run is ${state.status}.`);
-    if (!["running", "stopping", "queued"].includes(state.status)) setTimeout(refreshFiles, 1500);
+    if (!["running", "stopping", "queued"].includes(state.status)) setTimeout(() => refresh("files"), 1500);
   }
   before = state.status;
 }
 
-/** The files of a run are entered when it ends: take that part of the page anew. */
-async function refreshFiles() {
+/** Take a part of the page anew: files are entered when a run ends, what sites are together after some rounds. */
+async function refresh(part) {
   const answer = await fetch(location.href);
-  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("files");
-  if (fresh) document.getElementById("files").replaceWith(fresh);
+  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(part);
+  if (fresh) document.getElementById(part).replaceWith(fresh);
 }
 
 function addLine(line) {

@@ -41,8 +41,9 @@ class Format(StrEnum):
 
 @ledger_app.command("show")
 def ledger_show(ledger: LedgerOption = None, config: ConfigOption = SITE_TOML) -> None:
-    """Show what was spent: in all, by run, by month, and over time."""
+    """Show what was spent: in all, by run, by month, and over time; and what runs took here."""
     from lorica.client.ledger.blocks import BlockFile, cache_path
+    from lorica.client.ledger.reports.effort import effort_file, taken_by_run
     from lorica.client.ledger.reports.terminal import show
     from lorica.client.ledger.verify import inspect
 
@@ -53,7 +54,7 @@ def ledger_show(ledger: LedgerOption = None, config: ConfigOption = SITE_TOML) -
         blocks = BlockFile(cache_path(path), read_only=True)
         summary = _summary(found, blocks)
         blocks.close()
-    show(summary, console)
+    show(summary, console, taken_by_run(effort_file(path)))
 
 
 @ledger_app.command("verify")
@@ -138,6 +139,7 @@ def ledger_report(
     from lorica.client.ledger.verify import inspect
 
     try:
+        from lorica.client.ledger.reports.effort import effort_file, taken_by_run
         from lorica.client.ledger.reports.page import write_report
     except ModuleNotFoundError as error:
         raise LoricaError(
@@ -147,8 +149,10 @@ def ledger_report(
         ) from error
     console = Console()
     with console.status("verifying the ledger and composing ε"):
-        found = inspect(ledger_file(ledger, config), recompose=True)
-        write_report(output, _summary(found, None, quick=False), found)
+        path = ledger_file(ledger, config)
+        found = inspect(path, recompose=True)
+        taken = taken_by_run(effort_file(path))
+        write_report(output, _summary(found, None, quick=False), found, taken=taken)
     console.print(f"Wrote {output}.", highlight=False, soft_wrap=True)
     found.require_sound()
 

@@ -26,6 +26,7 @@ from lorica.common.machine.logs import set_up_logging
 
 if TYPE_CHECKING:
     from lorica.client.ledger import Ledger
+    from lorica.client.service.meter import Meter
     from lorica.client.training.trainer import LocalTrainer
 
 GRACE_SECONDS = 30.0
@@ -62,10 +63,15 @@ def _run(path: Path, isolation: str, grace: float) -> int:
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", OMP_WAIT_POLICY="PASSIVE")
     file = SocketFile(root / config.trainer.socket, others=others)
     try:
+        from lorica.client.ledger.reports.effort import effort_file
+        from lorica.client.service.meter import Meter
         from lorica.client.training.opening import open_trainer
+        from lorica.common.machine.effort import Effort
 
         trainer, ledger = open_trainer(config, root, fetched)
-        return asyncio.run(_serve(config, file, trainer, ledger, network, grace))
+        with Effort() as effort:
+            meter = Meter(effort_file(root / config.ledger.path), effort)
+            return asyncio.run(_serve(config, file, trainer, ledger, network, grace, meter))
     finally:
         file.close()
 
@@ -91,6 +97,7 @@ async def _serve(
     ledger: Ledger,
     network: str,
     grace: float,
+    meter: Meter,
 ) -> int:
     """Serve until a signal; what is worked on then has ``grace`` seconds, or until another one."""
     from lorica.client.service.queue import Spent, TrainerService
@@ -100,7 +107,7 @@ async def _serve(
     def spent() -> Spent:
         return Spent(ledger.spending().lifetime, ledger.budgets.lifetime, ledger.delta)
 
-    service = TrainerService(trainer, spent=spent, loads=loads, isolation=network)
+    service = TrainerService(trainer, spent=spent, loads=loads, isolation=network, meter=meter)
     serving = Serving(
         service,
         file,

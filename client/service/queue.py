@@ -23,6 +23,7 @@ from lorica.client.answering.endpoint import answer, is_refusal
 from lorica.client.answering.protocol import Trainer
 from lorica.client.answering.trainer_pb2 import Content, Event, Progress, StatusReply, StatusRequest
 from lorica.client.answering.trainer_pb2_grpc import TrainerServicer
+from lorica.client.service.meter import Meter
 from lorica.common.display.text import printable
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.logs import log_context
@@ -41,6 +42,7 @@ MOST_IN_HAND = 8
 """Requests that wait or are worked on; more are sent away."""
 PROGRESS_SECONDS = 2.0
 
+_CHARGED = ("train", "evaluate")
 _MOST_SHOWN = 100  # characters of a run id
 
 _log = logging.getLogger("lorica.site")
@@ -80,6 +82,7 @@ class TrainerService(TrainerServicer):
         spent: Callable[[], Spent],
         loads: Callable[[], int],
         isolation: str = "",
+        meter: Meter | None = None,
     ) -> None:
         """
         Args:
@@ -87,7 +90,9 @@ class TrainerService(TrainerServicer):
             spent: the ledger's total; called from other threads.
             loads: how often a pretrained model was loaded.
             isolation: a sentence about the process's network.
+            meter: notes what answers took, by run; None notes nothing.
         """
+        self._meter = meter
         self._trainer = trainer
         self._spent, self._loads, self._isolation = spent, loads, isolation
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="trainer")
@@ -207,7 +212,7 @@ class TrainerService(TrainerServicer):
         job.begun = time.monotonic()
         self._working = job
         try:
-            packed, refused = answer_bytes(job.method, job.content, _Watched(self._trainer, job))
+            packed, refused = self._measured(job)
         finally:
             self._working = None
         self._answered[job.method] += 1
@@ -215,6 +220,18 @@ class TrainerService(TrainerServicer):
         with log_context(site=self._trainer.site, run=job.run, round=job.round):
             _log.info("%s %s in %.1f s", job.method, job.run, time.monotonic() - job.begun)
         return packed
+
+    def _measured(self, job: _Job) -> tuple[bytes, bool]:
+        """The answer, and whether it refuses. What it took is noted if it is one of a run that the
+        site takes part in: who is refused may name any."""
+        watched = _Watched(self._trainer, job)
+        if self._meter is None:
+            return answer_bytes(job.method, job.content, watched)
+        with self._meter.answer() as noting:
+            packed, refused = answer_bytes(job.method, job.content, watched)
+            if not refused and job.method in _CHARGED:
+                noting.run = job.run
+        return packed, refused
 
 
 class _Watched:

@@ -90,3 +90,11 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
+
+
+def energy_text(joules: float | None) -> str:
+    """Energy as "3.21 Wh" or "1.2 kWh"."""
+    if joules is None or not math.isfinite(joules):
+        return "–"
+    hours = joules / 3600
+    return f"{hours:.3g} Wh" if hours < 999.5 else f"{hours / 1000:.1f} kWh"

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import importlib.resources
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from lorica.client.ledger.reports.effort import Taken, in_all, name_of
 from lorica.client.ledger.reports.summary import Point, RunRow, Summary
 from lorica.client.ledger.reports.terminal import DIGITS, day
 from lorica.client.ledger.verify import Inspection
 from lorica.common.display.text import printable
-from lorica.common.display.wording import epsilon_text
+from lorica.common.display.wording import duration, energy_text, epsilon_text
 from lorica.common.machine.files import write_atomically
 from lorica.common.version import __version__
 
@@ -31,7 +32,12 @@ _WIDTH, _HEIGHT = 640, 130
 
 
 def write_report(
-    path: Path, summary: Summary, inspection: Inspection, *, now: datetime | None = None
+    path: Path,
+    summary: Summary,
+    inspection: Inspection,
+    *,
+    now: datetime | None = None,
+    taken: Mapping[str, Taken] | None = None,
 ) -> None:
     """Write the page, whole or not at all.
 
@@ -40,6 +46,7 @@ def write_report(
         summary: the figures of the inspection's history.
         inspection: says whether the ledger is sound; an unsound one gets a page that says so.
         now: time that the page gives as its own; the present when omitted.
+        taken: what runs took here, by name.
 
     Raises:
         LoricaError: LOR-601 disk full, LOR-602 refused by the system.
@@ -57,6 +64,8 @@ def write_report(
         run_rest=max(0, len(summary.runs) - MOST_RUNS),
         months=summary.months[-MOST_MONTHS:],
         month_rest=max(0, len(summary.months) - MOST_MONTHS),
+        taken=in_all(taken or {}, (row.run for row in summary.runs)),
+        taken_by=lambda run: (taken or {}).get(name_of(run)),
         refused=summary.refused[-MOST_REFUSALS:][::-1],
     )
     write_atomically(path, page.encode("utf-8", "replace"))
@@ -134,6 +143,7 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(epsilon=_epsilon, day=day, name=printable, short=short)
+    environment.filters.update(duration=duration, energy=energy_text)
     source = importlib.resources.files("lorica.client.ledger.reports").joinpath(
         "templates/ledger.html.j2"
     )

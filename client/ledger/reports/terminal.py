@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from lorica.client.ledger.reports.effort import Taken, in_all, name_of
 from lorica.client.ledger.reports.summary import Point, Summary
 from lorica.common.display.console import Console
 from lorica.common.display.tables import Table
 from lorica.common.display.text import printable
-from lorica.common.display.wording import epsilon_text, left_text
+from lorica.common.display.wording import duration, energy_text, epsilon_text, left_text
 
 DIGITS = 3
 """Decimals of every ε in a ledger's reports."""
@@ -23,8 +24,8 @@ _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _HEIGHT = 10
 
 
-def show(summary: Summary, console: Console) -> None:
-    """Print everything a site's operator asks first."""
+def show(summary: Summary, console: Console, taken: Mapping[str, Taken] | None = None) -> None:
+    """Print everything a site's operator asks first; ``taken``: what runs took, by name."""
     console.print(_totals(summary))
     if not summary.points:
         console.print("Nothing was ever charged.")
@@ -36,6 +37,9 @@ def show(summary: Summary, console: Console) -> None:
     console.print(Text("total ε over time", style="bold"))
     width = max(20, min(100, console.width - 12))
     console.print(plot(summary.points, summary.budgets[-1][1].lifetime, width))
+    if taken and in_all(taken, (row.run for row in summary.runs)):
+        console.print(Text("what runs took here", style="bold"))
+        console.print(_effort_table(summary, taken, console.width))
     if summary.refused:
         newest = summary.refused[-1]
         console.print(
@@ -148,6 +152,21 @@ def _month_table(summary: Summary) -> Table:
     table.add_column("ε of the month", justify="right")
     for row in summary.months:
         table.add_row(row.month, str(row.charges), epsilon_text(row.epsilon, DIGITS))
+    return table
+
+
+def _effort_table(summary: Summary, taken: Mapping[str, Taken], width: int) -> Table:
+    table = Table(box=SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("run", overflow="ellipsis", no_wrap=True, max_width=max(8, width - 56))
+    for name in ("answers", "time", "processors", "energy"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in summary.runs:
+        if found := taken.get(name_of(row.run)):
+            times = map(duration, (found.seconds, found.cpu_seconds))
+            energy = energy_text(found.joules)
+            table.add_row(Text(printable(row.run)), str(found.answers), *times, energy)
+    table.caption = "for this site alone; energy: of all of the machine's processors meanwhile"
+    table.caption_justify = "left"
     return table
 
 

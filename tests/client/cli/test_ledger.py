@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from lorica.client.cli import app
 from lorica.client.ledger import Budgets, FileLedger
+from lorica.client.ledger.reports.effort import Taken, effort_file, note_taken
 from lorica.client.ledger.reports.page import certainty, curve
 from lorica.client.ledger.reports.summary import Point
 from lorica.client.ledger.reports.terminal import plot
@@ -128,6 +129,23 @@ class TestShow:
     def test_fits_a_narrow_terminal_without_cutting_figures(self, path):
         shown = run("show", "--ledger", path, wide=False)
         assert re.search(r"heart +2026-03-21 +2026-03-23 +3 +1 +0 +0\.\d{3} +0\.\d{3}", shown)
+
+    def test_what_runs_took_is_shown_where_it_is_known(self, path, tmp_path):
+        assert "took" not in run("show", "--ledger", path)
+        note_taken(effort_file(path), "heart", Taken(6, 75.0, 90.0, 7200.0))
+        note_taken(effort_file(path), "unknown", Taken(6, 75.0, 90.0, 7200.0))
+        for wide in (True, False):
+            shown = run("show", "--ledger", path, wide=wide)
+            assert re.search(r"heart +6 +1:15 min +1:30 min +2 Wh", shown)
+            assert "unknown" not in shown and "for this site alone" in shown
+        out = tmp_path / "officer.html"
+        run("report", "--ledger", path, "--output", out)
+        text = _Page(out.read_text()).text
+        assert "1:15 min" in text and "2 Wh" in text and "sent to nobody" in text
+        note_taken(effort_file(path), HOSTILE[0], Taken(1, 1.0, 1.0, None))
+        run("report", "--ledger", path, "--output", out)
+        text = _Page(out.read_text()).text
+        assert "1:16 min" in text and "not told by this machine" in text
 
     def test_a_damaged_ledger_is_refused_with_a_sentence(self, path):
         damage(path)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lorica.client
-from lorica.common.display.wording import epsilon_text, left_text
+from lorica.common.display.wording import energy_text, epsilon_text, left_text
 
 _NUMBER = re.compile(r"-?[0-9.]+(E[+-][0-9]+)?", re.IGNORECASE)
 
@@ -63,3 +63,14 @@ def test_no_view_of_a_site_or_a_run_rounds_an_epsilon_by_itself() -> None:
         if re.search(r"(epsilon|spent)\w*:\.\df", line)
     ]
     assert found == []
+
+
+def test_energy_is_told_in_watt_hours() -> None:
+    assert [energy_text(joules) for joules in (None, 0.0, 3600.0, 4444.0, 3.6e6, 9e6)] == [
+        "–",
+        "0 Wh",
+        "1 Wh",
+        "1.23 Wh",
+        "1.0 kWh",
+        "2.5 kWh",
+    ]

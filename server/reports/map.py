@@ -18,6 +18,8 @@ from lorica.server.results.alike import AlikeSites
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 420, 34
 _LINE, _LETTER = 15, 7.2  # pixels of a label of 13
+_ROOM = 110  # pixels for labels on the right
+_LEAST = 0.1  # a distance that is not drawn larger than the picture, for it is hardly one
 _LONGEST = 18  # letters of a label
 
 TITLE = "Sites as a map: near ones have similar class sums"
@@ -29,9 +31,7 @@ def alike_map(found: AlikeSites | None) -> Markup | None:
         return None
     places = placed([[found.cosines[a][b] for b in found.told] for a in found.told])
     names = [_short(found.sites[site]) for site in found.told]
-    reach = max(0.05, float(np.abs(places).max()))
-    scale = (_HEIGHT / 2 - _MARGIN) / reach
-    points = [(_WIDTH / 2 + scale * x, _HEIGHT / 2 - scale * y) for x, y in places.tolist()]
+    points = _drawn(places)
     parts = [
         Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}. {}">').format(
             _WIDTH, _HEIGHT, TITLE, found.sentence
@@ -56,6 +56,15 @@ def placed(cosines: Sequence[Sequence[float | None]]) -> np.ndarray:
     values, vectors = np.linalg.eigh(-center @ squares @ center / 2)
     found: np.ndarray = vectors[:, -2:][:, ::-1] * np.sqrt(values[-2:][::-1].clip(0))
     return found
+
+
+def _drawn(places: np.ndarray) -> list[tuple[float, float]]:
+    """Where the places stand in the picture: as large as it allows, alike in both directions."""
+    low, high = places.min(axis=0), places.max(axis=0)
+    across, up = np.maximum(high - low, _LEAST)
+    scale = min((_WIDTH - 2 * _MARGIN - _ROOM) / across, (_HEIGHT - 2 * _MARGIN) / up)
+    moved = (places - (low + high) / 2) * scale
+    return [((_WIDTH - _ROOM) / 2 + x, _HEIGHT / 2 - y) for x, y in moved.tolist()]
 
 
 def _labels(

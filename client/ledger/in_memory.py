@@ -74,7 +74,8 @@ class MemoryStore:
             del self._entries[count:]
             self._kept = kept
             raise
-        for number, reply, drop in self._pending:
+        pending, self._pending = self._pending, []  # else the replies would live here as well
+        for number, reply, drop in pending:
             for one in drop:
                 self._replies.drop(self._owner, one)
             self._replies.put(self._owner, number, reply)

@@ -77,6 +77,7 @@ class Models:
         self._made: OrderedDict[tuple[str, int, str, int], Model] = OrderedDict()
         self._sent: tuple[bytes, State] | None = None
         self._open: OrderedDict[int, Callable[[], None]] = OrderedDict()
+        self._begun: list[object] = []
         self.replies = Replies(_REPLY_BYTES)
         """Where the sites' ledgers keep replies."""
 
@@ -106,6 +107,11 @@ class Models:
         self._open[site] = close
         while len(self._open) > MOST_OPEN:
             self._open.popitem(last=False)[1]()
+
+    def began(self, site: object) -> None:
+        """Keep a site that has begun a ledger in memory for as long as the models are: what it has
+        spent is not forgotten, whoever else lets go of it."""
+        self._begun.append(site)
 
     def clean(self) -> None:
         """Forget what an answer that failed may have left in the models: gradients, and what is

@@ -490,7 +490,10 @@ class LocalTrainer:
             return self._ledger
         key = plan.privacy.unit, plan.privacy.delta
         if key not in self._ledgers:
-            replies = None if self._models is None else self._models.replies
+            replies = None
+            if self._models is not None:
+                replies = self._models.replies
+                self._models.began(self)
             self._ledgers[key] = MemoryLedger(
                 plan.privacy.delta, unit=plan.privacy.unit, replies=replies
             )

@@ -161,14 +161,19 @@ class CacheShelf:
         """
         if not isinstance(encoded, Encoded):
             return
+        rows: dict[bytes, int] = {}
+        firsts: list[np.ndarray] = []
+        for ids in encoded.tokens:  # a text that occurs again is computed and kept once
+            if rows.setdefault(ids.tobytes(), len(firsts)) == len(firsts):
+                firsts.append(ids)
+        if len(firsts) < len(encoded):
+            encoded = Encoded(firsts, limit=encoded.limit)
         key = _key(classifier, encoded, backbone, self.limit_bytes, states)
         with self._lock:
             cache = self._made(key, classifier, encoded)
             if pooled:
                 cache.fill(classifier)
-            if key not in self._places:
-                rows = enumerate(encoded.tokens)
-                self._places[key] = {ids.tobytes(): row for row, ids in rows}
+            self._places[key] = rows
 
     def _view(self, key: _Key, encoded: Inputs) -> CacheView | None:
         if not isinstance(encoded, Encoded):

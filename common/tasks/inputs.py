@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -18,6 +20,7 @@ from lorica.common.plan.course import PARTS, KeptPart
 from lorica.common.tasks.shapes import UNLIMITED, padded
 
 _TOKENIZE_CHUNK = 1000
+_ENDS: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
 
 
 class Inputs(Protocol):
@@ -194,9 +197,15 @@ def kept_places(
 
 def special_ends(tokenizer: Any) -> tuple[int, int]:
     """How many special tokens a tokenizer puts before a text, and after it."""
+    try:
+        return _ENDS[tokenizer]
+    except (KeyError, TypeError):  # another kind of tokenizer may not be kept by
+        pass
     found = tokenizer(["a"], return_special_tokens_mask=True)["special_tokens_mask"][0]
     before = next((place for place, special in enumerate(found) if not special), len(found))
     after = next((place for place, special in enumerate(found[::-1]) if not special), 0)
+    with contextlib.suppress(TypeError):
+        _ENDS[tokenizer] = before, after
     return before, after
 
 
@@ -204,18 +213,36 @@ def _tokenised(
     backbone: Backbone, texts: Sequence[str], max_length: int, keep: KeptPart, *, places: bool
 ) -> tuple[list[np.ndarray], list[np.ndarray], int]:
     limit = min(max_length, backbone.max_length)
+    known: dict[str, int] = {}
+    which = [known.setdefault(text, len(known)) for text in texts]
+    if len(known) < len(which):  # texts that occur again are read once
+        found = _each_tokenised(backbone, list(known), limit, keep, places=places)
+    else:
+        found = _each_tokenised(backbone, texts, limit, keep, places=places)
+    tokens, offsets, cut = found
+    if len(known) < len(which):
+        tokens = [tokens[one] for one in which]
+        offsets = [offsets[one] for one in which] if places else []
+        cut = [cut[one] for one in which]
+    return tokens, offsets, sum(cut)
+
+
+def _each_tokenised(
+    backbone: Backbone, texts: Sequence[str], limit: int, keep: KeptPart, *, places: bool
+) -> tuple[list[np.ndarray], list[np.ndarray], list[bool]]:
+    """Of every text its tokens, their places if they are asked for, and whether it was cut."""
     before, after = special_ends(backbone.tokenizer)
     rows, unknown = known_tokens(backbone), backbone.tokenizer.unk_token_id or 0
     tokens: list[np.ndarray] = []
     offsets: list[np.ndarray] = []
-    cut = 0
+    cut: list[bool] = []
     for start in range(0, len(texts), _TOKENIZE_CHUNK):
         chunk = list(texts[start : start + _TOKENIZE_CHUNK])
         found = backbone.tokenizer(chunk, return_offsets_mapping=places)
         for at, made in enumerate(found["input_ids"]):
             ids = made or [_filler(backbone)]
             kept = kept_places(len(ids), limit, keep, before=before, after=after)
-            cut += len(kept) < len(ids)
+            cut.append(len(kept) < len(ids))
             chosen = np.asarray(ids, dtype=np.int64)[kept]
             # Special tokens that the model has no embedding for, spelt out in a text.
             tokens.append(np.where(chosen < rows, chosen, unknown))

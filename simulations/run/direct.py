@@ -23,6 +23,7 @@ from lorica.client.training.together import train_together
 from lorica.common.plan import RunPlan
 from lorica.common.wire.messages import CAPABILITIES, EVALUATE, TRAIN, Kind, Reply, Request
 from lorica.simulations.run.grid import InProcessGrid
+from lorica.simulations.run.virtual import InOrder
 
 if TYPE_CHECKING:
     from lorica.simulations.run.workers import SiteWorkers
@@ -39,7 +40,7 @@ Asked = tuple[int, Request]
 class DirectNodes:
     """The sites of virtual nodes; node i + 1 is partition i."""
 
-    def __init__(self, sites: Sequence[Trainer]) -> None:
+    def __init__(self, sites: InOrder[Trainer]) -> None:
         self.sites = sites
         self._plans: dict[str, RunPlan] = {}
 

@@ -20,6 +20,7 @@ from lorica.common.plan import RunPlan
 from lorica.simulations.run.direct import DirectInProcessGrid, DirectNodes
 from lorica.simulations.run.grid import InProcessGrid
 from lorica.simulations.run.nodes import LocalGrid, VirtualNodes
+from lorica.simulations.run.virtual import InOrder
 from lorica.simulations.run.workers import Nodes, SiteWorkers
 
 Main = Callable[[Grid], State]
@@ -44,19 +45,19 @@ def run_in_process(
     app = _app_of(trainers)
     if plan is None or plan.simulation.messages == "real":
         return main(InProcessGrid(app, len(trainers), workers))
-    nodes, ahead = DirectNodes(list(trainers.values())), not plan.rounds.over_provision
+    nodes, ahead = DirectNodes(InOrder(trainers)), not plan.rounds.over_provision
     return main(DirectInProcessGrid(app, nodes, workers, ahead=ahead))
 
 
 def virtual_nodes(trainers: Mapping[str, Trainer], plan: RunPlan) -> Nodes:
     """Nodes of these trainers, for workers."""
     if plan.simulation.messages == "direct":
-        return DirectNodes(list(trainers.values()))
+        return DirectNodes(InOrder(trainers))
     return VirtualNodes(_app_of(trainers), len(trainers))
 
 
 def _app_of(trainers: Mapping[str, Trainer]) -> ClientApp:
-    sites = list(trainers.values())
+    sites = InOrder(trainers)
 
     def trainer_of(context: Context) -> Trainer:
         return sites[int(context.node_config["partition-id"])]

@@ -25,31 +25,34 @@ class VirtualNodes:
         self._app = app
         TaskIdentity.task_id, TaskIdentity.run_id = 1, 1  # Flower signs new messages with these
         TaskIdentity.node_id = SUPERLINK_NODE_ID
-        self._contexts = {
-            partition + 1: Context(
-                run_id=1,
-                node_id=partition + 1,
-                node_config={"partition-id": partition, "num-partitions": nodes},
-                state=RecordDict(),
-                run_config={},
-            )
-            for partition in range(nodes)
-        }
+        self._count = nodes
+        self._contexts: dict[int, Context] = {}  # of nodes that were asked
 
     def ids(self) -> list[int]:
         """All virtual nodes."""
-        return list(self._contexts)
+        return list(range(1, self._count + 1))
 
     def answer(self, content: bytes) -> bytes:
         """The serialised reply to a serialised message; an exception becomes an error reply."""
         message = unpacked(content)
         try:
-            reply = self._app(message, self._contexts[message.metadata.dst_node_id])
+            reply = self._app(message, self._context(message.metadata.dst_node_id))
         except Exception as error:  # noqa: BLE001 - as Flower does: an error reply, not a crash
             reply = Message(
                 Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error)), reply_to=message
             )
         return packed(reply)
+
+    def _context(self, node: int) -> Context:
+        if node not in self._contexts:
+            self._contexts[node] = Context(
+                run_id=1,
+                node_id=node,
+                node_config={"partition-id": node - 1, "num-partitions": self._count},
+                state=RecordDict(),
+                run_config={},
+            )
+        return self._contexts[node]
 
 
 def packed(message: Message) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -109,10 +109,12 @@ class Simulation:
         self._personal = out / PERSONAL_FOLDER
         self._worst: dict[str, Any] | None = None
         self._cost: dict[str, Any] = {}
-        self._trainers = make_trainers(self._data.train, self.plan, personal=self._personal)
+        self._trainers: Mapping[str, LocalTrainer] = make_trainers(
+            self._data.train, self.plan, personal=self._personal
+        )
         if _asks_for_size(self.plan):
-            self.plan = _expecting(self.plan, *self._trainers.values())
-            self._trainers = make_trainers(self._data.train, self.plan, personal=self._personal)
+            self.plan = _expecting(self.plan, self._trainers.values())
+        self._units: dict[str, int] = {}
         self._privacy = self._check_sites()
         self._backbone = backbone_of(self.plan)
         self._long = share_cache(self.plan, self._backbone, self._data.train)
@@ -178,6 +180,8 @@ class Simulation:
 
     def _forget(self) -> None:
         """Remove what an earlier run of this plan may have left to its sites."""
+        if not self._personal.exists():
+            return
         for site in self._trainers:
             path = FolderPersonal(self._personal, site).path(FEDERATION, self.plan)
             with storage_errors(path):
@@ -211,12 +215,13 @@ class Simulation:
                     error.code, f"Site '{site}': {error.detail}", mend=error.mend
                 ) from error
             found[site] = run_privacy(self.plan, trainer.sampling_units(self.plan))
+            self._units[site] = trainer.units(self.plan)
         return found
 
     def _workers(self) -> AbstractContextManager[SiteWorkers | None]:
         """Processes for the federation's sites, if it gets any."""
         local = self.plan.training.mode == "local"  # as many steps at every site
-        costs = {name: 1 if local else t.units(self.plan) for name, t in self._trainers.items()}
+        costs = {name: 1 if local else units for name, units in self._units.items()}
         count = worker_count(self.plan, len(costs))
         return site_workers(virtual_nodes(self._trainers, self.plan), costs, count)
 
@@ -308,13 +313,13 @@ class Simulation:
         for number, (site, trainer) in enumerate(self._trainers.items(), 1):
             title = f"{site} alone ({number} of {len(self._trainers)})"
             path = root / f"{ALONE}-{number:02d}"
-            own = _expecting(plan, trainer) if plan.rounds.expected_units else plan
+            own = _expecting(plan, [trainer]) if plan.rounds.expected_units else plan
             alone[site] = self._baseline(own, path, trainer, title, parent)
             trainer.close()
         found |= {"alone": alone, "alone_mean": sum(alone.values()) / len(alone)}
         plan = plan.replace(privacy={"epsilon": float("inf")})
         everything = make_trainer(POOLED, self._data.train, plan, personal=self._personal)
-        plan = _expecting(plan, everything) if plan.rounds.expected_units else plan
+        plan = _expecting(plan, [everything]) if plan.rounds.expected_units else plan
         found["pooled_without_privacy"] = self._baseline(
             plan, root / POOLED, everything, "all data pooled, no privacy", parent
         )
@@ -359,7 +364,8 @@ class Simulation:
 
     def _spent(self, rounds: int) -> float:
         """Largest ε over the sites after so many rounds."""
-        costs = {cost.stages: cost for cost in self._privacy.values()}  # equal ones once
+        each = {id(cost): cost for cost in self._privacy.values()}.values()
+        costs = {cost.stages: cost for cost in each}  # equal ones once
         asked = range(1, rounds + 1)
         return max(epsilon_after(cost, self.plan, rounds, asked) for cost in costs.values())
 
@@ -400,7 +406,7 @@ def _asks_for_size(plan: RunPlan) -> bool:
     return asks and plan.adapter.kind != "head" and not plan.rounds.expected_units
 
 
-def _expecting(plan: RunPlan, *trainers: LocalTrainer) -> RunPlan:
+def _expecting(plan: RunPlan, trainers: Collection[LocalTrainer]) -> RunPlan:
     """The plan with what a simulator knows of the sites' size."""
     units = sum(trainer.sampling_units(plan) for trainer in trainers)
     return plan.replace(rounds={"expected_units": units, "expected_sites": len(trainers)})

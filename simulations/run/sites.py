@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import itertools
 import math
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 from flwr.app import Context
@@ -38,6 +37,7 @@ from lorica.common.tasks.inputs import long_texts
 from lorica.common.tasks.run_data import load_data
 from lorica.common.wire.messages import Reply, Request
 from lorica.simulations.run.partition import partition
+from lorica.simulations.run.virtual import InOrder, VirtualSites
 
 _DISK_BYTES = 2**40  # a full disk says so before: what does not fit is computed each time
 
@@ -115,29 +115,29 @@ def rounded(units: int) -> int:
     return found if found <= units else math.floor(2 ** (power / 2))
 
 
-def make_trainers(
-    records: Records, plan: RunPlan, *, personal: Path | None = None
-) -> dict[str, LocalTrainer]:
-    """All virtual sites of a plan, in the order of their partition ids.
+def make_trainers(records: Records, plan: RunPlan, *, personal: Path | None = None) -> VirtualSites:
+    """All virtual sites of a plan, in the order of their partition ids; each is made when it is
+    asked for.
 
     Raises:
         LoricaError: LOR-309 when the data cannot be divided as the plan says.
     """
     parts = partition(records, plan.simulation, task_of(plan).strata(records))
-    ranks = itertools.cycle(plan.simulation.ranks or [None])
+    ranks: Sequence[int | None] = plan.simulation.ranks or [None]
     models = Models()
-    return {
-        site: make_trainer(
+
+    def make(number: int, site: str, rows: list[int]) -> LocalTrainer:
+        return make_trainer(
             site,
             records.take(rows),
             plan,
             personal=personal,
-            rank=rank,
+            rank=ranks[number % len(ranks)],
             cache_bytes=CACHE_BYTES * len(rows) // len(records),
             models=models,
         )
-        for (site, rows), rank in zip(parts.items(), ranks, strict=False)
-    }
+
+    return VirtualSites(parts, make, keep=plan.sealed)
 
 
 def share_cache(plan: RunPlan, backbone: Backbone, records: Records) -> LongTexts:
@@ -181,7 +181,7 @@ class SimulatedNode:
     the plan's seed, once per process and data set.
     """
 
-    _made: Mapping[str, LocalTrainer] = {}
+    _made: InOrder[LocalTrainer] = InOrder({})
     _made_for: str = ""
     _lock = threading.Lock()
 
@@ -207,17 +207,17 @@ class SimulatedNode:
         with kind._lock:
             if kind._made_for != plan.fingerprint:
                 folder = os.environ.get(PERSONAL_VARIABLE)
-                kind._made = make_trainers(
-                    load_data(plan).train, plan, personal=Path(folder) if folder else None
-                )
+                personal = Path(folder) if folder else None
+                kind._made = InOrder(make_trainers(load_data(plan).train, plan, personal=personal))
                 kind._made_for = plan.fingerprint
-            trainers = list(kind._made.values())
-        if self._node >= len(trainers):
-            raise LoricaError(
-                Code.DATA_PARTITION,
-                f"The engine started node {self._node}, but the data make {len(trainers)} sites.",
-            )
-        return trainers[self._node]
+            trainers = kind._made
+            if self._node >= len(trainers):
+                raise LoricaError(
+                    Code.DATA_PARTITION,
+                    f"The engine started node {self._node}, but the data make {len(trainers)} "
+                    "sites.",
+                )
+            return trainers[self._node]
 
 
 def trainer_of(context: Context) -> SimulatedNode:

@@ -54,12 +54,11 @@ def summarise(
     for record in trained:
         for entry in record.sites:
             asked.setdefault(entry.site, set()).add(record.round)
-    privacy = {
-        site: _privacy_of(
-            asked.get(site, set()), spending, cost, trained[-1].round, plan, trainers[site]
-        )
-        for site, cost in costs.items()
-    }
+    privacy, label_counts = {}, {}
+    for site, cost in costs.items():
+        trainer, rounds_of = trainers[site], asked.get(site, set())
+        privacy[site] = _privacy_of(rounds_of, spending, cost, trained[-1].round, plan, trainer)
+        label_counts[site] = dict(sorted(Counter(trainer.strata(plan)).items()))
     return {
         "run": FEDERATION,
         "method": plan.aggregation.method,
@@ -85,10 +84,7 @@ def summarise(
         **({"sums": _sums(plan, trained, len(trainers))} if plan.sealed else {}),
         **({"kept_own": last.kept_own} if last.kept_own else {}),
         "test_records": len(data.test),
-        "label_counts": {
-            site: dict(sorted(Counter(trainer.strata(plan)).items()))
-            for site, trainer in trainers.items()
-        },
+        "label_counts": label_counts,
         "versions": versions(),
         "plan_fingerprint": plan.fingerprint,
     }

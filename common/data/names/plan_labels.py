@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Sequence
 
 from lorica.common.data.names.alike import shown_spelling
@@ -42,14 +43,22 @@ def known_labels(
     position = {label: index for index, label in enumerate(labels)}
     keys: list[Callable[[str], str]] = [label_form, *([alike_key] if merged else [])]
     for key in keys:
-        by_key: dict[str, list[int]] = {}
-        for index, label in enumerate(labels):
-            by_key.setdefault(key(label), []).append(index)
-        for label in found:
-            named = by_key.get(key(label), [])
-            if label not in position and len(named) == 1:
+        other = [label for label in found if label not in position]
+        by_key = _by_key(key, tuple(labels)) if other else {}
+        for label in other:
+            named = by_key.get(key(label), ())
+            if len(named) == 1:
                 position[label] = named[0]
     return position, sorted(label for label in found if label not in position)
+
+
+@functools.lru_cache(maxsize=8)
+def _by_key(key: Callable[[str], str], labels: tuple[str, ...]) -> dict[str, list[int]]:
+    """Positions of the plan's labels by a form of them."""
+    found: dict[str, list[int]] = {}
+    for index, label in enumerate(labels):
+        found.setdefault(key(label), []).append(index)
+    return found
 
 
 def mend_of(unknown: Sequence[str], labels: Sequence[str]) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from lorica.client.ledger import Charge, MemoryLedger
@@ -31,6 +33,15 @@ def test_replies_of_all_ledgers_stay_within_their_limit_and_the_oldest_go_first(
     kept = [ledger for ledger in ledgers if _kept(ledger)]
     assert kept == ledgers[2:]
     assert ledgers[3].stored("run", 1, fingerprint=PLAN) == b"\x03" * 100
+
+
+def test_a_reply_that_made_room_is_nowhere_in_memory_any_more() -> None:
+    replies = Replies(100)
+    first, second = (MemoryLedger(1e-5, replies=replies) for _ in range(2))
+    reply = bytes([97]) * 100
+    answered(first, 1, reply)
+    answered(second, 1, b"b" * 100)
+    assert sys.getrefcount(reply) == 2, "this name and the argument alone"
 
 
 def test_what_is_no_longer_kept_is_not_worked_on_again() -> None:

@@ -128,3 +128,20 @@ def test_the_length_that_a_sentence_encoder_was_made_for_is_said_and_changes_not
     assert backbone.identity == plain.identity
     both = (encode(model, texts, read).tokens for model in (plain, backbone))
     assert all(map(np.array_equal, *both))
+
+
+@pytest.mark.parametrize("keep", ["head", "tail", "both"])
+def test_a_text_that_occurs_again_is_read_and_counted_as_if_it_did_not(
+    small_backbone: Path, keep: Any
+) -> None:
+    """Reference: every text by itself."""
+    backbone = backbone_at(small_backbone)
+    long = " ".join(WORDS)
+    texts = ["the old doctor", long, "", long, "the old doctor", long]
+    apart = [encode(backbone, [text], 8, keep=keep) for text in texts]
+    found = encode(backbone, texts, 8, keep=keep)
+    assert [ids.tolist() for ids in found.tokens] == [one.tokens[0].tolist() for one in apart]
+    assert found.cut == sum(one.cut for one in apart) == 3
+    tokens, places, cut = encode_with_offsets(backbone, texts, 8, keep=keep)
+    assert [ids.tolist() for ids in tokens] == [ids.tolist() for ids in found.tokens]
+    assert cut == 3 and [len(one) for one in places] == [len(ids) for ids in tokens]

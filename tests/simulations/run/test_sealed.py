@@ -89,7 +89,8 @@ def test_a_site_that_dies_at_either_stage_costs_its_vector_at_most(
     plan = plan.replace(rounds={"count": 2, "evaluate_every": 0}, training={"lora": "never"})
     simulation = Simulation(plan, tmp_path, Console(file=io.StringIO()))
     name = next(iter(simulation._trainers))
-    simulation._trainers[name] = _Dying(simulation._trainers[name], fails)  # type: ignore[assignment]
+    dying: Any = _Dying(simulation._trainers[name], fails)
+    simulation._trainers = {**simulation._trainers, name: dying}
     simulation.run(report=False)
     records = _records(tmp_path)
     assert [record["sealed"] for record in records[1:]] == sealed
@@ -108,14 +109,15 @@ def test_too_few_sites_stop_the_run_and_it_goes_on_with_the_same_sum(
     whole.run(report=False)
     broken = Simulation(plan, tmp_path / "broken", Console(file=io.StringIO()))
     name = next(iter(broken._trainers))
-    real = broken._trainers[name]
-    broken._trainers[name] = _Dying(real, {2, 3, 4})  # type: ignore[assignment]
+    real = broken._trainers
+    dying: Any = _Dying(real[name], {2, 3, 4})
+    broken._trainers = {**real, name: dying}
     with pytest.raises(LoricaError) as caught:
         broken.run(report=False)
     assert caught.value.code is Code.SUM_LOST  # masked by three, opened by two
     noted = json.loads((tmp_path / "broken" / "sealed-sum.json").read_text())
     assert noted["survivors"] == [0, 1, 2]
-    broken._trainers[name] = real
+    broken._trainers = real
     broken.run(resume=True, report=False)
     first, second = (
         load_file(tmp_path / folder / "checkpoint.safetensors") for folder in ("whole", "broken")

@@ -1,4 +1,4 @@
-"""``make bench NAME=ledger-speed``: run one benchmark; without a name, list them."""
+"""``make bench NAME=ledger``: run one benchmark; without a name, list them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ HERE = Path(__file__).resolve().parent
 
 def main() -> None:
     """Run the benchmark that the first argument names, with the arguments after it."""
-    known = {path.stem.replace("_", "-"): path for path in (HERE / "speed").glob("*.py")}
+    files = (HERE / "speed").glob("*.py")
+    known = {path.stem.removesuffix("_speed").replace("_", "-"): path for path in files}
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in known:
         print(f"Benchmarks: {', '.join(sorted(known))}. For example: make bench NAME={min(known)}")

@@ -22,6 +22,7 @@ from lorica.client.ledger.losses import Block, Loss
 
 SUFFIX = "-composed"
 _LIMIT_BYTES = 256_000_000
+_LOOK_BYTES = 8_000_000  # that are written before it is looked whether the file is full
 _LEAST_LEVEL = 2  # blocks of fewer than 4 events are quicker made than kept
 
 
@@ -43,6 +44,7 @@ class BlockFile:
         self._read_only = read_only
         self._connection: sqlite3.Connection | None = None
         self._off = False
+        self._more = _LOOK_BYTES  # written since it was looked; at first it is not known
 
     def get(self, key: str) -> Block | None:
         """The block kept under ``key``; None when there is none, or it is damaged."""
@@ -66,6 +68,10 @@ class BlockFile:
                 "INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?)",
                 (key, level, len(data), _digest(key, data), data),
             )
+            self._more += len(data)
+            if self._more < _LOOK_BYTES:  # adding up all sizes takes the longer the more there are
+                return
+            self._more = 0
             total = connection.execute("SELECT coalesce(sum(size), 0) FROM blocks").fetchone()[0]
             while total > _LIMIT_BYTES:
                 victim, size = connection.execute(

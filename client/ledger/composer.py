@@ -20,11 +20,13 @@ Formal guarantee:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from lorica.client.ledger.losses import Block, compose, leaf, read, step_deviation
@@ -37,6 +39,7 @@ FORMAT = 1
 
 _TAIL_SHARE, _LEAST_TAIL = 1e-8, 1e-14
 _MEMORY_BYTES = 128_000_000
+_BOUNDS = 64  # answers that are kept
 _RECORD_GROUPS, _REFINE_GROUPS, _DIRECT_POINTS = 2, 16, 4e6
 _REFINE_WITHIN = 1.01
 
@@ -49,6 +52,77 @@ class BlockStore(Protocol):
 
     def put(self, key: str, level: int, block: Block) -> None:
         """Keep a block of 2**level events, if there is room."""
+
+
+class Grown:
+    """Events in chain order, to which more are added at the end and none is ever taken away.
+
+    What a :class:`Composer` asks of them again and again is kept and grows with them: which kinds
+    there are, and the keys of the tree's nodes. So asking once more, with one event more, takes the
+    same time however many there are.
+    """
+
+    def __init__(self, events: Iterable[PrivacyEvent] = ()) -> None:
+        """``events``: the first ones; those that run nothing are left out."""
+        self.events: list[PrivacyEvent] = []
+        self.plain: Grown | None = None
+        """Those that are no bits by randomised response; None: all are not."""
+        self._steps: dict[PrivacyEvent, int] = {}  # one step -> how many
+        self._levels: dict[float, list[list[str]]] = {}
+        self.add(events)
+
+    def add(self, events: Iterable[PrivacyEvent]) -> None:
+        """Add events at the end."""
+        for event in events:
+            if event.steps and event.sample_rate > 0:
+                if event.response and self.plain is None:
+                    self.plain = Grown(self.events)
+                elif self.plain is not None and not event.response:
+                    self.plain.add([event])
+                self.events.append(event)
+                _count(self._steps, event)
+
+    def merged(self, more: Sequence[PrivacyEvent] = ()) -> list[PrivacyEvent]:
+        """These and ``more``, equal ones as one, in the order of each one's first."""
+        steps = dict(self._steps)
+        for event in more:
+            _count(steps, event)
+        return [replace(one, steps=count) for one, count in steps.items()]
+
+    @contextlib.contextmanager
+    def levels(self, tail: float, more: Sequence[PrivacyEvent]) -> Iterator[list[list[str]]]:
+        """Keys of the tree's nodes over these and ``more``, level by level from the leaves; good
+        within the block, which nobody else may be in."""
+        levels = self._levels.setdefault(tail, [[]])
+        for event in self.events[len(levels[0]) :]:
+            _grow(levels, _leaf_key(event, tail))
+        try:
+            for event in more:
+                _grow(levels, _leaf_key(event, tail))
+            yield levels
+        finally:
+            for level, keys in enumerate(levels):
+                del keys[len(self.events) >> level :]
+            while len(levels) > 1 and not levels[-1]:
+                levels.pop()
+
+
+def _count(steps: dict[PrivacyEvent, int], event: PrivacyEvent) -> None:
+    one = replace(event, steps=1)
+    steps[one] = steps.get(one, 0) + event.steps
+
+
+def _grow(levels: list[list[str]], key: str) -> None:
+    """Add a leaf to a tree, and the nodes that it completes."""
+    level = 0
+    while True:
+        levels[level].append(key)
+        if len(levels[level]) % 2:
+            return
+        key = _node_key(*levels[level][-2:])
+        level += 1
+        if level == len(levels):
+            levels.append([])
 
 
 class Composer:
@@ -64,41 +138,53 @@ class Composer:
         self._tail = max(_TAIL_SHARE * delta, _LEAST_TAIL)
         self._store = store
         self._memory: OrderedDict[str, Block] = OrderedDict()
+        self._bounds: OrderedDict[tuple[str, ...], float] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def epsilon(self, events: Sequence[PrivacyEvent], budget: float = math.inf) -> float:
-        """An upper bound on ε of all ``events`` composed, quickly.
+    def epsilon(
+        self,
+        events: Grown | Iterable[PrivacyEvent],
+        budget: float = math.inf,
+        more: Sequence[PrivacyEvent] = (),
+    ) -> float:
+        """An upper bound on ε of all ``events``, and ``more`` after them, composed, quickly.
 
         Args:
-            events: in chain order.
+            events: in chain order; quicker, if they are asked for again, as :class:`Grown`.
             budget: the ε it will be compared with. A bound that passes it by less than 1 % is
                 refined by the accountant of record where that is feasible, so that a run whose
                 noise was calibrated to the whole budget is not refused for the grid's sake.
+            more: what comes after them.
 
         Returns:
             ε in nats; 0 for no events, inf when one has no noise.
         """
-        found = self._epsilon(events, budget)
-        if bits := told(events):
-            rest = [event for event in events if not event.response]
-            found = min(found, bits + self._epsilon(rest, budget - bits))
+        grown = events if isinstance(events, Grown) else Grown(events)
+        after = [event for event in more if event.steps and event.sample_rate > 0]
+        found = self._epsilon(grown, after, budget)
+        if bits := told(grown.merged(after)):
+            rest = [event for event in after if not event.response]
+            alone = grown if grown.plain is None else grown.plain
+            found = min(found, bits + self._epsilon(alone, rest, budget - bits))
         return found
 
-    def _epsilon(self, events: Sequence[PrivacyEvent], budget: float) -> float:
+    def _epsilon(self, grown: Grown, after: Sequence[PrivacyEvent], budget: float) -> float:
         """:meth:`epsilon` where bits count as the Gaussian mechanisms that they are made of."""
-        real = [event for event in events if event.steps and event.sample_rate > 0]
-        if any(event.noise_multiplier == 0 for event in real):
+        kinds = grown.merged(after)
+        if any(event.noise_multiplier == 0 for event in kinds):
             return math.inf
-        if all(event.sample_rate == 1 for event in real):
-            return epsilon(real, self.delta)  # a closed form, exact and at once
-        if not composable(real, self.delta):
-            return renyi_epsilon(real, self.delta)
+        if all(event.sample_rate == 1 for event in kinds):
+            return epsilon(kinds, self.delta)  # a closed form, exact and at once
+        if not composable(kinds, self.delta):
+            return renyi_epsilon([*grown.events, *after], self.delta)
         with self._lock:
-            bound = read(self._total(real), self.delta)
-        if budget < bound <= _REFINE_WITHIN * budget and _feasible(real, _REFINE_GROUPS):
-            return min(bound, epsilon(real, self.delta))
-        return bound
+            bound = self._bound(grown, after)
+        if not budget < bound <= _REFINE_WITHIN * budget:
+            return bound
+        if not _feasible([*grown.events, *after], _REFINE_GROUPS):
+            return bound
+        return min(bound, epsilon(kinds, self.delta))
 
     def record(self, events: Sequence[PrivacyEvent]) -> float:
         """ε as it should be shown: the accountant of record's where that is quick enough."""
@@ -107,31 +193,43 @@ class Composer:
             return epsilon(real, self.delta)
         return self.epsilon(events)
 
-    def _total(self, events: Sequence[PrivacyEvent]) -> Block:
-        """All events as one block: the tree's nodes that cover them, composed."""
-        levels = [[_leaf_key(event, self._tail) for event in events]]
-        while len(levels[-1]) > 1:
-            below = levels[-1]
-            pairs = zip(below[::2], below[1::2], strict=False)
-            levels.append([_node_key(left, right) for left, right in pairs])
-        cover, start = [], 0
-        for level in reversed(range(len(levels))):
-            if len(events) - start >= 2**level:
-                cover.append(self._node(levels, level, start >> level, events))
-                start += 2**level
-        return compose(cover, self._tail)
+    def _bound(self, grown: Grown, more: Sequence[PrivacyEvent]) -> float:
+        """ε of all events as one block: the tree's nodes that cover them, composed. Budgets ask for
+        the same one after the other."""
+        count, known = len(grown.events) + len(more), len(grown.events)
+
+        def event(number: int) -> PrivacyEvent:
+            return grown.events[number] if number < known else more[number - known]
+
+        with grown.levels(self._tail, more) as levels:
+            places, start = [], 0
+            for level in reversed(range(len(levels))):
+                if count - start >= 2**level:
+                    places.append((level, start >> level))
+                    start += 2**level
+            keys = tuple(levels[level][index] for level, index in places)
+            if keys not in self._bounds:
+                cover = [self._node(levels, level, index, event) for level, index in places]
+                self._bounds[keys] = read(compose(cover, self._tail), self.delta)
+                while len(self._bounds) > _BOUNDS:
+                    self._bounds.popitem(last=False)
+            return self._bounds[keys]
 
     def _node(
-        self, levels: list[list[str]], level: int, index: int, events: Sequence[PrivacyEvent]
+        self,
+        levels: list[list[str]],
+        level: int,
+        index: int,
+        event: Callable[[int], PrivacyEvent],
     ) -> Block:
         key = levels[level][index]
         block = self._recall(key, level)
         if block is None:
             if level == 0:
-                block = leaf(events[index], self._tail)
+                block = leaf(event(index), self._tail)
             else:
                 halves = [
-                    self._node(levels, level - 1, child, events)
+                    self._node(levels, level - 1, child, event)
                     for child in (2 * index, 2 * index + 1)
                 ]
                 block = compose(halves, self._tail)

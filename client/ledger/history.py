@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from lorica.client.ledger.chain import (
     time_in,
 )
 from lorica.client.ledger.charge import Budgets, Charge, Period, Spending, number_in, period_of
+from lorica.client.ledger.composer import Grown
 from lorica.common.errors import Code, LoricaError
 from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.privacy.filter import Tally
@@ -101,6 +102,8 @@ class Scope:
     """Whether a second run was charged as well."""
     seen: int = 0
     """Charges of the history that were looked at."""
+    alone: Grown | None = None
+    """Of a period: all events, as long as they are of the first run; later it does not grow."""
 
     def add(self, charge: Charge) -> None:
         """Count a charge in."""
@@ -108,6 +111,8 @@ class Scope:
         self.first = self.first or charge.run
         self.whole = self.whole or charge.whole or charge.events
         self.shared = self.shared or charge.run != self.first
+        if not self.shared and self.alone is not None:
+            self.alone.add(charge.events)
 
 
 class History:
@@ -138,7 +143,7 @@ class History:
         """The plan's fingerprint of every run."""
         self._newest: dict[tuple[str, int, str], Charged] = {}
         self._of_run: dict[str, list[Charged]] = {}
-        self._sums: dict[str, dict[PrivacyEvent, int]] = {}  # run -> one step -> how many
+        self._grown: dict[str, Grown] = {}
         self._scopes: dict[tuple[Period, str] | None, Scope] = {}
 
     @property
@@ -162,11 +167,10 @@ class History:
             for event in charged.charge.events
         ]
 
-    def merged(self, run: str) -> list[PrivacyEvent]:
-        """All events charged to a run, equal ones as one: a bound on them composed is
-        one on :meth:`events`. The time it takes does not grow with the history."""
-        sums = self._sums.get(run, {})
-        return [replace(one, steps=steps) for one, steps in sums.items()]
+    def of_run(self, run: str) -> Grown:
+        """All events charged to a run, in chain order; to read, not to change. The time it takes
+        does not grow with the history."""
+        return self._grown.get(run) or Grown()
 
     def observed(self, observer: Observer) -> list[PrivacyEvent]:
         """All events charged, with the noise that was left for an observer of sealed sums; those
@@ -183,7 +187,9 @@ class History:
         Whatever was charged since the last call is added: the time it takes does not grow with
         the history.
         """
-        scope = self._scopes.setdefault(within, Scope())
+        if within not in self._scopes:
+            self._scopes[within] = Scope(alone=None if within is None else Grown())
+        scope = self._scopes[within]
         for charged in self.charges[scope.seen :]:
             if within is None or period_of(charged.time, within[0]) == within[1]:
                 scope.add(charged.charge)
@@ -236,10 +242,9 @@ class History:
         self.charges.append(charged)
         self._newest[charge.key] = charged
         self._of_run.setdefault(charge.run, []).append(charged)
-        sums = self._sums.setdefault(charge.run, {})
-        for event in charge.events:
-            one = replace(event, steps=1)
-            sums[one] = sums.get(one, 0) + event.steps
+        if charge.run not in self._grown:
+            self._grown[charge.run] = Grown()
+        self._grown[charge.run].add(charge.events)
 
     def _retry(self, number: int, time: datetime, content: dict[str, Any]) -> None:
         self.retries[content["charge"]] += 1

@@ -142,7 +142,7 @@ class Limits:
         composer = self._composer(history.delta)
         return Spending(
             lifetime=self._counted(history, None, budgets.lifetime, run, more, whole),
-            run=composer.epsilon(_of_run(history, run, more), budgets.run),
+            run=composer.epsilon(history.of_run(run), budgets.run, more),
             period=period,
         )
 
@@ -160,7 +160,7 @@ class Limits:
         run, whole = charges[0].run, charges[0].whole
         more = [event for charge in charges for event in charge.events]
         after = self.spending(history, budgets, run, time, more, whole)
-        for charge in charges:
+        for charge in {(one.run_delta, one.run_epsilon): one for one in charges}.values():
             self._check_plan(history, charges, charge, more)
         self._hold(history, budgets, charges, time, after, begins=False)
         limits = budgets.run, budgets.lifetime, budgets.period_epsilon
@@ -214,12 +214,8 @@ class Limits:
             if chosen.epsilon(Tally().plus(first)) > budget * _SLACK:
                 tally = tally.plus(first)  # it has the budget to itself
             return chosen.epsilon(tally)
-        own = scope.first or run
-        if within is None:
-            alone = _of_run(history, own, more)
-        else:
-            alone = [*history.events(run=own, within=within), *more]
-        return self._composer(history.delta).epsilon(alone, budget)
+        alone = history.of_run(scope.first or run) if scope.alone is None else scope.alone
+        return self._composer(history.delta).epsilon(alone, budget, more)
 
     def close(self) -> None:
         """Close the file of composed blocks."""
@@ -235,9 +231,9 @@ class Limits:
     ) -> None:
         delta = history.delta if charge.run_delta is None else charge.run_delta
         composer = self._composer(delta)
-        asked = composer.epsilon(_of_run(history, charge.run, more), charge.run_epsilon)
+        asked = composer.epsilon(history.of_run(charge.run), charge.run_epsilon, more)
         if asked > charge.run_epsilon * _SLACK:
-            spent = composer.epsilon(_of_run(history, charge.run, ()))
+            spent = composer.epsilon(history.of_run(charge.run))
             raise OverBudgetError(
                 charges, "plan", limit=charge.run_epsilon, spent=spent, asked=asked
             )
@@ -246,15 +242,6 @@ class Limits:
         if self._blocks is None and delta not in self._composers:
             return _shared(delta)
         return self._composers.setdefault(delta, Composer(delta, self._blocks))
-
-
-def _of_run(history: History, run: str, more: Sequence[PrivacyEvent]) -> list[PrivacyEvent]:
-    """A run's events and ``more``, for the composer: where none is sampled, equal ones as one, for
-    the closed form, which takes them in any order; else in the order of the chain."""
-    merged = [*history.merged(run), *more]
-    if all(event.sample_rate == 1 for event in merged):
-        return merged
-    return [*history.events(run=run), *more]
 
 
 @functools.lru_cache(maxsize=8)

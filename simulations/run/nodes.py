@@ -44,6 +44,8 @@ class VirtualNodes:
         return packed(reply)
 
     def _context(self, node: int) -> Context:
+        if not 1 <= node <= self._count:
+            raise LookupError(f"There is no node {node}.")
         if node not in self._contexts:
             self._contexts[node] = Context(
                 run_id=1,

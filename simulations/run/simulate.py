@@ -65,7 +65,13 @@ from lorica.simulations.run.summary import (
     summarise,
     worst_of,
 )
-from lorica.simulations.run.workers import SiteWorkers, site_workers, worker_count
+from lorica.simulations.run.workers import (
+    SiteWorkers,
+    site_workers,
+    threads_of_each,
+    with_threads,
+    worker_count,
+)
 
 ALONE, POOLED = "alone", "pooled"
 """Run ids of the baselines; like FEDERATION they also tell streams of seeded noise apart."""
@@ -117,7 +123,9 @@ class Simulation:
         self._units: dict[str, int] = {}
         self._privacy = self._check_sites()
         self._backbone = backbone_of(self.plan)
-        self._long = share_cache(self.plan, self._backbone, self._data.train)
+        self._count = worker_count(self.plan, len(self._trainers))
+        with with_threads(threads_of_each(self._count)):  # else workers could not use it
+            self._long = share_cache(self.plan, self._backbone, self._data.train)
         self._evaluate = CentralEvaluator(self.plan, self._backbone, self._data.test)
         judge = self._data.judge
         self._judge = CentralEvaluator(self.plan, self._backbone, judge) if judge else None
@@ -222,8 +230,7 @@ class Simulation:
         """Processes for the federation's sites, if it gets any."""
         local = self.plan.training.mode == "local"  # as many steps at every site
         costs = {name: 1 if local else units for name, units in self._units.items()}
-        count = worker_count(self.plan, len(costs))
-        return site_workers(virtual_nodes(self._trainers, self.plan), costs, count)
+        return site_workers(virtual_nodes(self._trainers, self.plan), costs, self._count)
 
     def _federate(self, kept: Recording, workers: SiteWorkers | None) -> State:
         main = self._main(self.plan, self._folder, FEDERATION, kept, list(self._trainers))
@@ -262,6 +269,11 @@ class Simulation:
         stores = {site: FolderPersonal(self._personal, site) for site in sites}
         return PersonalEvaluator(self._evaluate, plan, run, stores)
 
+    def _share_here(self) -> None:
+        """Have a cache for what this process computes of the sites' records, with its threads."""
+        if self._count > 1:
+            share_cache(self.plan, self._backbone, self._data.train)
+
     def _at_sites(self, state: State) -> dict[str, AtSite]:
         """How good each site's adapter is for it; the same adapter, unless each has its own."""
         central = self._evaluate
@@ -282,6 +294,7 @@ class Simulation:
         data; empty where sites' own models are not asked for."""
         if self.plan.simulation.baselines in ("zero-shot", "alone"):
             return {}
+        self._share_here()
         central, found = self._evaluate, {}
         evaluate = self._evaluator(self.plan, FEDERATION, list(self._trainers))
         for site, trainer in self._trainers.items():
@@ -305,6 +318,7 @@ class Simulation:
         found: dict[str, Any] = {"zero_shot": self._folder.rounds()[0].score}
         if self.plan.simulation.baselines not in ("alone", "all"):
             return found
+        self._share_here()
         root = self._folder.path / BASELINES
         plan = self.plan
         if plan.rounds.minimum_sites > 1 or plan.sealed:

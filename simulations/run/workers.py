@@ -65,6 +65,23 @@ def worker_count(plan: RunPlan, sites: int) -> int:
     return max(1, min(asked or min(torch.get_num_threads(), cores()), sites))
 
 
+def threads_of_each(workers: int) -> int:
+    """Threads that each of so many workers computes with."""
+    return max(1, torch.get_num_threads() // workers)
+
+
+@contextlib.contextmanager
+def with_threads(count: int) -> Iterator[None]:
+    """Compute with so many threads within the block: what is computed by another number may have
+    other bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def can_fork() -> bool:
     """Whether a process with a loaded model can be forked here."""
     return sys.platform == "linux"
@@ -101,7 +118,7 @@ class SiteWorkers:
 
     def __enter__(self) -> SiteWorkers:
         context = multiprocessing.get_context("fork")
-        threads = max(1, torch.get_num_threads() // len(self._queues))
+        threads = threads_of_each(len(self._queues))
         gc.freeze()  # what is there stays as it is: pages are shared as long as nobody writes
         try:
             for worker in range(len(self._queues)):

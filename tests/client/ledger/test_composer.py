@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from lorica.client.ledger import composer as composing
 from lorica.client.ledger.blocks import BlockFile, cache_path
-from lorica.client.ledger.composer import Composer
+from lorica.client.ledger.composer import Composer, Grown
 from lorica.client.ledger.losses import Loss, coarsen, cut
 from lorica.common.privacy.accountant import epsilon
 from lorica.common.privacy.event import PrivacyEvent
@@ -186,6 +187,45 @@ class TestCache:
         cache_path(path).mkdir()
         ledger = open_ledger(path)
         assert ledger.charge(*(charge(r, sigma=8.0 + r) for r in range(9))).lifetime > 0
+
+
+class TestGrown:
+    @pytest.mark.parametrize(
+        "events",
+        [
+            mixed(13),
+            [PrivacyEvent(7.0, 0.1, 4)] * 13,
+            [PrivacyEvent(sigma, 1.0, 1) for sigma in (9, 8, 9)],
+            [*mixed(2), PrivacyEvent.of_response(0.25), *mixed(3), PrivacyEvent.of_response(0.5)],
+        ],
+        ids=["all different", "all alike", "unsampled", "bits among them"],
+    )
+    def test_what_grew_and_what_comes_after_cost_to_the_bit_what_all_cost_at_once(self, events):
+        grown, composer = Grown(), Composer(DELTA)
+        for count in range(len(events) + 1):
+            assert composer.epsilon(grown) == Composer(DELTA).epsilon(events[:count])
+            for other in (mixed(3, seed=count), events[count:], []):
+                expected = Composer(DELTA).epsilon([*events[:count], *other])
+                assert composer.epsilon(grown, more=other) == expected
+            grown.add(events[count : count + 1])
+
+    def test_two_composers_may_ask_of_the_same_events(self):
+        grown, others = Grown(mixed(5)), [Composer(DELTA), Composer(1e-7)]
+        for _ in range(2):
+            found = [one.epsilon(grown, more=mixed(2, seed=1)) for one in others]
+            grown.add(mixed(1, seed=2))
+        now = [*mixed(5), *mixed(1, seed=2), *mixed(2, seed=1)]
+        assert found == [Composer(delta).epsilon(now) for delta in (DELTA, 1e-7)]
+
+    def test_one_event_more_hashes_no_more_than_a_tree_is_high(self, monkeypatch):
+        grown, composer = Grown([PrivacyEvent(9.0, 0.05, 1)] * 4095), Composer(DELTA)
+        composer.epsilon(grown)
+        hashed = []
+        node_key, leaf_key = composing._node_key, composing._leaf_key
+        monkeypatch.setattr(composing, "_node_key", lambda *a: hashed.append(1) or node_key(*a))
+        monkeypatch.setattr(composing, "_leaf_key", lambda *a: hashed.append(1) or leaf_key(*a))
+        composer.epsilon(grown, more=[PrivacyEvent(9.0, 0.05, 1)])
+        assert 1 <= len(hashed) <= 13
 
 
 class TestSpeed:

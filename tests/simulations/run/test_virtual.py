@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import os
 import weakref
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lorica.client.training.together import train_together
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.state import pack_state
 from lorica.common.backbone.loading import backbone_of
+from lorica.common.cache.prefix import PrefixCache
 from lorica.common.display.console import Console
 from lorica.common.plan import RunPlan
 from lorica.common.tasks import task_of
@@ -161,3 +163,36 @@ def test_a_text_that_many_sites_have_is_encoded_once(
     assert distinct * 8 < len(records)
     share_cache(plan, backbone, records)
     assert sum(rows) <= distinct + 8  # and what fills canonical batches
+
+
+def test_workers_read_what_was_computed_before_they_began(
+    plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With fewer threads than the process that they come from, whose bits could be others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        console = Console(file=io.StringIO(), width=100)
+        two = plan.replace(simulation={"workers": 2})
+        simulation = Simulation(two, tmp_path / "run", console)
+        encoded, log = AdaptedModel.pooled_of_ids, tmp_path / "encoded.txt"
+
+        def counting(self: AdaptedModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            with log.open("a") as file:  # of workers, too
+                file.write(f"{os.getpid()} {len(ids)}\n")
+            return encoded(self, ids, mask)
+
+        cache = PrefixCache._through
+
+        def through(self: PrefixCache, *arguments: Any) -> Any:
+            with monkeypatch.context() as patch:
+                patch.setattr(AdaptedModel, "pooled_of_ids", counting)
+                return cache(self, *arguments)
+
+        monkeypatch.setattr(PrefixCache, "_through", through)
+        simulation.run(report=False)
+    finally:
+        torch.set_num_threads(before)
+    rows = log.read_text().splitlines() if log.exists() else []
+    assert [row for row in rows if int(row.split()[0]) != os.getpid()] == []
+    assert rows, "the test data are encoded here"

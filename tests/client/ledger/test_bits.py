@@ -35,7 +35,7 @@ def test_a_bit_is_read_back_as_one_and_adds_its_epsilon(tmp_path: Path) -> None:
     with closing(open_ledger(path, create=False)) as ledger:
         history = ledger.history()
         assert history.charges[-1].charge == bit()
-        assert BIT in history.events() and BIT in history.merged("run")
+        assert BIT in history.events() and BIT in history.of_run("run").merged()
         assert ledger.spending("run").run == pytest.approx(after)
         rows = list(csv.DictReader(io.StringIO(as_csv(history))))
         assert [row["response"] for row in rows] == ["", "1.5"]

@@ -193,7 +193,7 @@ class TestGrown:
     @pytest.mark.parametrize(
         "events",
         [
-            mixed(13),
+            mixed(7),
             [PrivacyEvent(7.0, 0.1, 4)] * 13,
             [PrivacyEvent(sigma, 1.0, 1) for sigma in (9, 8, 9)],
             [*mixed(2), PrivacyEvent.of_response(0.25), *mixed(3), PrivacyEvent.of_response(0.5)],

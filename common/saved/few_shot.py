@@ -33,6 +33,8 @@ from lorica.common.tasks.run_data import with_labels
 WORTHS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
 """Records that a label's name or description may count as."""
 SCALES = (8.0, 12.0, 16.0, 24.0, 32.0, 48.0)
+_OF_MEANING = 4.0
+"""What it counts as beside unlabelled records, where there are no labelled ones."""
 _UNTOLD = 2.0
 """What a description counts as where no record tells: one for each label at most."""
 
@@ -53,6 +55,8 @@ class FewShot:
     worth: float
     """Records that a name or description counts as; inf where there is no record."""
     scale: float
+    sums: torch.Tensor
+    """Of every label the features of its records, and of its name as so many, shape (C, H)."""
     left_out: float | None
     """Share of the records that is told rightly by the others alone; None where there are none."""
 
@@ -87,13 +91,14 @@ def few_shot(plan: RunPlan, records: Records, shots: int | None, seed: int) -> F
     rows = chosen(labels.tolist(), len(own.task.labels), shots, seed)
     counts = torch.bincount(labels[rows], minlength=len(own.task.labels))
     names = functional.normalize(state["head.weight"], dim=1)
-    worth, left_out = float("inf"), None
+    worth, left_out, sums = float("inf"), None, _OF_MEANING * names
     scale = float(state["head.weight"].norm(dim=1).mean())
     if rows:
         given = task.encode(backbone, records.take(rows))
         features = features_of(model, PrefixCache(model, given, limit_bytes=0))
         worth, scale, left_out = best_blend(features, labels[rows], names)
-        state["head.weight"] = scale * prototypes(features, labels[rows], names, worth)
+        sums = summed(features, labels[rows], names, worth)
+        state["head.weight"] = scale * functional.normalize(sums, dim=1)
     if rows or not plan.task.labels:
         own = own.replace(privacy={"epsilon": float("inf")})
     return FewShot(
@@ -105,6 +110,7 @@ def few_shot(plan: RunPlan, records: Records, shots: int | None, seed: int) -> F
         [name for name, count in zip(own.task.labels, counts.tolist(), strict=True) if not count],
         worth,
         scale,
+        sums,
         left_out,
     )
 
@@ -124,9 +130,14 @@ def prototypes(
     features: torch.Tensor, labels: torch.Tensor, names: torch.Tensor, worth: float
 ) -> torch.Tensor:
     """Unit rows (C, H): means of features (n, H), and names (C, H) as ``worth`` records each."""
-    sums = worth * names.clone()
-    sums.index_add_(0, labels, features)
-    return functional.normalize(sums, dim=1)
+    return functional.normalize(summed(features, labels, names, worth), dim=1)
+
+
+def summed(
+    features: torch.Tensor, labels: torch.Tensor, names: torch.Tensor, worth: float
+) -> torch.Tensor:
+    """The same before they have length 1."""
+    return (worth * names).index_add_(0, labels, features)
 
 
 def best_blend(

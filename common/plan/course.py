@@ -213,11 +213,10 @@ class RoundsPlan(Section):
     """Number of rounds, the warm start included."""
 
     warm_start: float = Field(0.4, ge=0, lt=1)
-    """Largest share of the training budget (of Σ 1/σ² over its rounds) that the first round spends
-    on noised sums of every label's features, from which the coordinator computes a head in closed
-    form. Where expected_units says that a label's sum stands above its noise, less: 0.05 at least;
-    an eighth of it where there are LoRA rounds. 0: no such round, training starts from the label
-    names."""
+    """Share of the training budget (of Σ 1/σ² over its rounds) that the first round spends on
+    noised sums of every label's features, from which the coordinator computes a head in closed
+    form; an eighth of it where there are LoRA rounds. 0: no such round, training starts from the
+    label names."""
 
     lora_share: float = Field(0.8, gt=0, lt=1)
     """Share of the rest of the training budget that LoRA rounds get; the head's rounds have what

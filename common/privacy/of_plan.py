@@ -10,7 +10,6 @@ from functools import cached_property
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
-from lorica.common.plan.lora import signal_of
 from lorica.common.plan.stages import Stage, schedule, stage_of
 from lorica.common.privacy.accountant import calibrate_noise
 from lorica.common.privacy.calibration import Part, noise_beside, share_budget
@@ -20,15 +19,6 @@ from lorica.common.privacy.shared_noise import accounted
 _BEFORE_LORA = 0.125
 """What of rounds.warm_start is left to the class sums of a run whose LoRA rounds stand above the
 noise: its sums do so by far, and LoRA rounds need the budget more."""
-
-_SUMS_SIGNAL = 9.0
-_LEAST_SUMS = 0.05
-"""Class sums have 9 / s of the budget where a label has s units' worth of signal (n·μ/√K over the
-labels, :func:`lorica.common.plan.lora.signal_of`), at least 0.05 and at most rounds.warm_start:
-sums that stand above their noise leave the rest to the rounds that go on from them. By validation
-parts of Banking77, 100 rounds, two seeds: of 0.05, 0.15 (or 0.2) and 0.4 the best is 0.4 for s = 8
-(67.1, 68.7, 69.6), 0.15 for 59 (86.2, 86.5, 86.3), 0.05 for 188 (90.5, 90.4, 90.1); for 26 none is
-(82.4, –, 82.5)."""
 
 
 _MOST_KNOWN = 4096
@@ -221,20 +211,10 @@ def _shares(plan: RunPlan) -> dict[Stage | None, float]:
         shares[None] = plan.privacy.evaluation_share
         left -= shares[None]
     if Stage.CLASS_SUMS in present and len(present) > 1:
-        shares[Stage.CLASS_SUMS] = left * _sums_share(plan, before_lora=Stage.LORA in present)
+        before_lora = _BEFORE_LORA if Stage.LORA in present else 1.0
+        shares[Stage.CLASS_SUMS] = left * plan.rounds.warm_start * before_lora
         left -= shares[Stage.CLASS_SUMS]
     if Stage.HEAD in present and Stage.LORA in present:
         shares[Stage.LORA] = left * plan.rounds.lora_share
         left -= shares[Stage.LORA]
     return shares | {stage: left for stage in present if stage not in shares}
-
-
-def _sums_share(plan: RunPlan, *, before_lora: bool) -> float:
-    """The class sums' share of what all training has."""
-    most = plan.rounds.warm_start
-    if before_lora:
-        return most * _BEFORE_LORA
-    signal = signal_of(plan) if plan.training.mode == "gradient" and plan.privacy.private else 0.0
-    if not signal:
-        return most
-    return min(most, max(_LEAST_SUMS, _SUMS_SIGNAL * max(1, len(plan.task.labels)) / signal))

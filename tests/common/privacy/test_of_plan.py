@@ -174,36 +174,3 @@ def test_units_set_aside_do_not_count_towards_a_batch(refuses: Refuses) -> None:
     run_privacy(EVALUATED, 125)
     detail = refuses(Code.DATA_TOO_FEW_RECORDS, lambda: run_privacy(EVALUATED, 124))
     assert "99 of them for training" in detail
-
-
-@pytest.mark.parametrize(
-    ("epsilon", "sites", "trust", "share"),
-    [
-        (8.0, 1, "none", 0.05),  # a label's sum stands far above the noise: the least
-        (8.0, 10, "sum", 0.05),  # noise that is shared is one holder's
-        (8.0, 10, "none", 0.151),
-        (3.0, 1, "none", 0.118),
-        (1.0, 10, "none", 0.4),  # it drowns: the most
-    ],
-)
-def test_class_sums_have_less_the_more_they_stand_above_the_noise(
-    epsilon: float, sites: int, trust: str, share: float
-) -> None:
-    labels = [f"label {number}" for number in range(77)]
-    plan = RunPlan().replace(
-        task={"labels": labels},
-        training={"lora": "never"},
-        privacy={
-            "epsilon": epsilon,
-            "trust": trust,
-            "honest_sites": sites if trust == "sum" else 0,
-        },
-        rounds={"expected_sites": sites, "expected_units": 10_003},
-    )
-    privacy = public_privacy(plan)
-    parts = {stage: precision(event, plan.rounds.count - 1) for stage, event in privacy.stages}
-    parts[Stage.CLASS_SUMS] /= plan.rounds.count - 1  # in one round
-    assert parts[Stage.CLASS_SUMS] / sum(parts.values()) == pytest.approx(share, rel=0.01)
-    unknown = plan.replace(rounds={"expected_units": 0})
-    told = public_privacy(unknown).of_round(1).noise_multiplier
-    assert told <= privacy.of_round(1).noise_multiplier * 1.001

@@ -237,7 +237,7 @@ class PrivacyPlan(Section):
     benefit_epsilon: float = Field(0.0, ge=0, le=MOST_BIT, allow_inf_nan=False)
     """ε of one bit that every site tells after the last round, by randomised response: whether its
     own guard (`lorica site benefit`) keeps a model without the others' records. Part of
-    ``epsilon``. Ten sites tell something from about 2 on, a hundred from 0.5. 0: nobody is
+    ``epsilon``. Ten sites tell something from about 2 on, a hundred from 1. 0: nobody is
     asked."""
 
     @model_validator(mode="after")

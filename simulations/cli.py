@@ -15,8 +15,13 @@ from rich.text import Text
 from lorica.common.cli.options import PlanArgument, SetOption
 from lorica.common.display.console import Console
 from lorica.common.errors import Code, LoricaError
+from lorica.common.machine.home import home
 from lorica.common.plan import RunPlan
 from lorica.common.plan.io import load_plan
+from lorica.common.privacy.kept import keep_calibrations
+
+CALIBRATIONS = "calibrations"
+"""Folder beneath the user's, for noise that simulations have calibrated."""
 
 _INTERRUPTED = 130
 
@@ -129,6 +134,7 @@ def sweep(
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    keep_calibrations(home() / CALIBRATIONS)
     from lorica.simulations.run.keep import store_of
     from lorica.simulations.sweep.page import sweep_table
     from lorica.simulations.sweep.run import run_sweep
@@ -159,6 +165,7 @@ def _simulate(
 ) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    keep_calibrations(home() / CALIBRATIONS)
     console = Console()
     with console.status("loading the model and the data"):
         try:

@@ -19,6 +19,7 @@ from typing import Any
 from lorica.common.errors import Code, LoricaError
 from lorica.common.privacy.event import PrivacyEvent, told
 from lorica.common.privacy.gaussian import gaussian_epsilon
+from lorica.common.privacy.kept import recalled
 from lorica.common.privacy.loss_grid import interval_for, rough_epsilon
 from lorica.common.privacy.renyi import renyi_epsilon
 from lorica.common.privacy.step_loss import step_loss
@@ -155,13 +156,22 @@ def calibrate_noise(epsilon_budget: float, delta: float, sample_rate: float, ste
     def roughly(log_sigma: float) -> float:
         return excess(log_sigma, COARSER)
 
-    low, high = _bracket(roughly, epsilon_budget, delta, sample_rate, steps)
-    if low < high:
-        high = refined(excess, roughly, low, high)
-    sigma, more = math.exp(high), _TOLERANCE
-    while epsilon([PrivacyEvent(sigma, sample_rate, steps)], delta) > epsilon_budget:
-        sigma, more = sigma * (1 + more), 2 * more
-    return sigma
+    def spent(sigma: float) -> float:
+        return epsilon([PrivacyEvent(sigma, sample_rate, steps)], delta)
+
+    def search() -> float:
+        low, high = _bracket(roughly, epsilon_budget, delta, sample_rate, steps)
+        if low < high:
+            high = refined(excess, roughly, low, high)
+        sigma, more = math.exp(high), _TOLERANCE
+        while spent(sigma) > epsilon_budget:
+            sigma, more = sigma * (1 + more), 2 * more
+        return sigma
+
+    if sample_rate == 1:  # a closed form, quicker than a file
+        return search()
+    asked = epsilon_budget, delta, sample_rate, steps
+    return recalled("the noise of steps", asked, epsilon_budget, spent, search)
 
 
 def refined(

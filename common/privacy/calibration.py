@@ -17,6 +17,7 @@ from lorica.common.privacy.accountant import (
     refined,
 )
 from lorica.common.privacy.event import PrivacyEvent
+from lorica.common.privacy.kept import recalled
 
 _TOLERANCE = 1e-4  # relative, of the common factor
 _STEP = 0.02  # the first on the way from a guess, each next twice as long
@@ -109,11 +110,21 @@ def _beside(
         event = PrivacyEvent(math.exp(log_sigma), sample_rate, steps)
         return _over([*fixed, event], budget, delta, coarseness)
 
-    # As if all were Gaussian mechanisms: what precision 1/σ² the fixed ones leave.
-    whole = calibrate_noise(budget, delta, 1.0, 1)
-    taken = sum(min(1.0, e.sample_rate * whole / e.noise_multiplier) ** 2 * e.steps for e in fixed)
-    start = first_guess(budget, delta, sample_rate, steps) - math.log(max(1 - taken, 1e-3)) / 2
-    return math.exp(_smallest(excess, start, _unmet(budget, delta)))
+    def search() -> float:
+        # As if all were Gaussian mechanisms: what precision 1/σ² the fixed ones leave.
+        whole = calibrate_noise(budget, delta, 1.0, 1)
+        shares = (
+            min(1.0, e.sample_rate * whole / e.noise_multiplier) ** 2 * e.steps for e in fixed
+        )
+        start = first_guess(budget, delta, sample_rate, steps)
+        start -= math.log(max(1 - sum(shares), 1e-3)) / 2
+        return math.exp(_smallest(excess, start, _unmet(budget, delta)))
+
+    def spent(sigma: float) -> float:
+        return epsilon([*fixed, PrivacyEvent(sigma, sample_rate, steps)], delta)
+
+    asked = budget, delta, fixed, sample_rate, steps
+    return recalled("the noise of steps beside others", asked, budget, spent, search)
 
 
 def _over(events: list[PrivacyEvent], budget: float, delta: float, coarseness: float) -> float:
@@ -162,18 +173,28 @@ def _factor(budget: float, delta: float, parts: tuple[Part, ...]) -> float:
     if math.isinf(budget):
         return 0.0
 
-    def excess(log_factor: float, coarseness: float = 1.0) -> float:
-        factor = math.exp(log_factor)
-        events = [
+    def events(factor: float) -> list[PrivacyEvent]:
+        return [
             PrivacyEvent(factor * part.relative_noise, part.sample_rate, part.steps)
             for part in parts
         ]
-        return _over(events, budget, delta, coarseness)
 
-    precision = sum(part.steps / part.relative_noise**2 for part in parts)
-    start = math.log(calibrate_noise(budget, delta, 1.0, 1) * math.sqrt(precision))
+    def excess(log_factor: float, coarseness: float = 1.0) -> float:
+        return _over(events(math.exp(log_factor)), budget, delta, coarseness)
+
+    def guess() -> float:
+        precision = sum(part.steps / part.relative_noise**2 for part in parts)
+        return math.log(calibrate_noise(budget, delta, 1.0, 1) * math.sqrt(precision))
+
     if any(part.sample_rate < 1 for part in parts):
-        return math.exp(_smallest(excess, start, _unmet(budget, delta)))
+        return recalled(
+            "the common factor of several noises",
+            (budget, delta, parts),
+            budget,
+            lambda factor: epsilon(events(factor), delta),
+            lambda: math.exp(_smallest(excess, guess(), _unmet(budget, delta))),
+        )
+    start = guess()
     while excess(start) > 0:
         start += _TOLERANCE
     return math.exp(start)

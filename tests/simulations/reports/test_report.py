@@ -6,6 +6,7 @@ import dataclasses
 import io
 import math
 import re
+import time
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -372,3 +373,16 @@ def test_a_simulations_tables_say_it() -> None:
     assert "made for up to 256 tokens" in cut_text({"cut_texts": made_for})
     beyond = cut_text({"cut_texts": {"max_length": 128, "promised": 64, "beyond": 0.005}})
     assert "1 %" in beyond and "64 tokens" in beyond and "training.max_length=64" in beyond
+
+
+def test_the_time_a_report_takes_grows_with_the_sites_and_no_faster(tmp_path: Path) -> None:
+    """Four times the sites take at most eight times as long; sites against sites took sixteen."""
+
+    def seconds(sites: int) -> float:
+        made = case(sites=sites, bare=True, rounds=1)
+        begun = time.process_time()
+        page(tmp_path, made)
+        return time.process_time() - begun
+
+    seconds(10)
+    assert seconds(4000) < 8 * seconds(1000)

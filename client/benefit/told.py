@@ -31,6 +31,7 @@ Formal guarantee:
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import torch
 
@@ -46,18 +47,20 @@ from lorica.common.tasks import task_of
 _log = logging.getLogger("lorica.site")
 
 
-def keeps_own(plan: RunPlan, backbone: Backbone, own: OwnRecords, received: State) -> bool:
+def keeps_own(
+    plan: RunPlan, backbone: Backbone, own: Callable[[], OwnRecords], received: State
+) -> bool:
     """Whether the site's guard keeps a model without the others' records: private.
 
     Args:
         plan: the run's.
         backbone: its backbone.
-        own: the site's records, checked by the plan's task.
+        own: divides the site's records, which the plan's task has checked; it may fail, too.
         received: what the federation ended with, checked; what is not in it is as it began.
     """
     try:
         federated = task_of(plan).start(backbone) | received
-        return compare_models(plan, backbone, own, federated, steady=True).decision.harmed
+        return compare_models(plan, backbone, own(), federated, steady=True).decision.harmed
     except Exception as error:  # noqa: BLE001 - whatever it is, it may depend on the records
         _log.warning("the site's models could not be compared", exc_info=error)
         return False

@@ -3,8 +3,10 @@
 A convenience that can be deleted at any time. A block is found by a hash of the events it
 composes and carries a digest of itself, so a damaged or stale one is not used but composed
 anew. Any trouble with the file, a full disk included, switches the cache off and nothing else.
-The digest guards against accidents, not against somebody who writes blocks of their own:
-``lorica site ledger verify`` composes from the entries alone.
+The digest guards against accidents, not against somebody who writes blocks of their own, and a
+block that understates makes the ledger charge too little. So a file is used only if it is this
+user's, no link, and not to be written by others; and ``lorica site ledger verify`` composes from
+the entries alone.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import stat
 import struct
 from pathlib import Path
 
@@ -91,12 +94,13 @@ class BlockFile:
     def _open(self) -> sqlite3.Connection:
         if self._off:
             raise sqlite3.OperationalError("switched off")
+        if self._connection is None:
+            _require_own(self._path, create=not self._read_only)
         if self._connection is None and self._read_only:
             self._connection = sqlite3.connect(
                 f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0
             )
         if self._connection is None:
-            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
             self._connection = sqlite3.connect(
                 self._path, timeout=1.0, isolation_level=None, check_same_thread=False
             )
@@ -111,6 +115,23 @@ class BlockFile:
     def _give_up(self) -> None:
         self._off = True
         self.close()
+
+
+def _require_own(path: Path, *, create: bool) -> None:
+    """Return if the file is one that this user alone writes; made where it is absent.
+
+    Raises:
+        OSError: it is not.
+    """
+    flags = os.O_CREAT | os.O_RDWR if create else os.O_RDONLY
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        about = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    mine = stat.S_ISREG(about.st_mode) and about.st_uid == os.geteuid()
+    if not mine or about.st_mode & 0o022:
+        raise PermissionError(f"{path} is not written by this user alone")
 
 
 def _digest(key: str, data: bytes) -> str:

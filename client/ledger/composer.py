@@ -21,21 +21,27 @@ Formal guarantee:
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
 from typing import Protocol
 
+from lorica.client.ledger import losses
 from lorica.client.ledger.losses import Block, compose, leaf, read, step_deviation
+from lorica.common.privacy import step_loss
 from lorica.common.privacy.accountant import composable, epsilon
 from lorica.common.privacy.event import PrivacyEvent, told
 from lorica.common.privacy.renyi import renyi_epsilon
 
 FORMAT = 1
-"""Part of every key: a change of the algorithm must not meet blocks of the old one."""
+"""Part of every key, as is the code that makes blocks: a change of the algorithm must not meet
+blocks of the old one."""
 
 _TAIL_SHARE, _LEAST_TAIL = 1e-8, 1e-14
 _MEMORY_BYTES = 128_000_000
@@ -267,7 +273,16 @@ def _feasible(events: Sequence[PrivacyEvent], most_groups: int) -> bool:
 
 def _leaf_key(event: PrivacyEvent, tail: float) -> str:
     parts = (event.noise_multiplier, event.sample_rate, event.steps)
-    return hashlib.sha256(f"{FORMAT} {tail!r} {parts!r}".encode()).hexdigest()
+    return hashlib.sha256(f"{FORMAT} {_code()} {tail!r} {parts!r}".encode()).hexdigest()
+
+
+@functools.cache
+def _code() -> str:
+    """What blocks are made by: a block of another version may understate what this one mended."""
+    digest = hashlib.sha256()
+    for module in (losses, step_loss):
+        digest.update(Path(module.__file__).read_bytes())
+    return f"{digest.hexdigest()} {version('dp-accounting')}"
 
 
 def _node_key(left: str, right: str) -> str:

@@ -292,7 +292,8 @@ class LocalTrainer:
         def run(session: Session, event: PrivacyEvent) -> tuple[Reply, State]:
             plan, kept = request.plan, own_state(self._personal, request, BENEFIT)
             received = unpack_state(request.blob) | kept
-            bit = keeps_own(plan, self._admission.backbone(plan), self.own(plan), received)
+            backbone = self._admission.backbone(plan)
+            bit = keeps_own(plan, backbone, partial(self.own, plan), received)
             answer = told(bit, event, self.source(request, BENEFIT))
             return self._reply(request, counts=(float(answer),)), {}
 
@@ -387,7 +388,8 @@ class LocalTrainer:
         request, kind, sealed = begun.request, begun.kind, begun.sealed
         kept: State = {}
         try:
-            begun.session.read()
+            if kind != BENEFIT:  # a bit needs no encoded records: that they fail would be told
+                begun.session.read()
             reply, kept = run(begun.session, begun.event)
             packed = packed_for(begun.ledger, reply)
         except Exception as error:  # noqa: BLE001 - it may depend on the records: answered once

@@ -71,11 +71,11 @@ def test_another_event_is_no_bit() -> None:
 def test_the_guards_decision_is_what_is_told(tmp_path: Path, small_backbone: Path) -> None:
     plan, given = own("text-classification", tmp_path, small_backbone, 240)
     backbone, harmful = backbone_of(plan), mixed_up(plan, given)
-    assert keeps_own(plan, backbone, given, harmful)
+    assert keeps_own(plan, backbone, lambda: given, harmful)
     helpful = compare_models(plan, backbone, given, task_of(plan).start(backbone), draws=0)
-    assert not keeps_own(plan, backbone, given, helpful.states["own"])
+    assert not keeps_own(plan, backbone, lambda: given, helpful.states["own"])
     head = {name: t for name, t in harmful.items() if name.startswith("head.")}
-    assert keeps_own(plan, backbone, given, head), "what is not sent is as it began"
+    assert keeps_own(plan, backbone, lambda: given, head), "what is not sent is as it began"
 
 
 def test_a_comparison_that_fails_tells_what_one_without_harm_does(
@@ -84,13 +84,13 @@ def test_a_comparison_that_fails_tells_what_one_without_harm_does(
     plan, given = own("text-classification", tmp_path, small_backbone, 40)
     backbone = backbone_of(plan)
     nobody = type(given)(given.records, np.zeros(len(given.records), dtype=bool), True)
-    assert not keeps_own(plan, backbone, nobody, {})
+    assert not keeps_own(plan, backbone, lambda: nobody, {})
 
     def fails(*_: Any, **__: Any) -> None:
         raise MemoryError("the 17th record")
 
     monkeypatch.setattr("lorica.client.benefit.told.compare_models", fails)
-    assert not keeps_own(plan, backbone, given, {})
+    assert not keeps_own(plan, backbone, lambda: given, {})
 
 
 def test_going_through_all_epochs_changes_nothing_but_the_time(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import random
 import sqlite3
 import time
@@ -17,9 +19,9 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from lorica.client.ledger import composer as composing
-from lorica.client.ledger.blocks import BlockFile, cache_path
+from lorica.client.ledger.blocks import BlockFile, _digest, _pack, cache_path
 from lorica.client.ledger.composer import Composer, Grown
-from lorica.client.ledger.losses import Loss, coarsen, cut
+from lorica.client.ledger.losses import Block, Loss, coarsen, cut
 from lorica.common.privacy.accountant import epsilon
 from lorica.common.privacy.event import PrivacyEvent
 from tests.client.ledger.helpers import OPEN, charge, open_ledger
@@ -170,6 +172,46 @@ class TestCache:
             (block,) = connection.execute("SELECT block FROM blocks LIMIT 1").fetchone()
             connection.execute("UPDATE blocks SET block = ?", (block[:200] + b"\0" * 800,))
         assert Composer(DELTA, BlockFile(file)).epsilon(events) == before
+
+    @staticmethod
+    def understating(file):
+        """A file whose blocks say, with digests that are right, that nothing was lost."""
+        nothing = Loss(2.0**-12, 0, np.ones(1), 0.0)
+        store = BlockFile(file)
+        Composer(DELTA, store).epsilon(mixed(16))
+        store.close()
+        data = _pack(Block(nothing, nothing))
+        with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
+            for (key,) in connection.execute("SELECT key FROM blocks").fetchall():
+                new = (data, _digest(key, data), key)
+                connection.execute("UPDATE blocks SET block = ?, digest = ? WHERE key = ?", new)
+
+    @pytest.mark.parametrize("read_only", [False, True])
+    @pytest.mark.parametrize("whose", ["a link's", "a group's", "another's"])
+    def test_blocks_that_others_can_write_are_not_believed(
+        self, tmp_path, monkeypatch, whose, read_only
+    ):
+        file, honest = tmp_path / "blocks", Composer(DELTA).epsilon(mixed(16))
+        self.understating(file)
+        believed = Composer(DELTA, BlockFile(file, read_only=read_only)).epsilon(mixed(16))
+        assert believed < honest / 2, "else this shows nothing"
+        if whose == "a link's":
+            file.rename(tmp_path / "elsewhere")
+            file.symlink_to(tmp_path / "elsewhere")
+        elif whose == "a group's":
+            file.chmod(0o620)
+        else:
+            user = os.geteuid() + 1
+            monkeypatch.setattr("lorica.client.ledger.blocks.os.geteuid", lambda: user)
+        assert Composer(DELTA, BlockFile(file, read_only=read_only)).epsilon(mixed(16)) == honest
+
+    def test_blocks_of_another_version_are_not_believed(self, tmp_path, monkeypatch):
+        file, honest = tmp_path / "blocks", Composer(DELTA).epsilon(mixed(16))
+        with monkeypatch.context() as older:
+            older.setattr("lorica.client.ledger.composer._code", lambda: "older")
+            self.understating(file)
+            assert Composer(DELTA, BlockFile(file)).epsilon(mixed(16)) < honest / 2
+        assert Composer(DELTA, BlockFile(file)).epsilon(mixed(16)) == honest
 
     def test_a_cache_file_of_noise_changes_nothing(self, tmp_path):
         path = tmp_path / "ledger.sqlite"

@@ -162,6 +162,27 @@ def test_what_fails_in_the_comparison_is_told_like_anything_else(
     assert found == harmless and found.status == expected.status == "ok"
 
 
+@pytest.mark.parametrize("where", ["session.Session.read", "trainer.own_records"])
+def test_records_that_cannot_be_encoded_or_divided_are_told_like_any_others(
+    plan: RunPlan, state: State, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """A refusal would say so without noise. With the secret here, no harm is told as 0 or as 1."""
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise ValueError("a record's own fault")
+
+    monkeypatch.setattr("lorica.client.training.trainer.keeps_own", lambda *_: False)
+    harmless = a_site()[0].evaluate(asked(plan, state))
+    monkeypatch.undo()
+    monkeypatch.setattr(f"lorica.client.training.{where}", fails)
+    site, ledger = a_site()
+    found = site.evaluate(asked(plan, state))
+    assert found.status == "ok" and found.counts in ((0.0,), (1.0,))
+    if where == "trainer.own_records":
+        assert found == harmless
+    assert len(ledger.history().charges) == 1
+
+
 def with_policy(plan: RunPlan, **policy: Any) -> Admission:
     folder = Path(plan.backbone.source)
     return Admission(

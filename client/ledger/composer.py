@@ -99,18 +99,17 @@ class Grown:
     def levels(self, tail: float, more: Sequence[PrivacyEvent]) -> Iterator[list[list[str]]]:
         """Keys of the tree's nodes over these and ``more``, level by level from the leaves; good
         within the block, which nobody else may be in."""
-        levels = self._levels.setdefault(tail, [[]])
+        levels = self._levels.pop(tail, [[]])  # put back whole, or made anew
         for event in self.events[len(levels[0]) :]:
             _grow(levels, _leaf_key(event, tail))
-        try:
-            for event in more:
-                _grow(levels, _leaf_key(event, tail))
-            yield levels
-        finally:
-            for level, keys in enumerate(levels):
-                del keys[len(self.events) >> level :]
-            while len(levels) > 1 and not levels[-1]:
-                levels.pop()
+        for event in more:
+            _grow(levels, _leaf_key(event, tail))
+        yield levels
+        for level, keys in enumerate(levels):
+            del keys[len(self.events) >> level :]
+        while len(levels) > 1 and not levels[-1]:
+            levels.pop()
+        self._levels[tail] = levels
 
 
 def _count(steps: dict[PrivacyEvent, int], event: PrivacyEvent) -> None:
@@ -281,7 +280,7 @@ def _code() -> str:
     """What blocks are made by: a block of another version may understate what this one mended."""
     digest = hashlib.sha256()
     for module in (losses, step_loss):
-        digest.update(Path(module.__file__).read_bytes())
+        digest.update(Path(str(module.__file__)).read_bytes())
     return f"{digest.hexdigest()} {version('dp-accounting')}"
 
 

@@ -68,13 +68,21 @@ def recalled(
     key = json.dumps([what, repr(parameters), _code()])
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     found = _read(path, key)
-    if found is not None and budget * (1 - _NEAREST) <= spent(found) <= budget:
+    if found is not None and _near(found, budget, spent):
         return found
     found = search()
     with contextlib.suppress(OSError, LoricaError):  # a full disk stops no run
         make_private_folder(folder)
         write_atomically(path, json.dumps({"key": key, "value": found.hex()}))
     return found
+
+
+def _near(found: float, budget: float, spent: Callable[[float], float]) -> bool:
+    """Whether a figure keeps the budget and comes near to it."""
+    try:
+        return budget * (1 - _NEAREST) <= spent(found) <= budget
+    except (ValueError, ArithmeticError, LoricaError):  # of no mechanism that there is
+        return False
 
 
 def _read(path: Path, key: str) -> float | None:
@@ -86,7 +94,7 @@ def _read(path: Path, key: str) -> float | None:
                 return None
             content = json.loads(file.read(_MOST_BYTES))
         found = float.fromhex(content["value"]) if content["key"] == key else math.nan
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return found if 0 < found < math.inf else None
 

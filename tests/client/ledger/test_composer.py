@@ -232,6 +232,27 @@ class TestCache:
 
 
 class TestGrown:
+    @pytest.mark.parametrize("at", range(8))
+    def test_keys_that_were_half_made_when_memory_ran_out_are_made_anew(self, monkeypatch, at):
+        """Else later events would be composed under the keys of others."""
+        events, made = mixed(9), []
+        grown, composer = Grown(events[:4]), Composer(DELTA)
+        node_key = composing._node_key
+
+        def fails(left, right):
+            made.append(left)
+            if len(made) == at + 1:
+                raise MemoryError
+            return node_key(left, right)
+
+        with monkeypatch.context() as full:
+            full.setattr(composing, "_node_key", fails)
+            with pytest.raises(MemoryError):
+                for _ in range(8):
+                    composer.epsilon(grown, more=events[4:6])
+        grown.add(events[4:])
+        assert composer.epsilon(grown) == Composer(DELTA).epsilon(events)
+
     @pytest.mark.parametrize(
         "events",
         [

@@ -95,6 +95,7 @@ CHANGES: dict[str, Any] = {
     "text": lambda c: json.dumps(c | {"value": "much"}),
     "of something else": lambda c: json.dumps(c | {"key": "another"}),
     "a list": lambda c: "[]",
+    "nested too deep": lambda c: "[" * 60_000,
     "cut off": lambda c: json.dumps(c)[:40],
     "empty": lambda c: "",
 }
@@ -113,6 +114,16 @@ def test_a_file_that_was_changed_is_passed_over_and_written_anew(
     assert calibrate_noise(3.0, DELTA, 0.05, 50) == figure
     assert searches
     assert path.read_text() == whole
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-160, 1.7e308])
+def test_a_figure_of_no_mechanism_is_passed_over(folder: Path, value: float) -> None:
+    """Times the parts' relative noises, it may be beyond float64."""
+    figures = share_budget(8.0, DELTA, PARTS)
+    (path,) = folder.iterdir()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"value": value.hex()}))
+    forget()
+    assert share_budget(8.0, DELTA, PARTS) == figures
 
 
 def test_a_link_to_a_file_elsewhere_is_not_followed(folder: Path, tmp_path: Path) -> None:

@@ -4,15 +4,16 @@ A convenience that can be deleted at any time. A block is found by a hash of the
 composes and carries a digest of itself, so a damaged or stale one is not used but composed
 anew. Any trouble with the file, a full disk included, switches the cache off and nothing else.
 The digest guards against accidents, not against somebody who writes blocks of their own, and a
-block that understates makes the ledger charge too little. So a file is used only if it is this
-user's, no link, and not to be written by others; and ``lorica site ledger verify`` composes from
-the entries alone.
+block that understates makes the ledger charge too little. So a file is used only if nobody but
+this user can write it, or put another (or SQLite's journal of one) in its place; and ``lorica site
+ledger verify`` composes from the entries alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import sqlite3
 import stat
@@ -27,6 +28,8 @@ SUFFIX = "-composed"
 _LIMIT_BYTES = 256_000_000
 _LOOK_BYTES = 8_000_000  # that are written before it is looked whether the file is full
 _LEAST_LEVEL = 2  # blocks of fewer than 4 events are quicker made than kept
+
+_log = logging.getLogger("lorica.site")
 
 
 def cache_path(ledger: Path) -> Path:
@@ -118,19 +121,21 @@ class BlockFile:
 
 
 def _require_own(path: Path, *, create: bool) -> None:
-    """Return if the file is one that this user alone writes; made where it is absent.
+    """Return if nobody else can write the file or its folder; made where it is absent.
 
     Raises:
-        OSError: it is not.
+        OSError: somebody can, or it is no file.
     """
     flags = os.O_CREAT | os.O_RDWR if create else os.O_RDONLY
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
-        about = os.fstat(descriptor)
+        file, folder = os.fstat(descriptor), path.absolute().parent.stat()
     finally:
         os.close(descriptor)
-    mine = stat.S_ISREG(about.st_mode) and about.st_uid == os.geteuid()
-    if not mine or about.st_mode & 0o022:
+    owners = {os.geteuid(), 0}  # root can anyway
+    mine = {file.st_uid, folder.st_uid} <= owners
+    if not mine or not stat.S_ISREG(file.st_mode) or (file.st_mode | folder.st_mode) & 0o022:
+        _log.warning("others can write %s or its folder: no composition is kept there", path)
         raise PermissionError(f"{path} is not written by this user alone")
 
 

@@ -187,7 +187,7 @@ class TestCache:
                 connection.execute("UPDATE blocks SET block = ?, digest = ? WHERE key = ?", new)
 
     @pytest.mark.parametrize("read_only", [False, True])
-    @pytest.mark.parametrize("whose", ["a link's", "a group's", "another's"])
+    @pytest.mark.parametrize("whose", ["a link's", "a group's", "a folder's", "another's"])
     def test_blocks_that_others_can_write_are_not_believed(
         self, tmp_path, monkeypatch, whose, read_only
     ):
@@ -200,9 +200,12 @@ class TestCache:
             file.symlink_to(tmp_path / "elsewhere")
         elif whose == "a group's":
             file.chmod(0o620)
+        elif whose == "a folder's":
+            tmp_path.chmod(0o1777)
+        elif os.geteuid() == 0:
+            os.chown(file, 54321, -1)
         else:
-            user = os.geteuid() + 1
-            monkeypatch.setattr("lorica.client.ledger.blocks.os.geteuid", lambda: user)
+            monkeypatch.setattr(os, "geteuid", lambda: 54321)
         assert Composer(DELTA, BlockFile(file, read_only=read_only)).epsilon(mixed(16)) == honest
 
     def test_blocks_of_another_version_are_not_believed(self, tmp_path, monkeypatch):

@@ -31,6 +31,8 @@ from lorica.common.tasks import task_of
 from lorica.simulations.examples.clinic_notes import train_test
 
 RATES, SECONDS = (50, 100, 200), 8.0
+KEPT = 3.0
+"""Seconds that a connection waits for its next text: the server closes it after five."""
 
 
 def adapter(folder: Path) -> Path:
@@ -51,22 +53,27 @@ class Client:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._free: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self, text: str) -> float:
         """Seconds until the answer is there."""
         start = time.perf_counter()
-        reader, writer = self._free.pop() if self._free else await self._opened()
+        reader, writer = await self._connection()
         body = json.dumps({"texts": [text]}).encode()
         head = f"POST /v1/predict HTTP/1.1\r\nHost: local\r\nContent-Length: {len(body)}\r\n"
         writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
         answer = (await reader.readuntil(b"\r\n\r\n")).lower()
         assert answer.startswith(b"http/1.1 200"), answer
         await reader.readexactly(int(answer.partition(b"content-length:")[2].split()[0]))
-        self._free.append((reader, writer))
+        self._free.append((time.perf_counter(), reader, writer))
         return time.perf_counter() - start
 
-    async def _opened(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._free:
+            since, reader, writer = self._free.pop()
+            if time.perf_counter() - since < KEPT:
+                return reader, writer
+            writer.close()
         return await asyncio.open_connection("127.0.0.1", self._port)
 
 

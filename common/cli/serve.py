@@ -33,7 +33,7 @@ def serve(
     body_bytes: Annotated[int, typer.Option(min=1, help="Largest body of a request.")] = 1 << 20,
     texts: Annotated[int, typer.Option(min=1, help="Most texts of a request.")] = 256,
     waiting: Annotated[int, typer.Option(min=1, help="Most texts that wait.")] = 4096,
-    batch: Annotated[int, typer.Option(min=1, help="Most texts of one batch.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Most texts of one batch.")] = 32,
     gather: Annotated[
         int,
         typer.Option(
@@ -49,7 +49,7 @@ def serve(
             f"each core, up to {_MOST_HANDS}.",
         ),
     ] = 0,
-    precision: PrecisionOption = Numbers.FLOAT32,
+    precision: PrecisionOption = Numbers.AUTO,
     backbone: BackboneOption = "",
 ) -> None:
     """Answer texts over HTTP: POST /v1/predict, /health, /metrics, OpenAPI at /docs.

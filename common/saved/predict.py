@@ -59,6 +59,11 @@ class Predictor:
         return self.plan.table.names
 
     @property
+    def numbers(self) -> str:
+        """What the encoder computes in: "float32" or "bfloat16"."""
+        return str(self._model.numbers).removeprefix("torch.")
+
+    @property
     def generates(self) -> bool:
         """Whether it writes answers, which no metric of :meth:`score` judges."""
         return self._task.generates

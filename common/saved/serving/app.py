@@ -54,6 +54,7 @@ class Health(BaseModel):
     version: str
     task: str
     labels: list[str]
+    precision: str
 
 
 def make_app(predictor: Predictor, *, token: str = "", limits: Limits | None = None) -> FastAPI:
@@ -137,7 +138,11 @@ def make_app(predictor: Predictor, *, token: str = "", limits: Limits | None = N
         """Whether the service is up."""
         plan = predictor.plan
         return Health(
-            status="ok", version=__version__, task=plan.task.kind, labels=plan.task.labels
+            status="ok",
+            version=__version__,
+            task=plan.task.kind,
+            labels=plan.task.labels,
+            precision=predictor.numbers,
         )
 
     @app.get("/metrics", include_in_schema=False)

@@ -23,7 +23,7 @@ class Limits:
     """Most texts in one request."""
     waiting: int = 4096
     """Most texts that wait."""
-    batch: int = 64
+    batch: int = 32
     """Most texts in one batch of the model."""
     gather_seconds: float = 0.02
     """How long a text waits for others to share its batch."""

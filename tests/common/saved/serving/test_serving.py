@@ -108,7 +108,8 @@ def test_nobody_without_the_token_is_answered_but_about_health(
         found = client.request("GET", path, headers={"Authorization": header})
         assert found.status_code == 401
         assert found.json()["error"]["code"] == Code.SERVER_TOKEN.value
-    assert client.get("/health", headers={"Authorization": header}).json()["status"] == "ok"
+    health = client.get("/health", headers={"Authorization": header}).json()
+    assert health["status"] == "ok" and health["precision"] == "float32"
 
 
 def test_metrics_and_openapi_say_what_was_done(client: TestClient) -> None:

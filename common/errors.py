@@ -1010,3 +1010,10 @@ class LoricaError(Exception):
 
 def _rebuild(code: Code, detail: str, mend: str) -> LoricaError:
     return LoricaError(code, detail, mend=mend)
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether what was raised is a failure of what ran, and not the end of the process: an
+    exception, or a panic of a library in Rust (tokenizers, safetensors), which Python has as
+    another ``BaseException``. Both may depend on a record and hold its text."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"

@@ -28,7 +28,7 @@ from lorica.client.admission.policy import check_noise, check_plan, check_record
 from lorica.client.admission.questions import Questions, question
 from lorica.client.config.site import SiteConfig
 from lorica.common.backbone.loading import Backbone, backbone_of
-from lorica.common.errors import Code, LoricaError
+from lorica.common.errors import Code, LoricaError, is_failure
 from lorica.common.plan import RunPlan
 from lorica.common.privacy.of_plan import RunPrivacy
 from lorica.common.wire.messages import Kind, Request
@@ -95,8 +95,9 @@ class Admission:
         self._answered.check(request)
         try:
             yield
-        except Exception:  # a refusal leaves, too; an interrupted request may come again
-            self._answered.note(request)
+        except BaseException as error:  # a refusal leaves, too
+            if is_failure(error):  # else it was interrupted and may come again
+                self._answered.note(request)
             raise
         self._answered.note(request)
 
@@ -150,7 +151,9 @@ class Admission:
             self._questions.ask(plan, records)
         try:
             check_records(plan, records, where=where)
-        except Exception as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             known = error if isinstance(error, LoricaError) else None
             raise LoricaError(
                 Code.DATA_UNFIT,

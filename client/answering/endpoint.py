@@ -17,7 +17,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from lorica.client.answering.protocol import Forwarder, Trainer
-from lorica.common.errors import Code, LoricaError
+from lorica.common.errors import Code, LoricaError, is_failure
 from lorica.common.machine.logs import log_context
 from lorica.common.wire.messages import (
     Reply,
@@ -73,7 +73,9 @@ def answer(method: str, content: RecordDict, find: Callable[[], Trainer | Forwar
             logged |= {"run": request.run, "round": request.round}
             reply: Reply = getattr(trainer, method)(request)
             return pack_reply(reply)
-        except Exception as error:  # noqa: BLE001 - its text must not reach the coordinator
+        except BaseException as error:  # its text must not reach the coordinator
+            if not is_failure(error):
+                raise
             named = named_in(content)
             return pack_reply(_refused(method, error, *named, str(logged["site"])))
 
@@ -84,12 +86,14 @@ def answered(trainer: Trainer, method: str, request: Request, run: Callable[[], 
     with log_context(site=trainer.site, run=request.run, round=request.round):
         try:
             return run()
-        except Exception as error:  # noqa: BLE001 - as of a request that travelled
+        except BaseException as error:  # as of a request that travelled
+            if not is_failure(error):
+                raise
             plan = request.plan
             return _refused(method, error, plan.fingerprint, request.round, trainer.site)
 
 
-def _refused(method: str, error: Exception, fingerprint: str, round: int, site: str) -> Reply:
+def _refused(method: str, error: BaseException, fingerprint: str, round: int, site: str) -> Reply:
     """The refusal that an exception becomes; its details go to the site's own log."""
     known = isinstance(error, LoricaError)
     _log.warning("refused %s: %s", method, error, exc_info=None if known else error)

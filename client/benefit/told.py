@@ -40,6 +40,7 @@ from lorica.client.benefit.compared import compare_models
 from lorica.client.mechanism.noise import NoiseSource, grid_spacing
 from lorica.common.adapter.state import State
 from lorica.common.backbone.loading import Backbone
+from lorica.common.errors import is_failure
 from lorica.common.plan import RunPlan
 from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.tasks import task_of
@@ -61,7 +62,9 @@ def keeps_own(
     try:
         federated = task_of(plan).start(backbone) | received
         return compare_models(plan, backbone, own(), federated, steady=True).decision.harmed
-    except Exception as error:  # noqa: BLE001 - whatever it is, it may depend on the records
+    except BaseException as error:  # whatever it is, it may depend on the records
+        if not is_failure(error):
+            raise
         _log.warning("the site's models could not be compared", exc_info=error)
         return False
 

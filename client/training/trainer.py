@@ -28,7 +28,7 @@ from lorica.common.adapter.state import State, pack_state, unpack_state
 from lorica.common.backbone.precision import number_format
 from lorica.common.cache.prefix import CACHE_BYTES
 from lorica.common.data.records import Records
-from lorica.common.errors import Code, LoricaError
+from lorica.common.errors import Code, LoricaError, is_failure
 from lorica.common.machine.memory import release_unused
 from lorica.common.machine.secret import SECRET_BYTES
 from lorica.common.plan import RunPlan
@@ -392,7 +392,9 @@ class LocalTrainer:
                 begun.session.read()
             reply, kept = run(begun.session, begun.event)
             packed = packed_for(begun.ledger, reply)
-        except Exception as error:  # noqa: BLE001 - it may depend on the records: answered once
+        except BaseException as error:  # it may depend on the records: answered once
+            if not is_failure(error):
+                raise
             _log.warning(
                 "%s of round %d failed; its refusal is kept", kind, request.round, exc_info=error
             )
@@ -441,7 +443,7 @@ class LocalTrainer:
         """The reply, signed as the answer to this very request where the site has a key."""
         return sign_reply(reply, request, kind, self._key) if self._key else reply
 
-    def _refusal(self, request: Request, error: Exception) -> Reply:
+    def _refusal(self, request: Request, error: BaseException) -> Reply:
         """The refusal of an answer that failed: the same whatever ``error`` is."""
         failed = LoricaError(Code.DATA_UNFIT, f"The answer failed: {error!r}")
         return refusal(

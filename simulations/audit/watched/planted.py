@@ -141,7 +141,7 @@ class PlantedTrainer(LocalTrainer):
             self.watch.updates.append(unpack_state(reply.blob))
         return reply
 
-    def _refusal(self, request: Request, error: Exception) -> Reply:
+    def _refusal(self, request: Request, error: BaseException) -> Reply:
         if isinstance(error, LoricaError):
             self.failure = error
         return super()._refusal(request, error)

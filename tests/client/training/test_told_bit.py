@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import RecordDict
+from tokenizers import NormalizedString
 
 from lorica.client.admission.gate import Admission
+from lorica.client.answering.endpoint import answer
 from lorica.client.config.site import Policy, SiteConfig, SiteData, SiteIdentity
 from lorica.client.ledger import Budgets, MemoryLedger
 from lorica.client.mechanism.noise import RequestNoise
@@ -24,7 +27,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import sent
 from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.tasks import task_of
-from lorica.common.wire.messages import EVALUATE, Request
+from lorica.common.wire.messages import EVALUATE, Reply, Request, pack_request, unpack_reply
 from lorica.common.wire.signing import CoordinatorKey
 from tests.client.training.test_trainer import some_records
 from tests.conftest import make_small_backbone
@@ -181,6 +184,37 @@ def test_records_that_cannot_be_encoded_or_divided_are_told_like_any_others(
     if where == "trainer.own_records":
         assert found == harmless
     assert len(ledger.history().charges) == 1
+
+
+def panics(*_: Any, **__: Any) -> None:
+    """A real panic in Rust: no Exception, so that what catches those lets it through."""
+    NormalizedString("a record's text").filter(lambda letter: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    "where", ["benefit.told.compare_models", "training.session.Session.read", "admission.gate"]
+)
+def test_a_panic_of_the_tokenizer_is_a_failure_like_any_other(
+    plan: RunPlan, state: State, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Else the process's fate would tell of a record without noise, again and again."""
+    where += ".check_records" if where == "admission.gate" else ""
+    monkeypatch.setattr(f"lorica.client.{where}", panics)
+    site, ledger = a_site()
+    request = asked(plan, state, round=1 if where.endswith("read") else 4)
+    method = "train" if where.endswith("read") else "evaluate"
+    found = unpacked(answer(method, pack_request(request), lambda: site), request)
+    again = unpacked(answer(method, pack_request(request), lambda: site), request)
+    assert replace(found, counts=()) == replace(again, counts=())
+    if where.startswith("benefit"):
+        assert found.counts in ((0.0,), (1.0,)) and again == found
+    else:
+        assert found.code == Code.DATA_UNFIT.value
+    assert len(ledger.history().charges) == (0 if where.startswith("admission") else 1)
+
+
+def unpacked(packed: RecordDict, request: Request) -> Reply:
+    return unpack_reply(packed, fingerprint=request.plan.fingerprint, round=request.round)
 
 
 def with_policy(plan: RunPlan, **policy: Any) -> Admission:

@@ -19,6 +19,7 @@ Lorica's on the same plan, medians; the target is at least 10, at no lower accur
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -32,6 +33,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from rich.table import Table
 
 from lorica.common.display.console import Console
@@ -124,33 +126,15 @@ def run(side: Side, folder: Path) -> None:
 
 
 def _watch(side: Side, process: subprocess.Popen[str]) -> None:
+    root = psutil.Process(process.pid)
     while process.poll() is None:
-        side.peak_bytes = max(side.peak_bytes, sum(map(_memory, _family(process.pid))))
+        with contextlib.suppress(
+            psutil.NoSuchProcess
+        ):  # one that ends meanwhile: this look is void
+            family = [root, *root.children(recursive=True)]
+            held = sum(one.memory_full_info().pss for one in family)
+            side.peak_bytes = max(side.peak_bytes, held)
         time.sleep(0.5)
-
-
-def _family(root: int) -> set[int]:
-    """A process and all that descend from it."""
-    parents: dict[int, int] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = path.read_text()
-        except OSError:
-            continue
-        parents[int(path.parent.name)] = int(text.rpartition(")")[2].split()[1])
-    found, grown = {root}, True
-    while grown:
-        more = {pid for pid, parent in parents.items() if parent in found} - found
-        found, grown = found | more, bool(more)
-    return found
-
-
-def _memory(pid: int) -> int:
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    return next((1024 * int(x.split()[1]) for x in text.splitlines() if x.startswith("Pss:")), 0)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ seconds are of all its processes; beside other work they say more than seconds.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -27,9 +28,10 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
+
 HERE = Path(__file__).resolve().parent
 BANKING = HERE.parents[2] / "shared" / "data" / "banking77"
-_PAGE = resource.getpagesize()
 
 
 def drawn(source: Path, target: Path, count: int) -> None:
@@ -76,32 +78,14 @@ def _children_seconds() -> float:
 
 
 def _watch(process: subprocess.Popen[bytes], peak: list[int]) -> None:
+    root = psutil.Process(process.pid)
     while process.poll() is None:
-        peak[0] = max(peak[0], sum(map(_held, _family(process.pid))))
+        with contextlib.suppress(
+            psutil.NoSuchProcess
+        ):  # one that ends meanwhile: this look is void
+            family = [root, *root.children(recursive=True)]
+            peak[0] = max(peak[0], sum(one.memory_info().rss for one in family))
         time.sleep(0.5)
-
-
-def _family(root: int) -> set[int]:
-    """A process and all that descend from it."""
-    parents: dict[int, int] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = path.read_text()
-        except OSError:
-            continue
-        parents[int(path.parent.name)] = int(text.rpartition(")")[2].split()[1])
-    found, grown = {root}, True
-    while grown:
-        more = {pid for pid, parent in parents.items() if parent in found} - found
-        found, grown = found | more, bool(more)
-    return found
-
-
-def _held(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
-    except (OSError, IndexError):
-        return 0
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ HERE = Path(__file__).resolve().parent
 
 def main() -> None:
     """Run the benchmark that the first argument names, with the arguments after it."""
-    files = (HERE / "speed").glob("*.py")
+    files = (HERE / "speed").glob("[!_]*.py")
     known = {path.stem.removesuffix("_speed").replace("_", "-"): path for path in files}
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in known:

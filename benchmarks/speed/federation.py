@@ -19,7 +19,6 @@ Lorica's on the same plan, medians; the target is at least 10, at no lower accur
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import json
 import os
@@ -28,12 +27,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
+from _memory import Watch
 from rich.table import Table
 
 from lorica.common.display.console import Console
@@ -110,11 +108,11 @@ def run(side: Side, folder: Path) -> None:
     begun = time.monotonic()
     with (folder / "log.txt").open("w+") as log:
         process = subprocess.Popen(side.command, stdout=subprocess.PIPE, stderr=log, text=True)
-        watch = threading.Thread(target=_watch, args=(side, process), daemon=True)
-        watch.start()
+        watch = Watch(process, lambda one: one.memory_full_info().pss)
         output = process.communicate()[0]
         side.seconds.append(time.monotonic() - begun)
         watch.join()
+        side.peak_bytes = max(side.peak_bytes, watch.peak)
         if process.returncode:
             log.seek(0)
             sys.exit(f"{side.name} failed:\n{output[-2000:]}\n{log.read()[-2000:]}")
@@ -123,18 +121,6 @@ def run(side: Side, folder: Path) -> None:
     else:
         out = Path(side.command[-1])
         side.accuracy.append(json.loads((out / "summary.json").read_text())["accuracy"])
-
-
-def _watch(side: Side, process: subprocess.Popen[str]) -> None:
-    root = psutil.Process(process.pid)
-    while process.poll() is None:
-        with contextlib.suppress(
-            psutil.NoSuchProcess
-        ):  # one that ends meanwhile: this look is void
-            family = [root, *root.children(recursive=True)]
-            held = sum(one.memory_full_info().pss for one in family)
-            side.peak_bytes = max(side.peak_bytes, held)
-        time.sleep(0.5)
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ seconds are of all its processes; beside other work they say more than seconds.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import json
 import os
@@ -24,11 +23,10 @@ import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
-import psutil
+from _memory import Watch
 
 HERE = Path(__file__).resolve().parent
 BANKING = HERE.parents[2] / "shared" / "data" / "banking77"
@@ -50,11 +48,10 @@ def run(name: str, settings: dict[str, object], folder: Path) -> None:
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     lorica = str(Path(sys.executable).with_name("lorica"))
     command = [lorica, "simulate", "--no-store", "--out", str(out), *words]
-    before, begun, peak = _children_seconds(), time.monotonic(), [0]
+    before, begun = _children_seconds(), time.monotonic()
     with (folder / f"{name}.txt").open("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
-        watch = threading.Thread(target=_watch, args=(process, peak), daemon=True)
-        watch.start()
+        watch = Watch(process, lambda one: one.memory_info().rss)
         if process.wait():
             log.seek(0)
             sys.exit(f"{name} failed:\n{log.read()[-2000:]}")
@@ -64,7 +61,7 @@ def run(name: str, settings: dict[str, object], folder: Path) -> None:
     each = sorted(one["seconds"] for one in rounds[2:])
     print(
         f"{name}: {settings['simulation.sites']:,} sites, {len(rounds) - 1} rounds: "
-        f"{seconds:.0f} s, {processor:.0f} processor seconds, peak {peak[0] / 2**30:.2f} GiB; "
+        f"{seconds:.0f} s, {processor:.0f} processor seconds, peak {watch.peak / 2**30:.2f} GiB; "
         f"before the first round {seconds - sum(one['seconds'] for one in rounds):.0f} s with what "
         f"came after the last, class sums {rounds[1]['seconds']:.1f} s, then {each[0]:.2f} to "
         f"{each[-1]:.2f} s a round; accuracy {rounds[-1]['accuracy']:.3f}",
@@ -75,17 +72,6 @@ def run(name: str, settings: dict[str, object], folder: Path) -> None:
 def _children_seconds() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def _watch(process: subprocess.Popen[bytes], peak: list[int]) -> None:
-    root = psutil.Process(process.pid)
-    while process.poll() is None:
-        with contextlib.suppress(
-            psutil.NoSuchProcess
-        ):  # one that ends meanwhile: this look is void
-            family = [root, *root.children(recursive=True)]
-            peak[0] = max(peak[0], sum(one.memory_info().rss for one in family))
-        time.sleep(0.5)
 
 
 def main() -> None:

@@ -103,7 +103,7 @@ def packing_of(model: AdaptedModel, limit: int) -> Packing | None:
     draw = np.random.default_rng(0)
     texts = [draw.integers(1, words, size=min(length, limit)) for length in _TRIED]
     padding = getattr(model.encoder.config, "pad_token_id", None)
-    for packing in (Packing(), Packing(padding)):
+    for packing in map(Packing, dict.fromkeys((None, padding))):
         if _agrees(packing, model.encoder, texts):
             return packing
     return None

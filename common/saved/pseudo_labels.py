@@ -14,7 +14,7 @@ there are any, and undone where it does harm. No noise: the result tells of all 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,7 +80,8 @@ def pseudo_labelled(
     """
     if not texts:
         raise LoricaError(Code.DATA_TOO_FEW_RECORDS, "None of the unlabelled records has a text.")
-    features = _features(made, texts)
+    read = _reader(made)
+    features = read(texts)
     sums = made.sums
     for _ in range(PASSES):
         moved, counts = with_pseudo_labels(made.sums, features, sums, made.scale, threshold)
@@ -92,7 +93,7 @@ def pseudo_labelled(
     if check and rows:
         judged = check.take(rows)
         labels = torch.tensor(label_indices(judged, made.plan.task.labels, where="The check"))
-        given = _features(made, judged.texts)
+        given = read(judged.texts)
         old, new = (_chances(given, of, made.scale) for of in (made.sums, sums))
         right = new.argmax(1) == labels
         passes = new.max(1).values >= threshold
@@ -147,12 +148,16 @@ def _chances(features: torch.Tensor, sums: torch.Tensor, scale: float) -> torch.
     return torch.softmax(scale * features @ functional.normalize(sums, dim=1).T, dim=1)
 
 
-def _features(made: FewShot, texts: Sequence[str]) -> torch.Tensor:
+def _reader(made: FewShot) -> Callable[[Sequence[str]], torch.Tensor]:
+    """Texts -> their features by the adapter, unit rows (n, H)."""
     task = task_of(made.plan)
     model = task.model(made.backbone).eval()
     model.load_state(made.state)
-    records = Records(
-        list(texts), [""] * len(texts), list(map(str, range(len(texts)))), [""] * len(texts)
-    )
-    encoded = task.encode(made.backbone, records)
-    return features_of(model, PrefixCache(model, encoded, limit_bytes=0))
+
+    def features(texts: Sequence[str]) -> torch.Tensor:
+        nothing = [""] * len(texts)
+        records = Records(list(texts), nothing, list(map(str, range(len(texts)))), nothing)
+        encoded = task.encode(made.backbone, records)
+        return features_of(model, PrefixCache(model, encoded, limit_bytes=0))
+
+    return features

@@ -215,16 +215,10 @@ def _tokenised(
     limit = min(max_length, backbone.max_length)
     known: dict[str, int] = {}
     which = [known.setdefault(text, len(known)) for text in texts]
-    if len(known) < len(which):  # texts that occur again are read once
-        found = _each_tokenised(backbone, list(known), limit, keep, places=places)
-    else:
-        found = _each_tokenised(backbone, texts, limit, keep, places=places)
-    tokens, offsets, cut = found
-    if len(known) < len(which):
-        tokens = [tokens[one] for one in which]
-        offsets = [offsets[one] for one in which] if places else []
-        cut = [cut[one] for one in which]
-    return tokens, offsets, sum(cut)
+    # Texts that occur again are read once.
+    tokens, offsets, cut = _each_tokenised(backbone, list(known), limit, keep, places=places)
+    offsets = [offsets[one] for one in which] if places else []
+    return [tokens[one] for one in which], offsets, sum(cut[one] for one in which)
 
 
 def _each_tokenised(

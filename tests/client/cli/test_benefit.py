@@ -51,8 +51,10 @@ def test_a_site_keeps_its_better_model_and_tells_nobody(site: Path, tmp_path: Pa
     before = {path: path.read_bytes() for path in site.parent.rglob("*") if path.is_file()}
     done = benefit(site, "--output", str(tmp_path / "kept"))
     assert done.exit_code == 0, done.exception
-    assert "For this site alone" in done.output and "did not help" in done.output
+    assert "For this site alone" in done.output
     content = json.loads((tmp_path / "kept" / "benefit.json").read_text())
+    # which records are set aside is by the site's own secret, so that either of the two may win
+    assert ("did not help" in done.output) is (content["kept"] == "own")
     assert content["kept"] in ("own", "tuned") and content["unseen_by_federation"]
     models = content["models"]
     assert models[content["kept"]]["score"] > models["federated"]["score"]

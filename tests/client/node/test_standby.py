@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +110,13 @@ def test_its_streams_are_those_it_was_started_with_and_nothing_else_is_open(
     def links(pid: int) -> list[Path]:
         return [Path(f"/proc/{pid}/fd/{number}").readlink() for number in range(3)]
 
+    def held(pid: int) -> list[Path]:
+        found = []
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # it was closed since the folder was read
+                found.append(path.readlink())
+        return found
+
     words = ("--runtime-api-address", silent, "--insecure", "--token", "one")
     started = subprocess.Popen(
         ["flwr-clientapp", *words],
@@ -124,8 +132,7 @@ def test_its_streams_are_those_it_was_started_with_and_nothing_else_is_open(
         while links(pid) != links(started.pid):
             assert time.monotonic() < deadline, (links(pid), links(started.pid))
             time.sleep(0.02)
-        held = [path.readlink() for path in Path(f"/proc/{pid}/fd").iterdir()]
-        assert lifeline not in held
+        assert lifeline not in held(pid)
     finally:
         started.kill()
         started.communicate()

@@ -18,6 +18,7 @@ after a restart.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ import torch
 
 from lorica.common.cache.batching import record_batches
 from lorica.common.cache.files import CacheFolder, Fill
+from lorica.common.cache.hands import filled, shared_empty
 from lorica.common.machine.memory import release_unused
 from lorica.common.tasks.base import Prediction, Task
 from lorica.common.tasks.inputs import Inputs
@@ -52,6 +54,7 @@ class PrefixCache:
         limit_bytes: int = CACHE_BYTES,
         states: bool = True,
         files: tuple[CacheFolder, str] | None = None,
+        hands: int = 1,
     ) -> None:
         """
         Args:
@@ -61,8 +64,10 @@ class PrefixCache:
             states: whether features will be wanted from an encoder that is not idle.
             files: a folder for what is cached, and a key that says what it is computed from; it
                 then need not fit in memory.
+            hands: processes that compute what is cached
+                (:func:`~lorica.common.cache.hands.filled`).
         """
-        self._files = files
+        self._files, self._hands = files, hands
         self.encoded = encoded
         self.lengths, self.sizes = encoded.lengths, encoded.sizes
         self._pooled: torch.Tensor | None = None
@@ -153,7 +158,7 @@ class PrefixCache:
             return folder.get(f"{key} {kind}", shape, fill)
         if shape[0] * shape[1] + beside > self._room:
             return None
-        values = torch.empty(shape)
+        values = torch.empty(shape) if self._hands == 1 else shared_empty(shape)
         fill(values)
         return values
 
@@ -174,24 +179,35 @@ class PrefixCache:
         return classifier.pooled(hidden, mask)
 
     def _spans(
-        self, classifier: AdaptedModel, rows: np.ndarray
+        self, classifier: AdaptedModel, rows: np.ndarray, mine: slice = slice(None)
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Of each row, where it is in ``rows`` and its token states (T, H) below the adapted
-        layers, without padding."""
-        for batch, places in record_batches(rows, self.sizes, self.encoded.limit):
+        layers, without padding; of some of the batches."""
+        batches = record_batches(rows, self.sizes, self.encoded.limit)
+        for batch, places in itertools.islice(batches, mine.start, mine.stop, mine.step):
             hidden = classifier.hidden_of_ids(*self.encoded.collate(batch))
             for position, place in enumerate(places.tolist()):
                 yield place, hidden[position, : self.lengths[rows[place]]]
 
     def _fill_states(self, classifier: AdaptedModel, states: torch.Tensor) -> None:
-        for row, span in self._spans(classifier, np.arange(len(self.encoded))):
-            states[self._starts[row] : self._starts[row + 1]].copy_(span)
+        everything = np.arange(len(self.encoded))
+
+        def fill(mine: slice) -> None:
+            for row, span in self._spans(classifier, everything, mine):
+                states[self._starts[row] : self._starts[row + 1]].copy_(span)
+
+        filled(fill, self._hands)
 
     @torch.no_grad()
     def _fill_pooled(self, classifier: AdaptedModel, pooled: torch.Tensor) -> None:
         everything = np.arange(len(self.encoded))
-        for batch, places in record_batches(everything, self.sizes, self.encoded.limit):
-            pooled[torch.from_numpy(places)] = self._through(classifier, batch)[: len(places)]
+
+        def fill(mine: slice) -> None:
+            batches = record_batches(everything, self.sizes, self.encoded.limit)
+            for batch, places in itertools.islice(batches, mine.start, mine.stop, mine.step):
+                pooled[torch.from_numpy(places)] = self._through(classifier, batch)[: len(places)]
+
+        filled(fill, self._hands)
 
 
 @torch.no_grad()

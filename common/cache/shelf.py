@@ -147,6 +147,7 @@ class CacheShelf:
         backbone: Backbone,
         states: bool,
         pooled: bool = False,
+        hands: int = 1,
     ) -> None:
         """Keep one cache of a whole data set while there is room: later :meth:`get` for any part
         of it gives a view. For simulations, whose sites have parts of one data set.
@@ -158,6 +159,7 @@ class CacheShelf:
             states: as for :class:`PrefixCache`.
             pooled: compute the features of the backbone as it came, too, and not only when they
                 are asked for.
+            hands: as for :class:`PrefixCache`.
         """
         if not isinstance(encoded, Encoded):
             return
@@ -170,7 +172,7 @@ class CacheShelf:
             encoded = Encoded(firsts, limit=encoded.limit)
         key = _key(classifier, encoded, backbone, self.limit_bytes, states)
         with self._lock:
-            cache = self._made(key, classifier, encoded)
+            cache = self._made(key, classifier, encoded, hands)
             if pooled:
                 cache.fill(classifier)
             self._places[key] = rows
@@ -186,7 +188,9 @@ class CacheShelf:
                     return CacheView(self._held[whole], encoded, found)
         return None
 
-    def _made(self, key: _Key, classifier: AdaptedModel, encoded: Inputs) -> PrefixCache:
+    def _made(
+        self, key: _Key, classifier: AdaptedModel, encoded: Inputs, hands: int = 1
+    ) -> PrefixCache:
         found = self._held.pop(key, None)
         if found is None:
             found = PrefixCache(
@@ -195,6 +199,7 @@ class CacheShelf:
                 limit_bytes=key.limit_bytes,
                 states=key.states,
                 files=(self._folder, key.name) if self._folder else None,
+                hands=hands,
             )
         self._held[key] = found
         while self._size() > self.limit_bytes and len(self._held) > 1:

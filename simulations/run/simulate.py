@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.client.benefit.compared import compare_models
+from lorica.client.training.models import Models
 from lorica.client.training.personal import FolderPersonal
 from lorica.client.training.trainer import LocalTrainer
 from lorica.common.adapter.state import State
@@ -47,6 +48,7 @@ from lorica.server.results.folder import (
 from lorica.server.rounds.evaluation import CentralEvaluator
 from lorica.server.rounds.loop import Evaluator, RoundLoop
 from lorica.simulations.run.at_sites import AtSite, ByStratum, PersonalEvaluator, at_site
+from lorica.simulations.run.baselines import ALONE, BASELINES, POOLED, Baseline, Baselines
 from lorica.simulations.run.engines import Main, run_in_process, run_on_ray, virtual_nodes
 from lorica.simulations.run.keep import Keep
 from lorica.simulations.run.progress import LiveProgress
@@ -73,10 +75,7 @@ from lorica.simulations.run.workers import (
     worker_count,
 )
 
-ALONE, POOLED = "alone", "pooled"
-"""Run ids of the baselines; like FEDERATION they also tell streams of seeded noise apart."""
-
-BASELINES, PERSONAL_FOLDER = "baselines", "personal"
+PERSONAL_FOLDER = "personal"
 
 _NODES_SECONDS = 60.0
 
@@ -115,8 +114,9 @@ class Simulation:
         self._personal = out / PERSONAL_FOLDER
         self._worst: dict[str, Any] | None = None
         self._cost: dict[str, Any] = {}
+        models = Models()
         self._trainers: Mapping[str, LocalTrainer] = make_trainers(
-            self._data.train, self.plan, personal=self._personal
+            self._data.train, self.plan, personal=self._personal, models=models
         )
         if _asks_for_size(self.plan):
             self.plan = _expecting(self.plan, self._trainers.values())
@@ -125,7 +125,11 @@ class Simulation:
         self._backbone = backbone_of(self.plan)
         self._count = worker_count(self.plan, len(self._trainers))
         with with_threads(threads_of_each(self._count)):  # else workers could not use it
-            self._long = share_cache(self.plan, self._backbone, self._data.train)
+            if self.plan.simulation.engine == "in-process":
+                # Tried out before anything is kept: the trial settles the shapes of batches, and
+                # what is computed in others is of no use to sites.
+                models.get(self.plan, self._backbone, self._data.train)
+            self._long = share_cache(self.plan, self._backbone, self._data.train, hands=self._count)
         self._evaluate = CentralEvaluator(self.plan, self._backbone, self._data.test)
         judge = self._data.judge
         self._judge = CentralEvaluator(self.plan, self._backbone, judge) if judge else None
@@ -159,7 +163,14 @@ class Simulation:
             self._folder.create(self.plan)
             self._forget()
         with Effort() as effort, ExitStack() as stack:
-            workers = stack.enter_context(self._workers())  # before anything starts threads
+            baselines = self._baselines()
+            runs = Baselines(
+                baselines,
+                lambda one, kept: self._main(
+                    one.plan, one.folder, one.run, kept, [one.trainer.site]
+                ),
+            )
+            workers = stack.enter_context(self._workers(runs))  # before anything starts threads
             with self._keep.run(self.plan, self._folder.path, cost_of=self._cost_of) as kept:
                 if said := lora_sentence(self.plan):
                     self._console.print(said, style="dim", highlight=False)
@@ -167,7 +178,6 @@ class Simulation:
                     self._console, self.plan.privacy.epsilon, self._spent
                 ) as progress:
                     state = self._federate(kept.beside(progress), workers)
-                stack.close()
                 save_adapter(
                     self._folder.path / ADAPTER,
                     state,
@@ -175,10 +185,13 @@ class Simulation:
                     self._backbone,
                     dataclasses.replace(self._folder.results(), seeded=self._seeded),
                 )
-                baselines = self._baselines(kept.run_id)
-                benefit = self._benefit(state)
+                scores = runs.run(self._console, self._keep, kept.run_id, workers)
+                compared = self._compared(baselines, scores)
+                stack.close()
+                with with_threads(threads_of_each(self._count)):  # as what is kept of records
+                    benefit = self._benefit(state)
                 summary = self._finish(
-                    baselines, self._at_sites(state), benefit, effort, report=report
+                    compared, self._at_sites(state), benefit, effort, report=report
                 )
                 self._keep.summary(kept.run_id, summary)
         return summary
@@ -226,11 +239,12 @@ class Simulation:
             self._units[site] = trainer.units(self.plan)
         return found
 
-    def _workers(self) -> AbstractContextManager[SiteWorkers | None]:
+    def _workers(self, baselines: Baselines) -> AbstractContextManager[SiteWorkers | None]:
         """Processes for the federation's sites, if it gets any."""
         local = self.plan.training.mode == "local"  # as many steps at every site
         costs = {name: 1 if local else units for name, units in self._units.items()}
-        return site_workers(virtual_nodes(self._trainers, self.plan), costs, self._count)
+        nodes = baselines.beside(virtual_nodes(self._trainers, self.plan))
+        return site_workers(nodes, costs, self._count)
 
     def _federate(self, kept: Recording, workers: SiteWorkers | None) -> State:
         main = self._main(self.plan, self._folder, FEDERATION, kept, list(self._trainers))
@@ -269,11 +283,6 @@ class Simulation:
         stores = {site: FolderPersonal(self._personal, site) for site in sites}
         return PersonalEvaluator(self._evaluate, plan, run, stores)
 
-    def _share_here(self) -> None:
-        """Have a cache for what this process computes of the sites' records, with its threads."""
-        if self._count > 1:
-            share_cache(self.plan, self._backbone, self._data.train)
-
     def _at_sites(self, state: State) -> dict[str, AtSite]:
         """How good each site's adapter is for it; the same adapter, unless each has its own."""
         central = self._evaluate
@@ -294,7 +303,6 @@ class Simulation:
         data; empty where sites' own models are not asked for."""
         if self.plan.simulation.baselines in ("zero-shot", "alone"):
             return {}
-        self._share_here()
         central, found = self._evaluate, {}
         evaluate = self._evaluator(self.plan, FEDERATION, list(self._trainers))
         for site, trainer in self._trainers.items():
@@ -313,49 +321,39 @@ class Simulation:
             found[site] = benefit.content() | {"tested": tested}
         return found
 
-    def _baselines(self, parent: str) -> dict[str, Any]:
-        """Scores to compare with; every trained one is a resumable run of its own."""
-        found: dict[str, Any] = {"zero_shot": self._folder.rounds()[0].score}
+    def _baselines(self) -> list[Baseline]:
+        """The runs that the federation is compared with: every site's, and last all data pooled."""
         if self.plan.simulation.baselines not in ("alone", "all"):
-            return found
-        self._share_here()
-        root = self._folder.path / BASELINES
+            return []
         plan = self.plan
         if plan.rounds.minimum_sites > 1 or plan.sealed:
             plan = plan.for_one_site()
-        alone = {}
-        for number, (site, trainer) in enumerate(self._trainers.items(), 1):
-            title = f"{site} alone ({number} of {len(self._trainers)})"
-            path = root / f"{ALONE}-{number:02d}"
-            own = _expecting(plan, [trainer]) if plan.rounds.expected_units else plan
-            alone[site] = self._baseline(own, path, trainer, title, parent)
-            trainer.close()
-        found |= {"alone": alone, "alone_mean": sum(alone.values()) / len(alone)}
+        count = len(self._trainers)
+        found = [
+            self._baseline(
+                f"{site} alone ({number} of {count})", f"{ALONE}-{number:02d}", plan, own
+            )
+            for number, (site, own) in enumerate(self._trainers.items(), 1)
+        ]
         plan = plan.replace(privacy={"epsilon": float("inf")})
         everything = make_trainer(POOLED, self._data.train, plan, personal=self._personal)
-        plan = _expecting(plan, [everything]) if plan.rounds.expected_units else plan
-        found["pooled_without_privacy"] = self._baseline(
-            plan, root / POOLED, everything, "all data pooled, no privacy", parent
-        )
+        return [*found, self._baseline("all data pooled, no privacy", POOLED, plan, everything)]
+
+    def _compared(self, baselines: list[Baseline], scores: Mapping[str, float]) -> dict[str, Any]:
+        """Scores to compare with."""
+        found: dict[str, Any] = {"zero_shot": self._folder.rounds()[0].score}
+        if baselines:
+            *alone, pooled = baselines
+            each = {one.trainer.site: scores[one.title] for one in alone}
+            found |= {"alone": each, "alone_mean": sum(each.values()) / len(each)}
+            found["pooled_without_privacy"] = scores[pooled.title]
         return found
 
-    def _baseline(
-        self, plan: RunPlan, path: Path, trainer: LocalTrainer, title: str, parent: str
-    ) -> float:
-        folder = RunFolder(path)
-        if not (path / PLAN).exists():
-            folder.create(plan)
-        run = POOLED if path.name == POOLED else ALONE
-        with (
-            self._keep.baseline(plan, path, title, parent) as kept,
-            LiveProgress(self._console, plan.privacy.epsilon) as progress,
-        ):
-            progress.note(f"Baseline: {title}")
-            main = self._main(plan, folder, run, kept.beside(progress), [trainer.site])
-            run_in_process(main, {trainer.site: trainer}, plan=plan)
-        score = folder.rounds()[-1].score
-        assert score is not None
-        return score
+    def _baseline(self, title: str, name: str, plan: RunPlan, trainer: LocalTrainer) -> Baseline:
+        """One, in a folder of this name."""
+        own = _expecting(plan, [trainer]) if plan.rounds.expected_units else plan
+        folder = RunFolder(self._folder.path / BASELINES / name)
+        return Baseline(title, POOLED if name == POOLED else ALONE, own, folder, trainer)
 
     @property
     def _seeded(self) -> bool:

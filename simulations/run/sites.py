@@ -40,6 +40,8 @@ from lorica.simulations.run.partition import partition
 from lorica.simulations.run.virtual import InOrder, VirtualSites
 
 _DISK_BYTES = 2**40  # a full disk says so before: what does not fit is computed each time
+_WORTH_HANDS = 256
+"""Records, from which more than one process computes what is kept of them."""
 
 PERSONAL_VARIABLE = "LORICA_SIMULATION_PERSONAL"
 """Environment variable: where the virtual sites of worker processes keep what is their own."""
@@ -115,16 +117,24 @@ def rounded(units: int) -> int:
     return found if found <= units else math.floor(2 ** (power / 2))
 
 
-def make_trainers(records: Records, plan: RunPlan, *, personal: Path | None = None) -> VirtualSites:
+def make_trainers(
+    records: Records, plan: RunPlan, *, personal: Path | None = None, models: Models | None = None
+) -> VirtualSites:
     """All virtual sites of a plan, in the order of their partition ids; each is made when it is
     asked for.
+
+    Args:
+        records: of all sites.
+        plan: says how they are divided.
+        personal: as of :func:`make_trainer`.
+        models: what the sites share; None makes it.
 
     Raises:
         LoricaError: LOR-309 when the data cannot be divided as the plan says.
     """
     parts = partition(records, plan.simulation, task_of(plan).strata(records))
     ranks: Sequence[int | None] = plan.simulation.ranks or [None]
-    models = Models()
+    shared = models or Models()
 
     def make(number: int, site: str, rows: list[int]) -> LocalTrainer:
         return make_trainer(
@@ -134,14 +144,22 @@ def make_trainers(records: Records, plan: RunPlan, *, personal: Path | None = No
             personal=personal,
             rank=ranks[number % len(ranks)],
             cache_bytes=CACHE_BYTES * len(rows) // len(records),
-            models=models,
+            models=shared,
         )
 
     return VirtualSites(parts, make, keep=plan.sealed)
 
 
-def share_cache(plan: RunPlan, backbone: Backbone, records: Records) -> LongTexts:
+def share_cache(
+    plan: RunPlan, backbone: Backbone, records: Records, *, hands: int = 1
+) -> LongTexts:
     """Have all virtual sites, however the records are divided, read from one cache of them.
+
+    Args:
+        plan: the run.
+        backbone: loaded.
+        records: of all sites.
+        hands: processes that compute it.
 
     Returns:
         How long their texts are beside what is read of them.
@@ -160,6 +178,7 @@ def share_cache(plan: RunPlan, backbone: Backbone, records: Records) -> LongText
         backbone=backbone,
         states=any(not stage.on_frozen_features for stage in stages),
         pooled=pooled,
+        hands=hands if len(records) >= _WORTH_HANDS else 1,
     )
     return long_texts(plan, backbone, encoded)
 

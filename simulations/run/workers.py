@@ -21,7 +21,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -34,6 +34,8 @@ from lorica.common.plan import RunPlan
 
 _WAITING = 4
 """Replies per worker that may wait to be pulled before it gets no more to do: bounds memory."""
+
+_LOOK_SECONDS = 0.2
 
 
 class Nodes(Protocol):
@@ -154,6 +156,10 @@ class SiteWorkers:
         """The worker of a site."""
         return self._owners[partition]
 
+    def places(self) -> list[int]:
+        """A site of every worker."""
+        return [self._owners.index(worker) for worker in range(self.count)]
+
     def ask(self, identity: str, partition: int, content: Any) -> None:
         """Give what is asked of a site, or of several that begin with it, to their worker."""
         worker = self._owners[partition]
@@ -161,8 +167,12 @@ class SiteWorkers:
         self._queues[worker][identity] = partition, content
         self._go_on(worker, "")
 
-    def reply(self, identity: str) -> Any:
+    def reply(self, identity: str, look: Callable[[], None] | None = None) -> Any:
         """What came back for what was asked, once it is there.
+
+        Args:
+            identity: as it was asked.
+            look: called several times a second meanwhile.
 
         Raises:
             LoricaError: LOR-511 when a worker died.
@@ -171,8 +181,10 @@ class SiteWorkers:
             for worker in range(len(self._queues)):
                 self._go_on(worker, identity)
             busy = [self._connections[worker] for worker in self._busy]
-            for ready in wait(busy):
+            for ready in wait(busy, _LOOK_SECONDS if look else None):
                 self._take(self._connections.index(ready))  # type: ignore[arg-type]
+            if look:
+                look()
         del self._worker_of[identity]
         return self._done.pop(identity)
 

@@ -137,10 +137,12 @@ def test_the_results_are_the_same_with_a_store_and_without(
     assert files[0] == files[1]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 def test_baselines_belong_to_their_simulation(
-    plan: RunPlan, store: RunStore, tmp_path: Path
+    plan: RunPlan, store: RunStore, tmp_path: Path, workers: int
 ) -> None:
-    every = plan.replace(simulation={"baselines": "all"}, rounds={"count": 2})
+    """Also where they run in processes of their own, side by side."""
+    every = plan.replace(simulation={"baselines": "alone", "workers": workers}, rounds={"count": 2})
     Simulation(every, tmp_path / "run", quiet(), keep=Keep(store)).run()
     (run,) = store.list_runs().items
     baselines = store.list_runs(parent=run.run_id).items

@@ -569,10 +569,14 @@ def test_all_baselines_are_trained_and_named(
         assert len(read_rounds(out / "baselines" / name)) == 3
 
 
-def test_interrupted_baselines_are_resumed(plan: RunPlan, tmp_path: Path) -> None:
-    """Against an uninterrupted run: same accuracies."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_interrupted_baselines_are_resumed(plan: RunPlan, tmp_path: Path, workers: int) -> None:
+    """Against an uninterrupted run: same accuracies. With more than one worker they run side by
+    side, and the interrupt comes when the first of them has ended."""
     every = plan.replace(
-        simulation={"baselines": "all"}, rounds={"count": 2}, privacy={"epsilon": float("inf")}
+        simulation={"baselines": "alone", "workers": workers},
+        rounds={"count": 2},
+        privacy={"epsilon": float("inf")},
     )
     whole = run(every, tmp_path / "whole")
     out = tmp_path / "run"

@@ -93,7 +93,7 @@ class Grown:
         steps = dict(self._steps)
         for event in more:
             _count(steps, event)
-        return [replace(one, steps=count) for one, count in steps.items()]
+        return [_times(one, count) for one, count in steps.items()]
 
     @contextlib.contextmanager
     def levels(self, tail: float, more: Sequence[PrivacyEvent]) -> Iterator[list[list[str]]]:
@@ -113,8 +113,14 @@ class Grown:
 
 
 def _count(steps: dict[PrivacyEvent, int], event: PrivacyEvent) -> None:
-    one = replace(event, steps=1)
+    one = _times(event, 1)
     steps[one] = steps.get(one, 0) + event.steps
+
+
+@functools.lru_cache(maxsize=4096)
+def _times(event: PrivacyEvent, steps: int) -> PrivacyEvent:
+    """The event with so many steps; made anew it would be checked anew."""
+    return replace(event, steps=steps)
 
 
 def _grow(levels: list[list[str]], key: str) -> None:
@@ -167,16 +173,23 @@ class Composer:
         """
         grown = events if isinstance(events, Grown) else Grown(events)
         after = [event for event in more if event.steps and event.sample_rate > 0]
-        found = self._epsilon(grown, after, budget)
-        if bits := told(grown.merged(after)):
+        kinds = grown.merged(after)
+        found = self._epsilon(grown, after, kinds, budget)
+        if bits := told(kinds):
             rest = [event for event in after if not event.response]
             alone = grown if grown.plain is None else grown.plain
-            found = min(found, bits + self._epsilon(alone, rest, budget - bits))
+            found = min(found, bits + self._epsilon(alone, rest, alone.merged(rest), budget - bits))
         return found
 
-    def _epsilon(self, grown: Grown, after: Sequence[PrivacyEvent], budget: float) -> float:
-        """:meth:`epsilon` where bits count as the Gaussian mechanisms that they are made of."""
-        kinds = grown.merged(after)
+    def _epsilon(
+        self,
+        grown: Grown,
+        after: Sequence[PrivacyEvent],
+        kinds: Sequence[PrivacyEvent],
+        budget: float,
+    ) -> float:
+        """:meth:`epsilon` where bits count as the Gaussian mechanisms that they are made of;
+        ``kinds``: all of them, equal ones as one."""
         if any(event.noise_multiplier == 0 for event in kinds):
             return math.inf
         if all(event.sample_rate == 1 for event in kinds):

@@ -22,6 +22,7 @@ from lorica.common.tasks.text_classification import BIAS_INPUT
 
 _FEWEST = 30  # rounds of a stage, as far as the head's steps are concerned
 _LORA_ROUNDS, _MOST_LORA = 100, 2.0
+_QUIET, _MOST_QUIET = 3.0, 4.0  # times the rate of LoRA factors without noise, after head rounds
 _COLD = 2.0  # times the rate of LoRA factors where no head is there to be undone
 _COLD_HEAD = 5.0  # where there is one that begins at random, and no noise
 _MOST_COLD = 6.0  # times the rate of 100 rounds after head rounds: 10 times it was too far
@@ -43,7 +44,8 @@ def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> f
 
     LoRA factors have a rate a round, for Adam of each weight: √(100 / T) times
     ``server.lora_rate`` in T rounds, at most twice as much, rising in the first
-    ``server.lora_warm_up`` of them. Where LoRA rounds are a run's first, there is no trained head
+    ``server.lora_warm_up`` of them; without privacy ``_QUIET`` times that, at most ``_MOST_QUIET``
+    times ``server.lora_rate`` (SST-2 and Banking77, validation parts). Where LoRA rounds are a run's first, there is no trained head
     that a large step could undo: all are ``_COLD`` times as large, and without privacy
     ``_COLD_HEAD`` times in tasks with a head, but no more than ``_MOST_COLD`` times in few rounds.
 
@@ -59,7 +61,9 @@ def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> f
         rate = server.lora_rate * layer_factors(names, plan.training.layer_decay)[name]
         few = min(_MOST_LORA, math.sqrt(_LORA_ROUNDS / rounds))
         rise = min(1.0, number / (1.0 + math.floor(server.lora_warm_up * rounds)))
-        return rate * min(few * _cold(plan, round), _MOST_COLD) * rise * fall
+        cold = not number_of_stage(plan, round)
+        most = _MOST_COLD if cold or plan.privacy.private else _MOST_QUIET
+        return rate * min(few * _longer(plan, cold=cold), most) * rise * fall
     rate = server.head_rate
     if stage_of(plan, round) is Stage.LORA:
         weight, own = weight_of_lora_rounds(plan), dict(schedule(plan)).get(Stage.HEAD, 0)
@@ -73,12 +77,12 @@ def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> f
     return rate / math.sqrt(max(rounds, _FEWEST) if follows else rounds) * fall
 
 
-def _cold(plan: RunPlan, round: int) -> float:
-    """The factor of LoRA rounds that are a run's first."""
-    if number_of_stage(plan, round):
-        return 1.0
-    if plan.privacy.private:  # PerWeightAdam.length makes it up to three times as long
-        return _COLD
+def _longer(plan: RunPlan, *, cold: bool) -> float:
+    """The factor of LoRA rounds; ``cold``: they are a run's first."""
+    if plan.privacy.private:  # PerWeightAdam.length makes cold ones up to three times as long
+        return _COLD if cold else 1.0
+    if not cold:
+        return _QUIET
     return _COLD_HEAD if TRAITS[plan.task.kind].head else _COLD
 
 

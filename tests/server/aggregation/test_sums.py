@@ -319,6 +319,10 @@ def test_the_factors_rate_rises_falls_and_fits_the_number_of_rounds() -> None:
         rise = np.minimum(1, np.arange(1, rounds + 1) / (1 + rounds // 10))
         fall = np.linspace(1.0, 0.2, rounds) if rounds > 1 else np.ones(1)
         np.testing.assert_allclose(found, 0.01 * height * rise * fall, rtol=1e-12)
+        quiet = plan.replace(privacy={"epsilon": math.inf})  # not more than 4 times the rate
+        longer = [step_size(quiet, round, B, SHAPES) for round in range(2, rounds + 2)]
+        most = min(3 * height, 4.0) / height
+        np.testing.assert_allclose(longer, most * np.array(found), rtol=1e-12)
         for kind, labels, epsilon, cold in (
             ("token-classification", ["a"], math.inf, 5),
             ("token-classification", ["a"], 8.0, 2),

@@ -29,7 +29,7 @@ from lorica.server.results.round import RoundRecord, SiteRound
 from lorica.simulations.run.engines import Main, run_in_process
 from lorica.simulations.run.keep import Keep
 from lorica.simulations.run.progress import LiveProgress
-from lorica.simulations.run.workers import Nodes, SiteWorkers, shared_out
+from lorica.simulations.run.workers import Nodes, SiteWorkers
 
 ALONE, POOLED = "alone", "pooled"
 """Run ids of the baselines; they also tell streams of seeded noise apart."""
@@ -121,19 +121,23 @@ class Baselines:
         one.trainer.close()
 
     def _together(self, workers: SiteWorkers, shown: _Shown) -> None:
+        """The longest first, the next to whichever worker has ended one."""
         costs = [one.trainer.units(one.plan) for one in self._baselines]
-        places = workers.places()
-        numbers = {}
-        for number, worker in enumerate(shared_out(costs, workers.count)):
-            numbers[f"baseline {number}"] = number
-            workers.ask(f"baseline {number}", places[worker], _Asked(number))
+        waiting = sorted(range(len(costs)), key=lambda number: costs[number])
+        idle, running = workers.places(), dict[str, int]()
 
         def look() -> None:
             while not self._events.empty():
                 shown.hear(self._events.get())
 
-        for identity in numbers:
-            problem = workers.reply(identity, look)
+        while waiting or running:
+            while waiting and idle:
+                number = waiting.pop()
+                running[f"baseline {number}"] = place = idle.pop()
+                workers.ask(f"baseline {number}", place, _Asked(number))
+            ended = workers.first(list(running), look)
+            problem = workers.reply(ended)
+            idle.append(running.pop(ended))
             look()
             if problem is not None:
                 raise problem

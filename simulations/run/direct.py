@@ -98,20 +98,24 @@ class DirectInProcessGrid(InProcessGrid):
         self, requests: Iterable[Asked], kind: Kind, workers: SiteWorkers
     ) -> Iterator[tuple[int, Reply]]:
         under_way: deque[tuple[list[int], list[int], list[str]]] = deque()
-        for request, nodes in _windows(requests, _TOGETHER * workers.count):
-            parts: dict[int, list[int]] = {}
-            for node in nodes:
-                parts.setdefault(workers.owner(node - 1), []).append(node - 1)
-            asked = []
-            for partitions in parts.values():
-                asked.append(str(uuid4()))
-                workers.ask(asked[-1], partitions[0], (kind, request, partitions))
-            found = [partition + 1 for part in parts.values() for partition in part]
-            under_way.append((nodes, found, asked))
-            if len(under_way) > 1:
+        try:
+            for request, nodes in _windows(requests, _TOGETHER * workers.count):
+                parts: dict[int, list[int]] = {}
+                for node in nodes:
+                    parts.setdefault(workers.owner(node - 1), []).append(node - 1)
+                asked = []
+                for partitions in parts.values():
+                    asked.append(str(uuid4()))
+                    workers.ask(asked[-1], partitions[0], (kind, request, partitions))
+                found = [partition + 1 for part in parts.values() for partition in part]
+                under_way.append((nodes, found, asked))
+                if len(under_way) > 1:
+                    yield from _in_order(workers, *under_way.popleft())
+            while under_way:
                 yield from _in_order(workers, *under_way.popleft())
-        while under_way:
-            yield from _in_order(workers, *under_way.popleft())
+        finally:  # who asks may have heard enough
+            for _, _, asked in under_way:
+                workers.forget(asked)
 
 
 def _in_order(

@@ -21,7 +21,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -116,6 +116,7 @@ class SiteWorkers:
         self._queues: list[dict[str, tuple[int, Any]]] = [{} for _ in range(max(owners) + 1)]
         self._busy: dict[int, tuple[str, int]] = {}  # worker -> message and partition
         self._done: dict[str, Any] = {}
+        self._unwanted: set[str] = set()
         self._worker_of: dict[str, int] = {}
 
     def __enter__(self) -> SiteWorkers:
@@ -167,26 +168,47 @@ class SiteWorkers:
         self._queues[worker][identity] = partition, content
         self._go_on(worker, "")
 
-    def reply(self, identity: str, look: Callable[[], None] | None = None) -> Any:
+    def reply(self, identity: str) -> Any:
         """What came back for what was asked, once it is there.
 
+        Raises:
+            LoricaError: LOR-511 when a worker died.
+        """
+        self.first([identity])
+        del self._worker_of[identity]
+        return self._done.pop(identity)
+
+    def first(self, identities: Sequence[str], look: Callable[[], None] | None = None) -> str:
+        """Of what was asked, one whose reply is there; waits until there is one.
+
         Args:
-            identity: as it was asked.
+            identities: as they were asked, at least one; the first is sent before all else.
             look: called several times a second meanwhile.
 
         Raises:
             LoricaError: LOR-511 when a worker died.
         """
-        while identity not in self._done:
+        while True:
+            for identity in identities:
+                if identity in self._done:
+                    return identity
             for worker in range(len(self._queues)):
-                self._go_on(worker, identity)
+                self._go_on(worker, identities[0])
             busy = [self._connections[worker] for worker in self._busy]
             for ready in wait(busy, _LOOK_SECONDS if look else None):
                 self._take(self._connections.index(ready))  # type: ignore[arg-type]
             if look:
                 look()
-        del self._worker_of[identity]
-        return self._done.pop(identity)
+
+    def forget(self, identities: Iterable[str]) -> None:
+        """Take back what was asked and is wanted no more: what has not begun never does, and what
+        comes of the rest is thrown away. Kept, it would count among the replies that wait."""
+        for identity in identities:
+            worker = self._worker_of.pop(identity, None)
+            if worker is None or self._done.pop(identity, None) is not None:
+                continue
+            if self._queues[worker].pop(identity, None) is None:
+                self._unwanted.add(identity)
 
     def _go_on(self, worker: int, wanted: str) -> None:
         """Send an idle worker its next message; ``wanted`` first, and that at any rate."""
@@ -209,7 +231,10 @@ class SiteWorkers:
         except (EOFError, OSError):
             self._died(worker)
         identity, _ = self._busy.pop(worker)
-        self._done[identity] = reply
+        if identity in self._unwanted:
+            self._unwanted.discard(identity)
+        else:
+            self._done[identity] = reply
         for line in lines:
             logging.getLogger(line.name).handle(line)
 

@@ -30,7 +30,7 @@ from lorica.common.plan import RunPlan
 from lorica.common.wire.messages import Reply, Request
 from lorica.simulations.run import workers
 from lorica.simulations.run.grid import InProcessGrid
-from lorica.simulations.run.nodes import VirtualNodes
+from lorica.simulations.run.nodes import VirtualNodes, packed, unpacked
 from lorica.simulations.run.simulate import Simulation
 from lorica.simulations.run.workers import SiteWorkers, shared_out, worker_count
 
@@ -162,6 +162,29 @@ def test_few_replies_wait_in_memory_however_many_sites_there_are() -> None:
             assert text_of(reply) == str(partition)
             held = max(held, len(w._done))
     assert held <= 2 * workers._WAITING + 2
+
+
+def test_what_nobody_waits_for_any_more_keeps_no_worker_from_the_rest() -> None:
+    """Who asks may have heard enough before all have answered, round after round."""
+    said = nodes_that_say(str, 4)
+    with SiteWorkers(said, names(4), [0, 1, 0, 1]) as working:
+
+        def asked(name: str, partition: int) -> str:
+            (message,) = ask(partition + 1)
+            message.metadata.__dict__["_message_id"] = name
+            working.ask(name, partition, packed(message))
+            return name
+
+        for turn in range(12):
+            given_up = [asked(f"{turn} {place}", place) for place in range(4)]
+            wanted = working.first([given_up[1]])
+            assert text_of(unpacked(working.reply(wanted))) == "1"
+            working.forget(given_up)
+        rest = {asked(f"rest {place}", place): str(place) for place in range(4)}
+        while rest:
+            ended = working.first(list(rest))
+            assert text_of(unpacked(working.reply(ended))) == rest.pop(ended)
+        assert not working._done and not working._unwanted
 
 
 def test_an_exception_in_a_worker_becomes_an_error_reply_as_without_workers() -> None:

@@ -45,9 +45,9 @@ def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> f
     LoRA factors have a rate a round, for Adam of each weight: √(100 / T) times
     ``server.lora_rate`` in T rounds, at most twice as much, rising in the first
     ``server.lora_warm_up`` of them; without privacy ``_QUIET`` times that, at most ``_MOST_QUIET``
-    times ``server.lora_rate`` (SST-2 and Banking77, validation parts). Where LoRA rounds are a run's first, there is no trained head
-    that a large step could undo: all are ``_COLD`` times as large, and without privacy
-    ``_COLD_HEAD`` times in tasks with a head, but no more than ``_MOST_COLD`` times in few rounds.
+    times ``server.lora_rate``. Where LoRA rounds are a run's first, there is no trained head that a
+    large step could undo: all are ``_COLD`` times as large, and without privacy ``_COLD_HEAD``
+    times in tasks with a head, but no more than ``_MOST_COLD`` times in few rounds.
 
     Args:
         plan: the run.

@@ -78,22 +78,30 @@ def clipped(
     parameters = [p for p in model.adapter_parameters.values() if p.requires_grad]
     found: dict[int, torch.Tensor] = {}
     places = {int(rows[0]): unit for unit, rows in enumerate(drawn)}
+    begun: list[torch.Tensor] = []  # a unit's, that goes on: where every batch is of one row
     for batch in unit_batches(drawn, cache.sizes, encoded.limit):
         task.loss_sum(cache.outputs(model, batch.rows), targets, batch.rows).backward()
         owner = torch.from_numpy(batch.owner)
         count = torch.bincount(owner[owner >= 0], minlength=len(owner)).clamp(min=1)
-        parts = []
-        for parameter in parameters:
-            total = sum_by_unit(parameter.grad_sample, owner)
-            parts.append(total.flatten(1) / count[:, None])
+        if batch.turn[0]:
+            count[0] = int(batch.turn[batch.owner == 0].max()) + 1
+        sums = [sum_by_unit(parameter.grad_sample, owner) for parameter in parameters]
+        for parameter, total in zip(parameters, sums, strict=True):
             parameter.grad_sample = None
+            if batch.turn[0]:
+                total[0] += begun.pop(0)
+            if batch.more:
+                begun.append(total[0])
+        if batch.more:
+            continue
+        parts = [total.flatten(1) / count[:, None] for total in sums]
         norms = row_norms(parts)
         factors = torch.where(norms.isfinite(), factors_of(norms, CLIP), 0.0)
         for unit in range(int(owner.max()) + 1):
             only = torch.where(torch.arange(len(owner)) == unit, factors, 0.0)
             vector = torch.cat([scaled_sum(part, only, CLIP) for part in parts])
-            first = batch.rows[np.flatnonzero(batch.owner == unit)[0]]
-            found[places[int(first)]] = vector
+            first = np.flatnonzero(batch.owner == unit)[0]
+            found[places[int(batch.rows[first]) - int(batch.turn[first])]] = vector
     return [found[unit] for unit in range(len(drawn))]
 
 

@@ -202,7 +202,6 @@ class _Shown:
         self._console, self._keep, self._parent = console, keep, parent
         self._kept: dict[int, Recording] = {}
         self._open: dict[int, contextlib.ExitStack] = {}
-        self._all = contextlib.ExitStack()
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -219,13 +218,13 @@ class _Shown:
         ]
 
     def __enter__(self) -> _Shown:
-        self._all.enter_context(self._bars)
+        self._bars.start()
         return self
 
     def __exit__(self, *raised: Any) -> None:
+        self._bars.stop()
         for held in self._open.values():
             held.__exit__(*raised)
-        self._all.__exit__(*raised)
 
     def hear(self, event: _Event) -> None:
         """Show and keep what happened."""

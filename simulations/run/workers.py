@@ -205,9 +205,9 @@ class SiteWorkers:
         comes of the rest is thrown away. Kept, it would count among the replies that wait."""
         for identity in identities:
             worker = self._worker_of.pop(identity, None)
-            if worker is None or self._done.pop(identity, None) is not None:
-                continue
-            if self._queues[worker].pop(identity, None) is None:
+            if identity in self._done:
+                del self._done[identity]
+            elif worker is not None and self._queues[worker].pop(identity, None) is None:
                 self._unwanted.add(identity)
 
     def _go_on(self, worker: int, wanted: str) -> None:

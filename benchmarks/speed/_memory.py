@@ -1,11 +1,14 @@
-"""The memory of a process and of all that descend from it."""
+"""The memory of a process and of all that descend from it.
+
+PSS: a page that a process shares with those that were split from it counts once in all. Where the
+system does not tell it, RSS, in which it counts for each.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 
 import psutil
 
@@ -13,16 +16,10 @@ import psutil
 class Watch(threading.Thread):
     """Looks at a process twice a second until it has ended; starts at once."""
 
-    def __init__(
-        self, process: subprocess.Popen[str] | subprocess.Popen[bytes], held: Callable[..., int]
-    ) -> None:
-        """
-        Args:
-            process: the first of them.
-            held: the bytes that one ``psutil.Process`` holds.
-        """
+    def __init__(self, process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+        """``process``: the first of them."""
         super().__init__(daemon=True)
-        self._process, self._held = process, held
+        self._process = process
         self.peak = 0
         """Bytes that all of them held together at most."""
         self.start()
@@ -33,7 +30,12 @@ class Watch(threading.Thread):
         while self._process.poll() is None:
             try:
                 family = [root, *root.children(recursive=True)]
-                self.peak = max(self.peak, sum(map(self._held, family)))
+                self.peak = max(self.peak, sum(map(_held, family)))
             except psutil.NoSuchProcess:
                 pass  # one of them ended meanwhile: the next look counts
             time.sleep(0.5)
+
+
+def _held(one: psutil.Process) -> int:
+    full = one.memory_full_info()
+    return int(getattr(full, "pss", full.rss))

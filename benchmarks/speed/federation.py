@@ -108,7 +108,7 @@ def run(side: Side, folder: Path) -> None:
     begun = time.monotonic()
     with (folder / "log.txt").open("w+") as log:
         process = subprocess.Popen(side.command, stdout=subprocess.PIPE, stderr=log, text=True)
-        watch = Watch(process, lambda one: one.memory_full_info().pss)
+        watch = Watch(process)
         output = process.communicate()[0]
         side.seconds.append(time.monotonic() - begun)
         watch.join()

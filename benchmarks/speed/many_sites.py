@@ -51,7 +51,7 @@ def run(name: str, settings: dict[str, object], folder: Path) -> None:
     before, begun = _children_seconds(), time.monotonic()
     with (folder / f"{name}.txt").open("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
-        watch = Watch(process, lambda one: one.memory_info().rss)
+        watch = Watch(process)
         if process.wait():
             log.seek(0)
             sys.exit(f"{name} failed:\n{log.read()[-2000:]}")

@@ -60,8 +60,8 @@ def hash_of(previous: str, body: str) -> str:
     return hashlib.sha256(f"{previous}\n{body}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def check(entry: Entry, number: int, previous: str) -> None:
-    """Raise unless ``entry`` is whole and follows ``previous`` at position ``number``.
+def check(entry: Entry, number: int, previous: str) -> dict[str, Any]:
+    """The fields of an entry that is whole and follows ``previous`` at position ``number``.
 
     Raises:
         LoricaError: LOR-612, naming the entry and what is wrong with it.
@@ -77,7 +77,7 @@ def check(entry: Entry, number: int, previous: str) -> None:
         try:
             content = entry.content()
             if content.get("number") == number:
-                return
+                return content
             wrong = f"Entry {number} of the ledger carries the number {content.get('number')!r:.50}"
         except (ValueError, AttributeError, RecursionError):
             wrong = f"Entry {number} of the ledger is not a JSON object"

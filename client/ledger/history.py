@@ -210,9 +210,8 @@ class History:
         Raises:
             LoricaError: LOR-612 when it does not follow from the ones before.
         """
-        check(entry, self.count + 1, self.head)
+        content = check(entry, self.count + 1, self.head)
         try:
-            content = entry.content()
             time = time_in(content["time"])
             kind = content["entry"]
             _FOLD[kind](self, entry.number, time, content)

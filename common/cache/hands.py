@@ -6,16 +6,15 @@ the values are those of one process, to the bit.
 
 from __future__ import annotations
 
-import gc
 import math
 import mmap
-import multiprocessing
-import signal
 import sys
 from collections.abc import Callable
 
 import numpy as np
 import torch
+
+from lorica.common.machine.forks import begin_child, forking
 
 Part = Callable[[slice], None]
 """Computes the batches whose numbers are in a slice (start, None, step), and writes their values to
@@ -36,18 +35,14 @@ def filled(part: Part, hands: int) -> None:
     is met here, and raised.
     """
     others = {}
-    context = multiprocessing.get_context("fork") if hands > 1 else None
     threads = torch.get_num_threads()
-    if context is not None:
-        gc.freeze()  # what is there stays as it is: pages are shared as long as nobody writes
-        try:
+    if hands > 1:
+        with forking() as context:
             for number in range(1, hands):
                 mine = slice(number, None, hands)
                 process = context.Process(target=_other, args=(part, mine, threads), daemon=True)
                 process.start()
                 others[process] = mine
-        finally:
-            gc.unfreeze()
     try:
         part(slice(0, None, hands))
     except BaseException:
@@ -63,9 +58,7 @@ def filled(part: Part, hands: int) -> None:
 
 
 def _other(part: Part, mine: slice, threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(threads)
+    begin_child(threads)
     try:
         part(mine)
     except Exception:  # noqa: BLE001 - whatever it is, it is met again, and said, by the parent

@@ -13,11 +13,9 @@ adds float32 numbers up in another order.
 from __future__ import annotations
 
 import contextlib
-import gc
 import heapq
 import logging
 import logging.handlers
-import multiprocessing
 import os
 import signal
 import sys
@@ -29,6 +27,7 @@ from typing import Any, Protocol
 import torch
 
 from lorica.common.errors import Code, LoricaError
+from lorica.common.machine.forks import begin_child, can_fork, forking
 from lorica.common.machine.logs import fields_of
 from lorica.common.plan import RunPlan
 
@@ -84,11 +83,6 @@ def with_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def can_fork() -> bool:
-    """Whether a process with a loaded model can be forked here."""
-    return sys.platform == "linux"
-
-
 def shared_out(costs: Sequence[float], workers: int) -> list[int]:
     """The worker of every site: each, the costliest first, goes to the one with least to do."""
     loads = [(0.0, worker) for worker in range(workers)]
@@ -120,10 +114,8 @@ class SiteWorkers:
         self._worker_of: dict[str, int] = {}
 
     def __enter__(self) -> SiteWorkers:
-        context = multiprocessing.get_context("fork")
         threads = threads_of_each(len(self._queues))
-        gc.freeze()  # what is there stays as it is: pages are shared as long as nobody writes
-        try:
+        with forking() as context:
             for worker in range(len(self._queues)):
                 here, there = context.Pipe()
                 process = context.Process(
@@ -136,8 +128,6 @@ class SiteWorkers:
                 there.close()
                 self._connections.append(here)
                 self._processes.append(process)
-        finally:
-            gc.unfreeze()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -289,9 +279,7 @@ def _serve(connection: Connection, others: list[Connection], nodes: Nodes, threa
     """A worker: answer one message after the other until the connection is closed."""
     for other in others:
         other.close()  # else they stay open when the parent is gone
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(threads)
+    begin_child(threads)
     lines = _Lines()
     log = logging.getLogger("lorica")
     log.handlers, log.propagate = [lines], False

@@ -102,7 +102,7 @@ def demo(
     no_store: NoStoreOption = False,
     track: TrackOption = None,
 ) -> None:
-    """Four hospitals with synthetic notes train one classifier under ε = 8: some minutes.
+    """Four hospitals with synthetic notes train one classifier under ε = 8: a minute.
 
     Replaces the results of an earlier demo in the same folder.
     """

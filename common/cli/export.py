@@ -29,7 +29,12 @@ class Numbers(StrEnum):
 
 def export(
     adapter: AdapterArgument,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The folder to write; default: named by --format, beside ADAPTER."
+        ),
+    ] = None,
     form: Annotated[
         Form,
         typer.Option(
@@ -47,6 +52,7 @@ def export(
     if numbers is Numbers.INT8 and form is not Form.ONNX:
         raise typer.BadParameter("--numbers int8 goes with --format onnx.")
     console = Console()
+    out = out or (adapter if adapter.name else adapter.resolve()).parent / form.value
     if form is Form.ONNX:
         _onnx(console, adapter, out, backbone, numbers)
     elif form is Form.PEFT:

@@ -181,6 +181,9 @@ def test_a_model_in_a_relative_folder_is_found_later_from_anywhere(
     assert (status, err) == (0, "") and "lost my card" in out
     merged = lorica("export", adapter, "--out", "merged")
     assert merged[0] == 0, merged[2]
+    beside = lorica("export", adapter)
+    assert beside[0] == 0, beside[2]
+    assert (tmp_path / "out" / "merged" / "config.json").is_file()
     slip = lorica("predict", "--adapter", adapter, "--backbone", "models/tiny", "lost my card")
     refused(slip, Code.BACKBONE_UNREACHABLE, "no folder models/tiny", "--backbone")
     slip = lorica("predict", "--adapter", adapter, "--backbone", "./tiny", "lost my card")

@@ -300,16 +300,18 @@ class SimulationPlan(Section):
 
     engine: Literal["in-process", "ray"] = "in-process"
     """"in-process" runs the sites on this machine, with one backbone and one cache for all; "ray"
-    uses Flower's simulation engine."""
+    on the actors of a Ray cluster, made here or named by the environment variable RAY_ADDRESS, each
+    of which has some of the sites for good."""
 
     workers: int = Field(0, ge=0, le=1024)
-    """Engine "in-process": worker processes that the sites are divided among; 1 runs one site after
-    another in the simulation's own process, with all its threads; 0: one for every core."""
+    """Processes that the sites are divided among; 0: one for every core (engine "ray": of the
+    cluster). Engine "in-process": 1 runs one site after another in the simulation's own process,
+    with all its threads."""
 
     messages: Literal["direct", "real"] = "direct"
-    """Engine "in-process": "direct" hands requests and replies over as they are, with the same
-    results to the bit; "real" packs every one of them as it travels between institutions, which
-    takes several times as long."""
+    """"direct" hands requests and replies over as they are, with the same results to the bit;
+    "real" packs every one of them as it travels between institutions, which takes several times as
+    long."""
 
     noise: Literal["seeded", "secure"] = "seeded"
     """"seeded" makes noise reproducible (and so not private); "secure" draws it from the

@@ -26,7 +26,7 @@ from lorica.simulations.run.grid import InProcessGrid
 from lorica.simulations.run.virtual import InOrder
 
 if TYPE_CHECKING:
-    from lorica.simulations.run.workers import SiteWorkers
+    from lorica.simulations.run.workers import Workers
 
 _TOGETHER = 64
 """Sites that are asked at a time, for each process; bounds the updates in memory."""
@@ -70,7 +70,7 @@ class DirectInProcessGrid(InProcessGrid):
         self,
         app: ClientApp,
         nodes: DirectNodes,
-        workers: SiteWorkers | None = None,
+        workers: Workers | None = None,
         *,
         ahead: bool = True,
     ) -> None:
@@ -95,7 +95,7 @@ class DirectInProcessGrid(InProcessGrid):
             yield from zip(nodes, self._direct.replies(kind, request, partitions), strict=True)
 
     def _of_workers(
-        self, requests: Iterable[Asked], kind: Kind, workers: SiteWorkers
+        self, requests: Iterable[Asked], kind: Kind, workers: Workers
     ) -> Iterator[tuple[int, Reply]]:
         under_way: deque[tuple[list[int], list[int], list[str]]] = deque()
         try:
@@ -119,7 +119,7 @@ class DirectInProcessGrid(InProcessGrid):
 
 
 def _in_order(
-    workers: SiteWorkers, nodes: list[int], found: list[int], asked: list[str]
+    workers: Workers, nodes: list[int], found: list[int], asked: list[str]
 ) -> Iterator[tuple[int, Reply]]:
     """The replies of one window in the order of ``nodes``; they come in that of ``found``."""
     replies = [reply for identity in asked for reply in workers.reply(identity)]

@@ -19,13 +19,13 @@ from flwr.supercore.run import Run
 from lorica.simulations.run.nodes import LocalGrid, VirtualNodes, packed, unpacked
 
 if TYPE_CHECKING:
-    from lorica.simulations.run.workers import SiteWorkers
+    from lorica.simulations.run.workers import Workers
 
 
 class InProcessGrid(LocalGrid):
     """Calls a ClientApp for every message; replies come in the order of the messages."""
 
-    def __init__(self, app: ClientApp, nodes: int, workers: SiteWorkers | None = None) -> None:
+    def __init__(self, app: ClientApp, nodes: int, workers: Workers | None = None) -> None:
         """
         Args:
             app: the sites' ClientApp; not called where there are workers, which have their own.

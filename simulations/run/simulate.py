@@ -49,11 +49,10 @@ from lorica.server.rounds.evaluation import CentralEvaluator
 from lorica.server.rounds.loop import Evaluator, RoundLoop
 from lorica.simulations.run.at_sites import AtSite, ByStratum, PersonalEvaluator, at_site
 from lorica.simulations.run.baselines import ALONE, BASELINES, POOLED, Baseline, Baselines
-from lorica.simulations.run.engines import Main, run_in_process, run_on_ray, virtual_nodes
+from lorica.simulations.run.engines import Main, run_in_process, virtual_nodes
 from lorica.simulations.run.keep import Keep
 from lorica.simulations.run.progress import LiveProgress
 from lorica.simulations.run.sites import (
-    PERSONAL_VARIABLE,
     make_trainer,
     make_trainers,
     share_cache,
@@ -69,6 +68,7 @@ from lorica.simulations.run.summary import (
 )
 from lorica.simulations.run.workers import (
     SiteWorkers,
+    Workers,
     site_workers,
     threads_of_each,
     with_threads,
@@ -185,7 +185,12 @@ class Simulation:
                     self._backbone,
                     dataclasses.replace(self._folder.results(), seeded=self._seeded),
                 )
-                scores = runs.run(self._console, self._keep, kept.run_id, workers)
+                scores = runs.run(
+                    self._console,
+                    self._keep,
+                    kept.run_id,
+                    workers if isinstance(workers, SiteWorkers) else None,
+                )
                 compared = self._compared(baselines, scores)
                 stack.close()
                 with with_threads(threads_of_each(self._count)):  # as what is kept of records
@@ -239,18 +244,19 @@ class Simulation:
             self._units[site] = trainer.units(self.plan)
         return found
 
-    def _workers(self, baselines: Baselines) -> AbstractContextManager[SiteWorkers | None]:
+    def _workers(self, baselines: Baselines) -> AbstractContextManager[Workers | None]:
         """Processes for the federation's sites, if it gets any."""
         local = self.plan.training.mode == "local"  # as many steps at every site
         costs = {name: 1 if local else units for name, units in self._units.items()}
+        if self.plan.simulation.engine == "ray":
+            from lorica.simulations.run.ray_sites import RaySites
+
+            return RaySites(self.plan, self._data.train, self._personal, costs)
         nodes = baselines.beside(virtual_nodes(self._trainers, self.plan))
         return site_workers(nodes, costs, self._count)
 
-    def _federate(self, kept: Recording, workers: SiteWorkers | None) -> State:
+    def _federate(self, kept: Recording, workers: Workers | None) -> State:
         main = self._main(self.plan, self._folder, FEDERATION, kept, list(self._trainers))
-        if self.plan.simulation.engine == "ray":
-            personal = {PERSONAL_VARIABLE: str(self._personal.resolve())}
-            return run_on_ray(main, len(self._trainers), personal)
         return run_in_process(main, self._trainers, workers, plan=self.plan)
 
     def _main(

@@ -1,18 +1,14 @@
-"""Virtual sites: LocalTrainers over parts of one data set, and where Flower's nodes find them."""
+"""Virtual sites: LocalTrainers over parts of one data set."""
 
 from __future__ import annotations
 
 import atexit
 import hashlib
 import math
-import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-
-from flwr.app import Context
 
 from lorica.client.admission.figures import SiteFigures
 from lorica.client.admission.gate import Admission
@@ -27,24 +23,18 @@ from lorica.common.cache.prefix import CACHE_BYTES, FLOAT_BYTES
 from lorica.common.cache.shelf import SHELF
 from lorica.common.data.records import Records
 from lorica.common.display.long_texts import LongTexts
-from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.plan.stages import schedule
 from lorica.common.secure_sum.identity import Identity
 from lorica.common.secure_sum.terms import COMPLETE
 from lorica.common.tasks import task_of
 from lorica.common.tasks.inputs import long_texts
-from lorica.common.tasks.run_data import load_data
-from lorica.common.wire.messages import Reply, Request
 from lorica.simulations.run.partition import partition
-from lorica.simulations.run.virtual import InOrder, VirtualSites
+from lorica.simulations.run.virtual import VirtualSites
 
 _DISK_BYTES = 2**40  # a full disk says so before: what does not fit is computed each time
 _WORTH_HANDS = 256
 """Records, from which more than one process computes what is kept of them."""
-
-PERSONAL_VARIABLE = "LORICA_SIMULATION_PERSONAL"
-"""Environment variable: where the virtual sites of worker processes keep what is their own."""
 
 
 def make_trainer(
@@ -191,54 +181,3 @@ def _keep_on_disk() -> None:
     folder = Path(tempfile.mkdtemp(prefix="lorica-features-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     SHELF.keep_in(CacheFolder(folder, _DISK_BYTES))
-
-
-class SimulatedNode:
-    """The trainer of a virtual node whose data are known only from the plan it is asked with.
-
-    Worker processes of Flower's simulation engine make the same division of the same data from
-    the plan's seed, once per process and data set.
-    """
-
-    _made: InOrder[LocalTrainer] = InOrder({})
-    _made_for: str = ""
-    _lock = threading.Lock()
-
-    def __init__(self, node: int) -> None:
-        """``node``: the partition id."""
-        self._node = node
-        self.site = f"node {node}"
-
-    def capabilities(self, request: Request) -> Reply:
-        """As :meth:`LocalTrainer.capabilities`."""
-        return self._trainer(request.plan).capabilities(request)
-
-    def train(self, request: Request) -> Reply:
-        """As :meth:`LocalTrainer.train`."""
-        return self._trainer(request.plan).train(request)
-
-    def evaluate(self, request: Request) -> Reply:
-        """As :meth:`LocalTrainer.evaluate`."""
-        return self._trainer(request.plan).evaluate(request)
-
-    def _trainer(self, plan: RunPlan) -> LocalTrainer:
-        kind = type(self)
-        with kind._lock:
-            if kind._made_for != plan.fingerprint:
-                folder = os.environ.get(PERSONAL_VARIABLE)
-                personal = Path(folder) if folder else None
-                kind._made = InOrder(make_trainers(load_data(plan).train, plan, personal=personal))
-                kind._made_for = plan.fingerprint
-            trainers = kind._made
-            if self._node >= len(trainers):
-                raise LoricaError(
-                    Code.DATA_PARTITION,
-                    f"The engine started node {self._node}, but the data make {len(trainers)} "
-                    "sites.",
-                )
-            return trainers[self._node]
-
-
-def trainer_of(context: Context) -> SimulatedNode:
-    """Entry point: the trainer of a node that Flower's simulation engine made."""
-    return SimulatedNode(int(context.node_config["partition-id"]))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import heapq
 import logging
-import logging.handlers
 import os
 import signal
 import sys
@@ -28,8 +27,8 @@ import torch
 
 from lorica.common.errors import Code, LoricaError
 from lorica.common.machine.forks import begin_child, can_fork, forking
-from lorica.common.machine.logs import fields_of
 from lorica.common.plan import RunPlan
+from lorica.simulations.run.lines import KeptLines
 
 _WAITING = 4
 """Replies per worker that may wait to be pulled before it gets no more to do: bounds memory."""
@@ -42,6 +41,35 @@ class Nodes(Protocol):
 
     def answer(self, content: Any) -> Any:
         """What comes back for what was sent; a pipe between processes takes both."""
+        ...
+
+
+class Workers(Protocol):
+    """Processes that have the sites and answer for them."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        ...
+
+    def owner(self, partition: int) -> int:
+        """The one that has a site."""
+        ...
+
+    def ask(self, identity: str, partition: int, content: Any) -> None:
+        """Give what is asked of a site, or of several that begin with it, to whoever has them."""
+        ...
+
+    def reply(self, identity: str) -> Any:
+        """What came back for what was asked, once it is there.
+
+        Raises:
+            LoricaError: LOR-511 when a worker died.
+        """
+        ...
+
+    def forget(self, identities: Iterable[str]) -> None:
+        """Take back what was asked and is wanted no more."""
         ...
 
 
@@ -258,31 +286,13 @@ def site_workers(
         yield workers
 
 
-class _Lines(logging.handlers.QueueHandler):
-    """Keeps what is logged, in a form that can be sent."""
-
-    def __init__(self) -> None:
-        self.held: list[logging.LogRecord] = []
-        super().__init__(None)  # type: ignore[arg-type]
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        for name, value in fields_of(record).items():
-            setattr(record, name, value)
-        self.held.append(record)
-
-    def take(self) -> list[logging.LogRecord]:
-        taken, self.held = self.held, []
-        return taken
-
-
 def _serve(connection: Connection, others: list[Connection], nodes: Nodes, threads: int) -> None:
     """A worker: answer one message after the other until the connection is closed."""
     for other in others:
         other.close()  # else they stay open when the parent is gone
     begin_child(threads)
-    lines = _Lines()
-    log = logging.getLogger("lorica")
-    log.handlers, log.propagate = [lines], False
+    lines = KeptLines()
+    lines.take_over()
     while True:
         try:
             content = connection.recv()

@@ -249,7 +249,7 @@ class Simulation:
         local = self.plan.training.mode == "local"  # as many steps at every site
         costs = {name: 1 if local else units for name, units in self._units.items()}
         if self.plan.simulation.engine == "ray":
-            from lorica.simulations.run.ray_sites import RaySites
+            from lorica.simulations.cluster.ray_sites import RaySites
 
             return RaySites(self.plan, self._data.train, self._personal, costs)
         nodes = baselines.beside(virtual_nodes(self._trainers, self.plan))

@@ -10,14 +10,15 @@ from flwr.app import Context, RecordDict
 from lorica.common.errors import Code, LoricaError
 from lorica.common.plan import RunPlan
 from lorica.common.wire.messages import Request
-from lorica.simulations.run.flower_node import SimulatedNode, trainer_of
+from lorica.simulations.cluster.flower_node import SimulatedNode, trainer_of
+from tests.conftest import make_small_backbone
 from tests.simulations.run.test_simulate import write_csv
 
 
 @pytest.fixture
-def plan(backbone: Path, tmp_path: Path) -> RunPlan:
+def plan(tmp_path: Path) -> RunPlan:
     return RunPlan().replace(
-        backbone={"source": str(backbone)},
+        backbone={"source": str(make_small_backbone(tmp_path / "backbone"))},
         data={"train": str(write_csv(tmp_path / "data.csv", 60))},
         task={"labels": ["health", "money"]},
         simulation={"sites": 2},

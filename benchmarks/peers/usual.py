@@ -57,22 +57,16 @@ def read() -> tuple[Any, list[Any], Any]:
 def build(plan: Any) -> tuple[Any, Any]:
     """A fresh PEFT model with a head, and its tokenizer."""
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
     from transformers import AutoModel, AutoTokenizer
 
+    from lorica.common.adapter.lora import lora_config
     from lorica.common.backbone.files import backbone_folder
 
     torch.manual_seed(plan.simulation.seed)
     folder = backbone_folder(plan.backbone)
     encoder = AutoModel.from_pretrained(folder, hidden_dropout_prob=0.0)
-    count = encoder.config.num_hidden_layers
-    config = LoraConfig(
-        r=plan.adapter.rank,
-        lora_alpha=plan.adapter.alpha,
-        target_modules=list(plan.adapter.target_modules),
-        layers_to_transform=[layer % count for layer in plan.adapter.layers] or None,
-        lora_dropout=0.0,
-    )
+    config = lora_config(plan.adapter, encoder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     class Classifier(torch.nn.Module):

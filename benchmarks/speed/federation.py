@@ -5,10 +5,11 @@
 
 Both sides get one plan: the same sites, records, LoRA factors, ε, rounds, local steps and batch,
 and measure accuracy once, after the last round. What can be is left at its default, such as the
-128 tokens that texts are cut to. The usual way is ``benchmarks/peers/usual.py``: Flower's
-simulation engine with Ray, a PEFT model rebuilt and made private in every client call, texts
-padded to max_length. Lorica's way is ``lorica simulate`` with training.mode "local" and the method
-"fedavg" on the same plan; beside it stands the default recipe at the same ε.
+128 tokens that texts are cut to; LoRA is on query and value of the last layer (``--layers``). The
+usual way is ``benchmarks/peers/usual.py``: Flower's simulation engine with Ray, a PEFT model
+rebuilt and made private in every client call, texts padded to max_length. Lorica's way is ``lorica
+simulate`` with training.mode "local" and the method "fedavg" on the same plan; beside it stands the
+default recipe at the same ε.
 
 Every side is a process of its own, timed from its start to its end, imports included; Lorica's
 same plan is run before and after the usual way. Memory is the largest sum of the proportional set
@@ -80,6 +81,8 @@ def plan_file(folder: Path, asked: argparse.Namespace) -> Path:
         "training.local_steps": asked.local_steps,
         "training.expected_batch_size": asked.batch,
         "training.max_length": asked.max_length,
+        "adapter.layers": f"[{asked.layers}]",
+        "adapter.target_modules": '["query", "value"]',
         "aggregation.method": "fedavg",
         "rounds.count": asked.rounds,
         "rounds.warm_start": 0,
@@ -95,6 +98,7 @@ def sides(folder: Path, plan: Path) -> list[Side]:
     lorica = [str(Path(sys.executable).with_name("lorica")), "simulate", str(plan), "--force"]
     default = ["training.mode=gradient", "aggregation.method=fedsvd", "rounds.count=43"]
     default += ["rounds.warm_start=0.4", "rounds.test_every=43"]
+    default += ["adapter.layers=[]", "adapter.target_modules=[]"]
     more = [word for setting in default for word in ("--set", setting)]
     return [
         Side(USUAL, [sys.executable, str(HERE.parent / "peers" / "usual.py"), str(plan), *RATES]),
@@ -133,6 +137,7 @@ def main() -> None:
     parser.add_argument("--local-steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--layers", default="-1", help="adapted ones; empty: all")
     parser.add_argument("--epsilon", type=float, default=8.0)
     parser.add_argument("--full", action="store_true", help="all of Banking77; most of an hour")
     asked = parser.parse_args()

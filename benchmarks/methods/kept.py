@@ -29,8 +29,8 @@ TEXTS = {
 }
 
 
-def plan_of(data: str, rounds: int, sites: int, epsilon: str) -> Any:
-    """The default plan on a data set."""
+def plan_of(data: str, rounds: int, sites: int, epsilon: str, more: list[str]) -> Any:
+    """The default plan on a data set, with more settings."""
     from lorica.common.plan.io import load_plan
 
     if data == "ncbi":
@@ -48,7 +48,7 @@ def plan_of(data: str, rounds: int, sites: int, epsilon: str) -> Any:
         f"simulation.sites={sites}",
         "simulation.workers=1",
     ]
-    return load_plan(None, settings)
+    return load_plan(None, [*settings, *more])
 
 
 def judge(folder: Path) -> tuple[float, float, float, bool]:
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--rounds", nargs="+", type=int, default=[2, 5, 10, 43])
     parser.add_argument("--sites", nargs="+", type=int, default=[1, 4, 10])
     parser.add_argument("--epsilon", nargs="+", default=["1", "8", "inf"])
+    parser.add_argument("--set", action="append", default=[], help="of the plan: SECTION.KEY=VALUE")
     asked = parser.parse_args()
     failed = runs = 0
     for data in asked.data:
@@ -81,7 +82,7 @@ def main() -> None:
             for sites in asked.sites:
                 for epsilon in asked.epsilon:
                     begun = time.monotonic()
-                    plan = plan_of(data, rounds, sites, epsilon)
+                    plan = plan_of(data, rounds, sites, epsilon, asked.set)
                     with tempfile.TemporaryDirectory() as folder:
                         simulation = Simulation(plan, Path(folder), Console(quiet=True))
                         trained = simulation.run(report=False)["trained"]

@@ -25,6 +25,7 @@ _LORA_ROUNDS, _MOST_LORA = 100, 2.0
 _QUIET, _MOST_QUIET = 3.0, 4.0  # times the rate of LoRA factors without noise, after head rounds
 _COLD = 2.0  # times the rate of LoRA factors where no head is there to be undone
 _COLD_HEAD = 5.0  # where there is one that begins at random, and no noise
+_COLD_HEAD_PRIVATE = 4.0  # the same with noise: PerWeightAdam.length goes with the signal
 _MOST_COLD = 6.0  # times the rate of 100 rounds after head rounds: 10 times it was too far
 
 
@@ -46,8 +47,9 @@ def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> f
     ``server.lora_rate`` in T rounds, at most twice as much, rising in the first
     ``server.lora_warm_up`` of them; without privacy ``_QUIET`` times that, at most ``_MOST_QUIET``
     times ``server.lora_rate``. Where LoRA rounds are a run's first, there is no trained head that a
-    large step could undo: all are ``_COLD`` times as large, and without privacy ``_COLD_HEAD``
-    times in tasks with a head, but no more than ``_MOST_COLD`` times in few rounds.
+    large step could undo: all are ``_COLD`` times as large, without privacy ``_COLD_HEAD`` times in
+    tasks with a head, with it ``_COLD_HEAD_PRIVATE`` times where that begins at random (entities),
+    but no more than ``_MOST_COLD`` times in few rounds.
 
     Args:
         plan: the run.
@@ -79,11 +81,13 @@ def step_size(plan: RunPlan, round: int, name: str, names: Collection[str]) -> f
 
 def _longer(plan: RunPlan, *, cold: bool) -> float:
     """The factor of LoRA rounds; ``cold``: they are a run's first."""
+    traits = TRAITS[plan.task.kind]
     if plan.privacy.private:  # PerWeightAdam.length makes cold ones up to three times as long
-        return _COLD if cold else 1.0
+        random_head = traits.head and not traits.head_first
+        return (_COLD_HEAD_PRIVATE if random_head else _COLD) if cold else 1.0
     if not cold:
         return _QUIET
-    return _COLD_HEAD if TRAITS[plan.task.kind].head else _COLD
+    return _COLD_HEAD if traits.head else _COLD
 
 
 def number_of_stage(plan: RunPlan, round: int) -> int:

@@ -325,7 +325,7 @@ def test_the_factors_rate_rises_falls_and_fits_the_number_of_rounds() -> None:
         np.testing.assert_allclose(longer, most * np.array(found), rtol=1e-12)
         for kind, labels, epsilon, cold in (
             ("token-classification", ["a"], math.inf, 5),
-            ("token-classification", ["a"], 8.0, 2),
+            ("token-classification", ["a"], 8.0, 4),
             ("masked-lm", [], math.inf, 2),
         ):
             first = plan.replace(

@@ -26,7 +26,7 @@ KNOWN: dict[str, tuple[str, str]] = {
     "coordinator": ("Coordinators", "Look after a coordinator."),
     "demo": (
         "Simulations",
-        "Four hospitals with synthetic notes train one classifier under ε = 8: some minutes.",
+        "Four hospitals with synthetic notes train one classifier under ε = 8: a minute.",
     ),
     "monitor": ("Coordinators", "Watch runs, sites and alerts in a browser."),
     "run": ("Coordinators", "Submit, watch, stop and resume runs of a federation."),

@@ -38,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Adapt one pretrained model across institutions that may not share data: federated "
     "LoRA under differential privacy that each site enforces itself.\n\n"
-    "Start with [bold]lorica demo[/bold]: four hospitals, synthetic notes, some minutes.",
+    "Start with [bold]lorica demo[/bold]: four hospitals, synthetic notes, a minute.",
 )
 app.command(rich_help_panel="Help")(explain)
 app.add_typer(plan_app, name="plan", rich_help_panel="Plans")

@@ -247,7 +247,7 @@ def test_a_node_without_a_provider_answers_that_it_has_no_trainer() -> None:
 def test_a_simulated_node_finds_its_provider() -> None:
     """The entry point whose name is in the node's config; here the simulation's."""
     trainer = installed_trainer(context(**{"partition-id": 0, "num-partitions": 2}))
-    assert type(trainer).__module__ == "lorica.simulations.run.sites"
+    assert type(trainer).__module__ == "lorica.simulations.cluster.flower_node"
 
 
 @pytest.mark.process

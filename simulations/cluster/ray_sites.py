@@ -58,7 +58,7 @@ class _Sites:
     def __init__(self, plan: RunPlan, records: Records, personal: str) -> None:
         torch.set_num_threads(1)  # an actor has a core
         trainers = make_trainers(records, plan, personal=Path(personal), models=Models())
-        self._nodes, self._plan = virtual_nodes(trainers, plan), plan
+        self._nodes = virtual_nodes(trainers, plan)
         self._lines = KeptLines()
         self._lines.take_over()
 
@@ -96,7 +96,6 @@ class RaySites:
             ) from None
         self._ray, self._plan, self._records = ray, plan, records
         self._personal, self._costs = personal, dict(costs)
-        self._names = list(costs)
         self._owners: list[int] = []
         self._actors: list[Any] = []
         self._deaths: list[int] = []
@@ -116,7 +115,7 @@ class RaySites:
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise _unreachable(str(error)) from error
         there = max(1, int(ray.cluster_resources().get("CPU", cores())))
-        count = max(1, min(self._plan.simulation.workers or there, len(self._names)))
+        count = max(1, min(self._plan.simulation.workers or there, len(self._costs)))
         self._owners = shared_out(list(self._costs.values()), count)
         # what all of them need lies on every node once
         self._held = [ray.put(self._plan), ray.put(self._records)]
@@ -161,11 +160,9 @@ class RaySites:
             LoricaError: LOR-511 when its sites' actors died again and again, LOR-506 when an actor
                 failed.
         """
-        while True:
-            reply = self._got(identity)
-            if reply is not None:
-                content, lines = reply
-                break
+        while (got := self._got(identity)) is None:
+            pass
+        content, lines = got
         worker, _, _ = self._asked.pop(identity)
         del self._waiting[identity]
         self._deaths[worker] = 0
@@ -193,7 +190,7 @@ class RaySites:
     def _make_anew(self, worker: int, error: Exception) -> None:
         """Have a worker's sites on a new actor, and ask it all that they have not answered."""
         self._deaths[worker] += 1
-        named = [name for name, of in zip(self._names, self._owners, strict=True) if of == worker]
+        named = [name for name, of in zip(self._costs, self._owners, strict=True) if of == worker]
         if self._deaths[worker] > _MOST_DEATHS:
             self._given_up(named, error)
         logging.getLogger("lorica.simulation").warning(

@@ -100,14 +100,6 @@ def rounds_of(out: Path) -> int:
     return len(file.read_text(encoding="utf-8").splitlines()) if file.exists() else 0
 
 
-def actors(node: Any) -> int:
-    """How many actors of this node run."""
-    from ray.util.state import list_actors
-
-    found = list_actors(address=node.address, filters=[("state", "=", "ALIVE")])
-    return sum(one.node_id == node.node_id for one in found)
-
-
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_sites_on_a_cluster_come_to_the_same_adapter(
     plan: RunPlan, expected: dict[str, torch.Tensor], tmp_path: Path, cluster: Any, nodes: int

@@ -4,9 +4,10 @@
 those of methods of kind "local". ``configs/METHOD.toml`` holds a title, the method's plan settings
 and its trials: settings among which a run's are chosen.
 
-Choosing: every trial is run with seed 0 and scored on a part of the training data that is set
-aside (:func:`lorica.common.tasks.run_data.validation_data`), at ε = 8 and at ε = ∞. The best at ε =
-8 is used for every finite ε, that at ∞ for ∞. Test data never choose anything.
+Choosing: every trial is run on one data set with seed 0 and scored on a part of its training data
+that is set aside (:func:`lorica.common.tasks.run_data.validation_data`), at ε = 8 and at ε = ∞. The
+best at ε = 8 is used for every finite ε, that at ∞ for ∞, on all data sets. Test data never choose
+anything.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hashlib
 import json
 import math
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,9 +26,13 @@ from lorica.common.plan.io import load_plan
 
 HERE = Path(__file__).resolve().parent
 EPSILONS = (8.0, math.inf, 3.0, 1.0)
-"""In the order of the grid's passes: after each, something whole exists."""
+"""In the order of the comparison's passes: after each, something whole exists."""
 SEEDS = (0, 1, 2)
+FILES = "data.train", "data.test"
+"""Settings that are paths, from the data set's file on."""
 TRIAL_SEED = 0
+TUNED_ON = "medical-abstracts"
+"""The data set that trials are run on: the one whose runs take least."""
 TUNED_AT = 8.0
 """The finite ε at which trials are run."""
 
@@ -41,8 +46,10 @@ class DataSet:
     name: str
     title: str
     what: str
+    metric: str
+    """What methods are compared by: the task's headline metric."""
     tests: int
-    """Records that accuracy is measured on."""
+    """Records that it is measured on."""
     settings: dict[str, Any]
     local: dict[str, Any]
 
@@ -57,6 +64,8 @@ class Method:
     kind: Literal["synchronised", "local", "reference"]
     settings: dict[str, Any]
     trials: list[dict[str, Any]]
+    finite: bool = False
+    """Whether it is the default without privacy, and is left out there."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ def datasets() -> dict[str, DataSet]:
     for path in sorted((HERE / "datasets").glob("*.toml")):
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         settings = {
-            key: str((path.parent / value).resolve()) if key.startswith("data.t") else value
+            key: str((path.parent / value).resolve()) if key in FILES else value
             for key, value in content["settings"].items()
         }
         found[path.stem] = DataSet(path.stem, **{**content, "settings": settings})
@@ -91,7 +100,8 @@ def methods() -> list[Method]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         found.append(Method(path.stem, **{"settings": {}, **content}))
     order = ["synchronised", "reference", "local"]
-    first = ["default", "head-alone", "class-sums", "fedavg", "ffa", "fedsvd"]
+    first = ["default", "head-alone", "class-sums", "sealed-sums", "fedavg", "ffa", "fedsvd"]
+    first += ["flora", "fedex", "fedadam"]
     return sorted(
         found,
         key=lambda m: (
@@ -113,9 +123,11 @@ def trials_of(method: Method, epsilon: float) -> list[Run]:
     return [Run(method, epsilon, TRIAL_SEED, number, "validation") for number in numbers]
 
 
-def tests_of(method: Method, epsilon: float, chosen: int) -> Iterator[Run]:
+def tests_of(
+    method: Method, epsilon: float, chosen: int, seeds: Iterable[int] = SEEDS
+) -> Iterator[Run]:
     """The runs that count, with the chosen trial's settings."""
-    for seed in SEEDS:
+    for seed in seeds if math.isfinite(epsilon) or not method.finite else ():
         yield Run(method, epsilon, seed, chosen, "test")
 
 
@@ -124,6 +136,8 @@ def settings_of(dataset: DataSet, run: Run) -> dict[str, Any]:
     method = run.method
     settings = dataset.settings | (dataset.local if method.kind == "local" else {})
     settings |= method.settings | (method.trials[run.trial] if run.trial >= 0 else {})
+    if settings.get("privacy.honest_sites") == "all":
+        settings["privacy.honest_sites"] = settings["simulation.sites"]
     settings |= {"privacy.epsilon": run.epsilon, "simulation.seed": run.seed}
     settings |= {"rounds.seed": run.seed}
     plan = _plan(settings)
@@ -144,7 +158,7 @@ def key_of(dataset: DataSet, run: Run) -> str:
     plans gain.
     """
     settings = settings_of(dataset, run)
-    kept = {key: value for key, value in settings.items() if not key.startswith("data.t")}
+    kept = {key: value for key, value in settings.items() if key not in FILES}
     text = json.dumps([dataset.name, run.score, {k: str(v) for k, v in sorted(kept.items())}])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -9,7 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grid import EPSILONS, SEEDS, TRIAL_SEED, TUNED_AT, Method, anchor, methods, tests_of, trials_of
+from grid import (
+    EPSILONS,
+    SEEDS,
+    TRIAL_SEED,
+    TUNED_AT,
+    TUNED_ON,
+    Method,
+    anchor,
+    datasets,
+    methods,
+    tests_of,
+    trials_of,
+)
 
 if TYPE_CHECKING:
     from run import Book
@@ -32,10 +44,10 @@ def cells_of(book: Book, method: Method) -> Cells:
 
 
 def ranked(book: Book) -> list[tuple[Method, Cells]]:
-    """Methods with any whole cell; the best at the ε that most methods share first, references
-    last."""
+    """Methods with any run that counts; the best at the ε that most methods share first,
+    references last."""
     rows = [(method, cells_of(book, method)) for method in methods()]
-    rows = [row for row in rows if any(len(runs) == len(SEEDS) for runs in row[1].values())]
+    rows = [row for row in rows if any(row[1].values())]
 
     def place(row: tuple[Method, Cells]) -> tuple[bool, float]:
         return row[0].kind == "reference", -_mean(row[1][TUNED_AT])
@@ -63,14 +75,14 @@ def chosen_of(book: Book) -> dict[str, Any]:
     """Method -> anchor ε -> its trials with their accuracy, and the one that was chosen."""
     found: dict[str, Any] = {}
     for method in methods():
-        for epsilon in dict.fromkeys(map(anchor, EPSILONS)):
+        for epsilon in dict.fromkeys(map(anchor, EPSILONS)) if book.tunes else ():
             chosen = book.chosen(method, epsilon)
             if not method.trials or chosen is None:
                 continue
             entries = [book.of(run) for run in trials_of(method, epsilon)]
             found.setdefault(method.name, {})[_plain(epsilon)] = {
                 "trials": [
-                    {"settings": settings, "accuracy": entry["accuracy"]}
+                    {"settings": settings, "value": entry["value"]}
                     for settings, entry in zip(method.trials, entries, strict=True)
                     if entry
                 ],
@@ -90,23 +102,27 @@ def write(books: Sequence[Book], folder: Path) -> None:
         "`--page` writes it anew, and without it what is missing is run first, from where it "
         "stopped. A method is a file in `benchmarks/methods/configs/`.",
         "",
-        f"Test accuracy in percent, mean of {len(SEEDS)} seeds ± half the distance between the "
-        "best and the worst; privacy is record-level DP at every site, δ = 1e-5, over the whole "
-        "run, nothing trusted. Bytes are what one site sends in the whole run, at ε = 8 (or the "
-        "smallest ε there is). Seconds are of one CPU thread for the whole simulated run, data "
-        "and backbone warm, on a machine that had other work.",
+        f"Accuracy on the test part in percent (of entities F1, by whole entities), mean of "
+        f"{len(SEEDS)} seeds ± half the distance between the best and the worst, or as many "
+        "seeds as are run so far; privacy is record-level DP at every site, δ = 1e-5, over the "
+        "whole run. Nothing is trusted, but for sealed sums, which take all sites for honest, "
+        "and the one trusted holder. Bytes are what one site sends in the whole run, at ε = 8 "
+        "(or the smallest ε there is). Seconds are of one CPU thread for the whole simulated "
+        "run, data and backbone warm, on a machine that had other work. The encoder computes in "
+        "bfloat16 where the processor has units for it.",
         "",
-        f"*How settings were chosen.* Every method has the same number of trials (step sizes; "
-        f"class sums have none to choose), each run with seed {TRIAL_SEED} and scored on a fifth "
-        f"of the training data that it did not train on, at ε = {TUNED_AT:g} and at ε = ∞. The "
-        f"best at ε = {TUNED_AT:g} is used for every finite ε. Test data choose nothing. The "
-        "trials and what they chose are in the results.",
+        "*How settings were chosen.* Synchronised methods have the plan's defaults. Every local "
+        "method has three trials (step sizes) on "
+        f"{datasets()[TUNED_ON].title.lower()}, with seed {TRIAL_SEED} and scored on a fifth of "
+        f"the training data that it did not train on, at ε = {TUNED_AT:g} and at ε = ∞. The best "
+        f"at ε = {TUNED_AT:g} is used for every finite ε, on all data sets. Test data choose "
+        "nothing. The trials and what they chose are in the results.",
         "",
         "*What is compared.* Synchronised methods send one noised sum a round, and the "
         "coordinator steps. Methods marked local take DP-SGD steps at the sites and average, all "
-        "from the same warm start (class sums, 40% of the budget), with LoRA of rank 8 on query "
-        "and value of the last layer and the same rounds, steps and batch. The marked reference "
-        "holds all records in one place.",
+        "from the same warm start (class sums, 40% of the budget, where the task has them), with "
+        "LoRA of rank 8 on the attention's four projections of all layers and the same rounds, "
+        "steps and batch. The marked reference holds all records in one place.",
     ]
     for book in books:
         rows = ranked(book)
@@ -117,8 +133,8 @@ def write(books: Sequence[Book], folder: Path) -> None:
         lines += [
             f"Local methods: the warm start and {local['rounds.count'] - 1} rounds of "
             f"{local['training.local_steps']} steps with an expected batch of "
-            f"{local['training.expected_batch_size']} records at every site: as much as the "
-            "machine's time allowed, and less than published runs take.",
+            f"{local['training.expected_batch_size']} records at every site. Compared by "
+            f"{book.dataset.metric} on {book.dataset.tests:,} records.",
             "",
         ]
         heads = ["method", *(f"ε = {_epsilon(e)}" for e in SHOWN), "sent by a site", "CPU seconds"]
@@ -151,16 +167,17 @@ def _line(method: Method, cells: Cells) -> list[str]:
 
 
 def _first(rows: list[tuple[Method, Cells]], tests: int, federated: int) -> list[str]:
-    """Who leads at each ε of those with all seeds, and how far from it our default is: a line
+    """Who leads at each ε of those with most seeds, and how far from it our default is: a line
     each; methods that are the default at this ε are left out. ``federated``: how many methods
     there are that are no reference."""
     lines = []
     ours = next((cells for method, cells in rows if method.name == "default"), {})
     for epsilon in SHOWN:
+        most = max((len(cells[epsilon]) for _, cells in rows), default=0)
         whole = [
             (method, cells[epsilon])
             for method, cells in rows
-            if method.kind != "reference" and len(cells[epsilon]) == len(SEEDS)
+            if method.kind != "reference" and 0 < len(cells[epsilon]) == most
         ]
         scores = [
             (method, _mean(runs))
@@ -239,7 +256,7 @@ def _picture(path: Path, books: list[Book]) -> None:
                     label=f"ε = {_epsilon(epsilon)}",
                 )
             axes.set_yticks(range(len(rows)), [m.title + KINDS[m.kind] for m, _ in rows])
-            axes.set_xlabel("test accuracy, %")
+            axes.set_xlabel(f"{book.dataset.metric} of the test part, %")
             axes.set_title(book.dataset.title, color=INK)
             axes.grid(axis="x", alpha=0.3)
         shown = {text: mark for axes in figure.axes for mark, text in _legend(axes)}
@@ -252,11 +269,11 @@ def _legend(axes: Any) -> list[tuple[Any, str]]:
 
 
 def _mean(runs: list[dict[str, Any]]) -> float:
-    return statistics.fmean(run["accuracy"] for run in runs) if runs else -1.0
+    return statistics.fmean(run["value"] for run in runs) if runs else -1.0
 
 
 def _spread(runs: list[dict[str, Any]]) -> float:
-    found = [run["accuracy"] for run in runs]
+    found = [run["value"] for run in runs]
     return (max(found) - min(found)) / 2
 
 

@@ -27,8 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from grid import (
     EPSILONS,
+    FILES,
     HERE,
+    SEEDS,
     TRIAL_SEED,
+    TUNED_ON,
     DataSet,
     Method,
     Run,
@@ -51,14 +54,26 @@ THREADS = 1
 class Book:
     """The finished runs of one data set, by plan and score."""
 
-    def __init__(self, dataset: DataSet, folder: Path) -> None:
+    def __init__(self, dataset: DataSet, folder: Path, tuned: Book | None = None) -> None:
+        """
+        Args:
+            dataset: whose runs it has.
+            folder: where they are kept.
+            tuned: the book with the trials; this one when omitted.
+        """
         self.dataset, self.path = dataset, folder / f"{dataset.name}.json"
+        self._tuned = tuned or self
         self._found: dict[str, dict[str, Any]] = {}
         self._versions: dict[str, str] = {}
         if self.path.exists():
             content = json.loads(self.path.read_text(encoding="utf-8"))
             self._found = {entry["key"]: entry for entry in content["runs"]}
             self._versions = content["versions"]
+
+    @property
+    def tunes(self) -> bool:
+        """Whether trials are run on this data set."""
+        return self._tuned is self
 
     def of(self, run: Run) -> dict[str, Any] | None:
         """What came of a run, None when it has not been made."""
@@ -77,7 +92,7 @@ class Book:
         content = {
             "dataset": self.dataset.name,
             "what": self.dataset.what,
-            "settings": {k: v for k, v in self.dataset.settings.items() if k[:6] != "data.t"},
+            "settings": {k: v for k, v in self.dataset.settings.items() if k not in FILES},
             "local": self.dataset.local,
             "versions": self._versions,
             "methods": chosen_of(self),
@@ -91,11 +106,11 @@ class Book:
         trials are run."""
         if not method.trials:
             return -1
-        found = [self.of(run) for run in trials_of(method, anchor(epsilon))]
+        found = [self._tuned.of(run) for run in trials_of(method, anchor(epsilon))]
         if any(entry is None for entry in found):
             return None
-        scores = [entry["accuracy"] for entry in found if entry]
-        return scores.index(max(scores))
+        values = [entry["value"] for entry in found if entry]
+        return values.index(max(values))
 
 
 def commit() -> str:
@@ -130,7 +145,7 @@ def make(dataset: DataSet, run: Run, at: str) -> tuple[dict[str, Any], dict[str,
         "method": run.method.name,
         "epsilon": run.epsilon if math.isfinite(run.epsilon) else "inf",
         "seed": run.seed,
-        "accuracy": result.accuracy,
+        "value": result.score,
         "loss": result.loss,
         "zero_shot": result.zero_shot,
         "epsilon_spent": result.epsilon,
@@ -142,18 +157,28 @@ def make(dataset: DataSet, run: Run, at: str) -> tuple[dict[str, Any], dict[str,
     }, summary["versions"]
 
 
-def fill(book: Book, wanted: list[Method], epsilons: Collection[float], deadline: float) -> None:
-    """Make all runs that are missing, pass by pass, until the deadline (monotonic seconds)."""
+def fill(
+    book: Book,
+    wanted: list[Method],
+    epsilons: Collection[float],
+    seeds: Collection[int],
+    deadline: float,
+) -> None:
+    """Make all runs that are missing, pass by pass, until the deadline (monotonic seconds): every
+    method with the first seed, then with the next. Methods whose trials are not run are left out,
+    but on the data set that these are run on."""
     at = commit()
     warm_up(book.dataset)
-    for epsilon in EPSILONS:
-        for method in wanted if epsilon in epsilons else []:
-            for run in trials_of(method, anchor(epsilon)):
-                once(book, run, at, deadline)
-            chosen = book.chosen(method, epsilon)
-            assert chosen is not None
-            for run in tests_of(method, epsilon, chosen):
-                once(book, run, at, deadline)
+    for seed in SEEDS:
+        for epsilon in EPSILONS if seed in seeds else ():
+            for method in wanted if epsilon in epsilons else []:
+                for run in trials_of(method, anchor(epsilon)) if book.tunes else ():
+                    once(book, run, at, deadline)
+                chosen = book.chosen(method, epsilon)
+                if chosen is None:
+                    continue
+                for run in tests_of(method, epsilon, chosen, [seed]):
+                    once(book, run, at, deadline)
 
 
 def warm_up(dataset: DataSet) -> None:
@@ -182,7 +207,7 @@ def once(book: Book, run: Run, at: str, deadline: float) -> None:
     number = run.trial if run.score == "validation" else run.seed
     print(
         f"{time.strftime('%H:%M:%S')} {book.dataset.name} {run.method.name} ε={run.epsilon:g} "
-        f"{what} {number}: {entry['accuracy']:.4f} in {entry['seconds']:.0f} s "
+        f"{what} {number}: {entry['value']:.4f} in {entry['seconds']:.0f} s "
         f"({entry['cpu_seconds']:.0f} s of CPU)",
         flush=True,
     )
@@ -194,11 +219,18 @@ def main() -> None:
     parser.add_argument("--dataset", action="append", choices=list(datasets()))
     parser.add_argument("--method", action="append", choices=[m.name for m in methods()])
     parser.add_argument("--epsilon", action="append", type=float, choices=EPSILONS)
+    parser.add_argument("--seed", action="append", type=int, choices=SEEDS)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long")
     parser.add_argument("--out", type=Path, default=RESULTS, help="for results and their page")
     parser.add_argument("--page", action="store_true", help="only write the page")
     asked = parser.parse_args()
-    books = [Book(d, asked.out) for n, d in datasets().items() if n in (asked.dataset or [n])]
+    tuned = Book(datasets()[TUNED_ON], asked.out)
+    everything = [
+        tuned if name == TUNED_ON else Book(dataset, asked.out, tuned)
+        for name, dataset in datasets().items()
+    ]
+    books = [book for book in everything if book.dataset.name in (asked.dataset or datasets())]
+    books.sort(key=lambda book: not book.tunes)
     if not asked.page:
         import torch
 
@@ -210,13 +242,13 @@ def main() -> None:
         deadline = time.monotonic() + 60 * asked.minutes
         for book in books:
             try:
-                fill(book, wanted, asked.epsilon or EPSILONS, deadline)
+                fill(book, wanted, asked.epsilon or EPSILONS, asked.seed or SEEDS, deadline)
             except TimeoutError:
                 print("Out of time: start the same command again to go on.")
     from leaderboard import write
 
     page = HERE.parents[1] / "docs" if asked.out == RESULTS else asked.out
-    write([Book(dataset, asked.out) for dataset in datasets().values()], page)
+    write(everything, page)
 
 
 if __name__ == "__main__":

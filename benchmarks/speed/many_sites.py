@@ -7,9 +7,9 @@ records each, 5 rounds on the head, of which each asks a tenth of the sites. The
 Banking77's, drawn with replacement; each distinct text runs through the encoder once.
 
 Both are ``lorica simulate`` in a process of its own, timed from its start to its end, report
-included. Memory is the largest sum over its processes of what they hold (RSS; pages that workers
-share with the process that they were split from count for each), read twice a second. Processor
-seconds are of all its processes; beside other work they say more than seconds.
+included. Memory is the largest sum over its processes of what they hold (PSS where the system tells
+it: pages that workers share count once), read twice a second. Processor seconds are of all its
+processes; beside other work they say more than seconds.
 """
 
 from __future__ import annotations

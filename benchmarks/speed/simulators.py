@@ -117,7 +117,7 @@ def lorica(asked: argparse.Namespace, sites: int) -> None:
     torch.set_num_threads(1)
     keep_features(asked.cache)
     if asked.empty:
-        _work_is_constant()
+        work_is_constant()
     plan = plan_of(asked.data, sites, asked.rounds + 1)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
@@ -127,7 +127,8 @@ def lorica(asked: argparse.Namespace, sites: int) -> None:
     print(json.dumps([round["seconds"] for round in rounds[2:-1]]))
 
 
-def _work_is_constant() -> None:
+def work_is_constant() -> None:
+    """Replace, in this process, what sites compute by ones."""
     import torch
 
     from lorica.client.training import together

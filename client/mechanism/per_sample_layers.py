@@ -11,10 +11,10 @@ The plain gradient, summed over records, is computed, too, and thrown away.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from opacus import GradSampleModule
 from torch import nn
 
 from lorica.common.errors import Code, LoricaError
@@ -25,7 +25,7 @@ _BUSY = "_lorica_differentiated"
 def has_rule(module: nn.Module) -> bool:
     """Whether :func:`watch` can give the layer's own parameters gradients per record."""
     leaf = next(module.children(), None) is None and not isinstance(module, nn.RNNBase)
-    return type(module) in GradSampleModule.GRAD_SAMPLERS or leaf
+    return leaf or type(module) in _rules()
 
 
 def watch(module: nn.Module) -> None:
@@ -75,7 +75,7 @@ def _differentiate(module: nn.Module, x: torch.Tensor, grad: torch.Tensor) -> No
     grad = grad.to(own)
     if x.is_floating_point():
         x = x.to(own)
-    rule = GradSampleModule.GRAD_SAMPLERS.get(type(module))
+    rule = _rules().get(type(module))
     with torch.no_grad():
         found = rule(module, [x], grad) if rule else None
     if found is None:
@@ -83,6 +83,14 @@ def _differentiate(module: nn.Module, x: torch.Tensor, grad: torch.Tensor) -> No
     for parameter, per_record in found.items():
         if parameter.requires_grad:
             store(parameter, per_record.detach())
+
+
+def _rules() -> dict[type[nn.Module], Callable[..., Any]]:
+    """Opacus' rule of every class of layer that it knows; not imported before one is asked for."""
+    from opacus import GradSampleModule
+
+    rules: dict[type[nn.Module], Callable[..., Any]] = GradSampleModule.GRAD_SAMPLERS
+    return rules
 
 
 def _by_functions(

@@ -11,7 +11,6 @@ import torch
 
 from lorica.client.mechanism.after_noise import AfterNoise
 from lorica.client.mechanism.clipping import blocks
-from lorica.client.mechanism.dp_sgd import DPTrainer, KeepGradient, NoisyOptimizer
 from lorica.client.mechanism.evaluation import counts_by_unit, noised_counts, set_aside
 from lorica.client.mechanism.frozen_features import (
     Contributions,
@@ -264,6 +263,8 @@ class Session:
 
     def _gradient_sum(self, event: PrivacyEvent, noise: NoiseSource) -> State:
         """The noised sum of the drawn units' clipped gradients."""
+        from lorica.client.mechanism.dp_sgd import KeepGradient
+
         inner = KeepGradient(parameter_groups(self._plan, self._trained))
         self._dp_steps(inner, event, noise, batch=1)
         if isinstance(noise, GridNoise):
@@ -281,6 +282,8 @@ class Session:
         batch: int,
         after: AfterNoise | None = None,
     ) -> None:
+        from lorica.client.mechanism.dp_sgd import DPTrainer, KeepGradient, NoisyOptimizer
+
         releases = isinstance(inner, KeepGradient)
         self._augmenting = ViewNumbers(_key(noise) if self._views > 1 else b"none")
         optimizer = NoisyOptimizer(

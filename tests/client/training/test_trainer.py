@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -524,3 +526,15 @@ def test_a_trainer_with_another_ledgers_unit_is_not_made() -> None:
             ledger=ledger,
         )
     assert caught.value.code is Code.LEDGER_MISMATCH
+
+
+@pytest.mark.process
+def test_what_only_lora_steps_need_is_not_imported_before_them() -> None:
+    """Opacus takes more than a second, and rounds on the head do without it."""
+    script = "import sys, lorica.client.training.trainer; print(*sys.modules, sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
+    loaded = done.stdout.split()
+    assert "lorica.client.training.session" in loaded
+    assert "opacus" not in loaded

@@ -140,9 +140,6 @@ def settings_of(dataset: DataSet, run: Run) -> dict[str, Any]:
         settings["privacy.honest_sites"] = settings["simulation.sites"]
     settings |= {"privacy.epsilon": run.epsilon, "simulation.seed": run.seed}
     settings |= {"rounds.seed": run.seed}
-    plan = _plan(settings)
-    if plan.training.mode == "gradient" and not plan.lora_rounds:
-        settings["training.lora"] = "never"  # whatever "auto" said: the same run
     return settings
 
 

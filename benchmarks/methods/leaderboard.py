@@ -131,6 +131,8 @@ def write(books: Sequence[Book], folder: Path) -> None:
         local = book.dataset.local
         lines += ["", f"## {book.dataset.title}", "", f"{book.dataset.what}.", ""]
         lines += [
+            f"Synchronised methods: {book.dataset.settings['rounds.count']} rounds (the plan's "
+            "default is 100, which gains most where LoRA is trained). "
             f"Local methods: the warm start and {local['rounds.count'] - 1} rounds of "
             f"{local['training.local_steps']} steps with an expected batch of "
             f"{local['training.expected_batch_size']} records at every site. Compared by "

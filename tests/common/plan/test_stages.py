@@ -104,15 +104,18 @@ def test_rates_fall_within_every_stage_anew(final: float) -> None:
 
 
 def test_lora_rounds_leave_the_warm_start_its_round_and_no_more() -> None:
-    """Insisted on, they take what there is; decided on, at most six tenths of the run."""
+    """Insisted on, they take what there is; decided on, at most six tenths of the run, and none
+    where that is too few to gain by, unless so few were asked for."""
     for count, insisted in ((9, 8), (8, 7), (2, 1), (1, 0)):
         plan = RunPlan().replace(training={"lora": "always"}, rounds={"count": count})
         assert plan.lora_rounds == insisted
         assert plan.replace(rounds={"warm_start": 0}).lora_rounds == count
         assert schedule(plan)[0] == (SUMS, 1)
-    for count, decided in ((200, 60), (100, 60), (43, 26), (10, 6), (5, 3), (2, 1), (1, 0)):
+    for count, decided in ((200, 60), (100, 60), (43, 26), (10, 6), (8, 0), (2, 0), (1, 0)):
         plan = RunPlan().replace(privacy={"epsilon": "inf"}, rounds={"count": count})
         assert plan.lora_rounds == decided
+        assert bool(decided) or "rounds are too few for LoRA" in lora_sentence(plan)
+    assert plan.replace(rounds={"count": 5}, training={"lora_rounds": 2}).lora_rounds == 2
     entities = plan.replace(task={"kind": "token-classification"}, rounds={"count": 70})
     assert entities.lora_rounds == 70
 

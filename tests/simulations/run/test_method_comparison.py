@@ -69,7 +69,8 @@ def test_local_methods_have_the_same_rounds_steps_batch_and_warm_start(grid: Mod
 
 
 def test_runs_are_told_apart_by_what_matters_alone(grid: ModuleType) -> None:
-    """Head alone is the default where the default has no LoRA rounds, and only there."""
+    """Whether the default trains LoRA is decided when the sites' records are known: so it is never
+    taken for the head alone."""
     dataset = grid.datasets()["banking77"]
     default, head = (
         next(m for m in grid.methods() if m.name == name) for name in ("default", "head-alone")
@@ -79,7 +80,7 @@ def test_runs_are_told_apart_by_what_matters_alone(grid: ModuleType) -> None:
         found: str = grid.key_of(dataset, grid.Run(method, epsilon, seed, -1, score))
         return found
 
-    assert key(default, 8.0) == key(head, 8.0)
+    assert key(default, 8.0) != key(head, 8.0)
     assert key(default, float("inf")) != key(head, float("inf"))
     assert len({key(head, 8.0), key(head, 3.0), key(head, 8.0, 1), key(head, 8.0, 0, "valid")}) == 4
 
@@ -130,7 +131,7 @@ def test_the_page_names_the_first_of_those_with_most_seeds_and_the_settings_that
     assert "| 82.0 ± 2.0 |" in page and "99.0" not in page
     assert "95.0 (2 seeds)" in page
     assert (
-        "- ε = 8 (of 3 methods run so far): Lorica's default is first with 82.0%; FedAvg, the "
+        "- ε = 8 (of 2 methods run so far): Lorica's default is first with 82.0%; FedAvg, the "
         "best with local steps, is 11.0 points behind." in page
     )
     assert "FFA-LoRA" in page[page.index("Not run yet") :]

@@ -30,6 +30,7 @@ import torch
 from lorica.client.mechanism.clipping import blocks, factors_of, row_norms, scaled_sum
 from lorica.client.mechanism.frozen_features import label_contributions, noised_sum
 from lorica.client.mechanism.noise import NoiseSource
+from lorica.client.mechanism.row_products import row_products
 from lorica.common.privacy.accountant import calibrate_noise
 from lorica.common.privacy.event import PrivacyEvent
 
@@ -120,7 +121,11 @@ def probe(
     at, judged_at = torch.from_numpy(train), torch.from_numpy(judged)
     for own in features:
         head = label_means(own[at], labels[at], count, owner, sigma, noise)
-        parts = [head(rows)[:given].argmax(1) for rows, given in blocks(own[judged_at])]
+        weights, bias = head.weight.double(), head.bias.double()
+        parts = [
+            (row_products(rows.double(), weights) + bias)[:given].argmax(1)
+            for rows, given in blocks(own[judged_at])
+        ]
         answers = torch.cat(parts) if parts else labels[:0]
         columns.append((answers == labels[judged_at]).double())
     sizes = torch.bincount(owner_judged).double()

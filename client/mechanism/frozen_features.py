@@ -14,11 +14,12 @@ Formal guarantee:
     unit's records of onehot(y) (x) f with ‖f‖ = 1, cut to norm Δ = 1. *Head gradient*: the
     vector is g_u · min(1, C / ‖g_u‖), Δ = C. A unit with any value that is not finite adds 0.
 
-    *Numbers*: features come from canonical batches (:mod:`lorica.common.cache.batching`);
-    residuals, norms and factors are computed in float64 in blocks of one shape
-    (:func:`~lorica.client.mechanism.clipping.blocks`). So a unit's vector depends on that unit
-    alone, to the bit, whatever head was sent. The sum is made in float64 and rounds, otherwise
-    with other units; by how much is bounded: with n records of m units, in parts of
+    *Numbers*: features come from canonical batches (:mod:`lorica.common.cache.batching`); outputs
+    are of :mod:`lorica.client.mechanism.row_products`, residuals, norms and factors are computed
+    in float64 in blocks of one shape (:func:`~lorica.client.mechanism.clipping.blocks`), the norm
+    of a unit of several records by itself. So a unit's vector depends on that unit alone, to the
+    bit, whatever head was sent. The sum is made in float64 and rounds, otherwise with other units;
+    by how much is bounded: with n records of m units, in parts of
     ``_PART`` records, the L2 error is at most γ·Σ_u (1/m_u) Σ_i ‖r_i‖‖f_i‖·factor_u, where
     γ = 1.01·2^-53·(``_PART`` + n / ``_PART`` + 2) (Higham, "Accuracy and Stability of Numerical
     Algorithms", 2nd ed., 3.1 and 4.2, for any order of adding), and that is at most γ·m·Δ for
@@ -37,6 +38,7 @@ import torch
 
 from lorica.client.mechanism.clipping import BLOCK, blocks, factors_of, row_norms
 from lorica.client.mechanism.noise import NoiseSource
+from lorica.client.mechanism.row_products import row_products
 from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.tasks.text_classification import BIAS_INPUT
 
@@ -47,7 +49,6 @@ Residuals = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
 _MARGIN = 1 - 2.0**-14  # of Δ; more than twice what the sum's rounding moves it by
 _PART = 4096  # records whose products are summed at once
 _CANCEL = 2.0**-6  # a unit's vector counts as no shorter than this much of its records' together
-_UNITS = 16  # units of several records whose norms are computed together
 _CANCELLED = 1e-12  # more than float64 loses of (Σ‖r_i‖‖f_i‖)² in a sum that cancels
 _SUMS_NORM = 1.0
 
@@ -88,8 +89,9 @@ def head_contributions(
         clip_norm: bound C on one unit's gradient.
     """
     with torch.no_grad():
-        constant = torch.full((len(features), 1), BIAS_INPUT)
-        inputs = torch.cat([features, constant], dim=1).double()
+        inputs = torch.empty(len(features), features.shape[1] + 1, dtype=torch.float64)
+        inputs[:, :-1] = features
+        inputs[:, -1] = float(np.float32(BIAS_INPUT))  # as a feature would have it
         weights = torch.cat([head.weight, head.bias[:, None] / BIAS_INPUT], dim=1).double()
         left = torch.empty(len(features), len(weights), dtype=torch.float64)
         for start, (block, count) in zip(
@@ -97,7 +99,7 @@ def head_contributions(
         ):
             places = np.zeros(BLOCK, dtype=np.int64)
             places[:count] = np.arange(start, start + count)
-            found = residuals(block @ weights.T, places).double()
+            found = residuals(row_products(block, weights), places).double()
             left[start : start + count] = found[:count]
     return Contributions(left, inputs, clip_norm)
 
@@ -175,9 +177,11 @@ def _scaled(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """left, each row times its unit's factor, and right, without what is no finite number."""
     sizes = torch.bincount(owner)
-    finite = (left.isfinite().all(1) & right.isfinite().all(1)).double()
-    sane = torch.ones(len(sizes), dtype=torch.float64).scatter_reduce_(0, owner, finite, "amin")
-    left, right = left.nan_to_num(0.0, 0.0, 0.0), right.nan_to_num(0.0, 0.0, 0.0)
+    sane = torch.ones(len(sizes), dtype=torch.float64)
+    if not bool((left.sum() + right.sum()).isfinite()):  # what is not finite makes no finite sum
+        finite = (left.isfinite().all(1) & right.isfinite().all(1)).double()
+        sane.scatter_reduce_(0, owner, finite, "amin")
+        left, right = left.nan_to_num(0.0, 0.0, 0.0), right.nan_to_num(0.0, 0.0, 0.0)
     norms = _norms(left, right, owner, sizes)
     factors = sane * factors_of(norms, bound, exact=exact, margin=_MARGIN) / sizes
     return factors[owner][:, None] * left, right
@@ -200,18 +204,14 @@ def _norms(
     norms = apart.clone()
     order = torch.argsort(owner, stable=True)
     starts = torch.cumsum(sizes, 0) - sizes
-    for size in sizes.unique().tolist():
-        if size < 2:
-            continue
-        for units in torch.nonzero(sizes == size).flatten().split(_UNITS):
-            rows = order[starts[units][:, None] + torch.arange(size)]  # (units, size)
-            filled = rows.new_zeros(_UNITS, size)
-            filled[: len(units)] = rows
-            a, b = left[filled], right[filled]
-            gram = torch.bmm(a, a.transpose(1, 2)) * torch.bmm(b, b.transpose(1, 2))
-            square = gram.sum((1, 2))[: len(units)].clamp(min=0.0)
-            square += _CANCELLED * apart[units].square()
-            norms[units] = torch.maximum(square.sqrt(), _CANCEL * apart[units]) / size
+    for unit in torch.nonzero(sizes > 1).flatten().tolist():
+        # By itself, in matrices of its own: kernels of many at once look at where one lies.
+        size = int(sizes[unit])
+        rows = order[int(starts[unit]) :][:size]
+        a, b = left[rows], right[rows]
+        square = ((a @ a.T) * (b @ b.T)).sum().clamp(min=0.0)
+        square += _CANCELLED * apart[unit].square()
+        norms[unit] = torch.maximum(square.sqrt(), _CANCEL * apart[unit]) / size
     return norms
 
 

@@ -63,6 +63,9 @@ def build(plan: RunPlan, backbone: Backbone, records: Records) -> Model:
     classifier = task.model(backbone).eval()
     adapter = classifier.adapter_parameters
     trainable = {name: adapter[name] for name in ever_trained(plan, adapter)}
+    if any(not name.startswith("head.") for name in trainable):
+        # Once, before a simulation's process is split into workers; head rounds do without.
+        import lorica.client.mechanism.dp_sgd  # noqa: F401
     enable_per_sample_gradients(classifier, trainable.values())
     require_independence(classifier.pooled_of_ids, backbone)
     require_right_gradients(plan, backbone)

@@ -4,6 +4,7 @@ the guarantee."""
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from scipy import stats
 
 from lorica.client.mechanism.frozen_features import (
     Residuals,
+    _norms,
     head_contributions,
     head_tensors,
     label_contributions,
@@ -267,3 +269,60 @@ def test_noise_of_other_rounds_and_sites_is_independent() -> None:
         values = np.stack([drawn_noise(1.0, 1.0, *key)[kind] for key in keys])
         correlation = np.corrcoef(values) - np.eye(len(keys))
         assert np.abs(correlation).max() < 4.5 / math.sqrt(values.shape[1])
+
+
+def cancelling(width: int, seed: int) -> tuple[torch.Tensor, torch.nn.Linear]:
+    """A feature vector, and a head whose first output for it is 0 but for how it is rounded: large
+    weights, the last of which take back, in exact arithmetic, what the others give."""
+    generator = torch.Generator().manual_seed(seed)
+    feature = torch.nn.functional.normalize(torch.randn(width, generator=generator), dim=0)
+    feature = feature[feature.abs().argsort()]
+    weights = 1e36 * torch.randn(width, generator=generator)
+    weights[-6:] = 0.0
+    exact = [Fraction(float(value)) for value in feature]
+    for place in range(width - 6, width):
+        left = sum(Fraction(float(w)) * f for w, f in zip(weights, exact, strict=True))
+        weights[place] = float(-left / exact[place])
+    head = torch.nn.Linear(width, 2)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.zero_()
+        head.weight[0] = weights
+    return feature, head
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("width", [128, 384, 768])
+def test_a_head_that_cancels_against_a_record_learns_nothing_from_where_it_stands(
+    width: int, seed: int
+) -> None:
+    """A lying coordinator's attack: two hundred records alike, and one more before them. As odd and
+    even rows of a product are rounded otherwise, half of the records would be of another class
+    where the first is away; the sum would move by 42 times its bound."""
+    feature, head = cancelling(width, seed)
+    features = feature.repeat(201, 1)
+    features[0] = torch.nn.functional.normalize(torch.ones(width), dim=0)
+    labels = 1 - torch.arange(201) % 2
+    whole = head_contributions(head, features, cross_entropy_by(labels), 1.0)
+    without = head_contributions(head, features[1:], cross_entropy_by(labels[1:]), 1.0)
+    assert torch.equal(whole.left[1:], without.left)
+    sums = [
+        noised_sum(given, torch.arange(len(given.left)), SILENT, noise())
+        for given in (whole, without)
+    ]
+    assert float((sums[0] - sums[1]).norm()) <= 1.0 + 1e-5
+
+
+@pytest.mark.parametrize(("width", "size"), [(384, 2), (768, 17), (129, 5)])
+def test_the_norm_of_a_unit_of_several_records_is_the_same_in_every_place(
+    width: int, size: int
+) -> None:
+    head, features, labels, owner = made(3, [size] * 21, labels=5, width=width)
+    given = head_contributions(head, features, cross_entropy_by(labels), 1.0)
+    sizes = torch.bincount(owner)
+    wanted = _norms(given.left, given.right, owner, sizes)
+    for away in range(21):
+        kept = owner != away
+        others = owner[kept] - (owner[kept] > away).long()
+        found = _norms(given.left[kept], given.right[kept], others, torch.bincount(others))
+        assert torch.equal(found, wanted[torch.arange(21) != away])

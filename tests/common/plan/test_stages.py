@@ -116,6 +116,12 @@ def test_lora_rounds_leave_the_warm_start_its_round_and_no_more() -> None:
         assert plan.lora_rounds == decided
         assert bool(decided) or "rounds are too few for LoRA" in lora_sentence(plan)
     assert plan.replace(rounds={"count": 5}, training={"lora_rounds": 2}).lora_rounds == 2
+    for count, decided in ((34, 21), (33, 20), (30, 0)):
+        noised = plan.replace(
+            privacy={"epsilon": 8.0},
+            rounds={"count": count, "expected_units": 10**6, "expected_sites": 1},
+        )
+        assert noised.lora_rounds == decided
     entities = plan.replace(task={"kind": "token-classification"}, rounds={"count": 70})
     assert entities.lora_rounds == 70
 

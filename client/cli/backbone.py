@@ -39,7 +39,7 @@ def backbone_check(
     ] = 512,
 ) -> None:
     """Load a model, try it on made-up records, and say what of it can be adapted."""
-    from lorica.client.mechanism.adaptable import adaptable, batch_norms
+    from lorica.client.choice.adaptable import adaptable, batch_norms
     from lorica.common.backbone.loading import load_backbone
     from lorica.common.backbone.prefix import windows_of
     from lorica.common.backbone.quantised import weight_bytes

@@ -194,7 +194,7 @@ def test_epsilon_of_a_resumed_run_counts_the_rounds_before(store: RunStore, tmp_
 def test_evaluations_count_at_sites_that_their_rounds_did_not_ask(store: RunStore) -> None:
     """Also before they are asked for the first time, and right after the run is resumed. The plan
     evaluates after round 2 and, to judge LoRA rounds, after each that follows."""
-    plan = PLAN.replace(rounds={"evaluate_every": 2})
+    plan = PLAN.replace(rounds={"evaluate_every": 2}, training={"lora_rounds": 5})
     cost = public_privacy(plan)
 
     def spent(asked: list[int], evaluations: int) -> float:

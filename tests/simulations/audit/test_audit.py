@@ -27,7 +27,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-import lorica.client.training.session
+import lorica.client.mechanism.dp_sgd
 from lorica.client.mechanism.dp_sgd import DPTrainer, NoisyOptimizer
 from lorica.client.mechanism.noise import NoiseSource, SeededNoise
 from lorica.common.adapter.state import pack_state, unpack_state
@@ -123,7 +123,7 @@ def broken(plan: RunPlan, monkeypatch: pytest.MonkeyPatch) -> Callable[[type], A
 
     def audit(part: type) -> Audit:
         name = "DPTrainer" if issubclass(part, DPTrainer) else "NoisyOptimizer"
-        monkeypatch.setattr(lorica.client.training.session, name, part)
+        monkeypatch.setattr(lorica.client.mechanism.dp_sgd, name, part)
         return run_audit(plan, ["gradient"])
 
     return audit
@@ -290,7 +290,7 @@ def test_canaries_audit_local_steps_and_membership_the_plan_as_it_is(plan: RunPl
 def test_a_broken_site_ends_the_command_with_its_code_and_keeps_the_report(
     plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lorica.client.training.session, "NoisyOptimizer", NoNoise)
+    monkeypatch.setattr(lorica.client.mechanism.dp_sgd, "NoisyOptimizer", NoNoise)
     path = tmp_path / "plan.toml"
     path.write_text(to_toml(plan), encoding="utf-8")
     app = typer.Typer()
@@ -332,7 +332,7 @@ def test_default_audit_is_below_the_claim_and_with_half_the_noise_above_it(
     part: type | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if part is not None:
-        monkeypatch.setattr(lorica.client.training.session, "NoisyOptimizer", part)
+        monkeypatch.setattr(lorica.client.mechanism.dp_sgd, "NoisyOptimizer", part)
     audit = run_audit(default_plan(), ["gradient"])
     assert audit.claimed_epsilon == 8.0
     bounds = [finding.lower_bound for finding in audit.findings]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from lorica.client.choice.adaptable import adaptable, batch_norms, trial_plan
 from lorica.client.cli.backbone import app
-from lorica.client.mechanism.adaptable import adaptable, batch_norms, trial_plan
 from lorica.client.mechanism.gradient_trial import require_right_gradients
 from lorica.common.backbone.loading import load_backbone
 from lorica.common.errors import Code, LoricaError

@@ -56,18 +56,22 @@ def ranked(book: Book) -> list[tuple[Method, Cells]]:
 
 
 def missing(book: Book) -> list[str]:
-    """What the comparison calls for and has not been run, a line per ε."""
-    lines = []
+    """What the comparison calls for and has not been run: a line per ε for methods without a run,
+    and one for seeds."""
+    lines, fewest = [], len(SEEDS)
     for epsilon in EPSILONS:
         lacking = []
         for method in methods():
-            chosen = book.chosen(method, epsilon)
-            if chosen is None or any(
-                book.of(run) is None for run in tests_of(method, epsilon, chosen)
-            ):
+            if method.finite and math.isinf(epsilon):
+                continue
+            made = len(cells_of(book, method)[epsilon])
+            fewest = min(fewest, made or fewest)
+            if not made:
                 lacking.append(method.title)
         if lacking:
             lines.append(f"ε = {_epsilon(epsilon)}: {', '.join(lacking)}")
+    if fewest < len(SEEDS):
+        lines.append(f"seeds: {fewest} of {len(SEEDS)}, at least of some")
     return lines
 
 

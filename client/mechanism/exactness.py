@@ -11,10 +11,13 @@ row of a factor finds. No private record is looked at: the answer tells of model
 
 One layer stands for the others, which run the same kernels in the same shapes. Of the shapes, the
 *quick* trial of an opened session takes the shortest texts in the smallest and the largest batch,
-and every other length in the smallest batch, with and without padding. Kernels that see tokens (the
-matrix products of layers, and what works value by value) know a batch by its number of tokens
-alone, and kernels that see texts (attention, gradients per record) by length and number, so each
-kind is tried at its extremes. The *thorough* trial takes every length in every row count;
+and every other length in the smallest batch, with and without padding; in each the record stands
+in even rows and in odd ones, as rows that begin elsewhere in a line of memory are rounded
+otherwise by kernels for widths that fill no whole lines (a rank of 6, a head on 14 inputs). Kernels
+that see tokens (the matrix products of layers, and what works value by value) know a batch by its
+number of tokens alone, and kernels that see texts (attention, gradients per record) by length and
+number, so each kind is tried at its extremes. Outputs of made-up states are compared in all row
+counts, and of many draws. The *thorough* trial takes every length in every row count;
 the tests run it.
 """
 
@@ -26,7 +29,7 @@ import functools
 import itertools
 import logging
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +59,7 @@ LEASTS = (LEAST_ROWS, 16, 0)
 _GAIN = 1e6
 _PROBE = 0  # row of the record whose numbers are compared
 _NEIGHBOURS = 3
+_DRAWS = 16  # of states above the encoder
 
 MOST_THREADS = 2
 """Threads of torch that are tried first. With three or more, SiLU and tanh-GELU give a few values
@@ -135,16 +139,25 @@ def _first_difference(
         craft(1.0)
         for place, (length, full) in enumerate(itertools.product(lengths, kinds)):
             counts = row_counts(length)
-            trials = [(rows, turn) for rows in counts for turn in (0, 1)]
             if not thorough:
-                most = (counts[-1], 1)
-                trials = [(counts[0], place % 2)] + [most] * (place == 0)
-            wrong = _differs(short, _made_up(inputs, backbone, length, full), trials)
+                counts = tuple(dict.fromkeys((counts[0], counts[-1 if place == 0 else 0])))
+            trials = [(rows, turn) for rows in counts for turn in (0, 1)]
+            given = _made_up(inputs, backbone, length, full)
+            wrong = _differs(functools.partial(_computed, short, given), trials)
             if wrong:
                 return f"{wrong} of {length} tokens each" + " without padding" * full
+        for draw in range(_DRAWS):
+            craft(1.0)
+            given = _made_up(inputs, backbone, lengths[0], kinds[0], draw)
+            trials = [(rows, turn) for rows in row_counts(lengths[0]) for turn in (0, 1)]
+            states = _states(model, given, draw)
+            wrong = _differs(functools.partial(_outputs, model, given, states), trials)
+            if wrong:
+                return f"{wrong} above the encoder"
         craft(_GAIN)
         given = _made_up(inputs, backbone, lengths[0], kinds[0])
-        wrong = _differs(model, given, [(rows, 0) for rows in row_counts(lengths[0])[:2]])
+        trials = [(rows, turn) for rows in row_counts(lengths[0])[:2] for turn in (0, 1)]
+        wrong = _differs(functools.partial(_computed, model, given), trials)
         return f"{wrong} under an adapter of large factors" if wrong else None
 
 
@@ -157,12 +170,13 @@ def _lengths(inputs: Inputs) -> list[int]:
     return [length for length in found if len(row_counts(length)) > 1] or found[:1]
 
 
-def _differs(model: AdaptedModel, inputs: Inputs, trials: Sequence[tuple[int, int]]) -> str | None:
+def _differs(
+    computed: Callable[[np.ndarray], dict[str, torch.Tensor]], trials: Sequence[tuple[int, int]]
+) -> str | None:
     """Which trial gives the probe other bits than another row of it, or of an earlier trial.
 
     Args:
-        model: computes them.
-        inputs: the probe, and neighbours.
+        computed: all that is computed of rows, each (R, …), by name.
         trials: rows of a batch, and whether the probe is in its even (0) or odd (1) rows, between
             neighbours.
     """
@@ -170,7 +184,7 @@ def _differs(model: AdaptedModel, inputs: Inputs, trials: Sequence[tuple[int, in
     for count, turn in trials:
         places = np.arange(count)
         rows = np.where((places % 2 == turn) | (count == 1), _PROBE, 1 + places % _NEIGHBOURS)
-        found = _computed(model, inputs, rows)
+        found = computed(rows)
         probes = torch.from_numpy(rows == _PROBE)
         wanted = wanted or {name: values[probes][:1].clone() for name, values in found.items()}
         # A table of positions can have as many rows as the batch once; it is no record's.
@@ -202,15 +216,44 @@ def _computed(model: AdaptedModel, inputs: Inputs, rows: np.ndarray) -> dict[str
     hooks = [m.register_forward_hook(functools.partial(seen, name)) for name, m in leaves.items()]
     try:
         pooled = model.pooled_of_ids(*arguments)
-        outputs = model.outputs(model.features(pooled), inputs, rows)
-        found["outputs"] = outputs.detach().flatten(1)
-        # Neither equal for all classes nor of a size that one record alone would have.
-        weights = torch.linspace(-1.0, 1.0, outputs[0].numel()).reshape(outputs.shape[1:])
-        if outputs.requires_grad:
-            (torch.log_softmax(outputs, dim=-1) * weights).sum().backward()
+        found |= _above(model, pooled, inputs, rows)
     finally:
         for hook in hooks:
             hook.remove()
+    return found
+
+
+def _states(model: AdaptedModel, inputs: Inputs, draw: int) -> torch.Tensor:
+    """Made-up states in place of what the encoder gives of the probe and its neighbours."""
+    with torch.no_grad():
+        shape = model.pooled_of_ids(*inputs.collate(np.array([_PROBE]))).shape[1:]
+    generator = torch.Generator().manual_seed(draw)
+    return torch.randn(1 + _NEIGHBOURS, *shape, generator=generator)
+
+
+@torch.no_grad()
+def _outputs(
+    model: AdaptedModel, inputs: Inputs, states: torch.Tensor, rows: np.ndarray
+) -> dict[str, torch.Tensor]:
+    """What the head gives of states: a head adds up little, so that a difference shows in some of
+    many draws alone."""
+    return _above(model, states[torch.from_numpy(rows)], inputs, rows)
+
+
+def _above(
+    model: AdaptedModel, pooled: torch.Tensor, inputs: Inputs, rows: np.ndarray
+) -> dict[str, torch.Tensor]:
+    """Outputs and gradients per row, each (R, …), by name, from what was pooled."""
+    outputs = model.outputs(model.features(pooled), inputs, rows)
+    found = {"outputs": outputs.detach().flatten(1)}
+    # Neither equal for all classes nor of a size that one record alone would have.
+    weights = torch.linspace(-1.0, 1.0, outputs[0].numel()).reshape(outputs.shape[1:])
+    if outputs.requires_grad:
+        if outputs.shape[-1] > 1:
+            loss = (torch.log_softmax(outputs, dim=-1) * weights).sum()
+        else:  # whose softmax is 1 whatever it is
+            loss = (outputs + outputs.sin()).sum()
+        loss.backward()
     for name, parameter in model.named_parameters():
         sample = getattr(parameter, "grad_sample", None)
         if sample is not None:
@@ -268,13 +311,13 @@ def _base(inputs: Inputs) -> Inputs:
     return inputs.base if isinstance(inputs, WithTable) else inputs
 
 
-def _made_up(inputs: Inputs, backbone: Backbone, length: int, full: bool) -> Inputs:
+def _made_up(inputs: Inputs, backbone: Backbone, length: int, full: bool, draw: int = 0) -> Inputs:
     """A record and neighbours of one shape, of the kind of ``inputs``."""
-    random = np.random.default_rng(length)
+    random = np.random.default_rng((length, draw))
     count = 1 + _NEIGHBOURS
     if isinstance(inputs, WithTable):
         table = torch.from_numpy(random.standard_normal((count, inputs.table.shape[1])))
-        return WithTable(_made_up(inputs.base, backbone, length, full), table.float())
+        return WithTable(_made_up(inputs.base, backbone, length, full, draw), table.float())
     if isinstance(inputs, Pixels):
         shape = (count, *inputs.images.shape[1:])
         return dataclasses.replace(

@@ -106,7 +106,7 @@ def write(books: Sequence[Book], folder: Path) -> None:
         "`--page` writes it anew, and without it what is missing is run first, from where it "
         "stopped. A method is a file in `benchmarks/methods/configs/`.",
         "",
-        f"Accuracy on the test part in percent (of entities F1, by whole entities), mean of "
+        "Accuracy on the test part in percent (of entities F1, by whole entities), mean of "
         f"{len(SEEDS)} seeds ± half the distance between the best and the worst, or as many "
         "seeds as are run so far; privacy is record-level DP at every site, δ = 1e-5, over the "
         "whole run. Nothing is trusted, but for sealed sums, which take all sites for honest, "
@@ -174,24 +174,17 @@ def _line(method: Method, cells: Cells) -> list[str]:
 
 def _first(rows: list[tuple[Method, Cells]], tests: int, federated: int) -> list[str]:
     """Who leads at each ε of those with most seeds, and how far from it our default is: a line
-    each; methods that are the default at this ε are left out. ``federated``: how many methods
-    there are that are no reference."""
+    each. ``federated``: how many methods there are that are no reference."""
     lines = []
-    ours = next((cells for method, cells in rows if method.name == "default"), {})
     for epsilon in SHOWN:
         most = max((len(cells[epsilon]) for _, cells in rows), default=0)
-        whole = [
-            (method, cells[epsilon])
+        scores = [
+            (method, _mean(cells[epsilon]))
             for method, cells in rows
             if method.kind != "reference" and 0 < len(cells[epsilon]) == most
         ]
-        scores = [
-            (method, _mean(runs))
-            for method, runs in whole
-            if method.name == "default" or runs != ours.get(epsilon)
-        ]
         if scores:
-            so_far = f" (of {len(whole)} methods run so far)" if len(whole) < federated else ""
+            so_far = f" (of {len(scores)} methods run so far)" if len(scores) < federated else ""
             lines.append(f"- ε = {_epsilon(epsilon)}{so_far}: {_lead(scores, tests)}")
     return lines
 

@@ -13,6 +13,7 @@ not made again. ``docs/leaderboard.md`` and its picture follow from these files.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import subprocess
@@ -169,16 +170,16 @@ def fill(
     but on the data set that these are run on."""
     at = commit()
     warm_up(book.dataset)
-    for seed in SEEDS:
-        for epsilon in EPSILONS if seed in seeds else ():
-            for method in wanted if epsilon in epsilons else []:
-                for run in trials_of(method, anchor(epsilon)) if book.tunes else ():
-                    once(book, run, at, deadline)
-                chosen = book.chosen(method, epsilon)
-                if chosen is None:
-                    continue
-                for run in tests_of(method, epsilon, chosen, [seed]):
-                    once(book, run, at, deadline)
+    for seed, epsilon, method in itertools.product(SEEDS, EPSILONS, wanted):
+        if seed not in seeds or epsilon not in epsilons:
+            continue
+        for run in trials_of(method, anchor(epsilon)) if book.tunes else ():
+            once(book, run, at, deadline)
+        chosen = book.chosen(method, epsilon)
+        if chosen is None:
+            continue
+        for run in tests_of(method, epsilon, chosen, [seed]):
+            once(book, run, at, deadline)
 
 
 def warm_up(dataset: DataSet) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 from many_sites import BANKING, drawn
 from rich.table import Table
-from simulators import work_is_constant
+from simulators import plan_of, work_is_constant
 
 from lorica.common.display.console import Console
 
@@ -33,7 +33,6 @@ def coordinate(data: Path, sites: int, rounds: int) -> None:
     """Print this process's seconds in every head round but the first and the last."""
     import torch
 
-    from lorica.common.plan.io import load_plan
     from lorica.server.rounds.loop import RoundLoop
     from lorica.simulations.run.simulate import Simulation
 
@@ -49,18 +48,9 @@ def coordinate(data: Path, sites: int, rounds: int) -> None:
         return state
 
     RoundLoop._one_round = timed  # type: ignore[method-assign]
-    settings = {
-        "data.train": data,
-        "data.test": BANKING / "test.csv",
-        "data.label": "category",
-        "adapter.kind": "head",
-        "simulation.sites": sites,
-        "simulation.workers": 2,
-        "simulation.messages": "real",
-        "rounds.count": rounds + 3,
-        "rounds.test_every": rounds + 3,
-    }
-    plan = load_plan(None, [f"{key}={value}" for key, value in settings.items()])
+    plan = plan_of(BANKING, sites, rounds + 3).replace(
+        data={"train": str(data)}, simulation={"workers": 2, "messages": "real"}
+    )
     with tempfile.TemporaryDirectory() as folder:
         Simulation(plan, Path(folder) / "run", Console(quiet=True)).run(report=False)
     print(json.dumps(found[2:-1]))

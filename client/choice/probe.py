@@ -30,7 +30,7 @@ import torch
 from lorica.client.mechanism.clipping import blocks, factors_of, row_norms, scaled_sum
 from lorica.client.mechanism.frozen_features import label_contributions, noised_sum
 from lorica.client.mechanism.noise import NoiseSource
-from lorica.client.mechanism.row_products import row_products
+from lorica.client.mechanism.row_products import RowProducts
 from lorica.common.privacy.accountant import calibrate_noise
 from lorica.common.privacy.event import PrivacyEvent
 
@@ -121,9 +121,9 @@ def probe(
     at, judged_at = torch.from_numpy(train), torch.from_numpy(judged)
     for own in features:
         head = label_means(own[at], labels[at], count, owner, sigma, noise)
-        weights, bias = head.weight.double(), head.bias.double()
+        products, bias = RowProducts(head.weight.double()), head.bias.double()
         parts = [
-            (row_products(rows.double(), weights) + bias)[:given].argmax(1)
+            (products(rows.double()) + bias)[:given].argmax(1)
             for rows, given in blocks(own[judged_at])
         ]
         answers = torch.cat(parts) if parts else labels[:0]

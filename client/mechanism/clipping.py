@@ -31,18 +31,18 @@ _TINY = 1e-12  # keeps C / 0 finite
 BLOCK = 64
 """Rows that are computed together where they are no model's batch."""
 
-_ALIGNED = 64
-"""Bytes that torch's own tensors begin at a multiple of; kernels look at that."""
+LINE = 64
+"""Bytes in a line of memory, at whose multiples torch's own tensors begin; kernels look at that."""
 
 
 def blocks(values: torch.Tensor) -> Iterator[tuple[torch.Tensor, int]]:
     """Rows (n, …) in blocks of one shape (``BLOCK``, …), the last filled up with 0, and how many
     of a block's rows are given ones: so nothing of a row depends on how many there are. Whole
     blocks are not copied where they lie in memory as a copy would; they are to be read only."""
-    aligned = values.is_contiguous() and values.data_ptr() % _ALIGNED == 0
+    dense = values.is_contiguous()
     for start in range(0, len(values), BLOCK):
         part = values[start : start + BLOCK]
-        if aligned and len(part) == BLOCK and part.data_ptr() % _ALIGNED == 0:
+        if dense and len(part) == BLOCK and part.data_ptr() % LINE == 0:
             yield part, BLOCK
             continue
         whole = values.new_zeros(BLOCK, *values.shape[1:])

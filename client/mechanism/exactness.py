@@ -29,7 +29,7 @@ import functools
 import itertools
 import logging
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,8 @@ LEASTS = (LEAST_ROWS, 16, 0)
 
 _GAIN = 1e6
 _PROBE = 0  # row of the record whose numbers are compared
-_NEIGHBOURS = 3
+NEIGHBOURS = 3
+"""Other records that one stands among."""
 _DRAWS = 16  # of states above the encoder
 
 MOST_THREADS = 2
@@ -140,24 +141,22 @@ def _first_difference(
         for place, (length, full) in enumerate(itertools.product(lengths, kinds)):
             counts = row_counts(length)
             if not thorough:
-                counts = tuple(dict.fromkeys((counts[0], counts[-1 if place == 0 else 0])))
-            trials = [(rows, turn) for rows in counts for turn in (0, 1)]
+                counts = (counts[0], counts[-1]) if place == 0 else counts[:1]
             given = _made_up(inputs, backbone, length, full)
-            wrong = _differs(functools.partial(_computed, short, given), trials)
+            wrong = differs(functools.partial(_computed, short, given), counts)
             if wrong:
                 return f"{wrong} of {length} tokens each" + " without padding" * full
+        counts = row_counts(lengths[0])
+        shape = _pooled_shape(model, _made_up(inputs, backbone, lengths[0], kinds[0]))
         for draw in range(_DRAWS):
             craft(1.0)
             given = _made_up(inputs, backbone, lengths[0], kinds[0], draw)
-            trials = [(rows, turn) for rows in row_counts(lengths[0]) for turn in (0, 1)]
-            states = _states(model, given, draw)
-            wrong = _differs(functools.partial(_outputs, model, given, states), trials)
+            wrong = differs(functools.partial(_outputs, model, given, _states(shape, draw)), counts)
             if wrong:
                 return f"{wrong} above the encoder"
         craft(_GAIN)
         given = _made_up(inputs, backbone, lengths[0], kinds[0])
-        trials = [(rows, turn) for rows in row_counts(lengths[0])[:2] for turn in (0, 1)]
-        wrong = _differs(functools.partial(_computed, model, given), trials)
+        wrong = differs(functools.partial(_computed, model, given), counts[:2])
         return f"{wrong} under an adapter of large factors" if wrong else None
 
 
@@ -170,20 +169,21 @@ def _lengths(inputs: Inputs) -> list[int]:
     return [length for length in found if len(row_counts(length)) > 1] or found[:1]
 
 
-def _differs(
-    computed: Callable[[np.ndarray], dict[str, torch.Tensor]], trials: Sequence[tuple[int, int]]
+def differs(
+    computed: Callable[[np.ndarray], dict[str, torch.Tensor]], counts: Iterable[int]
 ) -> str | None:
-    """Which trial gives the probe other bits than another row of it, or of an earlier trial.
+    """Which batch gives a record other bits in another row, or than an earlier batch; None when all
+    agree. The record, of number 0, stands in the even and then in the odd rows of every batch,
+    between neighbours, of numbers up to ``NEIGHBOURS``.
 
     Args:
-        computed: all that is computed of rows, each (R, …), by name.
-        trials: rows of a batch, and whether the probe is in its even (0) or odd (1) rows, between
-            neighbours.
+        computed: all that is computed of records of these numbers (R,), each (R, …), by name.
+        counts: numbers of rows R.
     """
     wanted: dict[str, torch.Tensor] | None = None
-    for count, turn in trials:
+    for count, turn in itertools.product(counts, (0, 1)):
         places = np.arange(count)
-        rows = np.where((places % 2 == turn) | (count == 1), _PROBE, 1 + places % _NEIGHBOURS)
+        rows = np.where((places % 2 == turn) | (count == 1), _PROBE, 1 + places % NEIGHBOURS)
         found = computed(rows)
         probes = torch.from_numpy(rows == _PROBE)
         wanted = wanted or {name: values[probes][:1].clone() for name, values in found.items()}
@@ -216,19 +216,38 @@ def _computed(model: AdaptedModel, inputs: Inputs, rows: np.ndarray) -> dict[str
     hooks = [m.register_forward_hook(functools.partial(seen, name)) for name, m in leaves.items()]
     try:
         pooled = model.pooled_of_ids(*arguments)
-        found |= _above(model, pooled, inputs, rows)
+        outputs = model.outputs(model.features(pooled), inputs, rows)
+        found["outputs"] = outputs.detach().flatten(1)
+        # Neither equal for all classes nor of a size that one record alone would have.
+        weights = torch.linspace(-1.0, 1.0, outputs[0].numel()).reshape(outputs.shape[1:])
+        if outputs.requires_grad:
+            if outputs.shape[-1] > 1:
+                loss = (torch.log_softmax(outputs, dim=-1) * weights).sum()
+            else:  # whose softmax is 1 whatever it is
+                loss = (outputs + outputs.sin()).sum()
+            loss.backward()
     finally:
         for hook in hooks:
             hook.remove()
+    for name, parameter in model.named_parameters():
+        sample = getattr(parameter, "grad_sample", None)
+        if sample is not None:
+            found[f"gradient of {name}"] = sample.flatten(1)
+            parameter.grad_sample = None  # type: ignore[attr-defined]
+        parameter.grad = None
     return found
 
 
-def _states(model: AdaptedModel, inputs: Inputs, draw: int) -> torch.Tensor:
+@torch.no_grad()
+def _pooled_shape(model: AdaptedModel, inputs: Inputs) -> torch.Size:
+    """The shape of what is pooled of one record."""
+    return model.pooled_of_ids(*inputs.collate(np.array([_PROBE])))[0].shape
+
+
+def _states(shape: Sequence[int], draw: int) -> torch.Tensor:
     """Made-up states in place of what the encoder gives of the probe and its neighbours."""
-    with torch.no_grad():
-        shape = model.pooled_of_ids(*inputs.collate(np.array([_PROBE]))).shape[1:]
     generator = torch.Generator().manual_seed(draw)
-    return torch.randn(1 + _NEIGHBOURS, *shape, generator=generator)
+    return torch.randn(1 + NEIGHBOURS, *shape, generator=generator)
 
 
 @torch.no_grad()
@@ -237,30 +256,8 @@ def _outputs(
 ) -> dict[str, torch.Tensor]:
     """What the head gives of states: a head adds up little, so that a difference shows in some of
     many draws alone."""
-    return _above(model, states[torch.from_numpy(rows)], inputs, rows)
-
-
-def _above(
-    model: AdaptedModel, pooled: torch.Tensor, inputs: Inputs, rows: np.ndarray
-) -> dict[str, torch.Tensor]:
-    """Outputs and gradients per row, each (R, …), by name, from what was pooled."""
-    outputs = model.outputs(model.features(pooled), inputs, rows)
-    found = {"outputs": outputs.detach().flatten(1)}
-    # Neither equal for all classes nor of a size that one record alone would have.
-    weights = torch.linspace(-1.0, 1.0, outputs[0].numel()).reshape(outputs.shape[1:])
-    if outputs.requires_grad:
-        if outputs.shape[-1] > 1:
-            loss = (torch.log_softmax(outputs, dim=-1) * weights).sum()
-        else:  # whose softmax is 1 whatever it is
-            loss = (outputs + outputs.sin()).sum()
-        loss.backward()
-    for name, parameter in model.named_parameters():
-        sample = getattr(parameter, "grad_sample", None)
-        if sample is not None:
-            found[f"gradient of {name}"] = sample.flatten(1)
-            parameter.grad_sample = None  # type: ignore[attr-defined]
-        parameter.grad = None
-    return found
+    pooled = states[torch.from_numpy(rows)]
+    return {"outputs": model.outputs(model.features(pooled), inputs, rows).flatten(1)}
 
 
 def _same(given: tuple[Any, ...], wanted: torch.Tensor) -> bool:
@@ -314,7 +311,7 @@ def _base(inputs: Inputs) -> Inputs:
 def _made_up(inputs: Inputs, backbone: Backbone, length: int, full: bool, draw: int = 0) -> Inputs:
     """A record and neighbours of one shape, of the kind of ``inputs``."""
     random = np.random.default_rng((length, draw))
-    count = 1 + _NEIGHBOURS
+    count = 1 + NEIGHBOURS
     if isinstance(inputs, WithTable):
         table = torch.from_numpy(random.standard_normal((count, inputs.table.shape[1])))
         return WithTable(_made_up(inputs.base, backbone, length, full, draw), table.float())

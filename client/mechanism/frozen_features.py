@@ -38,7 +38,7 @@ import torch
 
 from lorica.client.mechanism.clipping import BLOCK, blocks, factors_of, row_norms
 from lorica.client.mechanism.noise import NoiseSource
-from lorica.client.mechanism.row_products import row_products
+from lorica.client.mechanism.row_products import RowProducts
 from lorica.common.privacy.event import PrivacyEvent
 from lorica.common.tasks.text_classification import BIAS_INPUT
 
@@ -93,13 +93,14 @@ def head_contributions(
         inputs[:, :-1] = features
         inputs[:, -1] = float(np.float32(BIAS_INPUT))  # as a feature would have it
         weights = torch.cat([head.weight, head.bias[:, None] / BIAS_INPUT], dim=1).double()
+        products = RowProducts(weights)
         left = torch.empty(len(features), len(weights), dtype=torch.float64)
         for start, (block, count) in zip(
             range(0, len(features), BLOCK), blocks(inputs), strict=True
         ):
             places = np.zeros(BLOCK, dtype=np.int64)
             places[:count] = np.arange(start, start + count)
-            found = residuals(row_products(block, weights), places).double()
+            found = residuals(products(block), places).double()
             left[start : start + count] = found[:count]
     return Contributions(left, inputs, clip_norm)
 

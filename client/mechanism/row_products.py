@@ -6,7 +6,7 @@ head that was made to cancel against a known record turns it into another class,
 taken away, which moves the others by one row, would move the sum by many times its bound.
 
 Formal guarantee:
-    :func:`row_products` gives for a row what it gives for that row in any other place, among any
+    :class:`RowProducts` gives for a row what it gives for that row in any other place, among any
     others. Rows are computed in blocks of one shape (``BLOCK`` rows), every row of which, as every
     row of the weights and of what comes out, begins at a multiple of ``LINE`` bytes: columns and
     outputs are filled up with zeros, which change no sum. Whether a row's bits then follow from
@@ -21,40 +21,46 @@ from __future__ import annotations
 import functools
 import logging
 
+import numpy as np
 import torch
 
-from lorica.client.mechanism.clipping import BLOCK
-
-LINE = 64
-"""Bytes in a line of memory; torch's own tensors begin at a multiple of it."""
+from lorica.client.mechanism.clipping import BLOCK, LINE
+from lorica.client.mechanism.exactness import NEIGHBOURS, differs
 
 _COUNT = LINE // 8  # float64 in a line
-_DRAWS = 8  # made-up rows that are tried
+_DRAWS = 8  # of made-up rows and weights
 
 _log = logging.getLogger("lorica.site")
 
 
-def row_products(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """``rows`` @ ``weights``ᵀ, every row by itself to the bit.
+class RowProducts:
+    """Blocks of rows times one matrix, every row by itself to the bit."""
 
-    Args:
-        rows: float64, shape (BLOCK, K).
-        weights: float64, shape (C, K).
+    def __init__(self, weights: torch.Tensor) -> None:
+        """``weights``: float64, shape (C, K)."""
+        self._outputs = len(weights)
+        self._weights = _widened(weights, _whole(len(weights)))
 
-    Returns:
-        float64, shape (BLOCK, C).
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """``rows`` @ weightsᵀ.
 
-    Raises:
-        ValueError: another number of rows.
-    """
-    if len(rows) != BLOCK:
-        raise ValueError(f"{BLOCK} rows are computed together, not {len(rows)}.")
-    given, by = _widened(rows, BLOCK), _widened(weights, _whole(len(weights)))
-    if _is_exact(given.shape[1], len(by), torch.get_num_threads()):
-        found = given @ by.T
-    else:
-        found = torch.stack([by @ row.clone() for row in given])
-    return found[:, : len(weights)].contiguous()
+        Args:
+            rows: float64, shape (BLOCK, K).
+
+        Returns:
+            float64, shape (BLOCK, C).
+
+        Raises:
+            ValueError: another number of rows.
+        """
+        if len(rows) != BLOCK:
+            raise ValueError(f"{BLOCK} rows are computed together, not {len(rows)}.")
+        given, by = _widened(rows, BLOCK), self._weights
+        if _is_exact(given.shape[1], len(by), torch.get_num_threads()):
+            found = given @ by.T
+        else:
+            found = torch.stack([by @ row.clone() for row in given])
+        return found[:, : self._outputs].contiguous()
 
 
 def _whole(count: int) -> int:
@@ -73,25 +79,24 @@ def _widened(values: torch.Tensor, count: int) -> torch.Tensor:
 def _is_exact(columns: int, outputs: int, threads: int) -> bool:
     """Whether, with so many threads, a made-up row's outputs are the same in every place."""
     generator = torch.Generator().manual_seed(columns)
-
-    def drawn(rows: int) -> torch.Tensor:
-        return torch.randn(rows, columns, dtype=torch.float64, generator=generator)
-
     for _ in range(_DRAWS):
-        probe, weights = drawn(1), drawn(outputs)
-        wanted: torch.Tensor | None = None
-        for turn in (0, 1):
-            block = drawn(BLOCK)
-            block[turn::2] = probe
-            found = (block @ weights.T)[turn::2]
-            wanted = found[:1] if wanted is None else wanted
-            if not bool((found == wanted).all()):
-                _log.warning(
-                    "on this machine the head's outputs are computed row by row: %d columns, %d "
-                    "outputs and %d threads do not give a row the same bits in every place",
-                    columns,
-                    outputs,
-                    threads,
-                )
-                return False
+        made, weights = (
+            torch.randn(rows, columns, dtype=torch.float64, generator=generator)
+            for rows in (1 + NEIGHBOURS, outputs)
+        )
+
+        def computed(
+            rows: np.ndarray, made: torch.Tensor = made, weights: torch.Tensor = weights
+        ) -> dict[str, torch.Tensor]:
+            return {"outputs": made[torch.from_numpy(rows)] @ weights.T}
+
+        if differs(computed, [BLOCK]):
+            _log.warning(
+                "on this machine the head's outputs are computed row by row: %d columns, %d "
+                "outputs and %d threads do not give a row the same bits in every place",
+                columns,
+                outputs,
+                threads,
+            )
+            return False
     return True

@@ -7,7 +7,7 @@ import torch
 
 from lorica.client.mechanism import row_products as module
 from lorica.client.mechanism.clipping import BLOCK
-from lorica.client.mechanism.row_products import row_products
+from lorica.client.mechanism.row_products import RowProducts
 
 
 def drawn(seed: int, *shape: int) -> torch.Tensor:
@@ -28,26 +28,26 @@ def test_a_row_has_the_same_bits_in_every_place_among_any_others(
     way: None, columns: int, outputs: int
 ) -> None:
     probe, weights = drawn(0, columns), drawn(1, outputs, columns)
-    wanted = row_products(probe.repeat(BLOCK, 1), weights)[0]
+    wanted = RowProducts(weights)(probe.repeat(BLOCK, 1))[0]
     for place in range(BLOCK):
         rows = drawn(2 + place, BLOCK, columns) * 10.0 ** (place % 7)
         rows[place] = probe
-        assert torch.equal(row_products(rows, weights)[place], wanted)
+        assert torch.equal(RowProducts(weights)(rows)[place], wanted)
 
 
 @pytest.mark.parametrize(("columns", "outputs"), [(1, 1), (385, 77), (769, 3)])
 def test_they_are_those_of_a_plain_product(way: None, columns: int, outputs: int) -> None:
     rows, weights = drawn(0, BLOCK, columns), drawn(1, outputs, columns)
-    found = row_products(rows, weights)
+    found = RowProducts(weights)(rows)
     assert found.shape == (BLOCK, outputs) and found.is_contiguous()
     torch.testing.assert_close(found, rows @ weights.T, rtol=1e-12, atol=1e-12)
 
 
 def test_what_is_not_finite_stays_in_its_row(way: None) -> None:
     rows, weights = drawn(0, BLOCK, 9), drawn(1, 2, 9)
-    wanted = row_products(rows, weights)
+    wanted = RowProducts(weights)(rows)
     rows[5, 3], rows[6, 0] = torch.nan, torch.inf
-    found = row_products(rows, weights)
+    found = RowProducts(weights)(rows)
     others = [place for place in range(BLOCK) if place not in (5, 6)]
     assert torch.equal(found[others], wanted[others])
     assert not found[[5, 6]].isfinite().any()
@@ -78,4 +78,4 @@ def test_a_machine_that_rounds_by_place_is_found_out(
 
 def test_another_number_of_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="64 rows"):
-        row_products(drawn(0, 3, 4), drawn(1, 2, 4))
+        RowProducts(drawn(1, 2, 4))(drawn(0, 3, 4))

@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lorica.common.adapter.lora import layer_list
+from lorica.common.backbone.precision import first_and_again
 from lorica.common.errors import Code, LoricaError
 
 
@@ -49,4 +50,11 @@ def _recomputed(forward: Any, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     # Dropout is 0 in every backbone: there is no random state to keep.
-    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+    return checkpoint(
+        forward,
+        *args,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=first_and_again,
+        **kwargs,
+    )

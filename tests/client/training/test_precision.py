@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from lorica.client.mechanism.dp_sgd import NoisyOptimizer
 from lorica.client.mechanism.noise import NoiseSource, SeededNoise
@@ -130,6 +132,30 @@ def test_the_encoder_computes_in_bf16_and_nothing_after_it(units: None, plan: Ru
     assert seen and set(seen) == {torch.bfloat16}
     assert features.dtype == model.head(features).dtype == torch.float32
     assert {p.dtype for p in model.adapter_parameters.values()} == {torch.float32}
+
+
+def test_attention_computes_in_float32_also_when_it_is_computed_anew(
+    units: None, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention, seen = nn.functional.scaled_dot_product_attention, []
+
+    class Watched(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            output = func(*args, **(kwargs or {}))
+            if func is attention:
+                seen.append(output.dtype)
+            return output
+
+    kept = plan.replace(training={"gradient_checkpointing": "layers"})
+    with Watched():
+        once = gradients(in_bf16(plan), list(range(8)))
+    assert set(seen) == {torch.float32}
+    with Watched():
+        again = gradients(in_bf16(kept), list(range(8)))
+    assert set(seen) == {torch.float32}
+    assert torch.equal(flat(once), flat(again))
 
 
 def test_gradients_per_record_agree_with_float32_to_the_error_of_bf16(
